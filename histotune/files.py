@@ -1,0 +1,124 @@
+"""Files that are whole or absent: atomic writes, appended lines, and a lock that names its holder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from histotune.errors import HistotuneError, StudyError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary neighbour of `path`, sync it, and put it in place; on an error `path` stays as it was.
+
+    Raises:
+        HistotuneError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, whole or not at all."""
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` at `path` in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put `value` at `path` as JSON, whole or not at all; a NaN is written as null."""
+    write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def append_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Append one line of JSON to `path`; a NaN is written as null."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(without_nan(value), allow_nan=False) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a last line that a crash cut short is left out, a missing file has no lines."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines) - 1:
+                break
+            raise StudyError(f"{path}, line {number + 1}: not JSON ({error})") from error
+    return rows
+
+
+@contextlib.contextmanager
+def lock(path: Path, doing: str) -> Iterator[None]:
+    """Hold the exclusive lock at `path`; the kernel frees it when the process ends, however it ends.
+
+    Raises:
+        StudyError: another process holds it; the message says which one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise StudyError(f"{path.parent} is in use by {holder}: wait for it to end, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({doing})")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def without_nan(value: Any) -> Any:
+    """Replace every NaN and infinity in nested mappings and lists by None, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _unwritable(path: Path, error: OSError) -> HistotuneError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    why = "the disk is full" if full else f"{error.strerror or error}"
+    return HistotuneError(
+        f"cannot write {path}: {why}. Nothing half-written was left behind; free space or choose another folder"
+    )

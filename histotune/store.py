@@ -1,0 +1,270 @@
+"""The files of one study: what lies where, who may write, and the seal on the test labels.
+
+runs/<study>/
+    study.json             settings, written once
+    split.csv              id, patient, content, part
+    labels.csv             id, label: training and validation part only
+    sealed/labels.csv      id, label: test part; `open_seal` alone reads it
+    sealed/openings.jsonl  when, by which command, for which export
+    journal.log            Optuna's journal: the search's only state
+    controls/<name>/       what every model must beat, as trial folders
+    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json
+    ensembles/<name>/      merged predictions and their settings
+    lock                   held by the one process that may search
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from histotune import files
+from histotune.cohort import UNKNOWN, Cohort
+from histotune.config import parse, unparse
+from histotune.errors import StudyError, suggest
+from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
+
+COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What a study began with; it never changes.
+
+    Args:
+        name: the study's name, which is its folder's.
+        dataset: registered dataset name.
+        data: folder or file that the data came from, as an absolute path; "" for made-up data.
+        options: dataset options that change the cohort (never the image size).
+        digests: {image size: cohort digest}.
+        classes: class names in label order.
+        positive: index of the positive class.
+        protocol: split protocol.
+        leaky: whether patients may stand on both sides of the split.
+        seed: seed of split and search.
+        metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
+        space: the resolved search space.
+        facts: the cohort's facts.
+        created: UTC time, ISO 8601.
+        version: histotune's version.
+    """
+
+    name: str
+    dataset: str
+    data: str
+    options: Mapping[str, Any]
+    digests: Mapping[str, str]
+    classes: list[str]
+    positive: int
+    protocol: str
+    leaky: bool
+    seed: int
+    metric: str
+    space: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One ended trial, as its `metrics.json` says.
+
+    Attributes:
+        number: trial number; -1 for a control or a single training.
+        state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
+        metrics: validation metrics of the best epoch; empty when it failed.
+        epochs: epochs trained; `best_epoch` counts from 1.
+        kind, reason: why it failed ("" otherwise).
+    """
+
+    number: int
+    state: str
+    folder: Path
+    digest: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    parameters: int = 0
+    kind: str = ""
+    reason: str = ""
+    started: float = 0.0
+
+    def config(self) -> dict[str, Any]:
+        """Read the trial's configuration."""
+        loaded: dict[str, Any] = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        return loaded
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds` and every validation metric."""
+        return files.read_json_lines(self.folder / "curve.jsonl")
+
+    def predictions(self) -> Predictions:
+        """Read the validation predictions."""
+        return Predictions.load(self.folder / "predictions.npz")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Saved scores: ids [n] (str), patients [n] (str), labels [n] (int64), logits [n, C] (float32)."""
+
+    ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write to `path` atomically."""
+        columns = {"ids": self.ids, "patients": self.patients, "labels": self.labels, "logits": self.logits}
+        files.write_atomically(path, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote; nothing is unpickled."""
+        if not path.exists():
+            raise StudyError(f"{path} is missing: the trial has no saved predictions")
+        with np.load(path, allow_pickle=False) as saved:
+            return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"])
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `metrics.json`, the last file of a trial: once it stands, the trial has ended."""
+    files.write_json(folder / "metrics.json", record)
+
+
+def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
+    """Read an ended trial, or None while it has not ended."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    metrics = {k: float("nan") if v is None else float(v) for k, v in saved.pop("metrics", {}).items()}
+    return TrialRecord(number=number, folder=folder, metrics=metrics, **saved)
+
+
+class StudyStore:
+    """Paths and files of one study; the only door to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal."""
+        return self.folder / "journal.log"
+
+    @property
+    def controls(self) -> Path:
+        """Folder of the controls."""
+        return self.folder / "controls"
+
+    @property
+    def ensembles(self) -> Path:
+        """Folder of the ensembles."""
+        return self.folder / "ensembles"
+
+    def exists(self) -> bool:
+        """Whether the study was created here, whole."""
+        return (self.folder / "study.json").exists()
+
+    def lock(self, doing: str) -> AbstractContextManager[None]:
+        """Hold the study for one writer."""
+        return files.lock(self.folder / "lock", doing)
+
+    def create(self, settings: StudySettings, cohort: Cohort, split: Split, labels: np.ndarray) -> None:
+        """Write the study's fixed files; `study.json` comes last and makes it exist.
+
+        Args:
+            labels: int64 [N], all of them; those of the test part go under the seal.
+        """
+        parts = np.full(len(cohort), "", dtype=object)
+        for part, rows in ((TRAIN, split.train), (VAL, split.val), (TEST, split.test)):
+            parts[rows] = part
+        table = cohort.table[["id", "patient", "content"]].assign(part=parts)
+        known = np.sort(np.concatenate([split.train, split.val]))
+        self._write_labels(self.folder / "labels.csv", table["id"], known, labels)
+        self._write_labels(self._sealed / "labels.csv", table["id"], split.test, labels)
+        files.write_text(self.folder / "split.csv", table.to_csv(index=False))
+        stamped = unparse(settings) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+        files.write_json(self.folder / "study.json", stamped)
+
+    def settings(self) -> StudySettings:
+        """Read what the study began with.
+
+        Raises:
+            StudyError: there is no study here; the nearest name beside it is offered.
+        """
+        if not self.exists():
+            beside = [p.parent.name for p in self.folder.parent.glob("*/study.json")]
+            raise StudyError(
+                f"no study {self.folder.name!r} in {self.folder.parent}. {suggest(self.folder.name, beside)}"
+            )
+        return parse(StudySettings, json.loads((self.folder / "study.json").read_text(encoding="utf-8")), "study.json")
+
+    def split_table(self) -> pd.DataFrame:
+        """Read id, patient, content and part of every case, in the cohort's order."""
+        return pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
+
+    def training_data(self, cohort: Cohort) -> TrainingData:
+        """Join the cohort with the split and the labels that are not sealed."""
+        table, settings = self.split_table(), self.settings()
+        known = pd.read_csv(self.folder / "labels.csv", dtype={"id": str, "label": np.int64}, keep_default_na=False)
+        labels = table["id"].map(known.set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
+        part = table["part"].to_numpy()
+        return TrainingData(
+            arrays=cohort.arrays,
+            present=cohort.present,
+            labels=labels,
+            ids=table["id"].to_numpy(str),
+            patients=table["patient"].to_numpy(str),
+            train=np.flatnonzero(part == TRAIN),
+            val=np.flatnonzero(part == VAL),
+            classes=tuple(settings.classes),
+            positive=settings.positive,
+        )
+
+    def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:
+        """Read the test labels, on the record: returns (id, label) and how many openings came before this one.
+
+        Args:
+            command: what the user typed.
+            subject: digest of the model that is evaluated.
+        """
+        record = self._sealed / "openings.jsonl"
+        before = len(files.read_json_lines(record))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        files.append_json(record, {"time": now, "command": command, "subject": subject})
+        path = self._sealed / "labels.csv"
+        return pd.read_csv(path, dtype={"id": str, "label": np.int64}, keep_default_na=False), before
+
+    def openings(self) -> list[dict[str, Any]]:
+        """Return the record of every opening of the seal."""
+        return files.read_json_lines(self._sealed / "openings.jsonl")
+
+    def trial_folder(self, number: int) -> Path:
+        """Return where trial `number` lives."""
+        return self.folder / "trials" / f"{number:05d}"
+
+    def trials(self) -> list[TrialRecord]:
+        """Return every ended trial, by number."""
+        folders = sorted((self.folder / "trials").glob("[0-9]*"), key=lambda p: int(p.name))
+        records = (read_record(folder, int(folder.name)) for folder in folders)
+        return [record for record in records if record is not None]
+
+    @property
+    def _sealed(self) -> Path:
+        return self.folder / "sealed"
+
+    @staticmethod
+    def _write_labels(path: Path, ids: pd.Series[str], rows: np.ndarray, labels: np.ndarray) -> None:
+        files.write_text(path, pd.DataFrame({"id": ids.iloc[rows], "label": labels[rows]}).to_csv(index=False))
