@@ -17,7 +17,7 @@ from histotune.errors import HistotuneError, StudyError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, sync it, and put it in place; on an error `path` stays as it was.
+    """Let `write` fill a temporary neighbour of `path`, sync it, and put it in place, or leave `path` as it was.
 
     Raises:
         HistotuneError: the disk is full or the folder cannot be written to.

@@ -32,8 +32,8 @@ class Objective(nn.Module):
     """Head + loss over features [B, D] and labels [B] (int64, 0..C-1).
 
     `scores` are the logits [B, C] that calibration, AUROC and ensembles use: softmax(scores) is the prediction,
-    whatever the loss does to them in training. `loss` is the mean over the batch, a float32 scalar, also under autocast; it is
-    finite, with finite gradients, for every finite input.
+    whatever the loss does to them in training. `loss` is the mean over the batch, a float32 scalar, also under
+    autocast; it is finite, with finite gradients, for every finite input.
     Soft targets: `loss` also takes labels [B, C] of probabilities when `soft_labels` is True (mixup needs it).
     """
 
