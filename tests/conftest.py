@@ -1,0 +1,97 @@
+"""Fixtures that every test file may use: real patches when they are there, tiny folders, one small prepared cohort."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histotune.cohort import Cohort, read_labels
+from histotune.datasets import DATASETS
+from histotune.prepare import prepare
+from histotune.splits import Split, TrainingData, split
+from histotune.store import StudySettings, StudyStore
+
+TinyFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def idc_patches() -> Path:
+    """Folder of the real IDC patches, in `$HISTOTUNE_TEST_DATA` or beside the project; skips where there are none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("HISTOTUNE_TEST_DATA") or beside) / "idc_patches"
+    if not folder.is_dir():
+        pytest.skip(f"the real IDC patches are not at {folder}; $HISTOTUNE_TEST_DATA names the folder that holds them")
+    return folder
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> TinyFolder:
+    """Factory of a folder PATIENT/CLASS/FILE.png: `tiny_folder({"p1": {"benign": 3, "tumour": 2}}, side=16)`."""
+
+    def build(patients: Mapping[str, Mapping[str, int]], *, side: int = 16, seed: int = 0, name: str = "images") -> Path:
+        rng = np.random.default_rng(seed)
+        root = tmp_path / name
+        root.mkdir(parents=True, exist_ok=True)
+        for patient, classes in patients.items():
+            for label, count in classes.items():
+                folder = root / patient / label
+                folder.mkdir(parents=True, exist_ok=True)
+                for number in range(count):
+                    pixels = rng.integers(0, 256, size=(side, side, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+        return root
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def small_cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """A made-up cohort: 240 images of 32 px, 24 patients, 3 sites, 2 classes; read-only, shared by the session."""
+    dataset = DATASETS.build("synthetic", cases=240, patients=24, side=32)
+    return prepare(dataset, None, image_size=32, cache=tmp_path_factory.mktemp("cohorts"))
+
+
+@pytest.fixture(scope="session")
+def small_labels(small_cohort: Cohort) -> np.ndarray:
+    """All labels of `small_cohort`, int64 [240]."""
+    return read_labels(small_cohort)
+
+
+@pytest.fixture(scope="session")
+def small_split(small_cohort: Cohort, small_labels: np.ndarray) -> Split:
+    """`small_cohort` split by patient."""
+    return split(small_cohort, small_labels, "patient", seed=0)
+
+
+@pytest.fixture
+def small_study(tmp_path: Path, small_cohort: Cohort, small_labels: np.ndarray, small_split: Split) -> StudyStore:
+    """A study over `small_cohort` without any trial; every test gets its own."""
+    settings = StudySettings(
+        name="small",
+        dataset="synthetic",
+        data="",
+        options={"cases": 240, "patients": 24, "side": 32},
+        digests={"32": small_cohort.digest},
+        classes=list(small_cohort.classes),
+        positive=small_cohort.positive,
+        protocol=small_split.protocol,
+        leaky=small_split.leaky,
+        seed=0,
+        metric="balanced_accuracy",
+        space={},
+        facts=small_cohort.facts,
+    )
+    store = StudyStore(tmp_path / "runs" / "small")
+    store.create(settings, small_cohort, small_split, small_labels)
+    return store
+
+
+@pytest.fixture
+def small_data(small_study: StudyStore, small_cohort: Cohort) -> TrainingData:
+    """What a trial of `small_study` may see."""
+    return small_study.training_data(small_cohort)
