@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
@@ -62,7 +62,7 @@ def append_json(path: Path, value: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(without_nan(value), allow_nan=False) + "\n")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -105,6 +105,15 @@ def lock(path: Path, doing: str) -> Iterator[None]:
             file.truncate(0)
 
 
+def unwritable(path: Path, error: OSError) -> HistotuneError:
+    """Say that `path` could not be written, why, and what to do; for an `OSError` met while writing."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    why = "the disk is full" if full else f"{error.strerror or error}"
+    return HistotuneError(
+        f"cannot write {path}: {why}. Nothing half-written was left behind; free space or choose another folder"
+    )
+
+
 def without_nan(value: Any) -> Any:
     """Replace every NaN and infinity in nested mappings and lists by None, which JSON can hold."""
     if isinstance(value, Mapping):
@@ -114,11 +123,3 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
-
-
-def _unwritable(path: Path, error: OSError) -> HistotuneError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    why = "the disk is full" if full else f"{error.strerror or error}"
-    return HistotuneError(
-        f"cannot write {path}: {why}. Nothing half-written was left behind; free space or choose another folder"
-    )
