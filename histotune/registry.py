@@ -41,6 +41,7 @@ class Entry(Generic[T]):
     build: Callable[..., T]
     summary: str
     parameters: tuple[Parameter, ...]
+    check_member: Callable[[str], None] | None = None
 
 
 class Registry(Generic[T]):
@@ -61,14 +62,19 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._discovered = False
 
-    def register(self, name: str) -> Callable[[Builder], Builder]:
-        """Register the decorated builder; `name` ending in "/" registers a family of names."""
+    def register(self, name: str, *, check_member: Callable[[str], None] | None = None) -> Callable[[Builder], Builder]:
+        """Register the decorated builder; `name` ending in "/" registers a family of names.
+
+        Args:
+            name: public name.
+            check_member: for a family, raises ConfigError when the part of a name after "/" is no member.
+        """
 
         def decorate(builder: Builder) -> Builder:
             if name in self._entries:
                 raise ConfigError(f"{self.kind} {name!r} is registered twice; choose another name")
             summary = (inspect.getdoc(builder) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, builder, summary, _parameters(builder))
+            self._entries[name] = Entry(name, builder, summary, _parameters(builder), check_member)
             return builder
 
         return decorate
@@ -98,6 +104,8 @@ class Registry(Generic[T]):
             ConfigError: unknown name, unknown parameter or missing required parameter.
         """
         entry = self.entry(name)
+        if entry.check_member:
+            entry.check_member(name.removeprefix(entry.name))
         known = {p.name for p in entry.parameters}
         for given in params:
             if given not in known:

@@ -42,9 +42,12 @@ class Backbone(nn.Module):
 
     Attributes:
         widths: (Dt, Dp), known as soon as the backbone is built.
+        dense: whether nearly all its work is dense convolutions or matrix products, so that bfloat16 also pays on a
+            CPU that has it; depthwise convolutions get slower there.
     """
 
     widths: Widths
+    dense: bool = False
 
     def forward(self, batch: Tensor) -> BackboneOutput:
         """Map [B, ...] to tokens [B, T, Dt] and pooled [B, Dp]."""
