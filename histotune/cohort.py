@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histotune.errors import DataError
+
 UNKNOWN = -1  # the label of a case whose label is sealed
+FORMAT = 1  # of a prepared cohort on disk
+
+_TYPES = {"id": str, "patient": str, "site": str, "content": str, "x": np.int64, "y": np.int64, "part": str}
 
 
 @dataclass(frozen=True)
@@ -44,3 +50,48 @@ class Cohort:
     def __len__(self) -> int:
         """Return the number of cases."""
         return len(self.table)
+
+
+def load(folder: Path) -> Cohort:
+    """Open a prepared cohort; its arrays are memory-mapped, so that all processes of a machine share them.
+
+    Raises:
+        DataError: the folder holds none, or one that another version wrote or that is damaged.
+    """
+    try:
+        saved = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / "table.csv", dtype=_TYPES, keep_default_na=False)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no prepared cohort ({error}); run `histotune prepare` again") from error
+    if saved.get("format") != FORMAT or len(images) != len(table):
+        raise DataError(
+            f"{folder} was prepared by another version or is damaged ({saved.get('format')=}, {len(images)} images, "
+            f"{len(table)} cases); delete it and run `histotune prepare` again"
+        )
+    return Cohort(
+        name=saved["name"],
+        table=table,
+        classes=tuple(saved["classes"]),
+        arrays={"image": images},
+        present={"image": np.ones(len(table), bool)},
+        digest=saved["digest"],
+        folder=folder,
+        positive=saved["positive"],
+        facts=saved["facts"],
+    )
+
+
+def read_labels(cohort: Cohort) -> np.ndarray:
+    """Read all labels, int64 [N]; only the creation of a study may, for it puts those of the test part under seal."""
+    return _label_file(cohort)["label"].to_numpy(np.int64)
+
+
+def read_paths(cohort: Cohort) -> np.ndarray:
+    """Read the path of every case relative to the data's root, str [N]; a path may tell the label."""
+    return _label_file(cohort)["path"].to_numpy(str)
+
+
+def _label_file(cohort: Cohort) -> pd.DataFrame:
+    types = {"id": str, "label": np.int64, "path": str}
+    return pd.read_csv(cohort.folder / "labels.csv", dtype=types, keep_default_na=False)
