@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+
+from histotune._deal import deal
+from histotune.cohort import Cohort
+from histotune.errors import ConfigError, DataError, suggest
 
 TRAIN, VAL, TEST = "train", "val", "test"
 
@@ -15,7 +20,7 @@ class Split:
     """Disjoint row numbers of a cohort.
 
     Attributes:
-        protocol: `patient_kfold`..., as given by the user; `leaky` says whether patients may stand on both sides.
+        protocol: one of `PROTOCOLS`; `leaky` says whether patients may stand on both sides.
         train, val, test: int64, sorted.
     """
 
@@ -53,3 +58,154 @@ class TrainingData:
     def counts(self) -> tuple[int, ...]:
         """Cases of each class in the training part, [C]."""
         return tuple(int(n) for n in np.bincount(self.labels[self.train], minlength=len(self.classes)))
+
+
+PROTOCOLS: Mapping[str, str] = {
+    "patient": "every patient stands in one part; classes and sizes as even as the patients allow",
+    "patient_70_30": "as `patient`, with 30 % of the patients' cases in the test part",
+    "official_patient": "the published training, validation and test patients; other patients are left out",
+    "given": "the split column of a manifest; validation patients are drawn from the training part if there are none",
+    "patch_random_70_30": "leaky reproduction: patches at random, so that patients stand on both sides",
+}
+LEAKY = frozenset({"patch_random_70_30"})
+FRACTIONS = (0.6, 0.15, 0.25)
+_70_30 = (0.56, 0.14, 0.30)
+_PARTS = (TRAIN, VAL, TEST)
+
+
+def split(
+    cohort: Cohort,
+    labels: np.ndarray,
+    protocol: str = "patient",
+    *,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+) -> Split:
+    """Divide a cohort into training, validation and test part.
+
+    Args:
+        cohort: N cases.
+        labels: int64 [N], all of them.
+        protocol: one of `PROTOCOLS`.
+        seed: of the study; the same seed gives the same split.
+        fractions: of the cases that train, validate and test; protocols with their own fractions do not read it.
+
+    Raises:
+        ConfigError: the protocol is unknown, or not one for this data.
+        DataError: patients and classes do not allow it; says the numbers.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"unknown split protocol {protocol!r}. {suggest(protocol, PROTOCOLS)}")
+    if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
+        raise ConfigError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
+    patients = cohort.table["patient"].to_numpy(str)
+    if protocol == "patch_random_70_30":
+        parts = _by_patch(labels, _70_30, seed)
+    elif protocol in ("official_patient", "given"):
+        parts = _prescribed(cohort, patients, labels, protocol, seed)
+    else:
+        parts = _by_patient(patients, labels, _70_30 if protocol == "patient_70_30" else fractions, seed)
+    train, val, test = (np.flatnonzero(parts == part) for part in range(3))
+    for part, rows in zip(_PARTS, (train, val, test), strict=True):
+        _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
+    leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
+    return Split(protocol, train, val, test, leaky)
+
+
+def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = None) -> str | None:
+    """Say what differs between the data that a study began with and the data as they are now.
+
+    Args:
+        table: `id`, `patient`, `content` of every case when the study began, as `StudyStore.split_table` gives it.
+        cohort: the data now.
+        digest: the cohort's digest when the study began (at this image size), which also covers the labels.
+
+    Returns:
+        None when nothing changed.
+    """
+    then, now = table.set_index("id"), cohort.table.set_index("id")
+    added, removed = now.index.difference(then.index), then.index.difference(now.index)
+    both = then.index.intersection(now.index)
+    repainted = both[(then.loc[both, "content"] != now.loc[both, "content"]).to_numpy()]
+    moved = both[(then.loc[both, "patient"] != now.loc[both, "patient"]).to_numpy()]
+    changes = [
+        f"{len(ids)} {what} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        for ids, what in (
+            (added, "cases were added"),
+            (removed, "cases were removed"),
+            (repainted, "cases have other pixels"),
+            (moved, "cases have another patient"),
+        )
+        if len(ids)
+    ]
+    if not changes and list(then.index) != list(now.index):
+        changes = ["the order of the cases differs"]
+    if not changes and digest is not None and digest != cohort.digest:
+        changes = [f"the cases are the same, but labels, sites, prescribed parts or options differ ({digest} then, "]
+        changes[0] += f"{cohort.digest} now)"
+    return f"{len(then)} cases then, {len(now)} now: {'; '.join(changes)}" if changes else None
+
+
+def _by_patch(labels: np.ndarray, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
+    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N]."""
+    rng = np.random.default_rng(seed)
+    parts = np.full(len(labels), -1)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        cuts = np.rint(np.cumsum(fractions)[:2] * len(rows)).astype(int)
+        for part, dealt in enumerate(np.split(rows, cuts)):
+            parts[dealt] = part
+    return parts
+
+
+def _by_patient(patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Deal whole patients. Returns part numbers [N]."""
+    names, owner = np.unique(patients, return_inverse=True)
+    classes = int(labels.max()) + 1
+    counts = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(len(names), classes)
+    if len(names) < len(fractions):
+        raise DataError(
+            f"{len(names)} patient{'s' if len(names) > 1 else ''} ({', '.join(names)}): a split by patient into "
+            f"{len(fractions)} parts needs at least {len(fractions)}; check the patient column or the folder layout"
+        )
+    return deal(counts, fractions, np.random.default_rng(seed))[owner]
+
+
+def _prescribed(cohort: Cohort, patients: np.ndarray, labels: np.ndarray, protocol: str, seed: int) -> np.ndarray:
+    """Take the parts that the source prescribes. Returns part numbers [N], -1 for cases in no part."""
+    given = cohort.table["part"].to_numpy(str)
+    parts = np.select([given == part for part in _PARTS], range(3), default=-1)
+    if protocol == "official_patient" and cohort.name != "idc":
+        raise ConfigError(f"'official_patient' is for dataset 'idc'; {cohort.name!r} has no published patient lists")
+    if not np.isin([0, 2], parts).all():
+        missing = " and ".join(_PARTS[part] for part in (0, 2) if part not in parts)
+        raise DataError(
+            f"split {protocol!r}: no case of {len(given)} is marked {missing}; "
+            "name the parts train, val, test in the manifest's column 'split', or split by 'patient'"
+        )
+    _refuse_shared_patients(patients, parts, protocol)
+    if 1 not in parts:
+        rows = np.flatnonzero(parts == 0)
+        share = FRACTIONS[1] / (FRACTIONS[0] + FRACTIONS[1])
+        parts[rows] = _by_patient(patients[rows], labels[rows], (1 - share, share), seed)
+    return parts
+
+
+def _refuse_shared_patients(patients: np.ndarray, parts: np.ndarray, protocol: str) -> None:
+    pairs = pd.DataFrame({"patient": patients, "part": parts})[parts >= 0].drop_duplicates()
+    shared = sorted(pairs.loc[pairs["patient"].duplicated(), "patient"].unique())
+    if shared:
+        raise DataError(
+            f"split {protocol!r} puts {len(shared)} patients in more than one part ({', '.join(shared[:5])}): what is "
+            "learnt of a patient would be tested on the same patient; correct the column 'split'"
+        )
+
+
+def _refuse_missing_class(classes: Sequence[str], labels: np.ndarray, rows: np.ndarray, where: str) -> None:
+    counts = np.bincount(labels[rows], minlength=len(classes))
+    if (counts == 0).any():
+        said = ", ".join(f"{name}: {n}" for name, n in zip(classes, counts, strict=True))
+        raise DataError(
+            f"{where} lacks a class ({said}): every part needs every class, and for that every class needs cases of at "
+            "least 3 patients that can be parted; add patients, or merge or drop rare classes"
+        )
