@@ -1,0 +1,246 @@
+"""Search spaces: YAML in, conditional draws out, every mistake found before anything starts.
+
+A space says what is searched; a key that it does not mention keeps the default of `TrialConfig`. At any place
+stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or, where a component is named,
+`{choice: {option: {parameter: ...}}}`, whose parameters exist only under their own option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from histotune.backbones import BACKBONES
+from histotune.config import TrialConfig
+from histotune.errors import ConfigError
+from histotune.fusions import FUSIONS
+from histotune.losses import LOSSES, ObjectiveInput
+from histotune.space._compile import compile_group
+from histotune.space._edit import apply_edits
+from histotune.space._nodes import Choice, Constant, Draws, Fixed, Group, Node, Parameter, Switch
+from histotune.space._yaml import Item, find_space, item_of, read_file, space_names
+
+__all__ = ["Draws", "Row", "Space", "check_config", "load_space", "read_space", "set_values", "space_names"]
+
+OWN_KEYS = ("description", "dataset", "options", "metric", "protocol")
+
+
+class Row(NamedTuple):
+    """One line of `histotune show-space`."""
+
+    path: str
+    kind: str
+    range: str
+    default: str
+    condition: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search may try.
+
+    Attributes:
+        name: the name of its file.
+        dataset: registered dataset name.
+        metric: validation metric that the search improves.
+        protocol: split protocol, or None for the dataset's own.
+        options: dataset options.
+        description: one sentence for a person.
+    """
+
+    name: str
+    dataset: str
+    metric: str
+    protocol: str | None
+    options: Mapping[str, Any]
+    description: str
+    _tree: Group = field(repr=False)
+    _plain: Mapping[str, Any] = field(repr=False)
+
+    def suggest(self, draws: Draws) -> dict[str, Any]:
+        """Draw a configuration for `TrialConfig.from_dict` from an Optuna trial or anything that answers like one."""
+        return self._tree.draw(draws)
+
+    def default(self) -> dict[str, Any]:
+        """Return the default configuration: the first trial of every search."""
+        return self.suggest(Fixed({p.path: p.default for p, _ in self._tree.parameters()}))
+
+    def default_parameters(self) -> dict[str, Any]:
+        """Return {parameter name: value} of the default configuration, active parameters only."""
+        values = {p.path: p.default for p, _ in self._tree.parameters()}
+        return {p.path: p.default for p, condition in self._tree.parameters() if _active(condition, values)}
+
+    def parameters(self) -> list[Parameter]:
+        """Return everything that is searched, in the order in which it is drawn."""
+        return [parameter for parameter, _ in self._tree.parameters()]
+
+    def accepts(self, values: Mapping[str, Any]) -> bool:
+        """Whether {parameter name: value} is exactly what a draw from this space could have proposed."""
+        active = {p.path: p for p, condition in self._tree.parameters() if _active(condition, values)}
+        return active.keys() == values.keys() and all(p.contains(values[path]) for path, p in active.items())
+
+    def image_sizes(self) -> tuple[int, ...]:
+        """Return every image size that a draw may ask for, pixels, sorted."""
+        node = self._tree.children.get("image_size", Constant("image_size", TrialConfig.image_size))
+        return tuple(sorted(node.options)) if isinstance(node, Choice) else (int(self.default()["image_size"]),)
+
+    def epochs(self) -> int:
+        """Return the largest number of epochs that a draw may ask for."""
+        node = self._tree.children.get("epochs", Constant("epochs", TrialConfig.epochs))
+        assert not isinstance(node, (Group, Switch))
+        return int(node.value if isinstance(node, Constant) else max(node.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the effective space as plain data, which `read_space` reads."""
+        return dict(self._plain)
+
+    def describe(self) -> list[Row]:
+        """Return one row per searched parameter and per value that the space fixes."""
+        rows = [
+            Row(p.path, *p.describe(), str(p.default), " and ".join(f"{path}={option}" for path, option in condition))
+            for p, condition in self._tree.parameters()
+        ]
+        return rows + [Row(path, "fixed", str(value), str(value), "") for path, value in _constants(self._tree, "")]
+
+
+def load_space(
+    name_or_path: str | Path,
+    *,
+    fix: Sequence[str] = (),
+    ranges: Sequence[str] = (),
+    choices: Sequence[str] = (),
+) -> Space:
+    """Read a space by the name of a shipped file or by path, with edits as the command line writes them.
+
+    Args:
+        fix: `PATH=VALUE`; `loss.sigma=130` reaches `sigma` under every loss that has it, `model.backbone` is short
+            for the backbone of the only branch.
+        ranges: `PATH=low:high[:log|:step=..]`.
+        choices: `PATH=a,b`.
+
+    Raises:
+        ConfigError: anything that does not make sense, with file, line, path and the nearest valid name.
+    """
+    path = find_space(name_or_path)
+    return _build(apply_edits(read_file(path), fix, ranges, choices), path.stem)
+
+
+def read_space(
+    values: Mapping[str, Any],
+    name: str,
+    *,
+    fix: Sequence[str] = (),
+    ranges: Sequence[str] = (),
+    choices: Sequence[str] = (),
+) -> Space:
+    """Read a space from plain data, such as `Space.to_dict` gives; `name` stands for the file in errors."""
+    return _build(apply_edits(item_of(values, name), fix, ranges, choices), name)
+
+
+def set_values(config: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return a configuration with `PATH=VALUE` set in it, paths as `load_space(fix=...)` takes them.
+
+    Raises:
+        ConfigError: an assignment that leads nowhere, or a value that is searched instead of set.
+    """
+    edited = apply_edits(item_of(config, "the configuration"), assignments, (), ())
+    tree = compile_group(TrialConfig, edited, "")
+    for parameter, _ in tree.parameters():
+        raise ConfigError(
+            f"{parameter.where}: {parameter.path}: one configuration takes one value, not a range or choice"
+        )
+    return tree.draw(Fixed({}))
+
+
+def check_config(config: TrialConfig) -> None:
+    """Check that every component of a configuration is registered and takes the parameters given.
+
+    Raises:
+        ConfigError: an unknown name or parameter, or a value that a loss refuses.
+    """
+    for name, branch in config.model.branches.items():
+        _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
+    _at("model.fusion", FUSIONS.check, config.model.fusion.name, config.model.fusion.params)
+    probe = ObjectiveInput(feature_dim=4, counts=(3, 2))
+    _at("loss", lambda loss: LOSSES.build(loss.name, probe, **loss.params), config.loss)
+
+
+def _build(root: Item, name: str) -> Space:
+    tree = compile_group(TrialConfig, root, "", skip=OWN_KEYS)
+    given = {key: root.value[key] for key in OWN_KEYS if key in root.value}
+    for key, item in given.items():
+        kind = dict if key == "options" else str
+        if not isinstance(item.value, kind):
+            raise item.error(key, f"expected a {'mapping' if kind is dict else 'text'}, got {item.plain()!r}")
+    if "dataset" not in given:
+        raise root.error("dataset", "missing: name the dataset that the space is for, such as 'dataset: idc'")
+    plain = {key: item.plain() for key, item in given.items()}
+    space = Space(
+        name=name,
+        dataset=plain["dataset"],
+        metric=plain.get("metric", "balanced_accuracy"),
+        protocol=plain.get("protocol"),
+        options=plain.get("options", {}),
+        description=plain.get("description", ""),
+        _tree=tree,
+        _plain=root.plain(),
+    )
+    _check_sizes(tree, root)
+    _check_values(space, root)
+    return space
+
+
+def _check_sizes(tree: Group, root: Item) -> None:
+    node = tree.children.get("image_size")
+    if node is not None and not isinstance(node, (Constant, Choice)):
+        raise root.value["image_size"].error(
+            "image_size", "must be one number or {choice: [...]}: the images are prepared once for each size"
+        )
+
+
+def _check_values(space: Space, root: Item) -> None:
+    """Try the default, every option and both ends of every range: a value that cannot be is found now."""
+    defaults = {p.path: p.default for p, _ in space._tree.parameters()}
+    fixed = [(constant.path, constant.where) for constant in _constant_nodes(space._tree)]
+    _try(space, defaults, [("", root.where), *fixed])
+    for parameter, condition in space._tree.parameters():
+        for value in parameter.values():
+            _try(space, defaults | dict(condition) | {parameter.path: value}, [("", parameter.where)])
+
+
+def _try(space: Space, values: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
+    """Check one configuration; an error names the place of the longest path that its message begins with."""
+    try:
+        check_config(TrialConfig.from_dict(space.suggest(Fixed(values))))
+    except ConfigError as error:
+        _, where = max(place for place in places if str(error).startswith(place[0]))
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _at(path: str, check: Any, *arguments: Any) -> None:
+    try:
+        check(*arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _active(condition: Sequence[tuple[str, str]], values: Mapping[str, Any]) -> bool:
+    return all(values.get(path) == option for path, option in condition)
+
+
+def _constants(node: Node, path: str) -> list[tuple[str, Any]]:
+    if isinstance(node, Constant):
+        return [(path, node.value)]
+    if not isinstance(node, Group):
+        return []
+    inner = ((child, f"{path}.{key}" if path else key) for key, child in node.children.items())
+    return [row for child, inside in inner for row in _constants(child, inside)]
+
+
+def _constant_nodes(node: Node) -> list[Constant]:
+    if isinstance(node, Constant):
+        return [node]
+    inner = node.children if isinstance(node, Group) else node.options if isinstance(node, Switch) else {}
+    return [constant for child in inner.values() for constant in _constant_nodes(child)]
