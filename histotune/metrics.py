@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histotune._confusion import OF_CLASSES, mean_of_known
+from histotune._ranking import AREAS, rankings
 from histotune.errors import ConfigError, DataError, suggest
 
 ECE_BINS = 15
@@ -153,12 +154,12 @@ def auroc(probabilities: np.ndarray, labels: np.ndarray, positive: int = 1) -> f
 
     It takes probabilities [n, C] only: an AUROC of predicted classes is balanced accuracy under a wrong name.
     """
-    return _one_vs_rest(_binary_auroc, probabilities, labels, positive)
+    return _macro_area("auroc", probabilities, labels, positive)
 
 
 def average_precision(probabilities: np.ndarray, labels: np.ndarray, positive: int = 1) -> float:
     """Return the sum over distinct thresholds of (rise in recall) * precision; macro one-vs-rest for C > 2."""
-    return _one_vs_rest(_binary_average_precision, probabilities, labels, positive)
+    return _macro_area("average_precision", probabilities, labels, positive)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -166,11 +167,15 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
     Confidence is the probability of the predicted class.
     """
+    return float(np.abs(calibration_gaps(probabilities, labels, bins)).sum() / len(labels))
+
+
+def calibration_gaps(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """Return n_b (accuracy_b - mean confidence_b) of each bin, [bins]; gaps of separate cases add up."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     member = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(member, weights=right - confidence, minlength=bins)  # n_b (accuracy_b - confidence_b)
-    return float(np.abs(gap).sum() / len(labels))
+    return np.bincount(member, weights=right - confidence, minlength=bins)
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -210,39 +215,8 @@ def _confusion(probabilities: np.ndarray, labels: np.ndarray, positive: int, thr
     return confusion_matrix(predicted, labels, probabilities.shape[1])
 
 
-def _one_vs_rest(
-    area: Callable[[np.ndarray, np.ndarray], float], probabilities: np.ndarray, labels: np.ndarray, positive: int
-) -> float:
-    if probabilities.shape[1] == 2:
-        return area(probabilities[:, positive], labels == positive)
-    return mean_of_known(np.array([area(probabilities[:, c], labels == c) for c in range(probabilities.shape[1])]))
-
-
-def _steps(scores: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count (true, all) calls at every distinct threshold, from the highest score down; equal scores are one step."""
-    order = np.argsort(-scores, kind="stable")  # nearly sorted input is fast, which the bootstrap uses
-    ranked = scores[order]
-    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-    return np.cumsum(hits[order])[ends], ends + 1
-
-
-def _binary_auroc(scores: np.ndarray, hits: np.ndarray) -> float:
-    positives = int(hits.sum())
-    negatives = len(hits) - positives
-    if not positives or not negatives:
-        return float("nan")
-    true, called = _steps(scores, hits)
-    false = called - true
-    area = np.diff(false, prepend=0) @ (true - np.diff(true, prepend=0) / 2)  # trapezoids, in cases squared
-    return float(area / positives / negatives)
-
-
-def _binary_average_precision(scores: np.ndarray, hits: np.ndarray) -> float:
-    positives = int(hits.sum())
-    if not positives:
-        return float("nan")
-    true, called = _steps(scores, hits)
-    return float((np.diff(true, prepend=0) / positives) @ (true / called))
+def _macro_area(name: str, probabilities: np.ndarray, labels: np.ndarray, positive: int) -> float:
+    return mean_of_known(np.array([AREAS[name](r, None) for r in rankings(probabilities, labels, positive)]))
 
 
 _OF_PROBABILITIES: Mapping[str, Callable[[np.ndarray, np.ndarray, int], float]] = {

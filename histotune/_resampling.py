@@ -1,0 +1,81 @@
+"""A metric on many resamples of patients at once: sums per patient and one sort, instead of one evaluation per draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from histotune import metrics
+from histotune._confusion import OF_CLASSES, mean_of_known
+from histotune._ranking import AREAS, Ranking, rankings
+from histotune.errors import ConfigError
+
+BLOCK = 250  # replicates drawn at once: bounds memory where every case is its own patient
+
+
+def draws(patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield blocks [r, patients] that say how often each patient was drawn, `replicates` rows in all."""
+    if replicates < 1:
+        raise ConfigError(f"a bootstrap needs at least one replicate, got {replicates=}")
+    generator = np.random.default_rng(seed)
+    for start in range(0, replicates, BLOCK):
+        rows = min(BLOCK, replicates - start)
+        drawn = generator.integers(patients, size=(rows, patients)) + np.arange(rows)[:, None] * patients
+        yield np.bincount(drawn.ravel(), minlength=rows * patients).reshape(rows, patients)
+
+
+class Resampler:
+    """The cases of one model, ready to be measured under any multiplicity of its patients.
+
+    Args:
+        probabilities: float [n, C].
+        labels: int [n].
+        member: int [n], the number of each case's patient, 0..P-1, every one of which occurs.
+    """
+
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        member: np.ndarray,
+        *,
+        positive: int = 1,
+        threshold: float | None = None,
+    ) -> None:
+        self._probabilities, self._labels, self._member, self._positive = probabilities, labels, member, positive
+        self._sizes = np.bincount(member)
+        self._rows = np.split(np.argsort(member, kind="stable"), np.cumsum(self._sizes)[:-1])
+        predicted = metrics.decide(probabilities, positive=positive, threshold=threshold)
+        self._classes = probabilities.shape[1]
+        cells = self._classes**2
+        flat = member * cells + labels * self._classes + predicted
+        self._confusions = np.bincount(flat, minlength=len(self._sizes) * cells).reshape(-1, cells)
+        self._rankings: list[Ranking] | None = None
+
+    def measure(self, name: str, times: np.ndarray) -> np.ndarray:
+        """Return the metric of each replicate, [r], where patient p counts times[r, p] times."""
+        if name in OF_CLASSES:
+            confusions = (times @ self._confusions).reshape(-1, self._classes, self._classes)
+            return np.array([OF_CLASSES[name](confusion, self._positive) for confusion in confusions])
+        if name in AREAS:
+            return self._areas(name, times)
+        if name == "ece":
+            gaps = self._per_patient(metrics.calibration_gaps)
+            return np.abs(times @ gaps).sum(axis=1) / (times @ self._sizes)
+        assert name in ("nll", "brier"), name
+        mean = metrics.negative_log_likelihood if name == "nll" else metrics.brier_score
+        sums = self._per_patient(lambda probabilities, labels: np.array(mean(probabilities, labels) * len(labels)))
+        return (times @ sums) / (times @ self._sizes)
+
+    def _per_patient(self, total: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        return np.stack([total(self._probabilities[rows], self._labels[rows]) for rows in self._rows])
+
+    def _areas(self, name: str, times: np.ndarray) -> np.ndarray:
+        if self._rankings is None:
+            self._rankings = rankings(self._probabilities, self._labels, self._positive)
+        values = np.empty((len(times), len(self._rankings)))
+        for column, ranking in enumerate(self._rankings):
+            members = self._member[ranking.order]
+            values[:, column] = [AREAS[name](ranking, row[members]) for row in times]
+        return np.array([mean_of_known(row) for row in values])

@@ -1,0 +1,113 @@
+"""Temperature and operating threshold, both fitted on validation predictions and never on what is sealed.
+
+A member's temperature is fitted on the same validation cases that its ensemble is then described with: one number per
+member, so the optimism is small, but it is there; the sealed test part is where the description is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from histotune import metrics
+from histotune._confusion import OF_CLASSES
+from histotune.errors import ConfigError, DataError
+
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.01, 100.0
+MOST_CANDIDATES = 1000
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature T that makes softmax(logits / T) most likely (Guo et al., 2017), in [0.01, 100].
+
+    The negative log-likelihood is convex in b = 1 / T; its slope, mean(E_p[z] - z_true), is increasing, so its one
+    root is found by bracketing. Perfectly separated cases give the least temperature, cases that are worse than
+    chance the greatest, logits that say nothing 1.
+
+    Args:
+        logits: float [n, C].
+        labels: int [n].
+
+    Raises:
+        DataError: no case, or a logit is not finite.
+    """
+    from scipy.optimize import brentq  # here, because scipy.optimize costs every command a third of a second
+
+    if not len(labels) or not np.isfinite(logits).all():
+        raise DataError(f"a temperature needs finite logits of at least one case, got {len(labels)} cases")
+    scores = logits.astype(np.float64)
+    scores -= scores[np.arange(len(labels)), labels][:, None]  # relative to the true class
+
+    def slope(inverse: float) -> float:
+        return float((metrics.softmax(inverse * scores) * scores).sum(axis=1).mean())
+
+    low, high = 1.0 / MOST_TEMPERATURE, 1.0 / LEAST_TEMPERATURE
+    if not scores.any():
+        return 1.0
+    if slope(low) >= 0:
+        return MOST_TEMPERATURE
+    if slope(high) <= 0:
+        return LEAST_TEMPERATURE
+    return float(1.0 / brentq(slope, low, high, xtol=1e-10, rtol=1e-10))
+
+
+def apply_temperatures(logits: np.ndarray, temperatures: Sequence[float]) -> np.ndarray:
+    """Divide the logits [M, N, C] of M members by their temperatures [M]; float64.
+
+    Raises:
+        DataError: not one temperature per member.
+    """
+    if len(logits) != len(temperatures):
+        raise DataError(f"{len(logits)} members need as many temperatures, got {len(temperatures)}")
+    tempered: np.ndarray = logits / np.asarray(temperatures, dtype=np.float64)[:, None, None]
+    return tempered
+
+
+def choose_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, *, metric: str = "balanced_accuracy", positive: int = 1
+) -> float:
+    """Return the threshold on the positive class's probability that gives the best `metric`; see `metrics.decide`.
+
+    Candidates are the midpoints between neighbouring distinct probabilities (above 1,000 of them, evenly spaced
+    quantiles); among equals the middle of the longest stretch wins, which a few other cases would move least.
+
+    Args:
+        probabilities: float [n, 2].
+        labels: int [n]; both classes must occur.
+        metric: one of predicted classes.
+
+    Raises:
+        ConfigError: `metric` does not depend on a threshold, or there are not two classes.
+        DataError: only one class occurs in `labels`.
+    """
+    if metrics.check_metric(metric, probabilities.shape[1]) not in OF_CLASSES:
+        raise ConfigError(f"metric {metric!r} does not depend on a threshold: choose one of {', '.join(OF_CLASSES)}")
+    if len(np.unique(labels)) < 2:
+        raise DataError("a threshold needs cases of both classes, and the validation part has one class only")
+    candidates = _candidates(probabilities[:, positive])
+    sign = metrics.direction(metric)
+    values = np.array(
+        [sign * metrics.score(metric, probabilities, labels, positive=positive, threshold=t) for t in candidates]
+    )
+    best = np.isclose(values, np.nanmax(values), rtol=0, atol=1e-12)
+    start, end = _longest_run(best)
+    return float(candidates[(start + end) // 2])
+
+
+def _candidates(scores: np.ndarray) -> np.ndarray:
+    distinct = np.unique(scores.astype(np.float64))
+    if len(distinct) == 1:
+        return np.array([0.5])
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    if len(middles) > MOST_CANDIDATES:
+        middles = middles[np.linspace(0, len(middles) - 1, MOST_CANDIDATES).round().astype(np.int64)]
+    return middles
+
+
+def _longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """Return first and last index of the longest run of True; the first of equals."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2] - 1
+    longest = int(np.argmax(ends - starts))
+    return int(starts[longest]), int(ends[longest])

@@ -1,0 +1,190 @@
+"""How sure a number is: bootstrap over patients, never over patches, and paired differences between two models.
+
+Patches of one patient share a slide, a stain and a tumour; drawing patches would count them as independent and make
+every interval too narrow. A replicate therefore draws patients with replacement and takes all their patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from histotune import metrics
+from histotune._resampling import Resampler, draws
+from histotune.errors import ConfigError, DataError
+
+MetricFn = Callable[[np.ndarray, np.ndarray], float]
+"""A metric of probabilities [n, C] and labels [n]."""
+
+REPLICATES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value on all cases and its confidence interval; the bounds are NaN where they cannot be known."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second on the same cases, its confidence interval, and a two-sided p-value.
+
+    Attributes:
+        p: twice the smaller share of replicates on either side of zero, at least 2 / (replicates + 1).
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
+
+
+def patient_bootstrap(
+    metric: str | MetricFn,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    *,
+    positive: int = 1,
+    threshold: float | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Return a metric on all cases with its expanded percentile interval over resampled patients.
+
+    The percentiles are widened for few patients as a t-interval widens a normal one (Hesterberg, 2015, "expanded
+    percentile"). Replicates in which the metric is undefined are left out; the bounds are NaN when more than half
+    are, or when there are fewer than two patients.
+
+    Args:
+        metric: a name of `metrics.METRICS` (fast), or any function of probabilities and labels.
+        probabilities: float [n, C].
+        labels, patients: [n].
+        positive, threshold: as in `metrics.evaluate`; a function that is given decides for itself.
+        replicates: number of draws.
+        seed: the same seed gives the same interval, also in another order of the cases.
+        level: confidence, in (0, 1).
+    """
+    measured = _Measured(metric, probabilities, labels, patients, positive, threshold)
+    return _interval(measured.value(), measured.replicate(replicates, seed), measured.patients, level)
+
+
+def intervals(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    *,
+    positive: int = 1,
+    threshold: float | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Interval]:
+    """Return every metric of `metrics.evaluate` with its interval; see `patient_bootstrap`."""
+    names = metrics.evaluate(probabilities, labels, positive=positive, threshold=threshold)
+    found = {}
+    for name, value in names.items():
+        measured = _Measured(name, probabilities, labels, patients, positive, threshold)
+        found[name] = _interval(value, measured.replicate(replicates, seed), measured.patients, level)
+    return found
+
+
+def paired_bootstrap(
+    metric: str | MetricFn,
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    *,
+    positive: int = 1,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Difference:
+    """Return metric(first) - metric(second), both on the same drawn patients; see `patient_bootstrap`.
+
+    Args:
+        first, second: probabilities [n, C] of two models for the same cases in the same order.
+
+    Raises:
+        DataError: the two do not score the same cases.
+    """
+    if first.shape != second.shape:
+        raise DataError(f"a paired comparison needs the same cases: {first.shape} and {second.shape}")
+    one, other = (_Measured(metric, p, labels, patients, positive, None) for p in (first, second))
+    values = one.replicate(replicates, seed) - other.replicate(replicates, seed)
+    whole = _interval(one.value() - other.value(), values, one.patients, level)
+    known = values[~np.isnan(values)]
+    tail = min((known <= 0).sum(), (known >= 0).sum())
+    p = float("nan") if np.isnan(whole.low) else min(1.0, 2.0 * float(tail + 1) / (len(known) + 1))
+    return Difference(whole.value, whole.low, whole.high, p)
+
+
+class _Measured:
+    """One metric of one model, on all its cases and on draws of its patients."""
+
+    def __init__(
+        self,
+        metric: str | MetricFn,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        patients: np.ndarray,
+        positive: int,
+        threshold: float | None,
+    ) -> None:
+        if not len(probabilities) == len(labels) == len(patients):
+            raise DataError(
+                f"a bootstrap needs one label and one patient per case: {len(probabilities)} cases, "
+                f"{len(labels)} labels, {len(patients)} patients"
+            )
+        self._metric, self._cases = metric, (probabilities, labels)
+        self._options = {"positive": positive, "threshold": threshold}
+        # Patients are numbered by name, so that the order of the cases does not change the draws.
+        names, self._member = np.unique(patients, return_inverse=True)
+        self.patients = len(names)
+
+    def value(self) -> float:
+        """Measure all cases."""
+        if isinstance(self._metric, str):
+            return metrics.score(self._metric, *self._cases, **self._options)  # type: ignore[arg-type]
+        return float(self._metric(*self._cases))
+
+    def replicate(self, replicates: int, seed: int) -> np.ndarray:
+        """Measure every draw of patients, [replicates]; NaN throughout when there is one patient only."""
+        blocks = draws(self.patients, replicates, seed)
+        if self.patients < 2:
+            return np.full(replicates, np.nan)
+        if isinstance(self._metric, str):
+            resampler = Resampler(*self._cases, self._member, **self._options)  # type: ignore[arg-type]
+            name = metrics.check_metric(self._metric)
+            return np.concatenate([resampler.measure(name, times) for times in blocks])
+        rows = np.arange(len(self._member))
+        drawn = (np.repeat(rows, row[self._member]) for times in blocks for row in times)
+        probabilities, labels = self._cases
+        return np.array([self._metric(probabilities[chosen], labels[chosen]) for chosen in drawn])
+
+
+def _interval(value: float, replicates: np.ndarray, patients: int, level: float) -> Interval:
+    from scipy.special import ndtr, stdtrit
+
+    if not 0 < level < 1:
+        raise ConfigError(f"a confidence level must lie between 0 and 1, got {level=}")
+    known = replicates[~np.isnan(replicates)]
+    if patients < 2 or len(known) < len(replicates) / 2:
+        return Interval(float(value), float("nan"), float("nan"))
+    tail = float(ndtr(np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 - level) / 2)))
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Interval(float(value), float(low), float(high))
