@@ -169,6 +169,11 @@ class StudyStore:
         return self.folder / "controls"
 
     @property
+    def singles(self) -> Path:
+        """Folder of single trainings, each under its configuration's digest."""
+        return self.folder / "singles"
+
+    @property
     def ensembles(self) -> Path:
         """Folder of the ensembles."""
         return self.folder / "ensembles"
@@ -231,6 +236,7 @@ class StudyStore:
             val=np.flatnonzero(part == VAL),
             classes=tuple(settings.classes),
             positive=settings.positive,
+            digest=cohort.digest,
         )
 
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:

@@ -1,0 +1,197 @@
+"""How a study begins and how it is found again: data prepared, patients split, test labels sealed, controls fitted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histotune import __version__
+from histotune.cohort import Cohort, read_labels
+from histotune.controls import fit_controls
+from histotune.datasets import DATASETS, locate
+from histotune.errors import DataError, StudyError
+from histotune.metrics import check_metric
+from histotune.prepare import prepare
+from histotune.space import Space
+from histotune.splits import describe_change, split
+from histotune.store import StudySettings, StudyStore
+
+Progress = Callable[[str, int, int], None]
+"""Hears (what is being done, how much of it is done, of how much)."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are kept.
+
+    Args:
+        runs: folder of all studies, with MLflow's database beside them.
+        cache: folder of prepared cohorts.
+    """
+
+    runs: Path
+    cache: Path
+
+    @classmethod
+    def of(cls, runs: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Places:
+        """Fill what is not given from `$HISTOTUNE_RUNS` and `$HISTOTUNE_CACHE`, then `runs` and `~/.cache/histotune`."""
+        runs = runs or os.environ.get("HISTOTUNE_RUNS") or "runs"
+        cache = cache or os.environ.get("HISTOTUNE_CACHE") or Path.home() / ".cache" / "histotune"
+        return cls(Path(runs).absolute(), Path(cache).expanduser().absolute())
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asked a study to be about.
+
+    Args:
+        space: the search space.
+        data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>` and `data/<dataset>`.
+        metric, protocol, seed: None takes what the study began with, else the space's, the dataset's, 0.
+        strict: whether a file that cannot be read is an error.
+    """
+
+    space: Space
+    data: str | os.PathLike[str] | None = None
+    metric: str | None = None
+    protocol: str | None = None
+    seed: int | None = None
+    strict: bool = False
+
+
+def prepare_cohort(
+    dataset: str,
+    options: Mapping[str, Any],
+    data: str | os.PathLike[str] | None,
+    image_size: int,
+    places: Places,
+    *,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Find a dataset's files and decode them once into a memory-mapped cohort; a second call only maps it.
+
+    Raises:
+        DataError: the data are not there (the message says where to get them) or cannot be used.
+    """
+    reader = DATASETS.build(dataset, **options)
+    root = locate(dataset, data)
+    hear = None if progress is None else lambda done, total: progress(f"preparing {dataset}", done, total)
+    return prepare(reader, root, image_size=image_size, cache=places.cache, strict=strict, progress=hear)
+
+
+def begin(
+    wanted: Wanted, name: str | None, places: Places, progress: Progress | None = None
+) -> tuple[StudyStore, dict[int, Cohort]]:
+    """Open the study of that name, or create it: returns its store and its cohort at every image size of the space.
+
+    Raises:
+        StudyError: the study began with other data, another space, split, seed or metric; the message says which.
+        DataError, ConfigError: the data or the split are impossible.
+    """
+    space = wanted.space
+    store = StudyStore(places.runs / (name or space.name))
+    data = wanted.data
+    if data is None and store.exists():
+        data = store.settings().data or None
+    cohorts = {
+        size: prepare_cohort(space.dataset, space.options, data, size, places, strict=wanted.strict, progress=progress)
+        for size in space.image_sizes()
+    }
+    with store.lock("opening the study"):
+        if store.exists():
+            _check_same(store, wanted, cohorts)
+        else:
+            _create(store, wanted, data, cohorts)
+        if not store.controls.exists():
+            if progress is not None:
+                progress("controls", 0, 1)
+            fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)
+            if progress is not None:
+                progress("controls", 1, 1)
+    return store, cohorts
+
+
+def study_cohort(store: StudyStore, places: Places, image_size: int, data: str | os.PathLike[str] | None) -> Cohort:
+    """Find the cohort of an existing study again, preparing it anew where the cache lost it.
+
+    Args:
+        data: where the data are now; None looks where they were when the study began.
+
+    Raises:
+        StudyError: the data changed since the study began.
+    """
+    settings = store.settings()
+    cohort = prepare_cohort(settings.dataset, settings.options, data or settings.data or None, image_size, places)
+    _check_data(store, {image_size: cohort})
+    return cohort
+
+
+def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, Cohort]) -> None:
+    space, first = wanted.space, cohorts[min(cohorts)]
+    labels = read_labels(first)
+    protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
+    seed = wanted.seed or 0
+    parts = split(first, labels, protocol, seed=seed)
+    metric = wanted.metric or space.metric
+    check_metric(metric, len(first.classes))
+    located = locate(space.dataset, data)
+    settings = StudySettings(
+        name=store.folder.name,
+        dataset=space.dataset,
+        data=str(Path(located).absolute()) if located else "",
+        options=space.options,
+        digests={str(size): cohort.digest for size, cohort in cohorts.items()},
+        classes=list(first.classes),
+        positive=first.positive,
+        protocol=protocol,
+        leaky=parts.leaky,
+        seed=seed,
+        metric=metric,
+        space=space.to_dict(),
+        facts=first.facts,
+        version=__version__,
+    )
+    store.create(settings, first, parts, labels)
+
+
+def _check_same(store: StudyStore, wanted: Wanted, cohorts: Mapping[int, Cohort]) -> None:
+    settings = store.settings()
+    asked = {
+        "dataset": (settings.dataset, wanted.space.dataset),
+        "metric": (settings.metric, wanted.metric or settings.metric),
+        "split": (settings.protocol, wanted.protocol or settings.protocol),
+        "seed": (settings.seed, settings.seed if wanted.seed is None else wanted.seed),
+        "search space": (settings.space, json.loads(json.dumps(wanted.space.to_dict()))),
+    }
+    for what, (before, now) in asked.items():
+        if before != now:
+            raise StudyError(
+                f"study {settings.name!r} began with another {what}: {_difference(before, now)}. "
+                "Give the same again to continue it, or --study NAME to begin a new one"
+            )
+    _check_data(store, cohorts)
+
+
+def _check_data(store: StudyStore, cohorts: Mapping[int, Cohort]) -> None:
+    settings = store.settings()
+    for size, cohort in cohorts.items():
+        change = describe_change(store.split_table(), cohort, settings.digests.get(str(size)))
+        if change:
+            raise StudyError(
+                f"the data of study {settings.name!r} changed since it began: {change}. "
+                "Restore them, or begin a new study with --study NAME"
+            )
+
+
+def _difference(before: Any, now: Any, path: str = "") -> str:
+    """Say in a few words where two nested settings differ first."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(k for k in now if k not in before)]:
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path + ': ' if path else ''}{before!r} then, {now!r} now"

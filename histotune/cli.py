@@ -1,0 +1,292 @@
+"""Command line: parse, call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from histotune import __version__
+from histotune.cli_options import (
+    CacheOption,
+    ChoicesOption,
+    DataOption,
+    ExportArgument,
+    FixOption,
+    JsonOption,
+    PluginsOption,
+    QuietOption,
+    RangeOption,
+    RunsOption,
+    SeedOption,
+    SpaceArgument,
+    SplitOption,
+    StrictOption,
+    StudyArgument,
+    StudyOption,
+)
+from histotune.errors import HistotuneError
+
+
+class _Commands(TyperGroup):
+    """Prints a `HistotuneError` without a traceback and exits with code 2; Ctrl-C exits with 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HistotuneError as error:
+            typer.secho(f"Error: {error}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Stopped. What has ended is kept; the same command goes on from here.", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Search, compare, combine and honestly test classifiers for histopathology.",
+    epilog="First steps without data: [bold]histotune search demo --trials 8[/bold]",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="histotune")
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"[bold]histotune {line}[/bold]" for line in lines)])
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"histotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    plugins: PluginsOption = None,
+) -> None:
+    if plugins is not None:
+        from histotune.registry import load_plugins
+
+        load_plugins(plugins)
+
+
+@app.command(
+    epilog=_examples(
+        "search demo --trials 8",
+        "search idc --data idc_patches --trials 20 --split official_patient",
+        "search idc --time 2h --gpus-per-trial 0.25 --metric auroc",
+        "search idc --study focal-only --fix loss=focal --range optimizer.learning_rate=1e-4:1e-2:log",
+    )
+)
+def search(
+    space: SpaceArgument,
+    data: DataOption = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without --time.", min=1)] = None,
+    time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    study: StudyOption = None,
+    metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
+    sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
+    scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
+    split: SplitOption = None,
+    seed: SeedOption = None,
+    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of a trial.", min=0.1)] = 1.0,
+    gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; fractions share one.", min=0.0)] = 0.0,
+    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; as many as fit.", min=1)] = None,
+    fix: FixOption = None,
+    range_: RangeOption = None,
+    choices: ChoicesOption = None,
+    strict: StrictOption = False,
+    runs: RunsOption = None,
+    cache: CacheOption = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow server than runs/mlflow.db.")] = None,
+    quiet: QuietOption = False,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Search SPACE for its best configuration; the same command again continues the study."""
+    from histotune import cli_progress, cli_show
+    from histotune.study import search as run
+
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        found = run(
+            space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
+            scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
+            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
+            progress=display.progress, listeners=[display],
+        )  # fmt: skip
+    cli_show.study(found, json_wanted=json_wanted)
+
+
+@app.command(epilog=_examples("train idc --set loss.name=focal --set loss.gamma=2"))
+def train(
+    space: SpaceArgument,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over the space's default.")] = None,
+    data: DataOption = None,
+    study: StudyOption = None,
+    split: SplitOption = None,
+    seed: SeedOption = None,
+    strict: StrictOption = False,
+    runs: RunsOption = None,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Train one configuration, without a search and without Ray, on the study's own split."""
+    from histotune import cli_progress, cli_show
+    from histotune.study import train as run
+
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        record = run(
+            space, set_ or [], data=data, study=study, protocol=split, seed=seed, strict=strict, runs=runs,
+            cache=cache, progress=display.progress, report=display.epoch,
+        )  # fmt: skip
+    cli_show.trial(record, json_wanted=json_wanted)
+
+
+@app.command(epilog=_examples("prepare idc --data idc_patches --image-size 50"))
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="Dataset name; see `histotune list datasets`.")],
+    data: DataOption = None,
+    image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
+    strict: StrictOption = False,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Decode a dataset once into a memory-mapped cohort and list what is wrong with its files."""
+    from histotune import cli_progress, cli_show
+    from histotune.begin import Places, prepare_cohort
+
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        places = Places.of(None, cache)
+        cohort = prepare_cohort(dataset, {}, data, image_size, places, strict=strict, progress=display.progress)
+    cli_show.cohort(cohort, json_wanted=json_wanted)
+
+
+@app.command(epilog=_examples("leaderboard idc"))
+def leaderboard(study: StudyArgument, runs: RunsOption = None, json_wanted: JsonOption = False) -> None:
+    """Rank the trials, ensembles and controls of a study on its validation part."""
+    from histotune import cli_show
+    from histotune.study import open_study
+
+    cli_show.study(open_study(study, runs=runs), json_wanted=json_wanted)
+
+
+@app.command(epilog=_examples("ensemble idc --top 5 --strategy vote --export exports/idc-vote"))
+def ensemble(
+    study: StudyArgument,
+    top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
+    strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
+    export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
+    runs: RunsOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Combine the best trials on their validation predictions, and export the result."""
+    from histotune import cli_show
+    from histotune.study import open_study
+
+    merged = open_study(study, runs=runs).ensemble(top=top, strategy=strategy, export=export)
+    cli_show.merged(merged, export, json_wanted=json_wanted)
+
+
+@app.command(epilog=_examples("export idc 7 exports/idc-trial7"))
+def export(
+    study: StudyArgument,
+    number: Annotated[int, typer.Argument(help="Trial number.", min=0)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    runs: RunsOption = None,
+) -> None:
+    """Write one trial as a portable folder that `predict` and `evaluate` read."""
+    from histotune.study import open_study
+
+    typer.echo(f"Wrote {open_study(study, runs=runs).export(number, folder)}")
+
+
+@app.command(epilog=_examples("evaluate exports/idc"))
+def evaluate(
+    exported: ExportArgument,
+    on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
+    data: DataOption = None,
+    runs: RunsOption = None,
+    cache: CacheOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
+    from histotune import cli_show
+    from histotune.study import evaluate as run
+
+    found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
+    cli_show.evaluation(found, json_wanted=json_wanted)
+
+
+@app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv"))
+def predict(
+    exported: ExportArgument,
+    images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a CSV with a column 'path'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
+    strict: StrictOption = False,
+) -> None:
+    """Predict class probabilities for new images."""
+    from histotune import cli_show
+    from histotune.predict import load
+
+    cli_show.predictions(load(exported).predict(images, strict=strict), output)
+
+
+@app.command("list", epilog=_examples("list losses -v"))
+def list_(
+    kind: Annotated[str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics or spaces.")],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters and defaults.")] = False,
+    json_wanted: JsonOption = False,
+) -> None:
+    """List what can be named in a search space or on the command line."""
+    from histotune import cli_show
+    from histotune.study import catalogue
+
+    cli_show.catalogue(kind, catalogue(kind), verbose=verbose, json_wanted=json_wanted)
+
+
+@app.command("show-space", epilog=_examples("show-space idc --fix loss.name=focal"))
+def show_space(
+    space: SpaceArgument,
+    fix: FixOption = None,
+    range_: RangeOption = None,
+    choices: ChoicesOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
+    """Print the effective search space: every path, its range, default and condition."""
+    from histotune import cli_show
+    from histotune.space import load_space
+
+    cli_show.space(
+        load_space(space, fix=fix or [], ranges=range_ or [], choices=choices or []), json_wanted=json_wanted
+    )
+
+
+@app.command(epilog=_examples("ui --port 5000"))
+def ui(
+    runs: RunsOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI over all studies, on 127.0.0.1 only."""
+    from histotune.begin import Places
+    from histotune.tracking import ui_command
+
+    command, environment = ui_command(Places.of(runs).runs, port)
+    typer.echo(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    os.execvpe(command[0], command, environment)

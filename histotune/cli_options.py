@@ -1,0 +1,48 @@
+"""Arguments and options that several commands share, with their completions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _spaces(incomplete: str) -> list[str]:
+    from histotune.space import space_names
+
+    return [name for name in space_names() if name.startswith(incomplete)]
+
+
+def _studies(incomplete: str) -> list[str]:
+    runs = Path(os.environ.get("HISTOTUNE_RUNS", "runs"))
+    names = (path.parent.name for path in runs.glob("*/study.json"))
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+SpaceArgument = Annotated[
+    str, typer.Argument(help="Search space: a shipped name or a YAML file.", autocompletion=_spaces)
+]
+StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_studies)]
+ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
+DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
+RunsOption = Annotated[
+    Path | None, typer.Option("--runs", help="Folder of all studies.", envvar="HISTOTUNE_RUNS", show_default="runs")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Prepared cohorts.", envvar="HISTOTUNE_CACHE", show_default="~/.cache/histotune"),
+]
+StudyOption = Annotated[str | None, typer.Option("--study", help="Study name; the space's name if left out.")]
+SplitOption = Annotated[
+    str | None, typer.Option("--split", help="Split protocol, such as patient or official_patient.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
+FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
+RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]
+ChoicesOption = Annotated[list[str] | None, typer.Option("--choices", help="PATH=a,b,c.")]
+PluginsOption = Annotated[Path | None, typer.Option("--plugins", help="Folder of your own losses, backbones, ...")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of split and search; 0 if left out.", min=0)]

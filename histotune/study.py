@@ -1,0 +1,231 @@
+"""The public face of histotune: search a space, open a study, rank it, combine its best, evaluate once.
+
+The command line does nothing but parse, call what stands here, and print.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from histotune import leaderboard, merge
+from histotune.backbones import BACKBONES
+from histotune.begin import Places, Progress, Wanted, begin, prepare_cohort, study_cohort
+from histotune.cohort import read_labels
+from histotune.config import TrialConfig
+from histotune.datasets import DATASETS
+from histotune.ensembles import ENSEMBLES
+from histotune.errors import ConfigError, suggest
+from histotune.evaluate import Evaluation, evaluate_external
+from histotune.evaluate import evaluate as evaluate_sealed
+from histotune.export import export_ensemble, export_trial
+from histotune.fusions import FUSIONS
+from histotune.losses import LOSSES
+from histotune.metrics import METRICS
+from histotune.predict import load
+from histotune.registry import Registry
+from histotune.search import Budget, Listener, Resources
+from histotune.search import run as run_search
+from histotune.space import check_config, load_space, set_values, space_names
+from histotune.store import StudyStore, TrialRecord, read_record
+from histotune.tracking import MlflowTracker
+from histotune.train import run_trial
+
+
+class Study:
+    """One study on disk: its trials, their ranking, and what is made of them."""
+
+    def __init__(self, store: StudyStore) -> None:
+        self.store = store
+        self.settings = store.settings()
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {len(self.trials())} trials, {str(self.store.folder)!r})"
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.settings.name
+
+    def trials(self) -> list[TrialRecord]:
+        """Return every ended trial, by number."""
+        return self.store.trials()
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Rank trials, ensembles and controls by the study's metric on the validation part, best first."""
+        return leaderboard.leaderboard(self.store)
+
+    def ensemble(
+        self, *, top: int = 5, strategy: str = "average", export: str | os.PathLike[str] | None = None
+    ) -> merge.Merged:
+        """Combine the `top` complete trials on their validation predictions; write it as a portable folder if asked.
+
+        Raises:
+            StudyError: there is no complete trial to combine.
+            ConfigError: the strategy is unknown.
+        """
+        merged = merge.merge(self.store, top=top, strategy=strategy)
+        if export is not None:
+            export_ensemble(self.store, merged, Path(export))
+        return merged
+
+    def export(self, number: int, folder: str | os.PathLike[str]) -> Path:
+        """Write trial `number` as a portable folder and return it."""
+        return export_trial(self.store, number, Path(folder))
+
+
+def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Study:
+    """Open a study that exists.
+
+    Raises:
+        StudyError: there is none of that name; the nearest one is offered.
+    """
+    return Study(StudyStore(Places.of(runs).runs / name))
+
+
+def search(
+    space: str | Path,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    trials: int | None = None,
+    time: str | float | None = None,
+    study: str | None = None,
+    metric: str | None = None,
+    sampler: str = "tpe",
+    scheduler: str = "asha",
+    protocol: str | None = None,
+    seed: int | None = None,
+    cpus_per_trial: float = 1.0,
+    gpus_per_trial: float = 0.0,
+    max_concurrent: int | None = None,
+    fix: Sequence[str] = (),
+    ranges: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    strict: bool = False,
+    runs: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    tracking_uri: str | None = None,
+    progress: Progress | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Study:
+    """Search a space for its best configuration; the same call again continues the study where it stood.
+
+    Args:
+        space: a shipped search space's name or a YAML file.
+        data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>`, then `data/<dataset>`.
+        trials: how many trials the study shall have in all; 20 when neither `trials` nor `time` is given.
+        time: seconds, or text such as "90s", "30m", "2h".
+        study: the study's name; None takes the space's.
+        metric: validation metric that ranks trials; None takes the space's.
+        protocol: split protocol; None takes the space's, then the dataset's.
+        seed: seed of the split and of the search; None takes the study's, 0 for a new one.
+        fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
+
+    Raises:
+        HistotuneError: anything a person can mend, found before the first trial starts where it can be.
+    """
+    budget = Budget.of(trials=trials, time=time)
+    resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
+    resources.check()
+    place = Places.of(runs, cache)
+    wanted = Wanted(load_space(space, fix=fix, ranges=ranges, choices=choices), data, metric, protocol, seed, strict)
+    store, prepared = begin(wanted, study, place, progress)
+    tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
+    tracker.mirror()
+    folders = {size: cohort.folder for size, cohort in prepared.items()}
+    run_search(
+        store, wanted.space, folders, budget, resources,
+        sampler=sampler, scheduler=scheduler, seed=seed, listeners=[tracker, *listeners],
+    )  # fmt: skip
+    tracker.finish()
+    return Study(store)
+
+
+def train(
+    space: str | Path,
+    assignments: Sequence[str] = (),
+    *,
+    data: str | os.PathLike[str] | None = None,
+    study: str | None = None,
+    protocol: str | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+    runs: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    report: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> TrialRecord:
+    """Train one configuration on the study's own split, without a search and without Ray.
+
+    Args:
+        assignments: "PATH=VALUE" over the space's default configuration.
+        report: hears (epoch, metrics).
+
+    Returns:
+        The record of the training; the same configuration is not trained twice.
+    """
+    loaded = load_space(space)
+    config = TrialConfig.from_dict(set_values(loaded.default(), assignments))
+    check_config(config)
+    place = Places.of(runs, cache)
+    store = StudyStore(place.runs / (study or loaded.name))
+    if not store.exists():
+        begin(Wanted(loaded, data, None, protocol, seed, strict), study, place, progress)
+    cohort = study_cohort(store, place, config.image_size, data)
+    folder = store.singles / config.digest()
+    found = read_record(folder)
+    if found is not None and found.state == "complete":
+        return found
+    return run_trial(config, store.training_data(cohort), folder, report, metric=store.settings().metric)
+
+
+def evaluate(
+    exported: str | os.PathLike[str],
+    *,
+    on: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    runs: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    command: str = "histotune.evaluate",
+) -> Evaluation:
+    """Measure an export on its study's sealed test part, on the record; or on an external dataset `on`.
+
+    Args:
+        command: what the record of the opening shall say was called.
+    """
+    model = load(exported)
+    place = Places.of(runs, cache)
+    if on is not None:
+        cohort = prepare_cohort(on, {}, data, model.image_size, place)
+        return evaluate_external(model, cohort, read_labels(cohort))
+    store = StudyStore(place.runs / model.study) if runs is not None else StudyStore(Path(model.study_folder))
+    return evaluate_sealed(model, study_cohort(store, place, model.image_size, data), store, command=command)
+
+
+def catalogue(kind: str) -> list[dict[str, object]]:
+    """List what is registered under `kind`: name, summary, and parameters with their defaults.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    registries: dict[str, Registry] = {
+        "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
+    }  # fmt: skip
+    if kind == "spaces":
+        return [{"name": name, "summary": load_space(name).description, "parameters": {}} for name in space_names()]
+    if kind == "metrics":
+        return [{"name": name, "summary": m.description, "parameters": {}} for name, m in METRICS.items()]
+    if kind not in registries:
+        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, [*registries, 'metrics', 'spaces'])}")
+    entries = [registries[kind].entry(name) for name in registries[kind].names()]
+    return [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "parameters": {p.name: "required" if p.required else p.default for p in entry.parameters},
+        }
+        for entry in entries
+    ]

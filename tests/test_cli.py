@@ -1,0 +1,175 @@
+"""The command line refuses bad input in words, with code 2, without a traceback, and does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from histotune.cli import app
+
+Call = Callable[..., Result]
+
+SPACE = """
+description: one small network, for tests
+dataset: image_folder
+image_size: 16
+epochs: 2
+batch_size: 16
+loss:
+  choice:
+    cross_entropy: {}
+    focal: {gamma: {low: 0.5, high: 3.0}}
+optimizer:
+  learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
+"""
+PATIENTS = {f"p{i}": {"benign": 6, "tumour": 4} for i in range(8)}
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run `histotune ARGUMENTS` in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HISTOTUNE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HISTOTUNE_DATA", raising=False)
+    (tmp_path / "small.yaml").write_text(SPACE)
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+def refused(result: Result, *words: str) -> None:
+    """Check that a call ended with code 2 and a message that holds these words."""
+    assert result.exit_code == 2, result.output
+    message = " ".join(result.stderr.split())
+    assert message.startswith("Error: ")
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_missing_data_says_what_to_download(call: Call) -> None:
+    refused(call("search", "idc"), "source:", "size:", "licence:", "layout:", "--data", "HISTOTUNE_DATA")
+
+
+def test_folder_without_images(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(call("search", "small.yaml", "--data", "empty"), "no image")
+
+
+@pytest.mark.parametrize(
+    ("patients", "word"),
+    [
+        ({"p1": {"benign": 5}, "p2": {"benign": 5}, "p3": {"benign": 5}}, "one class"),
+        ({"p1": {"benign": 9, "tumour": 9}}, "patient"),
+    ],
+    ids=["one class", "one patient"],
+)
+def test_impossible_cohorts(call: Call, tiny_folder: Callable[..., Path], patients: dict, word: str) -> None:
+    refused(call("search", "small.yaml", "--data", tiny_folder(patients)), word)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "idcc"], ["idcc", "Did you mean 'idc'"]),
+        (["search", "demo", "--fix", "loss=focl"], ["focl", "Did you mean 'focal'"]),
+        (["search", "demo", "--fix", "model.backbone=alexnett"], ["alexnett", "Did you mean 'alexnet'"]),
+        (["search", "demo", "--metric", "aurok"], ["aurok", "Did you mean 'auroc'"]),
+        (["search", "demo", "--fix", "optimizer.learning_rat=0.1"], ["Did you mean 'learning_rate'"]),
+        (["search", "demo", "--range", "optimizer.learning_rate=1:0.1"], ["optimizer.learning_rate"]),
+        (["search", "demo", "--split", "patien"], ["patien", "Did you mean 'patient'"]),
+        (["search", "demo", "--gpus-per-trial", "64"], ["64", "GPU"]),
+        (["search", "demo", "--cpus-per-trial", "4096"], ["4096"]),
+        (["search", "demo", "--sampler", "tpee"], ["tpee", "Did you mean 'tpe'"]),
+        (["search", "demo", "--scheduler", "ashaa"], ["ashaa", "Did you mean 'asha'"]),
+        (["search", "demo", "--time", "soon"], ["soon", "30m"]),
+        (["list", "loses"], ["loses", "Did you mean 'losses'"]),
+        (["leaderboard", "nothing"], ["nothing"]),
+        (["ensemble", "nothing"], ["nothing"]),
+        (["evaluate", "nowhere"], ["nowhere"]),
+        (["predict", "nowhere", "."], ["nowhere"]),
+        (["train", "demo", "--set", "loss.gama=2"], ["gama"]),
+        (["train", "demo", "--set", "epochs"], ["epochs"]),
+    ],
+    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,
+)
+def test_wrong_names_and_values_are_named(call: Call, arguments: list[str], words: list[str]) -> None:
+    refused(call(*arguments), *words)
+
+
+def test_malformed_yaml_names_file_and_line(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("dataset: idc\nloss: {choice: [cross_entropy\n")
+    refused(call("show-space", "bad.yaml"), "bad.yaml", "line")
+
+
+def test_unknown_key_in_yaml_names_file_line_and_path(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("dataset: idc\noptimizer:\n  learning_rte: 0.1\n")
+    refused(call("show-space", "bad.yaml"), "bad.yaml", "3", "optimizer.learning_rte", "Did you mean 'learning_rate'")
+
+
+@pytest.mark.parametrize("kind", ["backbones", "fusions", "losses", "datasets", "ensembles", "metrics", "spaces"])
+def test_lists_answer_in_words_and_in_json(call: Call, kind: str) -> None:
+    entries = json.loads(call("list", kind, "--json").stdout)
+    assert entries
+    shown = call("list", kind, "-v").stdout
+    assert all(entry["summary"] for entry in entries)
+    assert all(entry["name"] in shown for entry in entries)
+
+
+def test_one_training_keeps_its_folder_and_is_not_repeated(call: Call, tiny_folder: Callable[..., Path]) -> None:
+    arguments = ["train", "small.yaml", "--data", tiny_folder(PATIENTS), "--set", "loss.name=focal", "--json"]
+    first, second = call(*arguments), call(*arguments)
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+    assert (Path(json.loads(first.stdout)["folder"]) / "model.safetensors").exists()
+
+
+def test_a_study_refuses_data_that_changed(call: Call, tiny_folder: Callable[..., Path]) -> None:
+    folder = tiny_folder(PATIENTS)
+    assert call("train", "small.yaml", "--data", folder).exit_code == 0
+    next(folder.rglob("*.png")).unlink()
+    refused(call("train", "small.yaml", "--data", folder, "--set", "seed=1"), "changed", "removed")
+
+
+@pytest.mark.parametrize(("shell", "word"), [("bash", "complete"), ("zsh", "compdef"), ("fish", "complete")])
+def test_shell_completion_is_offered(shell: str, word: str) -> None:
+    environment = {**os.environ, "_HISTOTUNE_COMPLETE": f"source_{shell}"}
+    answer = subprocess.run(
+        [sys.executable, "-c", "from histotune.cli import main; main()"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert word in answer.stdout
+
+
+def test_completion_knows_the_spaces() -> None:
+    environment = {
+        **os.environ,
+        "_HISTOTUNE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "histotune search d",
+        "COMP_CWORD": "2",
+    }
+    answer = subprocess.run(
+        [sys.executable, "-c", "from histotune.cli import main; main()"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "demo" in answer.stdout.split()
+
+
+def test_every_command_shows_an_example(call: Call) -> None:
+    overview = call("--help").stdout
+    commands = ["search", "train", "prepare", "leaderboard", "ensemble", "export", "evaluate", "predict", "list", "ui"]
+    for command in [*commands, "show-space"]:
+        assert command in overview
+        shown = call(command, "--help")
+        assert shown.exit_code == 0
+        assert f"histotune {command}" in " ".join(shown.stdout.split())
