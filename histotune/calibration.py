@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from histotune import metrics
-from histotune._confusion import OF_CLASSES
 from histotune.errors import ConfigError, DataError
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.01, 100.0
 MOST_CANDIDATES = 1000
+THRESHOLD_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1", "mcc")
+"""Metrics that a threshold can serve; sensitivity alone, say, is best when everything is called positive."""
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -75,14 +76,14 @@ def choose_threshold(
     Args:
         probabilities: float [n, 2].
         labels: int [n]; both classes must occur.
-        metric: one of predicted classes.
+        metric: one of `THRESHOLD_METRICS`.
 
     Raises:
-        ConfigError: `metric` does not depend on a threshold, or there are not two classes.
+        ConfigError: `metric` is not one of them, or there are not two classes.
         DataError: only one class occurs in `labels`.
     """
-    if metrics.check_metric(metric, probabilities.shape[1]) not in OF_CLASSES:
-        raise ConfigError(f"metric {metric!r} does not depend on a threshold: choose one of {', '.join(OF_CLASSES)}")
+    if metrics.check_metric(metric, probabilities.shape[1]) not in THRESHOLD_METRICS:
+        raise ConfigError(f"no threshold can be chosen by {metric!r}: take one of {', '.join(THRESHOLD_METRICS)}")
     if len(np.unique(labels)) < 2:
         raise DataError("a threshold needs cases of both classes, and the validation part has one class only")
     candidates = _candidates(probabilities[:, positive])

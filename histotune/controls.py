@@ -1,0 +1,146 @@
+"""What every model must beat on the very same split: the majority class, and colour alone.
+
+A control is fitted on the training part only and deterministic, so nothing but its predictions is saved: whoever needs
+it on other cases fits it again, in seconds, and no pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from histotune import files, metrics
+from histotune.errors import ConfigError, suggest
+from histotune.splits import TrainingData
+from histotune.store import COMPLETE, Predictions, TrialRecord, read_record, write_record
+
+MAJORITY, COLOR_HISTOGRAM = "majority_class", "color_histogram"
+BINS, JOINT_BINS = 16, 4  # per channel, and per channel of the joint histogram
+LEAST = 1e-7  # the least probability that a control gives a class
+CHUNK = 2048  # images whose histograms are counted at once
+SEED = 0
+
+
+def control_names(data: TrainingData) -> list[str]:
+    """Return the controls that these data allow: colour needs at least one modality of RGB images."""
+    return [MAJORITY, COLOR_HISTOGRAM] if _images(data) else [MAJORITY]
+
+
+def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
+    """Fit every control and write it as a trial folder `folder/<name>`; one that stands there is read, not refitted.
+
+    Returns:
+        One record per control with its validation metrics, as of a trial (`number` -1).
+    """
+    return [read_record(folder / name) or _fit_one(name, data, folder / name) for name in control_names(data)]
+
+
+def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarray:
+    """Fit the control on the training part, as ever, and return its logits for `rows`, float32 [n, C].
+
+    Raises:
+        ConfigError: there is no such control for these data.
+    """
+    known = control_names(data)
+    if name not in known:
+        raise ConfigError(f"unknown control {name!r}. {suggest(name, known)}")
+    probabilities = _CONTROLS[name](data, rows)
+    return np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
+
+
+def color_histograms(images: np.ndarray) -> np.ndarray:
+    """Count colours of uint8 [n, H, W, 3]: 16 bins per channel and 4 x 4 x 4 jointly, as shares, float32 [n, 112]."""
+    n, pixels = len(images), images.shape[1] * images.shape[2]
+    flat = images.reshape(n, pixels, 3)
+    single = (flat // (256 // BINS)).astype(np.int32) + BINS * np.arange(3, dtype=np.int32)  # [n, pixels, 3]
+    coarse = (flat // (256 // JOINT_BINS)).astype(np.int32)
+    joint = coarse @ np.array([JOINT_BINS**2, JOINT_BINS, 1], dtype=np.int32)  # [n, pixels]
+    counts = [_count(single.reshape(n, 3 * pixels), 3 * BINS), _count(joint, JOINT_BINS**3)]
+    return (np.concatenate(counts, axis=1) / pixels).astype(np.float32)
+
+
+def _fit_one(name: str, data: TrainingData, folder: Path) -> TrialRecord:
+    started, clock = time.time(), time.perf_counter()
+    logits = predict_control(name, data, data.val)
+    seconds = time.perf_counter() - clock
+    config = {"control": name, "seed": SEED}
+    labels = data.labels[data.val]
+    files.write_text(folder / "config.yaml", yaml.safe_dump(config))
+    Predictions(data.ids[data.val], data.patients[data.val], labels, logits).save(folder / "predictions.npz")
+    write_record(
+        folder,
+        {
+            "state": COMPLETE,
+            "digest": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12],
+            "metrics": metrics.evaluate(metrics.softmax(logits), labels, positive=data.positive),
+            "seconds": seconds,
+            "started": started,
+        },
+    )
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
+def _majority(data: TrainingData, rows: np.ndarray) -> np.ndarray:
+    """Give every case the class shares of the training part."""
+    counts = np.asarray(data.counts, dtype=np.float64)
+    return np.tile(counts / counts.sum(), (len(rows), 1))
+
+
+def _color_boosting(data: TrainingData, rows: np.ndarray) -> np.ndarray:
+    """Boost trees on colour histograms, classes weighted to count alike."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # here: scikit-learn costs a command over a second
+
+    booster = HistGradientBoostingClassifier(
+        max_iter=150,
+        learning_rate=0.05,
+        max_leaf_nodes=15,
+        early_stopping=False,
+        class_weight="balanced",
+        random_state=SEED,
+    )
+    booster.fit(_features(data, data.train), data.labels[data.train])
+    probabilities = np.zeros((len(rows), len(data.classes)))
+    probabilities[:, booster.classes_] = booster.predict_proba(_features(data, rows))
+    return probabilities
+
+
+_CONTROLS: Mapping[str, Callable[[TrainingData, np.ndarray], np.ndarray]] = {
+    MAJORITY: _majority,
+    COLOR_HISTOGRAM: _color_boosting,
+}
+
+
+def _images(data: TrainingData) -> list[str]:
+    """Name the modalities of RGB images."""
+    return sorted(
+        name
+        for name, array in data.arrays.items()
+        if array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8
+    )
+
+
+def _features(data: TrainingData, rows: np.ndarray) -> np.ndarray:
+    """Put the histograms of all image modalities side by side, [n, F]; NaN where one is absent: trees can use it."""
+    columns = []
+    for name in _images(data):
+        found = np.full((len(rows), 3 * BINS + JOINT_BINS**3), np.nan, np.float32)
+        here = np.flatnonzero(data.present[name][rows])
+        for start in range(0, len(here), CHUNK):  # never the whole memory-mapped array at once
+            chunk = here[start : start + CHUNK]
+            found[chunk] = color_histograms(data.arrays[name][rows[chunk]])
+        columns.append(found)
+    return np.concatenate(columns, axis=1)
+
+
+def _count(codes: np.ndarray, width: int) -> np.ndarray:
+    """Count each code 0..width-1 in each row of codes [n, k]: [n, width]."""
+    rows = np.arange(len(codes))[:, None] * width
+    return np.bincount((codes + rows).ravel(), minlength=len(codes) * width).reshape(-1, width)

@@ -1,0 +1,32 @@
+"""Mean of the members' probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histotune.ensembles._base import ENSEMBLES, Ensemble, member_mean, normalised
+from histotune.metrics import softmax
+
+MEANS = ("arithmetic", "geometric")
+LEAST = 1e-12  # a probability below it counts as it in a geometric mean, so that one member cannot veto alone
+
+
+class Average(Ensemble):
+    """p_c = mean_k p_kc; or, geometric, p_c proportional to exp(mean_k log p_kc)."""
+
+    def __init__(self, mean: str) -> None:
+        if mean not in MEANS:
+            raise ValueError(f"mean must be one of {', '.join(MEANS)}, got {mean!r}")
+        self._geometric = mean == "geometric"
+
+    def combine(self, probabilities: np.ndarray) -> np.ndarray:
+        """Map [M, N, C] to [N, C]."""
+        if self._geometric:
+            return softmax(member_mean(np.log(np.maximum(probabilities, LEAST))))
+        return normalised(member_mean(probabilities))
+
+
+@ENSEMBLES.register("average")
+def average(*, mean: str = "arithmetic") -> Average:
+    """Mean of the members' probabilities, `arithmetic` or `geometric`."""
+    return Average(mean)

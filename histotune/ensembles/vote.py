@@ -1,0 +1,29 @@
+"""Every member has one vote."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histotune.ensembles._base import ENSEMBLES, Ensemble, member_mean, normalised
+
+TIE_BREAK = 1e-6  # far below one vote of any sensible number of members
+
+
+class Vote(Ensemble):
+    """p_c proportional to (share of members whose top class is c) + 1e-6 * (mean probability of c).
+
+    The second term breaks ties by mean probability (then by lowest class index), and gives AUROC an order among the
+    few levels that a share of M votes can take.
+    """
+
+    def combine(self, probabilities: np.ndarray) -> np.ndarray:
+        """Map [M, N, C] to [N, C]."""
+        classes = probabilities.shape[2]
+        votes = np.eye(classes)[probabilities.argmax(axis=2)]  # [M, N, C]
+        return normalised(votes.mean(axis=0) + TIE_BREAK * member_mean(probabilities))
+
+
+@ENSEMBLES.register("vote")
+def vote() -> Vote:
+    """Share of the members' votes; ties go to the class of highest mean probability."""
+    return Vote()

@@ -1,0 +1,186 @@
+"""Trial folders -> one ranked table: trials, controls and ensembles by the study's metric on the validation part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histotune import metrics
+from histotune.errors import StudyError
+from histotune.statistics import Difference, paired_bootstrap
+from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
+
+TRIAL, CONTROL, ENSEMBLE = "trial", "control", "ensemble"
+LEAKY = "leaky reproduction"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table before it is a table.
+
+    Attributes:
+        kind: `trial`, `control` or `ensemble`.
+        name: the trial's number as text, or the folder's name.
+    """
+
+    kind: str
+    name: str
+    record: TrialRecord
+
+
+def leaderboard(store: StudyStore) -> pd.DataFrame:
+    """Rank what has ended, best first; stopped trials stand below, failed ones last, both without a rank.
+
+    A stopped trial had fewer epochs than the others, so its number says little about what it would have reached.
+    Controls are ranked among the models they are there to judge.
+
+    Returns:
+        One row per line: `rank` (Int64), `kind`, `number` (-1 where there is none), `name`, `state`, the study's
+        metric, the other metrics, `loss`, `backbone`, `epochs`, `best_epoch`, `seconds`, `parameters`, `digest`,
+        `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed).
+    """
+    settings = store.settings()
+    sign = metrics.direction(settings.metric)
+    protocol = f"{settings.protocol} ({LEAKY})" if settings.leaky else settings.protocol
+    found = sorted(lines(store), key=lambda line: _order(line, settings.metric, sign))
+    fitting = [name for name in metrics.METRICS if name not in metrics.BINARY_ONLY or len(settings.classes) == 2]
+    names = [settings.metric, *(name for name in fitting if name != settings.metric)]
+    board = pd.DataFrame([_row(line, names, protocol) for line in found], columns=_columns(names))
+    ranked = np.array([line.record.state == COMPLETE for line in found], dtype=bool)
+    board.insert(0, "rank", pd.Series(np.cumsum(ranked), dtype="Int64").where(ranked))
+    return board
+
+
+def lines(store: StudyStore) -> list[Line]:
+    """Return every ended trial, control and ensemble, in no particular order."""
+    trials = [Line(TRIAL, str(record.number), record) for record in store.trials()]
+    return trials + _named(CONTROL, store.controls) + _named(ENSEMBLE, store.ensembles)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the best model beats the best control on the validation part, and in which words.
+
+    Attributes:
+        beats: the whole interval of the difference is on the better side of zero.
+        difference: winner minus control in the study's metric; None when there is nothing to compare.
+    """
+
+    beats: bool
+    text: str
+    winner: str = ""
+    control: str = ""
+    difference: Difference | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def verdict(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verdict:
+    """Compare the best trial or ensemble with the best control by a paired bootstrap over validation patients.
+
+    The winner was chosen on these very cases among many, so even "beats" is a hope that the sealed test part must
+    confirm.
+
+    Raises:
+        StudyError: the two were scored on different cases.
+    """
+    settings = store.settings()
+    sign = metrics.direction(settings.metric)
+    ranked = sorted(
+        (line for line in lines(store) if line.record.state == COMPLETE),
+        key=lambda line: _order(line, settings.metric, sign),
+    )
+    models = [line for line in ranked if line.kind != CONTROL]
+    controls = [line for line in ranked if line.kind == CONTROL]
+    if not models or not controls:
+        return Verdict(False, f"No verdict: there is no complete {'trial' if not models else 'control'} yet.")
+    winner, control = models[0], controls[0]
+    difference = _compare(winner, control, settings.metric, settings.positive, replicates, seed)
+    beats = (difference.low if sign > 0 else -difference.high) > 0
+    text = _words(winner, control, settings.metric, difference, beats)
+    return Verdict(beats, text, f"{winner.kind} {winner.name}", control.name, difference)
+
+
+def _named(kind: str, folder: Path) -> list[Line]:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    records = ((path.name, read_record(path)) for path in folders)
+    return [Line(kind, name, record) for name, record in records if record is not None]
+
+
+def _order(line: Line, metric: str, sign: float) -> tuple[int, float, int, str]:
+    """Sort key: complete, stopped, the rest; then by metric, an undefined one last; then by number and name."""
+    group = {COMPLETE: 0, STOPPED: 1}.get(line.record.state, 2)
+    value = sign * line.record.metrics.get(metric, float("nan"))
+    return group, float("inf") if np.isnan(value) else -value, line.record.number, line.name
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    after = ["loss", "backbone", "epochs", "best_epoch", "seconds", "parameters", "digest", "protocol", "note"]
+    return ["kind", "number", "name", "state", *names, *after]
+
+
+def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
+    record = line.record
+    loss, backbone = _components(line)
+    return {
+        "kind": line.kind,
+        "number": record.number,
+        "name": line.name,
+        "state": record.state,
+        **{name: record.metrics.get(name, float("nan")) for name in names},
+        "loss": loss,
+        "backbone": backbone,
+        "epochs": record.epochs,
+        "best_epoch": record.best_epoch,
+        "seconds": record.seconds,
+        "parameters": record.parameters,
+        "digest": record.digest,
+        "protocol": protocol,
+        "note": f"{record.kind}: {record.reason}" if record.kind else record.reason,
+    }
+
+
+def _components(line: Line) -> tuple[str, str]:
+    """Name a trial's loss and its backbones ("" for what is no trial)."""
+    if line.kind != TRIAL or not (line.record.folder / "config.yaml").exists():
+        return "", ""
+    config = line.record.config()
+    backbones = [branch["backbone"]["name"] for branch in config["model"]["branches"].values()]
+    return config["loss"]["name"], " + ".join(backbones)
+
+
+def _compare(winner: Line, control: Line, metric: str, positive: int, replicates: int, seed: int) -> Difference:
+    first, second = winner.record.predictions(), control.record.predictions()
+    if not np.array_equal(first.ids, second.ids):
+        raise StudyError(
+            f"{winner.kind} {winner.name} and control {control.name} were scored on different cases: "
+            f"delete {control.record.folder} and start the study again, which fits the control anew"
+        )
+    return paired_bootstrap(
+        metric,
+        metrics.softmax(first.logits),
+        metrics.softmax(second.logits),
+        first.labels,
+        first.patients,
+        positive=positive,
+        replicates=replicates,
+        seed=seed,
+    )
+
+
+def _words(winner: Line, control: Line, metric: str, difference: Difference, beats: bool) -> str:
+    who, what = f"{winner.kind} {winner.name}", metric.replace("_", " ")
+    interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    if np.isnan(difference.low):
+        return f"No verdict on {who} against the control {control.name}: too few validation patients ({interval})."
+    if beats:
+        return (
+            f"{who[0].upper()}{who[1:]} beats the best control, {control.name}, beyond noise ({interval}, by patient)."
+        )
+    return f"{who[0].upper()}{who[1:]} does not beat the best control, {control.name}, beyond noise ({interval}, by patient)."
