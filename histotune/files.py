@@ -82,8 +82,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def lock(path: Path, doing: str) -> Iterator[None]:
+def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the exclusive lock at `path`; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        doing: what for; whoever is refused reads it.
+        wait: wait for the holder, where it holds the lock for moments only, instead of refusing.
 
     Raises:
         StudyError: another process holds it; the message says which one.
@@ -91,7 +95,7 @@ def lock(path: Path, doing: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "an unknown process"

@@ -1,0 +1,103 @@
+"""The one door to MLflow: imported quietly and late, its database created whole, its values made in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from histotune import runtime
+
+BATCH = 800  # MLflow takes 1000 metrics, parameters and tags together in one call
+_SETTINGS = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A search does not wait minutes for a server that is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+@cache
+def api() -> Any:
+    """Import MLflow without telemetry (it reads these settings when it is imported); what a user set stays."""
+    runtime.disable_telemetry()
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    return mlflow
+
+
+@cache
+def failures() -> tuple[type[Exception], ...]:
+    """Return what MLflow raises when its server, database or folder cannot be used."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return api().exceptions.MlflowException, SQLAlchemyError, OSError
+
+
+def database_uri(runs: Path) -> str:
+    """Return the address of the MLflow database in the folder of all studies."""
+    return f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+
+
+def artifacts(runs: Path) -> Path:
+    """Return the folder of MLflow's artifacts; absolute, for MLflow's own choice depends on the working directory."""
+    return runs.absolute() / "mlartifacts"
+
+
+def create_database(runs: Path) -> None:
+    """Create the database beside its place and move it there: a killed start leaves no half-made tables behind.
+
+    The caller holds a lock, for two processes that create tables at once crash each other.
+    """
+    place = runs / "mlflow.db"
+    if place.exists():
+        return
+    unfinished = runs / f".mlflow.{os.getpid()}.db"
+    api().MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(place)
+
+
+def log(client: Any, run: str, metrics: Sequence[Any], params: Sequence[Any] = ()) -> None:
+    """Write metrics and parameters in one call, or as few as MLflow's limit allows."""
+    client.log_batch(run, params=params, metrics=metrics[:BATCH])
+    for first in range(BATCH, len(metrics), BATCH):
+        client.log_batch(run, metrics=metrics[first : first + BATCH])
+
+
+def metric(name: str, value: float, when: float, step: int = 0) -> Any:
+    """Return a metric's value at the time `when`, seconds since 1970."""
+    return api().entities.Metric(name, float(value), milliseconds(when), step)
+
+
+def params(values: Mapping[str, Any]) -> list[Any]:
+    """Return every value of nested mappings as a parameter under its path."""
+    return [api().entities.Param(key, str(value)) for key, value in flatten(values).items()]
+
+
+def tags(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as tags: text, with true and false in small letters; empty ones are left out."""
+    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in values.items()}
+    return {key: text for key, text in texts.items() if text}
+
+
+def milliseconds(seconds: float) -> int:
+    """Return the time in MLflow's unit."""
+    return int(seconds * 1000)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name every value of nested mappings by its path, as `--fix` and `--set` do.
+
+    >>> flatten({"loss": {"name": "focal", "gamma": 2}, "epochs": 20})
+    {'loss.name': 'focal', 'loss.gamma': 2, 'epochs': 20}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return flat

@@ -1,0 +1,285 @@
+"""The mirror law: MLflow shows what the trial folders say, each trial once, whatever was killed or broken before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histotune import _mlflow, files
+from histotune.config import TrialConfig
+from histotune.errors import StudyError
+from histotune.store import StudyStore, TrialRecord, read_record, write_record
+from histotune.tracking import PARENT, MlflowTracker, ui_command
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised, empty database, for making one takes seconds."""
+    runs = tmp_path_factory.mktemp("database")
+    _mlflow.create_database(runs)
+    return runs / "mlflow.db"
+
+
+@pytest.fixture
+def store(small_study: StudyStore, database: Path) -> StudyStore:
+    """A study without trials beside a fresh database."""
+    (small_study.folder.parent / "mlflow.db").write_bytes(database.read_bytes())
+    return small_study
+
+
+def end_trial(store: StudyStore, number: int, state: str = "complete", **changes: Any) -> TrialRecord:
+    """Write the files that an ended trial leaves."""
+    folder = store.trial_folder(number)
+    config = TrialConfig.from_dict({"loss": {"name": "focal", "gamma": 2.0}, "seed": number})
+    files.write_json(folder / "config.yaml", config.to_dict())
+    epochs = int(changes.get("epochs", 3))
+    for epoch in range(1, epochs + 1):
+        row = {"epoch": epoch, "train_loss": 1 / epoch, "seconds": 2.0, "balanced_accuracy": 0.5 + epoch / 100}
+        files.append_json(folder / "curve.jsonl", row)
+    record = {
+        "state": state,
+        "digest": config.digest(),
+        "metrics": {"balanced_accuracy": 0.6 + number / 100, "auroc": float("nan")} if state != "failed" else {},
+        "epochs": epochs,
+        "best_epoch": epochs,
+        "seconds": 2.0 * epochs,
+        "parameters": 1000,
+        "started": 1_700_000_000.0 + 100 * number,
+    }
+    write_record(folder, record | changes)
+    found = read_record(folder, number)
+    assert found is not None
+    return found
+
+
+def tracker_of(store: StudyStore) -> MlflowTracker:
+    return MlflowTracker(store, store.folder.parent)
+
+
+def runs(store: StudyStore) -> dict[str, Any]:
+    """Return all runs of the study by key; fails on a double."""
+    client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
+    experiment = client.get_experiment_by_name(store.folder.name)
+    found = client.search_runs([experiment.experiment_id])
+    keys = [run.data.tags["key"] for run in found]
+    assert len(set(keys)) == len(keys)
+    return dict(zip(keys, found, strict=True))
+
+
+@pytest.fixture
+def mirrored(store: StudyStore) -> dict[str, Any]:
+    end_trial(store, 0)
+    end_trial(store, 1, "stopped", epochs=1)
+    end_trial(store, 2, "failed", kind="nan_loss", reason="the loss was not finite in epoch 2")
+    write_record(store.controls / "majority", {"state": "complete", "metrics": {"balanced_accuracy": 0.5}})
+    assert tracker_of(store).mirror() == 4
+    return runs(store)
+
+
+def test_every_ended_thing_has_one_run_under_the_study(mirrored: dict[str, Any]) -> None:
+    assert set(mirrored) == {"study", "trial/0", "trial/1", "trial/2", "control/majority"}
+    parent = mirrored.pop("study").info.run_id
+    assert {run.data.tags[PARENT] for run in mirrored.values()} == {parent}
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [("trial/0", "FINISHED"), ("trial/1", "KILLED"), ("trial/2", "FAILED"), ("study", "FINISHED")]
+)
+def test_status_tells_the_state(mirrored: dict[str, Any], key: str, status: str) -> None:
+    assert mirrored[key].info.status == status
+
+
+def test_a_run_tells_what_compare_needs(mirrored: dict[str, Any]) -> None:
+    run = mirrored["trial/0"]
+    assert run.data.params["loss.name"] == "focal"
+    assert run.data.params["loss.gamma"] == "2.0"
+    assert run.data.params["model.branches.image.backbone.name"] == "alexnet"
+    told = {
+        "state": "complete",
+        "loss": "focal",
+        "backbone": "alexnet",
+        "study": "small",
+        "leaky": "false",
+        "trial": "0",
+    }
+    assert told.items() <= run.data.tags.items()
+    assert run.data.tags["synthetic"] == "true"
+    assert run.data.metrics["balanced_accuracy"] == pytest.approx(0.6)
+    assert run.info.start_time == 1_700_000_000_000
+    assert run.info.end_time == 1_700_000_006_000
+    assert mirrored["trial/2"].data.tags["failure"] == "nan_loss"
+
+
+def test_the_curve_has_epochs_as_steps(store: StudyStore, mirrored: dict[str, Any]) -> None:
+    client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
+    points = client.get_metric_history(mirrored["trial/0"].info.run_id, "epoch/balanced_accuracy")
+    assert [(point.step, point.value) for point in points] == [(1, 0.51), (2, 0.52), (3, 0.53)]
+
+
+def test_a_long_curve_is_kept_whole(store: StudyStore) -> None:
+    end_trial(store, 0, epochs=500)
+    tracker_of(store).mirror()
+    client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
+    assert len(client.get_metric_history(runs(store)["trial/0"].info.run_id, "epoch/train_loss")) == 500
+
+
+def test_mirroring_again_adds_only_what_is_missing(store: StudyStore, mirrored: dict[str, Any]) -> None:
+    assert tracker_of(store).mirror() == 0
+    end_trial(store, 3)
+    assert tracker_of(store).mirror() == 1
+    assert set(runs(store)) == {*mirrored, "trial/3"}
+
+
+def test_a_trial_that_two_processes_saw_end_stands_once(store: StudyStore) -> None:
+    first, second = tracker_of(store), tracker_of(store)
+    first.mirror()
+    record = end_trial(store, 0)
+    assert second.mirror() == 1
+    first.ended(record)
+    assert set(runs(store)) == {"study", "trial/0"}
+
+
+def test_a_run_that_a_kill_left_open_is_completed(store: StudyStore) -> None:
+    record = end_trial(store, 0)
+    tracker = tracker_of(store)
+    tracker.mirror()
+    client = _mlflow.api().MlflowClient(tracker.uri)
+    client.update_run(runs(store)["trial/0"].info.run_id, status="RUNNING")
+    assert tracker_of(store).mirror() == 1
+    run = runs(store)["trial/0"]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["balanced_accuracy"] == record.metrics["balanced_accuracy"]
+    assert len(client.get_metric_history(run.info.run_id, "epoch/train_loss")) == 3
+
+
+def test_a_run_that_a_person_deleted_stays_deleted(store: StudyStore, mirrored: dict[str, Any]) -> None:
+    client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
+    client.delete_run(mirrored["trial/1"].info.run_id)
+    assert tracker_of(store).mirror() == 0
+    assert "trial/1" not in runs(store)
+
+
+def test_a_study_begun_anew_under_an_old_name_has_runs_of_its_own(store: StudyStore, mirrored: dict[str, Any]) -> None:
+    text = (store.folder / "study.json").read_text(encoding="utf-8")
+    created = store.settings().created
+    (store.folder / "study.json").write_text(text.replace(created, "2031-01-01T00:00:00+00:00"), encoding="utf-8")
+    assert tracker_of(store).mirror() == len(mirrored) - 1
+
+
+def test_finish_sums_up_the_study(store: StudyStore) -> None:
+    tracker = tracker_of(store)
+    for number in (1, 0, 2):
+        tracker.ended(end_trial(store, number))
+    end_trial(store, 3, "failed", kind="nan_loss")
+    tracker.finish()
+    tracker.finish()
+    parent = runs(store)["study"]
+    assert parent.data.tags["best_trial"] == "2"
+    assert parent.data.tags["trials_complete"] == "3"
+    assert parent.data.tags["trials_failed"] == "1"
+    assert parent.data.metrics["balanced_accuracy"] == pytest.approx(0.62)
+    history = _mlflow.api().MlflowClient(tracker.uri).get_metric_history(parent.info.run_id, "best/balanced_accuracy")
+    assert [point.value for point in history] == pytest.approx([0.60, 0.61, 0.62])
+
+
+def test_artifacts_lie_in_the_runs_folder_wherever_one_stands(
+    store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    tracker_of(store).mirror()
+    assert list((store.folder.parent / "mlartifacts").rglob("search_space.yaml"))
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_broken_database_warns_once_and_kills_nothing(store: StudyStore) -> None:
+    place = store.folder.parent / "mlflow.db"
+    good = place.read_bytes()
+    place.write_bytes(b"no database " * 1000)
+    tracker = tracker_of(store)
+    with pytest.warns(UserWarning, match="cannot be written: .*next search of this study adds") as heard:
+        tracker.mirror()
+    tracker.ended(end_trial(store, 0))
+    tracker.finish()
+    assert len(heard) == 1
+    assert tracker.failure
+    place.write_bytes(good)
+    assert tracker_of(store).mirror() == 1
+
+
+def test_a_server_that_is_away_warns_and_kills_nothing(store: StudyStore) -> None:
+    tracker = MlflowTracker(store, store.folder.parent, uri="http://127.0.0.1:9")
+    end_trial(store, 0)
+    with pytest.warns(UserWarning, match=r"http://127\.0\.0\.1:9"):
+        assert tracker.mirror() == 0
+
+
+def test_another_address_takes_the_mirror(store: StudyStore, database: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(database.read_bytes())
+    end_trial(store, 0)
+    assert MlflowTracker(store, store.folder.parent, uri=f"sqlite:///{other}").mirror() == 1
+    assert _mlflow.api().MlflowClient(f"sqlite:///{other}").get_experiment_by_name("small") is not None
+
+
+def test_two_processes_that_start_at_once_make_one_database(small_study: StudyStore) -> None:
+    end_trial(small_study, 0)
+    code = (
+        "import sys; from pathlib import Path; from histotune.store import StudyStore; "
+        "from histotune.tracking import MlflowTracker; store = StudyStore(Path(sys.argv[1])); "
+        "print(MlflowTracker(store, store.folder.parent).mirror())"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", code, small_study.folder], stdout=-1)
+        for _ in range(2)
+    ]
+    added = [int(process.communicate(timeout=120)[0]) for process in both]
+    assert sorted(added) == [0, 1]
+    assert set(runs(small_study)) == {"study", "trial/0"}
+
+
+def test_no_interface_without_a_database(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="run a search first"):
+        ui_command(tmp_path)
+
+
+def test_the_interface_is_for_this_machine_and_small(store: StudyStore) -> None:
+    command, environment = ui_command(store.folder.parent, 5123)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--workers") + 1] == "1"
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.fixture
+def interface(store: StudyStore, tmp_path: Path) -> Iterator[str]:
+    command, environment = ui_command(store.folder.parent, 5731)
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+        )
+        yield "http://127.0.0.1:5731"
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_the_interface_answers(interface: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{interface}/health", timeout=5) as answer:
+                assert answer.status == 200
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.5)
+    pytest.fail("MLflow's interface did not answer within 120 s")
