@@ -139,6 +139,7 @@ class TrialConfig:
         patience: epochs without a better validation metric after which training ends; 0 never ends early.
         precision: `auto`, `float32` or `bfloat16` autocast.
         ema_decay: decay per step of the exponential moving average of the weights that is validated; 0 is off.
+        tta: predict as the mean logit over the eight flips and turns of an image (the curve per epoch does without).
         seed: seed of initial weights, order of batches and augmentation.
     """
 
@@ -152,6 +153,7 @@ class TrialConfig:
     patience: int = 0
     precision: str = "auto"
     ema_decay: float = 0.0
+    tta: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

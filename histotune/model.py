@@ -1,0 +1,187 @@
+"""A trial's network: branches -> fusion -> head -> objective; built from a configuration, loaded from a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor, nn
+
+from histotune import files, runtime
+from histotune.augment import symmetry
+from histotune.backbones import BACKBONES, Backbone, BackboneInput
+from histotune.batches import Preprocessing
+from histotune.config import HeadConfig, TrialConfig
+from histotune.errors import ConfigError, DataError, HistotuneError
+from histotune.fusions import FUSIONS
+from histotune.losses import LOSSES, ObjectiveInput
+
+CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
+_INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
+_BATCH = 256
+_SYMMETRIES = 8
+
+
+class Model(nn.Module):
+    """branches -> fusion -> head -> objective.
+
+    Inputs are {modality: [B, ...]} and a mask {modality: bool [B]} of who has what; two branches may read the same
+    modality.
+    """
+
+    def __init__(self, config: TrialConfig, counts: Sequence[int], *, trained: bool) -> None:
+        super().__init__()
+        given = BackboneInput((3, config.image_size, config.image_size))
+        self.modalities = {name: branch.modality for name, branch in config.model.branches.items()}
+        branches: dict[str, Backbone] = {}
+        for name, branch in config.model.branches.items():
+            skipped = _INITIAL if trained else ()
+            params = {k: v for k, v in branch.backbone.params.items() if k not in skipped}
+            branches[name] = BACKBONES.build(branch.backbone.name, given, **params)
+        self.dense = all(backbone.dense for backbone in branches.values())
+        widths = {name: backbone.widths for name, backbone in branches.items()}
+        self.branches = nn.ModuleDict(branches)
+        self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
+        self.head, width = _head(config.model.head, self.fusion.out_dim)
+        self.objective = LOSSES.build(config.loss.name, ObjectiveInput(width, tuple(counts)), **config.loss.params)
+
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""
+        outputs = {name: branch(inputs[self.modalities[name]]) for name, branch in self.branches.items()}
+        masks = {name: present[modality] for name, modality in self.modalities.items()}
+        features: Tensor = self.head(self.fusion(outputs, masks))
+        return features
+
+    def logits(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Map {modality: [B, ...]} to logits [B, C], float32."""
+        return self.objective.scores(self(inputs, present))
+
+    def parameter_count(self) -> int:
+        """Return the number of trained weights, the objective's included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def build_model(config: TrialConfig, counts: Sequence[int], *, trained: bool = False) -> Model:
+    """Build the network of `config` on the CPU.
+
+    Args:
+        config: names and parameters.
+        counts: training cases of each class, [C].
+        trained: weights will be loaded over it, so initial weights are not fetched.
+
+    Raises:
+        ConfigError: an unknown name, a parameter that is refused, or mixup with a loss that needs hard labels.
+    """
+    model = Model(config, counts, trained=trained)
+    if config.augment.mixup and not model.objective.soft_labels:
+        raise ConfigError(
+            f"augment.mixup={config.augment.mixup} needs a loss with soft labels, and {config.loss.name!r} has none: "
+            "set augment.mixup to 0 or choose cross_entropy or focal"
+        )
+    return model
+
+
+@torch.inference_mode()
+def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing, *, tta: bool = False) -> np.ndarray:
+    """Return logits [n, C] (float32) of uint8 image batches [B, S, S, 3], always computed in float32.
+
+    Args:
+        model: the network; it is put into evaluation mode.
+        batches: images on the model's device.
+        preprocessing: as fitted with the model.
+        tta: average the logits over the eight flips and turns.
+    """
+    model.eval()
+    logits = []
+    for images in batches:
+        views = [symmetry(images, code) for code in range(_SYMMETRIES if tta else 1)]
+        logits.append(torch.stack([_score(model, preprocessing.standardise(view)) for view in views]).mean(0).cpu())
+    return torch.cat(logits).numpy()
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state dict as safetensors, whole or not at all; the same weights give the same bytes."""
+    files.write_bytes(path, safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model ready to score images.
+
+    Attributes:
+        config: as trained.
+        classes: class names in the order of the logits' columns; `positive` is the index of the positive one.
+        preprocessing: as fitted on its training part.
+        model: in evaluation mode, on `device`.
+    """
+
+    config: TrialConfig
+    classes: tuple[str, ...]
+    positive: int
+    preprocessing: Preprocessing
+    model: Model
+    device: torch.device
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Map uint8 images [n, S, S, 3] to logits [n, C], float32.
+
+        Raises:
+            DataError: another type, number of channels or size than the model was trained on.
+        """
+        side = self.preprocessing.image_size
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+            raise DataError(
+                f"the model reads uint8 images [n, {side}, {side}, 3], got {images.dtype} {list(images.shape)}: "
+                f"prepare them at image_size {side}"
+            )
+        if not len(images):
+            return np.zeros((0, len(self.classes)), np.float32)
+        chunks = (np.ascontiguousarray(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH))
+        batches = (torch.from_numpy(chunk).to(self.device) for chunk in chunks)
+        return predict(self.model, batches, self.preprocessing, tta=self.config.tta)
+
+
+def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
+    """Load what training left in `folder`: config.yaml, model.json, preprocessing.json and model.safetensors.
+
+    Raises:
+        HistotuneError: a file is missing or does not fit the others.
+    """
+    for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
+        if not (folder / name).is_file():
+            raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")
+    device = device or runtime.device()
+    config = TrialConfig.from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    model = build_model(config, facts["counts"], trained=True)
+    try:
+        model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise HistotuneError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    preprocessing = Preprocessing.load(folder / PREPROCESSING)
+    return Predictor(config, tuple(facts["classes"]), facts["positive"], preprocessing, model, device)
+
+
+def _score(model: Model, images: Tensor) -> Tensor:
+    present = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    modalities = set(model.modalities.values())
+    return model.logits(dict.fromkeys(modalities, images), dict.fromkeys(modalities, present))
+
+
+def _head(config: HeadConfig, width: int) -> tuple[nn.Sequential, int]:
+    layers: list[nn.Module] = []
+    if config.feature_dim:
+        layers.append(nn.Linear(width, config.feature_dim))
+        width = config.feature_dim
+    if config.feature_norm != "none":
+        layers.append(nn.BatchNorm1d(width) if config.feature_norm == "batch" else nn.LayerNorm(width))
+    if config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    return nn.Sequential(*layers), width
