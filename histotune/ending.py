@@ -1,0 +1,125 @@
+"""The files of a trial folder at its beginning and its end: complete, stopped or failed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from histotune import files, runtime
+from histotune.checkpoint import Checkpoint, Progress
+from histotune.config import TrialConfig
+from histotune.errors import StudyError, TrialFailed
+from histotune.model import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_weights
+from histotune.session import Session
+from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
+
+CURVE, RECORD, PREDICTIONS, ENVIRONMENT = "curve.jsonl", "metrics.json", "predictions.npz", "environment.json"
+_NO_METRIC = ("epoch", "seconds", "train_loss", "learning_rate")  # columns of a curve that are none
+
+
+def ended(folder: Path, config: TrialConfig) -> TrialRecord | None:
+    """Read the trial that ended here with a result, or None; a failure is taken off the record, to be tried again.
+
+    Raises:
+        StudyError: it is the trial of another configuration.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    if record.state not in (COMPLETE, STOPPED) or not record.epochs:
+        (folder / RECORD).unlink()
+        return None
+    if record.digest != config.digest():
+        raise StudyError(f"{folder} holds trial {record.digest}, not {config.digest()}: choose another folder")
+    return record
+
+
+def open_folder(folder: Path, config: TrialConfig, curve: Sequence[Mapping[str, Any]]) -> None:
+    """Write the configuration and the curve as far as the checkpoint knows it: what is beyond it will be repeated."""
+    files.write_text(folder / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
+    files.write_text(folder / CURVE, "".join(json.dumps(files.without_nan(row)) + "\n" for row in curve))
+
+
+def describe(folder: Path, session: Session) -> None:
+    """Write what the weights will need to be of use, and what must be known to repeat the training."""
+    data = session.data
+    files.write_json(
+        folder / CLASSES, {"classes": list(data.classes), "counts": list(data.counts), "positive": data.positive}
+    )
+    session.preprocessing.save(folder / PREPROCESSING)
+    how = {
+        "seed": session.config.seed,
+        "data": data.digest,
+        "device": str(session.device),
+        "precision": str(session.autocast or "float32").removeprefix("torch."),
+        "training_cases": len(data.train),
+        "validation_cases": len(data.val),
+    }
+    files.write_json(folder / ENVIRONMENT, runtime.environment() | how)
+
+
+def complete(folder: Path, progress: Progress, metrics: Mapping[str, float]) -> TrialRecord:
+    """End a trial that trained to its end, or until patience ran out."""
+    _write_best(folder, progress)
+    return _end(folder, COMPLETE, progress, metrics)
+
+
+def conclude(folder: Path, state: str = STOPPED) -> TrialRecord:
+    """End a trial that somebody stopped: its best epoch so far, from its checkpoint, becomes its result."""
+    if (record := read_record(folder)) is not None:
+        return record
+    progress = Checkpoint(folder).load()
+    if progress is None:
+        return _end(folder, state, _nothing(folder), {})
+    _write_best(folder, progress)
+    best = progress.curve[progress.best_epoch - 1]
+    return _end(folder, state, progress, {name: value for name, value in best.items() if name not in _NO_METRIC})
+
+
+def fail(folder: Path, error: TrialFailed, *, state: str = FAILED) -> TrialRecord:
+    """Put a failure on record; `state` may also be `infeasible`. Its checkpoint goes: a failure would repeat itself."""
+    Checkpoint(folder).delete()
+    return _end(folder, state, _nothing(folder), {}, kind=error.kind, reason=error.reason)
+
+
+def _nothing(folder: Path) -> Progress:
+    """Gather what is known of a trial without a result."""
+    config = folder / CONFIG
+    if not config.exists():
+        return Progress("", time.time())
+    digest = TrialConfig.from_dict(yaml.safe_load(config.read_text(encoding="utf-8"))).digest()
+    return Progress(digest, config.stat().st_mtime, curve=files.read_json_lines(folder / CURVE))
+
+
+def _write_best(folder: Path, progress: Progress) -> None:
+    save_weights(progress.best_weights, folder / WEIGHTS)
+    rows = {name: np.array(values) for name, values in progress.validation.items()}
+    Predictions(logits=progress.best_logits.numpy(), **rows).save(folder / PREDICTIONS)
+
+
+def _end(
+    folder: Path, state: str, progress: Progress, metrics: Mapping[str, float], *, kind: str = "", reason: str = ""
+) -> TrialRecord:
+    record = {
+        "state": state,
+        "digest": progress.digest,
+        "metrics": dict(metrics),
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "seconds": sum(row["seconds"] for row in progress.curve),
+        "parameters": progress.parameters,
+        "kind": kind,
+        "reason": reason,
+        "started": progress.started,
+    }
+    write_record(folder, record)
+    Checkpoint(folder).delete()
+    written = read_record(folder)
+    assert written is not None
+    return written

@@ -1,0 +1,241 @@
+"""One training: a plain loop that reports every epoch and leaves a trial folder; somebody else decides what follows.
+
+A trial folder fills in this order: config.yaml, model.json, preprocessing.json and environment.json at the start;
+curve.jsonl and checkpoint.pt as epochs pass; model.safetensors, predictions.npz and, last, metrics.json at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from histotune import files
+from histotune.augment import augment, mixup
+from histotune.batches import in_order, shuffled
+from histotune.checkpoint import Checkpoint, Progress
+from histotune.config import TrialConfig
+from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
+from histotune.errors import StudyError, TrialFailed
+from histotune.metrics import check_metric, direction, evaluate, softmax
+from histotune.model import predict
+from histotune.optimizer import learning_rate
+from histotune.session import Session, named_failures, start
+from histotune.splits import TrainingData
+from histotune.store import STOPPED, TrialRecord
+
+__all__ = ["Epoch", "Report", "StopTrial", "conclude", "epochs", "fail", "run_trial", "train_epoch"]
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Hears (epoch from 1, metrics) after every epoch; may raise `StopTrial`."""
+
+_LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps between two looks at the loss: a look makes a GPU wait
+_BATCH = 256
+
+
+class StopTrial(Exception):
+    """Raised by a report to end a trial that is not worth finishing."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch that is done.
+
+    Attributes:
+        number: from 1.
+        metrics: the validation metrics, `train_loss` and `learning_rate`.
+        seconds: of training and validation.
+        finished: whether it was the last; the trial folder is complete then.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    seconds: float
+    finished: bool
+
+
+def run_trial(
+    config: TrialConfig,
+    data: TrainingData,
+    folder: Path,
+    report: Report | None = None,
+    *,
+    metric: str = "balanced_accuracy",
+) -> TrialRecord:
+    """Train to the end, or until `report` raises `StopTrial`; a failure is a record, not an exception.
+
+    Arguments and errors are those of `epochs`.
+    """
+    training = epochs(config, data, folder, metric=metric)
+    try:
+        for epoch in training:
+            if report:
+                report(epoch.number, epoch.metrics)
+    except StopTrial:
+        training.close()
+        return conclude(folder, STOPPED)
+    except TrialFailed as error:
+        return fail(folder, error)
+    record = ended(folder, config)
+    assert record is not None
+    return record
+
+
+def epochs(
+    config: TrialConfig, data: TrainingData, folder: Path, *, metric: str = "balanced_accuracy"
+) -> Generator[Epoch, None, None]:
+    """Train, one item per epoch; go on from the folder's checkpoint as if there had been no interruption.
+
+    Every epoch is seeded by (seed, epoch) alone, so that on a CPU a training that was interrupted ends with the same
+    bits as one that was not. Closing the generator writes the checkpoint. A folder whose trial has ended yields its
+    last epoch again; one whose trial failed starts anew.
+
+    Args:
+        config: what to train.
+        data: cohort, split and the labels that training may see.
+        folder: the trial folder; made when missing.
+        metric: the validation metric by which the best epoch is chosen.
+
+    Raises:
+        TrialFailed: NaN loss, out of memory, disk full or bad data; `fail` puts it on record.
+        ConfigError: a name or parameter that does not make sense.
+        StudyError: the folder holds another configuration's trial, or a damaged checkpoint.
+    """
+    check_metric(metric, len(data.classes))
+    with named_failures():
+        if record := ended(folder, config):
+            yield _epoch(record.curve()[-1], finished=True)
+            return
+        checkpoint = Checkpoint(folder)
+        progress = _stored(checkpoint, config)
+        open_folder(folder, config, progress.curve if progress else [])
+        session = start(config, data)
+        progress = _resume(session, progress) if progress else _begin(session, folder)
+        while not _over(progress, config):
+            began = time.perf_counter()
+            loss = train_epoch(session, progress.epoch + 1)
+            logits = _validate(session)
+            row = _measure(logits, data) | {
+                "train_loss": loss,
+                "learning_rate": session.optimizer.param_groups[0]["lr"],
+            }
+            progress.add(row | {"seconds": time.perf_counter() - began}, direction(metric) * row[metric])
+            if progress.best_epoch == progress.epoch:
+                progress.keep(session.judged.state_dict(), logits)
+            files.append_json(folder / CURVE, progress.curve[-1])
+            if not _over(progress, config):
+                progress.state = session.state()
+                if checkpoint.due():
+                    checkpoint.save(progress)
+                try:
+                    yield _epoch(progress.curve[-1], finished=False)
+                except GeneratorExit:
+                    checkpoint.save(progress)
+                    raise
+        if config.tta:
+            session.judged.load_state_dict(progress.best_weights)
+            progress.keep(progress.best_weights, _validate(session, tta=True))
+        complete(folder, progress, _measure(progress.best_logits.numpy(), data))
+        yield _epoch(progress.curve[-1], finished=True)
+
+
+def train_epoch(session: Session, number: int) -> float:
+    """Train epoch `number` (from 1) and return its mean loss.
+
+    Raises:
+        TrialFailed: the loss is not finite.
+    """
+    config, model, optimizer, device = session.config, session.model, session.optimizer, session.device
+    rng = np.random.default_rng([config.seed, number])
+    torch.manual_seed(int(rng.integers(2**62)))  # dropout and stochastic depth
+    batches = shuffled(session.data.train, config.batch_size, rng)
+    total = config.epochs * len(batches)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    summed = torch.zeros((), dtype=torch.float64, device=device)
+    model.train()
+    model.objective.set_progress((number - 1) / config.epochs)
+    for step, rows in enumerate(batches, start=(number - 1) * len(batches)):
+        images = session.preprocessing.standardise(augment(session.images.take(rows), config.augment, rng))
+        where = torch.from_numpy(rows).to(device)
+        labels = session.labels[where]
+        if config.augment.mixup:
+            soft = functional.one_hot(labels, len(session.data.classes)).float()
+            images, labels = mixup(images, soft, config.augment.mixup, rng)
+        with torch.autocast(device.type, session.autocast, enabled=session.autocast is not None):
+            features = model({session.modality: images}, {session.modality: session.present[where]})
+            loss = model.objective.loss(features, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if config.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, total)
+        optimizer.step()
+        if session.average:
+            session.average.update(model, step)
+        summed += loss.detach() * len(rows)
+        if step % _LOOK_EVERY[device.type] == 0 and not math.isfinite(summed.item()):
+            raise _not_finite(config, number)
+    if not math.isfinite(summed.item()):
+        raise _not_finite(config, number)
+    return summed.item() / len(session.data.train)
+
+
+def _stored(checkpoint: Checkpoint, config: TrialConfig) -> Progress | None:
+    progress = checkpoint.load()
+    if progress and progress.digest != config.digest():
+        raise StudyError(
+            f"{checkpoint.path} belongs to configuration {progress.digest}, not {config.digest()}: "
+            "choose another folder, or delete it to train anew"
+        )
+    return progress
+
+
+def _begin(session: Session, folder: Path) -> Progress:
+    describe(folder, session)
+    data = session.data
+    validation = {
+        "ids": data.ids[data.val].tolist(),
+        "patients": data.patients[data.val].tolist(),
+        "labels": data.labels[data.val].tolist(),
+    }
+    return Progress(session.config.digest(), time.time(), session.model.parameter_count(), validation)
+
+
+def _resume(session: Session, progress: Progress) -> Progress:
+    session.load_state(progress.state)
+    return progress
+
+
+def _over(progress: Progress, config: TrialConfig) -> bool:
+    waited = progress.epoch - progress.best_epoch
+    return progress.epoch >= config.epochs or 0 < config.patience <= waited
+
+
+def _validate(session: Session, *, tta: bool = False) -> np.ndarray:
+    batches = (session.images.take(rows) for rows in in_order(session.data.val, _BATCH))
+    return predict(session.judged, batches, session.preprocessing, tta=tta)
+
+
+def _measure(logits: np.ndarray, data: TrainingData) -> dict[str, float]:
+    return evaluate(softmax(logits), data.labels[data.val], positive=data.positive)
+
+
+def _epoch(row: Mapping[str, float], *, finished: bool) -> Epoch:
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+    return Epoch(int(row["epoch"]), metrics, row["seconds"], finished)
+
+
+def _not_finite(config: TrialConfig, number: int) -> TrialFailed:
+    return TrialFailed(
+        "nan_loss",
+        f"the training loss was not finite in epoch {number}: lower optimizer.learning_rate "
+        f"({config.optimizer.learning_rate:g}) or lower optimizer.clip_norm ({config.optimizer.clip_norm:g})",
+    )
