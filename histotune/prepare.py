@@ -234,6 +234,7 @@ def _turn(cache: Path, name: str) -> Iterator[Path | None]:
             temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{name}.tmp"))
             yield temporary
             temporary.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)  # what somebody damaged by hand
             temporary.rename(folder)
         except OSError as error:
             raise files.unwritable(folder, error) from error

@@ -42,7 +42,7 @@ class Idc(Dataset):
         title="Breast Histopathology Images: invasive ductal carcinoma, H&E, 50x50 px at 40x, 2 classes",
         source="https://www.kaggle.com/datasets/paultimothymooney/breast-histopathology-images",
         size="277,524 PNG files of 279 patients, 1.6 GB (any subset of the patients works)",
-        licence="CC0 1.0 (public domain), as its Kaggle page says",
+        licence="CC0 1.0 (public domain) by its Kaggle page, which is what counts",
         layout="PATIENT/CLASS/PATIENT_idx5_xX_yY_classC.png, with CLASS and C 0 (no carcinoma) or 1 (carcinoma)",
         protocol="patient",
         folders=("idc", "idc_patches", _TWICE, "breast-histopathology-images"),

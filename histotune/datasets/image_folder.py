@@ -131,7 +131,7 @@ def _refuse_patients_inside_classes(root: Path, parts: Sequence[Sequence[str]]) 
     """Refuse CLASS/PATIENT/FILE, which would make every patient a class without anybody noticing."""
     pairs = pd.DataFrame([names[:2] for names in parts], columns=["first", "second"]).drop_duplicates()
     outer, inner = pairs["first"].nunique(), pairs["second"].nunique()
-    if inner > outer and len(pairs) == inner:
+    if inner > outer > 1 and len(pairs) == inner:
         raise DataError(
             f"{root} looks like CLASS/PATIENT/FILE: {inner} folders such as {parts[0][1]!r}, each inside one of only "
             f"{outer} folders such as {parts[0][0]!r}. Put the patient outside (PATIENT/CLASS/FILE), or give a manifest"

@@ -41,7 +41,7 @@ class Synthetic(Dataset):
     sites: int = 3
     positive_fraction: float = 0.3
     side: int = 50
-    difficulty: float = 0.35
+    difficulty: float = 0.6
     seed: int = 0
 
     name: ClassVar[str] = "synthetic"
@@ -90,7 +90,7 @@ class Synthetic(Dataset):
         patient = np.random.default_rng([self.seed, 3, int(case["patient"].removeprefix("patient-"))])
         malignancy = float(case["label"]) + (1 - 2 * float(case["label"])) * rng.beta(1.0, 2.0) * self.difficulty
         haematoxylin = 0.12 + _nuclei(rng, malignancy, self.side)
-        eosin = 0.35 + 0.25 * _texture(rng, self.side)
+        eosin = (0.30 + 0.10 * _texture(rng, self.side)).clip(0.02)
         strength = np.exp(site.normal(0, 0.18, 2) + patient.normal(0, 0.12, 2) + rng.normal(0, 0.08, 2))
         hue = STAINS + site.normal(0, 0.035, (2, 3))
         density = (np.stack([haematoxylin, eosin], axis=-1) * strength) @ hue.clip(0.01)  # [H, W, 3]
@@ -110,15 +110,32 @@ def _nuclei(rng: np.random.Generator, malignancy: float, side: int) -> np.ndarra
     x, y = _places(rng, malignancy, count, side)
     angle = rng.uniform(0, np.pi, count)
     dark = 0.55 * np.exp(rng.normal(0, 0.10 + 0.12 * malignancy, count))
-    column, row = np.meshgrid(np.arange(side), np.arange(side))
-    dx = column[None] - x[:, None, None]  # [nuclei, side, side]
-    dy = row[None] - y[:, None, None]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    wide, tall = (radius * stretch)[:, None, None], (radius / stretch)[:, None, None]
-    distance = np.sqrt(((cos * dx + sin * dy) / wide) ** 2 + ((cos * dy - sin * dx) / tall) ** 2)
-    edge = ((1 - distance) * radius[:, None, None] + 0.5).clip(0, 1)  # one pixel of soft border
-    density: np.ndarray = (edge * dark[:, None, None]).max(axis=0)
-    return density * (1 + 0.25 * _texture(rng, side))
+    distance = _distances(x, y, radius * stretch, radius / stretch, angle, side)
+    edge = 1 - distance  # from 1 in the centre to 0 on the outline
+    edge *= radius[:, None]
+    edge += 0.5  # one pixel of soft border
+    np.clip(edge, 0, 1, out=edge)
+    edge *= dark[:, None]
+    density: np.ndarray = edge.max(axis=0).reshape(side, side)
+    return density * (1 + 0.2 * _texture(rng, side)).clip(0.3)
+
+
+def _distances(
+    x: np.ndarray, y: np.ndarray, wide: np.ndarray, tall: np.ndarray, angle: np.ndarray, side: int
+) -> np.ndarray:
+    """Distance of every pixel from every ellipse's centre, 1 on the outline, [ellipses, side * side].
+
+    An ellipse is a quadratic form, so that all of them are one matrix product over 1, c, r, c*c, c*r, r*r.
+    """
+    cos, sin = np.cos(angle), np.sin(angle)
+    a = (cos / wide) ** 2 + (sin / tall) ** 2
+    b = 2 * cos * sin * (wide**-2 - tall**-2)
+    c = (sin / wide) ** 2 + (cos / tall) ** 2
+    form = np.stack([a * x**2 + b * x * y + c * y**2, -2 * a * x - b * y, -2 * c * y - b * x, a, b, c], axis=1)
+    column, row = (grid.ravel() for grid in np.meshgrid(np.arange(side), np.arange(side)))
+    squared = form @ np.stack([np.ones(side**2), column, row, column**2, column * row, row**2])
+    distance: np.ndarray = np.sqrt(squared.clip(0), out=squared)
+    return distance
 
 
 def _places(rng: np.random.Generator, malignancy: float, count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +154,8 @@ def _places(rng: np.random.Generator, malignancy: float, count: int, side: int) 
 
 def _texture(rng: np.random.Generator, side: int) -> np.ndarray:
     """Smooth noise of mean 0 and standard deviation about 1, [side, side]."""
-    waves = 12
-    frequency = rng.normal(0, 4.0, (2, waves)) * 2 * np.pi / side
+    waves = 16
+    frequency = rng.normal(0, 3.0, (2, waves)) * 2 * np.pi / side
     phase = rng.uniform(0, 2 * np.pi, waves)
     grid = np.arange(side)
     # cos(a + b) of a plane wave, summed over waves by two small matrix products instead of [waves, side, side]
