@@ -33,7 +33,9 @@ def idc_patches() -> Path:
 def tiny_folder(tmp_path: Path) -> TinyFolder:
     """Factory of a folder PATIENT/CLASS/FILE.png: `tiny_folder({"p1": {"benign": 3, "tumour": 2}}, side=16)`."""
 
-    def build(patients: Mapping[str, Mapping[str, int]], *, side: int = 16, seed: int = 0, name: str = "images") -> Path:
+    def build(
+        patients: Mapping[str, Mapping[str, int]], *, side: int = 16, seed: int = 0, name: str = "images"
+    ) -> Path:
         rng = np.random.default_rng(seed)
         root = tmp_path / name
         root.mkdir(parents=True, exist_ok=True)
