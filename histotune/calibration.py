@@ -71,7 +71,7 @@ def choose_threshold(
     """Return the threshold on the positive class's probability that gives the best `metric`; see `metrics.decide`.
 
     Candidates are the midpoints between neighbouring distinct probabilities (above 1,000 of them, evenly spaced
-    quantiles); among equals the middle of the longest stretch wins, which a few other cases would move least.
+    quantiles); among equals the one nearest to 0.5 wins.
 
     Args:
         probabilities: float [n, 2].
@@ -91,9 +91,8 @@ def choose_threshold(
     values = np.array(
         [sign * metrics.score(metric, probabilities, labels, positive=positive, threshold=t) for t in candidates]
     )
-    best = np.isclose(values, np.nanmax(values), rtol=0, atol=1e-12)
-    start, end = _longest_run(best)
-    return float(candidates[(start + end) // 2])
+    best = candidates[values >= np.nanmax(values) - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])
 
 
 def _candidates(scores: np.ndarray) -> np.ndarray:
@@ -104,11 +103,3 @@ def _candidates(scores: np.ndarray) -> np.ndarray:
     if len(middles) > MOST_CANDIDATES:
         middles = middles[np.linspace(0, len(middles) - 1, MOST_CANDIDATES).round().astype(np.int64)]
     return middles
-
-
-def _longest_run(flags: np.ndarray) -> tuple[int, int]:
-    """Return first and last index of the longest run of True; the first of equals."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2] - 1
-    longest = int(np.argmax(ends - starts))
-    return int(starts[longest]), int(ends[longest])

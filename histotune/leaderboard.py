@@ -179,8 +179,5 @@ def _words(winner: Line, control: Line, metric: str, difference: Difference, bea
     interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     if np.isnan(difference.low):
         return f"No verdict on {who} against the control {control.name}: too few validation patients ({interval})."
-    if beats:
-        return (
-            f"{who[0].upper()}{who[1:]} beats the best control, {control.name}, beyond noise ({interval}, by patient)."
-        )
-    return f"{who[0].upper()}{who[1:]} does not beat the best control, {control.name}, beyond noise ({interval}, by patient)."
+    does = "beats" if beats else "does not beat"
+    return f"{who[0].upper()}{who[1:]} {does} the best control, {control.name}, beyond noise ({interval}, by patient)."

@@ -1,0 +1,167 @@
+"""Intervals by patient cover what they promise, and the fast path equals the plain one."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from histotune.errors import ConfigError, DataError
+from histotune.metrics import BINARY_ONLY, METRICS, evaluate, score, softmax
+from histotune.statistics import Interval, intervals, paired_bootstrap, patient_bootstrap
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def made_up(seed: int, patients: int = 15, classes: int = 2, each: int = 20, signal: float = 1.0) -> Sample:
+    """Draw probabilities, labels and patients; every patient has a difficulty of its own."""
+    rng = np.random.default_rng(seed)
+    member = np.repeat(np.arange(patients), each)
+    labels = rng.integers(0, classes, len(member))
+    signals = signal + rng.normal(size=patients)[member]
+    logits = rng.normal(size=(len(member), classes)) + signals[:, None] * np.eye(classes)[labels]
+    return softmax(np.round(logits, 1)), labels, np.char.add("p", member.astype(str))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_the_fast_path_equals_evaluating_every_replicate(name: str, classes: int) -> None:
+    if name in BINARY_ONLY:
+        classes = 2
+    sample = made_up(1, patients=7, classes=classes, each=9)
+    fast = patient_bootstrap(name, *sample, replicates=300)
+    plain = patient_bootstrap(lambda p, y: score(name, p, y), *sample, replicates=300)
+    for bound in ("value", "low", "high"):
+        assert getattr(fast, bound) == pytest.approx(getattr(plain, bound), abs=1e-12)
+
+
+@pytest.mark.parametrize(("positive", "threshold"), [(0, None), (1, 0.3), (0, 0.7)])
+def test_positive_class_and_threshold_reach_every_replicate(positive: int, threshold: float | None) -> None:
+    probabilities, labels, patients = made_up(2)
+    found = intervals(probabilities, labels, patients, positive=positive, threshold=threshold, replicates=50)
+    whole = evaluate(probabilities, labels, positive=positive, threshold=threshold)
+    assert {name: interval.value for name, interval in found.items()} == whole
+    for name in ("sensitivity", "auroc"):
+        plain = patient_bootstrap(
+            lambda p, y, name=name: score(name, p, y, positive=positive, threshold=threshold),  # type: ignore[misc]
+            probabilities,
+            labels,
+            patients,
+            replicates=50,
+        )
+        assert (found[name].low, found[name].high) == pytest.approx((plain.low, plain.high))
+
+
+def test_a_seed_gives_its_interval_in_any_order_of_the_cases() -> None:
+    probabilities, labels, patients = made_up(3)
+    order = np.random.default_rng(0).permutation(len(labels))
+    first = patient_bootstrap("auroc", probabilities, labels, patients, seed=5, replicates=200)
+    again = patient_bootstrap("auroc", probabilities[order], labels[order], patients[order], seed=5, replicates=200)
+    other = patient_bootstrap("auroc", probabilities, labels, patients, seed=6, replicates=200)
+    assert (first.value, first.low, first.high) == pytest.approx((again.value, again.low, again.high))
+    assert first != other
+
+
+def test_patches_of_a_patient_are_not_counted_as_independent() -> None:
+    probabilities, labels, patients = made_up(4, patients=12, each=80)
+    by_patient = patient_bootstrap("accuracy", probabilities, labels, patients, replicates=500)
+    by_patch = patient_bootstrap("accuracy", probabilities, labels, np.arange(len(labels)).astype(str), replicates=500)
+    assert by_patient.high - by_patient.low > 2 * (by_patch.high - by_patch.low)
+
+
+def test_one_patient_has_a_value_and_no_interval() -> None:
+    probabilities, labels, _ = made_up(5)
+    found = patient_bootstrap("auroc", probabilities, labels, np.full(len(labels), "p"))
+    assert not math.isnan(found.value)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_an_undefined_metric_has_no_interval() -> None:
+    probabilities, labels, patients = made_up(6)
+    found = patient_bootstrap("auroc", probabilities, np.zeros_like(labels), patients, replicates=50)
+    assert all(math.isnan(x) for x in (found.value, found.low, found.high))
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    probabilities, labels, patients = made_up(7)
+    found = paired_bootstrap("auroc", probabilities, probabilities, labels, patients, replicates=100)
+    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_clear_difference_is_clear_and_changes_sign_with_the_order() -> None:
+    probabilities, labels, patients = made_up(8, signal=2.0)
+    guesses = softmax(np.random.default_rng(0).normal(size=probabilities.shape))
+    gain = paired_bootstrap("auroc", probabilities, guesses, labels, patients, replicates=300)
+    loss = paired_bootstrap("auroc", guesses, probabilities, labels, patients, replicates=300)
+    assert gain.low > 0
+    assert gain.p == pytest.approx(2 / 301)
+    assert (loss.value, loss.low, loss.high, loss.p) == pytest.approx((-gain.value, -gain.high, -gain.low, gain.p))
+
+
+def test_pairing_is_sharper_than_two_separate_intervals() -> None:
+    probabilities, labels, patients = made_up(9)
+    rng = np.random.default_rng(0)
+    nearly = softmax(np.log(probabilities) + 0.1 * rng.normal(size=probabilities.shape))
+    paired = paired_bootstrap("auroc", probabilities, nearly, labels, patients, replicates=300)
+    alone = patient_bootstrap("auroc", probabilities, labels, patients, replicates=300)
+    assert paired.high - paired.low < (alone.high - alone.low) / 2
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    probabilities, labels, patients = made_up(0)
+    with pytest.raises(DataError, match="one patient per case"):
+        patient_bootstrap("auroc", probabilities, labels, patients[1:])
+    with pytest.raises(DataError, match="same cases"):
+        paired_bootstrap("auroc", probabilities, probabilities[1:], labels, patients)
+    with pytest.raises(ConfigError, match="replicates=0"):
+        patient_bootstrap("auroc", probabilities, labels, patients, replicates=0)
+    with pytest.raises(ConfigError, match="level=95"):
+        patient_bootstrap("auroc", probabilities, labels, patients, replicates=5, level=95)
+    with pytest.raises(ConfigError, match="Did you mean 'auroc'"):
+        patient_bootstrap("aurok", probabilities, labels, patients, replicates=5)
+
+
+def test_two_thousand_replicates_take_seconds() -> None:
+    probabilities, labels, patients = made_up(0, patients=36, each=43)
+    start = time.process_time()
+    found = patient_bootstrap("auroc", probabilities, labels, patients, replicates=2000)
+    assert time.process_time() - start < 3
+    assert isinstance(found, Interval)
+
+
+def coverage(metric: str, studies: int, patients: int, replicates: int) -> float:
+    """Return how often the 95 % interval holds the metric of a population of 4,000 patients."""
+    truth = score(metric, *made_up(999, patients=4000)[:2])
+    held = 0
+    for seed in range(studies):
+        found = patient_bootstrap(metric, *made_up(seed, patients=patients), replicates=replicates, seed=seed)
+        held += found.low <= truth <= found.high
+    return held / studies
+
+
+@pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy"])
+def test_intervals_cover_the_truth(metric: str) -> None:
+    # 120 studies: the share has a standard error of 0.02; by patch it would be about 0.5.
+    assert 0.87 <= coverage(metric, studies=120, patients=20, replicates=200) <= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [10, 20, 36])
+@pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "mcc", "average_precision", "nll", "positive_f1"])
+def test_intervals_cover_the_truth_as_often_as_they_say(metric: str, patients: int) -> None:
+    assert coverage(metric, studies=1000, patients=patients, replicates=1000) == pytest.approx(0.95, abs=0.04)
+
+
+@pytest.mark.slow
+def test_equal_models_are_called_different_one_time_in_twenty() -> None:
+    called = 0
+    for seed in range(1000):
+        probabilities, labels, patients = made_up(seed, patients=25)
+        rng = np.random.default_rng(seed + 10_000)
+        pair = [softmax(np.log(probabilities) + rng.normal(size=probabilities.shape)) for _ in range(2)]
+        found = paired_bootstrap("auroc", pair[0], pair[1], labels, patients, replicates=500, seed=seed)
+        called += found.low > 0 or found.high < 0
+    assert called / 1000 == pytest.approx(0.05, abs=0.025)
