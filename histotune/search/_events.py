@@ -1,0 +1,152 @@
+"""What goes into a search and what comes out of it: budget, resources, events, summary."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from histotune.errors import ConfigError
+from histotune.store import TrialRecord
+
+DEFAULT_TRIALS = 20
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+# Why a search came to its end.
+TRIALS, TIME, INTERRUPTED, FAILURES, EXHAUSTED = "trials", "time", "interrupted", "failures", "exhausted"
+
+
+class Listener(Protocol):
+    """Hears of a search from within the driver process; what it raises ends its hearing, never the search."""
+
+    def started(self, number: int, config: Mapping[str, Any]) -> None:
+        """Hear that trial `number` runs, for the first time or again after an interruption."""
+
+    def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Hear of an epoch (from 1) of trial `number`."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Hear that a trial ended: complete, stopped by the scheduler, or failed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search is over.
+
+    Args:
+        trials: ended trials that the study shall have in all, those of earlier searches included.
+        seconds: time of this search; what then runs is left to be resumed.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a search that would never end, or never begin."""
+        if self.trials is None and self.seconds is None:
+            raise ConfigError("a search needs an end: give a number of trials, a time, or both")
+        if self.trials is not None and self.trials < 1:
+            raise ConfigError(f"trials must be at least 1, got {self.trials}")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ConfigError(f"time must be a positive number of seconds, got {self.seconds}")
+
+    @classmethod
+    def of(cls, *, trials: int | None = None, time: str | float | None = None) -> Budget:
+        """Read a budget as a user writes it; 20 trials where nothing is given.
+
+        >>> Budget.of(time="1.5h")
+        Budget(trials=None, seconds=5400.0)
+        """
+        if trials is None and time is None:
+            return cls(DEFAULT_TRIALS)
+        return cls(trials, None if time is None else _seconds(time))
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes of this machine.
+
+    Args:
+        cpus_per_trial: CPUs, and threads, of one trial.
+        gpus_per_trial: GPUs of one trial; a fraction shares a GPU.
+        max_concurrent: trials at once; None runs as many as fit.
+    """
+
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    max_concurrent: int | None = None
+
+    def check(self) -> int:
+        """Return how many trials run at once.
+
+        Raises:
+            ConfigError: more is asked than there is; with the numbers.
+        """
+        cpus, gpus = available_cpus(), available_gpus() if self.gpus_per_trial else 0
+        if self.cpus_per_trial <= 0 or self.gpus_per_trial < 0:
+            raise ConfigError(f"a trial needs more than 0 CPUs and at least 0 GPUs, got {self}")
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise ConfigError(f"max_concurrent must be at least 1, got {self.max_concurrent}")
+        at_once = self.max_concurrent or 1
+        for what, each, there in (("CPUs", self.cpus_per_trial, cpus), ("GPUs", self.gpus_per_trial, gpus)):
+            if each * at_once > there + 1e-9:
+                asked = f"{each:g} {what} per trial" + (f" x {at_once} trials at once" if at_once > 1 else "")
+                raise ConfigError(f"{asked} asked, but this machine has {there} {what}; ask for less")
+        if self.max_concurrent is not None:
+            return self.max_concurrent
+        fit = [cpus / self.cpus_per_trial] + ([gpus / self.gpus_per_trial] if self.gpus_per_trial else [])
+        return max(1, math.floor(min(fit) + 1e-9))
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one trial."""
+        return max(1, round(self.cpus_per_trial))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a search ended.
+
+    Attributes:
+        reason: `trials`, `time`, `interrupted`, `failures` or `exhausted`.
+        message: the reason as a sentence for a person.
+        ended: trials of the study that have ended, in all searches.
+        complete, stopped, failed: those that this search ended, by state.
+        unfinished: trials that the next search of the study takes up again.
+        seconds: duration of this search.
+        notes: what else a person should know, such as a listener that failed.
+    """
+
+    reason: str
+    message: str
+    ended: int
+    complete: int
+    stopped: int
+    failed: int
+    unfinished: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def available_gpus() -> int:
+    """Return how many GPUs this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _seconds(time: str | float) -> float:
+    if isinstance(time, (int, float)):
+        return float(time)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smhd]?)\s*", time)
+    if not found:
+        raise ConfigError(f"time {time!r}: expected seconds, or a number with s, m, h or d, such as 90s, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2] or "s"]

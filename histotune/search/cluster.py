@@ -1,0 +1,130 @@
+"""A private Ray on this machine: loopback, no dashboard, its files in one short-lived folder, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from histotune import runtime
+from histotune.errors import StudyError
+from histotune.store import StudyStore
+
+MARK = "HISTOTUNE_STUDY"  # environment variable of every process that a search starts, with the study's mark
+OBJECT_STORE = 128 * 2**20  # bytes; results are small and the images travel by memory-map
+LONGEST = 30  # characters of the temporary folder: Ray's sockets below it must stay under 107
+
+_SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Ray's own snapshots: nobody reads them
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextlib.contextmanager
+def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) -> Iterator[Path]:
+    """Start Ray for one search; yields its temporary folder, and takes everything away in the end, however it ends.
+
+    What a killed driver of the same study left, processes and files, goes first: the caller holds the study's lock,
+    so that nobody needs them.
+
+    Raises:
+        StudyError: this process runs a Ray of its own, or the temporary folder belongs to somebody else.
+    """
+    mark = _mark(store)
+    folder = _folder(mark)
+    runtime.disable_telemetry()
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # in memory: Ray's token file is readable by others
+    kill_leftovers(mark)
+    _fresh(folder)
+    with _environment(_SETTINGS | {MARK: mark, "TUNE_MAX_PENDING_TRIALS_PG": str(at_once)}):
+        import ray
+
+        if ray.is_initialized():
+            raise StudyError("Ray already runs in this process; call ray.shutdown() before a search")
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            yield folder
+        finally:
+            ray.shutdown()
+            kill_leftovers(mark)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
+    """Kill every process that a search with this mark started, and return how many there were."""
+    found = _marked(mark)
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and _marked(mark):
+        time.sleep(0.02)
+    return len(found)
+
+
+def _mark(store: StudyStore) -> str:
+    return hashlib.sha256(str(store.folder.resolve()).encode()).hexdigest()[:12]
+
+
+def _folder(mark: str) -> Path:
+    base = tempfile.gettempdir()
+    return Path(base if len(base) + len(mark) + 4 <= LONGEST else "/tmp") / f"ht-{mark}"
+
+
+def _fresh(folder: Path) -> None:
+    """Make the folder anew, for this user alone."""
+    if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.getuid()):
+        raise StudyError(f"{folder} belongs to another user; remove it, or set TMPDIR to a short path of your own")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+
+
+def _marked(mark: str) -> list[int]:
+    """Return the ids of living processes of this user whose environment holds the mark, this process left out."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile, or it is somebody else's
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

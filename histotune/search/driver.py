@@ -1,0 +1,158 @@
+"""Ray Tune runs the trials; every decision is the conductor's. These classes only carry words between the two."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from histotune.search._events import INTERRUPTED, Resources
+from histotune.search._signals import Signals
+from histotune.search.conductor import Assignment, Conductor
+from histotune.search.worker import ENDED, EPOCH, METRICS, TrialWorker
+
+
+class _SearchOver(BaseException):
+    """Leaves Ray Tune's loop at a safe place; a BaseException, so that Tune does not treat it as a trial's failure."""
+
+
+class Bridge:
+    """The conductor as Ray Tune's searcher, scheduler and callback see it.
+
+    An error within a decision is kept and raised from the loop's next step: Tune would wrap it, or blame the trial.
+    """
+
+    def __init__(
+        self, conductor: Conductor, signals: Signals, describe: Callable[[Assignment], Mapping[str, Any]]
+    ) -> None:
+        self.conductor = conductor
+        self.error: BaseException | None = None
+        self._signals = signals
+        self._describe = describe
+
+    def suggest(self) -> Mapping[str, Any] | None:
+        """Return the next trial's description for a worker, or None when none is to run now."""
+        assignment = self.conductor.next()
+        return None if assignment is None else self._describe(assignment)
+
+    def on_result(self, number: int, result: Mapping[str, Any]) -> str:
+        """Hear a worker's answer and say what Tune shall do with the trial."""
+        with self._kept():
+            if EPOCH in result:
+                # a worker that is to stop hears of it through the trial's folder when it is asked to go on
+                self.conductor.reported(number, result[EPOCH], dict(result[METRICS]))
+            if result[ENDED]:
+                self.conductor.ended(number)
+        return str(FIFOScheduler.STOP if result[ENDED] or self.error else FIFOScheduler.CONTINUE)
+
+    def on_error(self, number: int, reason: str) -> None:
+        """Hear that a worker is gone."""
+        with self._kept():
+            self.conductor.died(number, reason)
+
+    def on_step(self) -> None:
+        """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
+        if self.error is not None:
+            raise self.error
+        if self._signals.received:
+            name = signal.Signals(self._signals.received[0]).name
+            self.conductor.finish(INTERRUPTED, f"interrupted by {name}; the same command goes on from here")
+        if self.conductor.over():
+            raise _SearchOver
+        if not self.conductor.hungry:
+            self.conductor.deliver()
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.error = error
+
+
+def drive(
+    conductor: Conductor,
+    signals: Signals,
+    *,
+    study: Path,
+    cohorts: Mapping[int, Path],
+    metric: str,
+    resources: Resources,
+    scratch: Path,
+    plugins: Sequence[Path] = (),
+) -> None:
+    """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes."""
+
+    def describe(assignment: Assignment) -> Mapping[str, Any]:
+        return {
+            "number": assignment.number,
+            "config": assignment.config,
+            "study": str(study),
+            "cohort": str(cohorts[assignment.config["image_size"]]),
+            "metric": metric,
+            "threads": resources.threads,
+            "plugins": [str(folder) for folder in plugins],
+        }
+
+    bridge = Bridge(conductor, signals, describe)
+    with contextlib.suppress(_SearchOver):
+        tune.run(
+            TrialWorker,
+            name="search",
+            storage_path=str(scratch / "tune"),
+            num_samples=-1,
+            search_alg=_Searcher(bridge),
+            scheduler=_Scheduler(bridge),
+            callbacks=[_Callback(bridge)],
+            resources_per_trial={"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+            reuse_actors=True,
+            max_failures=0,
+            verbose=0,
+            raise_on_failed_trial=False,
+        )
+
+
+class _Searcher(Searcher):  # type: ignore[misc]
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__()
+        self._bridge = bridge
+
+    def suggest(self, trial_id: str) -> Mapping[str, Any] | None:
+        return self._bridge.suggest()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the scheduler heard it first."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the state."""
+
+
+class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__()
+        self._bridge = bridge
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return self._bridge.on_result(trial.config["number"], result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        failure = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
+        self._bridge.on_error(trial.config["number"], type(failure).__name__ if failure else "no reason given")
+
+
+class _Callback(Callback):  # type: ignore[misc]
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._bridge.on_step()
