@@ -84,7 +84,8 @@ class Space:
     def image_sizes(self) -> tuple[int, ...]:
         """Return every image size that a draw may ask for, pixels, sorted."""
         node = self._tree.children.get("image_size", Constant("image_size", TrialConfig.image_size))
-        return tuple(sorted(node.options)) if isinstance(node, Choice) else (int(self.default()["image_size"]),)
+        assert isinstance(node, (Constant, Choice))
+        return tuple(sorted(node.options)) if isinstance(node, Choice) else (int(node.value),)
 
     def epochs(self) -> int:
         """Return the largest number of epochs that a draw may ask for."""
