@@ -15,7 +15,7 @@ from histotune.errors import StudyError
 from histotune.statistics import Difference, paired_bootstrap
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
-TRIAL, CONTROL, ENSEMBLE = "trial", "control", "ensemble"
+TRIAL, SINGLE, CONTROL, ENSEMBLE = "trial", "single", "control", "ensemble"
 LEAKY = "leaky reproduction"
 
 
@@ -24,7 +24,7 @@ class Line:
     """One line of the table before it is a table.
 
     Attributes:
-        kind: `trial`, `control` or `ensemble`.
+        kind: `trial`, `single` (`histotune train`), `control` or `ensemble`.
         name: the trial's number as text, or the folder's name.
     """
 
@@ -59,7 +59,8 @@ def leaderboard(store: StudyStore) -> pd.DataFrame:
 def lines(store: StudyStore) -> list[Line]:
     """Return every ended trial, control and ensemble, in no particular order."""
     trials = [Line(TRIAL, str(record.number), record) for record in store.trials()]
-    return trials + _named(CONTROL, store.controls) + _named(ENSEMBLE, store.ensembles)
+    named = ((SINGLE, store.singles), (CONTROL, store.controls), (ENSEMBLE, store.ensembles))
+    return trials + [line for kind, folder in named for line in _named(kind, folder)]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def verdict(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verd
     difference = _compare(winner, control, settings.metric, settings.positive, replicates, seed)
     beats = (difference.low if sign > 0 else -difference.high) > 0
     text = _words(winner, control, settings.metric, difference, beats)
+    if settings.leaky:
+        text += f" This is a {LEAKY}: patients stand on both sides of the split, so no number here is honest."
     return Verdict(beats, text, f"{winner.kind} {winner.name}", control.name, difference)
 
 
@@ -148,7 +151,7 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
 
 def _components(line: Line) -> tuple[str, str]:
     """Name a trial's loss and its backbones ("" for what is no trial)."""
-    if line.kind != TRIAL or not (line.record.folder / "config.yaml").exists():
+    if line.kind not in (TRIAL, SINGLE) or not (line.record.folder / "config.yaml").exists():
         return "", ""
     config = line.record.config()
     backbones = [branch["backbone"]["name"] for branch in config["model"]["branches"].values()]
