@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.cohort import Cohort, read_labels
+from histotune.cohort import UNKNOWN, Cohort, read_labels
+from histotune.config import TrialConfig
 from histotune.datasets import DATASETS
 from histotune.prepare import prepare
 from histotune.splits import Split, TrainingData, split
 from histotune.store import StudySettings, StudyStore
+from histotune.train import run_trial
 
 TinyFolder = Callable[..., Path]
 
@@ -97,3 +100,29 @@ def small_study(tmp_path: Path, small_cohort: Cohort, small_labels: np.ndarray, 
 def small_data(small_study: StudyStore, small_cohort: Cohort) -> TrainingData:
     """What a trial of `small_study` may see."""
     return small_study.training_data(small_cohort)
+
+
+@pytest.fixture(scope="session")
+def trained_trials(
+    tmp_path_factory: pytest.TempPathFactory, small_cohort: Cohort, small_labels: np.ndarray, small_split: Split
+) -> Path:
+    """Folder of three complete trials, 00000 to 00002, trained for two epochs on `small_split`; read-only."""
+    known = np.full_like(small_labels, UNKNOWN)
+    for rows in (small_split.train, small_split.val):
+        known[rows] = small_labels[rows]
+    table = small_cohort.table
+    data = TrainingData(
+        small_cohort.arrays, small_cohort.present, known, table["id"].to_numpy(str), table["patient"].to_numpy(str),
+        small_split.train, small_split.val, small_cohort.classes, small_cohort.positive, small_cohort.digest,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("trained")
+    for number in range(3):
+        run_trial(TrialConfig(epochs=2, batch_size=32, seed=number), data, folder / f"{number:05d}")
+    return folder
+
+
+@pytest.fixture
+def trained_study(small_study: StudyStore, trained_trials: Path) -> StudyStore:
+    """`small_study` with the three trials of `trained_trials`."""
+    shutil.copytree(trained_trials, small_study.folder / "trials")
+    return small_study
