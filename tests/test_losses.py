@@ -176,7 +176,7 @@ CASES = [
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_value_and_gradient_follow_the_formula(
-    name: str, params: dict[str, float], formula: Formula, soft: bool, seed: int
+    name: str, params: dict[str, Any], formula: Formula, soft: bool, seed: int
 ) -> None:
     objective, (features, hard) = build(name, **params), batch(seed=seed)
     assert isinstance(objective, LinearObjective)
@@ -232,7 +232,7 @@ def test_focal_turns_from_easy_cases() -> None:
         ("focl", {}, "Did you mean 'focal'"),
     ],
 )
-def test_bad_parameters_are_named(name: str, params: dict[str, float], word: str) -> None:
+def test_bad_parameters_are_named(name: str, params: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         LOSSES.build(name, ObjectiveInput(WIDTH, (4, 4)), **params)
 
