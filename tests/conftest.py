@@ -32,6 +32,12 @@ def idc_patches() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def idc_cohort(idc_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """The real IDC patches at 32 px; read-only, prepared once per session; skips where there are none."""
+    return prepare(DATASETS.build("idc"), idc_patches, image_size=32, cache=tmp_path_factory.mktemp("idc"))
+
+
 @pytest.fixture
 def tiny_folder(tmp_path: Path) -> TinyFolder:
     """Factory of a folder PATIENT/CLASS/FILE.png: `tiny_folder({"p1": {"benign": 3, "tumour": 2}}, side=16)`."""

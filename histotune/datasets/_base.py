@@ -128,7 +128,7 @@ class Dataset:
         """
         raise NotImplementedError
 
-    def read(self, case: Mapping[str, Any], root: Path | None) -> Picture:
+    def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
         """Read one row of the listing; runs in several processes at once.
 
         Raises:

@@ -55,16 +55,16 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     Raises:
         BadFile: it is missing, empty, no image, damaged, or of a kind that has no faithful 8-bit form.
     """
-    path = Path(path)
+    path = os.fspath(path)
     try:
-        if path.stat().st_size == 0:
+        if os.stat(path).st_size == 0:  # noqa: PTH116  (a hot path: no Path object)
             raise BadFile("empty", "the file has 0 bytes")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 image.load()
-                return _to_rgb(image)
+                return _to_rgb(image, path)
     except FileNotFoundError as error:
         raise BadFile("missing", "there is no such file") from error
     except UnidentifiedImageError as error:
@@ -98,10 +98,10 @@ def fit(pixels: np.ndarray, side: int, resize: str = "area") -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((side, side), method))
 
 
-def _to_rgb(image: Image.Image) -> Picture:
+def _to_rgb(image: Image.Image, path: str) -> Picture:
     if image.mode == "RGB":
-        deep = image.format == "PNG" and _is_16_bit_png(image)
-        return Picture(np.array(image), "16 bit" if deep else "")
+        deep = image.format == "PNG" and _is_16_bit_png(path)
+        return Picture(np.asarray(image), "16 bit" if deep else "")
     if image.mode.startswith("I;16"):
         grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 257 = 255
         return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit")
@@ -112,15 +112,14 @@ def _to_rgb(image: Image.Image) -> Picture:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
         image = Image.alpha_composite(white, image)
-    return Picture(np.array(image.convert("RGB")), converted)
+    return Picture(np.asarray(image.convert("RGB")), converted)
 
 
-def _is_16_bit_png(image: Image.Image) -> bool:
-    name = image.filename if isinstance(image.filename, str) else os.fsdecode(image.filename)
-    with open(name, "rb") as file:  # noqa: PTH123  (a hot path: no Path object)
+def _is_16_bit_png(path: str) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123  (a hot path: no Path object)
         return file.read(25)[24:] == b"\x10"  # the bit depth in a PNG's header
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
         return file.read(12)

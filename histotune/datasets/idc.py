@@ -71,14 +71,14 @@ class Idc(Dataset):
         table, same = drop_same_ids(listing_table(rows))
         return Listing(table, ("negative", "positive"), 1, {"patients_known": True}, [*problems, *same])
 
-    def read(self, case: Mapping[str, Any], root: Path | None) -> Picture:
+    def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
         """Read a patch; one that the slide's edge cut off is completed with white, unless over half of it is missing.
 
         Raises:
             BadFile: it cannot be decoded, or most of it is missing.
         """
         assert root is not None
-        picture = read_image(root / case["path"])
+        picture = read_image(f"{root}/{case['path']}")
         height, width = picture.pixels.shape[:2]
         if (height, width) == (SIDE, SIDE):
             return picture

@@ -83,7 +83,7 @@ class Synthetic(Dataset):
         ]
         return Listing(listing_table(rows), ("benign", "malignant"), facts={"patients_known": True})
 
-    def read(self, case: Mapping[str, Any], root: Path | None) -> Picture:
+    def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
         """Paint one image from its own random numbers."""
         rng = np.random.default_rng([self.seed, 1, int(case["number"])])
         site = np.random.default_rng([self.seed, 2, int(case["site"].removeprefix("site-"))])
