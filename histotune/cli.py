@@ -127,7 +127,7 @@ def search(
             scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
             choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            progress=display.progress, listeners=[display],
+            progress=display.progress, opened=display.began, listeners=[display],
         )  # fmt: skip
     cli_show.study(found, json_wanted=json_wanted)
 

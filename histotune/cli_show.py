@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from histotune.files import without_nan
+from histotune.files import without_nan, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from histotune.cohort import Cohort
+    from histotune.evaluate import Evaluation
+    from histotune.merge import Merged
     from histotune.space import Space
     from histotune.store import TrialRecord
     from histotune.study import Study
@@ -24,15 +27,30 @@ SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
 ROWS = 25
 
 
-def as_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print mappings with the same keys as a table; floats with four digits, NaN as a dash."""
+def as_table(rows: Sequence[Mapping[str, Any]], title: str = "", *, whole_cells: bool = False) -> None:
+    """Print mappings with the same keys as a table; floats with four digits, NaN as a dash.
+
+    Args:
+        rows: one mapping per line.
+        title: printed above, in bold.
+        whole_cells: on a terminal that is too narrow, leave out the last columns instead of folding cells.
+    """
+    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    names = list(cells[0]) if cells else []
+    widths = {name: max(len(name), *(len(row[name]) for row in cells)) + 1 for name in names}
     console = Console()
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in rows[0] if rows else ():
-        numeric = all(isinstance(row[name], (int, float)) for row in rows)
+    if not console.is_terminal:
+        console.width = max(console.width, sum(widths.values()))
+    while whole_cells and len(names) > 2 and sum(widths[name] for name in names) > console.width:
+        names.pop()
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in names:
+        numeric = all(row[name] is None or isinstance(row[name], (int, float)) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    for row in cells:
+        table.add_row(*(row[name] for name in names))
+    if title:
+        console.print(title, style="bold", highlight=False, soft_wrap=True)
     console.print(table)
 
 
@@ -53,10 +71,10 @@ def study(found: Study, *, json_wanted: bool) -> None:
         title += " (leaky reproduction: patients stand on both sides)"
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
-    as_table(_board_rows(board, settings.metric), title)
+    as_table(_board_rows(board, settings.metric), title, whole_cells=True)
     if len(board) > ROWS:
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
-    typer.echo(found.verdict())
+    typer.echo(str(found.verdict()))
     typer.echo(f"Next: histotune ensemble {found.name} --top 5 --strategy average --export exports/{found.name}")
 
 
@@ -109,10 +127,65 @@ def space(loaded: Space, *, json_wanted: bool) -> None:
     as_table(rows, f"{loaded.name}: {loaded.description}")
 
 
+def merged(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
+    """Print an ensemble beside its best member and the uniform mean."""
+    if json_wanted:
+        as_json({"name": found.name, "members": found.members, "metrics": dict(found.metrics), "export": export})
+        return
+    shown = [m for m in SHOWN_METRICS if m in found.metrics]
+    rows = [
+        {"what": who.replace("_", " "), **{m: str(figures[m]) for m in shown}}
+        for who, figures in found.intervals.items()
+    ]
+    members = ", ".join(map(str, found.members))
+    as_table(rows, f"{found.name}: trials {members}; validation part, 95 % intervals by patient")
+    for other, gain in found.gains.items():
+        typer.echo(f"ensemble minus {other.replace('_', ' ')}: {gain}")
+    typer.echo("Members, temperatures and threshold were chosen on these very cases: the sealed test part decides.")
+    if export is not None:
+        typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
+
+
+def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
+    """Print what an export reaches where nothing was chosen."""
+    if json_wanted:
+        as_json(found.to_dict())
+        return
+    name = f"{found.export} on the {found.part} of {found.dataset}"
+    title = f"{name}: {found.cases} images of {found.patients} patients, split {found.protocol}"
+    if found.leaky:
+        title += " (leaky reproduction: patients stand on both sides)"
+    if found.synthetic:
+        title += " (synthetic images)"
+    rows = [{"metric": metric, "at .5": str(value)} for metric, value in found.metrics.items()]
+    if found.threshold is not None:
+        for row in rows:
+            row[f"at {found.threshold:.2f} (from validation)"] = str(found.at_threshold[row["metric"]])
+    as_table(rows, title)
+    shown = [m for m in SHOWN_METRICS if m in found.metrics]
+    beside = [{"beside": who, **{m: str(v[m]) for m in shown}} for who, v in found.beside.items()]
+    as_table(beside, "The same cases")
+    for other, gain in found.gains.items():
+        typer.echo(f"{found.metric}, minus {other}: {gain}")
+    if found.note:
+        typer.echo(found.note)
+
+
+def predictions(table: pd.DataFrame, output: Path) -> None:
+    """Write predictions and say what became of the images."""
+    write_text(output, table.to_csv(index=False))
+    counts = ", ".join(f"{name}: {count}" for name, count in table["label"].value_counts().items())
+    left_out = len(table.attrs.get("problems", []))
+    typer.echo(f"Wrote {len(table)} predictions to {output} ({counts})")
+    if left_out:
+        typer.echo(f"{left_out} files could not be read and were left out", err=True)
+
+
 def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     metrics = list(dict.fromkeys([metric, *SHOWN_METRICS]))
-    columns = ["rank", "kind", "name", "state", *[m for m in metrics if m in board], "epochs", "seconds"]
-    shown = board[[column for column in columns if column in board]].head(ROWS)
+    figures = [m for m in metrics if m in board]
+    columns = ["rank", "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
+    shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
     return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotune import leaderboard, merge
 from histotune.backbones import BACKBONES
 from histotune.begin import Places, Progress, Wanted, begin, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
@@ -23,7 +22,9 @@ from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial
 from histotune.fusions import FUSIONS
+from histotune.leaderboard import Verdict, leaderboard, verdict
 from histotune.losses import LOSSES
+from histotune.merge import Merged, merge
 from histotune.metrics import METRICS
 from histotune.predict import load
 from histotune.registry import Registry
@@ -56,18 +57,22 @@ class Study:
 
     def leaderboard(self) -> pd.DataFrame:
         """Rank trials, ensembles and controls by the study's metric on the validation part, best first."""
-        return leaderboard.leaderboard(self.store)
+        return leaderboard(self.store)
+
+    def verdict(self) -> Verdict:
+        """Say whether the best model beats the best control beyond noise, on the validation part."""
+        return verdict(self.store)
 
     def ensemble(
         self, *, top: int = 5, strategy: str = "average", export: str | os.PathLike[str] | None = None
-    ) -> merge.Merged:
+    ) -> Merged:
         """Combine the `top` complete trials on their validation predictions; write it as a portable folder if asked.
 
         Raises:
             StudyError: there is no complete trial to combine.
             ConfigError: the strategy is unknown.
         """
-        merged = merge.merge(self.store, top=top, strategy=strategy)
+        merged = merge(self.store, top=top, strategy=strategy)
         if export is not None:
             export_ensemble(self.store, merged, Path(export))
         return merged
@@ -109,6 +114,7 @@ def search(
     cache: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
+    opened: Callable[[StudyStore, int | None], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for its best configuration; the same call again continues the study where it stood.
@@ -122,6 +128,7 @@ def search(
         metric: validation metric that ranks trials; None takes the space's.
         protocol: split protocol; None takes the space's, then the dataset's.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
+        progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all).
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
@@ -133,12 +140,14 @@ def search(
     place = Places.of(runs, cache)
     wanted = Wanted(load_space(space, fix=fix, ranges=ranges, choices=choices), data, metric, protocol, seed, strict)
     store, prepared = begin(wanted, study, place, progress)
+    if opened is not None:
+        opened(store, budget.trials)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
     run_search(
         store, wanted.space, folders, budget, resources,
-        sampler=sampler, scheduler=scheduler, seed=seed, listeners=[tracker, *listeners],
+        sampler=sampler, scheduler=scheduler, seed=store.settings().seed, listeners=[tracker, *listeners],
     )  # fmt: skip
     tracker.finish()
     return Study(store)
@@ -199,10 +208,11 @@ def evaluate(
     model = load(exported)
     place = Places.of(runs, cache)
     if on is not None:
-        cohort = prepare_cohort(on, {}, data, model.image_size, place)
-        return evaluate_external(model, cohort, read_labels(cohort))
+        external = {size: prepare_cohort(on, {}, data, size, place) for size in model.image_sizes}
+        return evaluate_external(model, external, read_labels(external[min(external)]))
     store = StudyStore(place.runs / model.study) if runs is not None else StudyStore(Path(model.study_folder))
-    return evaluate_sealed(model, study_cohort(store, place, model.image_size, data), store, command=command)
+    cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
+    return evaluate_sealed(model, cohorts, store, command=command)
 
 
 def catalogue(kind: str) -> list[dict[str, object]]:
