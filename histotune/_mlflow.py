@@ -58,7 +58,10 @@ def create_database(runs: Path) -> None:
     if place.exists():
         return
     unfinished = runs / f".mlflow.{os.getpid()}.db"
-    api().MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    api()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts(runs).as_uri())
     unfinished.replace(place)
 
 

@@ -23,6 +23,7 @@ from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_rec
 T = TypeVar("T")
 
 PARENT = "mlflow.parentRunId"
+_SERVED = ("http://", "https://", "databricks")
 _STATUS = {COMPLETE: "FINISHED", STOPPED: "KILLED"}  # everything else: FAILED
 
 
@@ -140,7 +141,7 @@ class MlflowTracker:
     def _connect(self) -> Any:
         """Return the client; the first call finds or makes the database, the experiment and the study's run."""
         if self._client is None:
-            if self._is_local:
+            if self.uri == _mlflow.database_uri(self.runs):
                 _mlflow.create_database(self.runs)
             client = _mlflow.api().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self.experiment = self._find_experiment(client)
@@ -148,16 +149,14 @@ class MlflowTracker:
             self._client = client
         return self._client
 
-    @property
-    def _is_local(self) -> bool:
-        return self.uri == _mlflow.database_uri(self.runs)
-
     def _find_experiment(self, client: Any) -> str:
         name = self.store.folder.name
         found = client.get_experiment_by_name(name)
         if found is None:
-            folder = (_mlflow.artifacts(self.runs) / name).as_uri() if self._is_local else None
-            return str(client.create_experiment(name, folder))
+            # A server chooses its own place; for a database MLflow would choose the caller's working directory.
+            served = self.uri.startswith(_SERVED)
+            place = None if served else (_mlflow.artifacts(self.runs) / name).as_uri()
+            return str(client.create_experiment(name, place))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)

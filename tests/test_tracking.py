@@ -223,12 +223,17 @@ def test_a_server_that_is_away_warns_and_kills_nothing(store: StudyStore) -> Non
         assert tracker.mirror() == 0
 
 
-def test_another_address_takes_the_mirror(store: StudyStore, database: Path, tmp_path: Path) -> None:
+def test_another_address_takes_the_mirror(
+    store: StudyStore, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     other = tmp_path / "other.db"
     other.write_bytes(database.read_bytes())
     end_trial(store, 0)
     assert MlflowTracker(store, store.folder.parent, uri=f"sqlite:///{other}").mirror() == 1
     assert _mlflow.api().MlflowClient(f"sqlite:///{other}").get_experiment_by_name("small") is not None
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_two_processes_that_start_at_once_make_one_database(small_study: StudyStore) -> None:
