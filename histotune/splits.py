@@ -42,6 +42,7 @@ class TrainingData:
         ids, patients: str [N].
         train, val: int64 row numbers.
         classes: class names; `positive` is the index of the positive class.
+        digest: the cohort's digest, which a trial's environment names.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -53,6 +54,7 @@ class TrainingData:
     val: np.ndarray
     classes: tuple[str, ...]
     positive: int = 1
+    digest: str = ""
 
     @property
     def counts(self) -> tuple[int, ...]:
