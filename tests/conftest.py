@@ -20,6 +20,7 @@ from histotune.store import StudySettings, StudyStore
 from histotune.train import run_trial
 
 TinyFolder = Callable[..., Path]
+NewStudy = Callable[[Path], StudyStore]
 
 
 @pytest.fixture(scope="session")
@@ -79,27 +80,37 @@ def small_split(small_cohort: Cohort, small_labels: np.ndarray) -> Split:
     return split(small_cohort, small_labels, "patient", seed=0)
 
 
+@pytest.fixture(scope="session")
+def new_study(small_cohort: Cohort, small_labels: np.ndarray, small_split: Split) -> NewStudy:
+    """Factory of a study over `small_cohort` without any trial: `new_study(folder)`."""
+
+    def create(folder: Path) -> StudyStore:
+        settings = StudySettings(
+            name=folder.name,
+            dataset="synthetic",
+            data="",
+            options={"cases": 240, "patients": 24, "side": 32},
+            digests={"32": small_cohort.digest},
+            classes=list(small_cohort.classes),
+            positive=small_cohort.positive,
+            protocol=small_split.protocol,
+            leaky=small_split.leaky,
+            seed=0,
+            metric="balanced_accuracy",
+            space={},
+            facts=small_cohort.facts,
+        )
+        store = StudyStore(folder)
+        store.create(settings, small_cohort, small_split, small_labels)
+        return store
+
+    return create
+
+
 @pytest.fixture
-def small_study(tmp_path: Path, small_cohort: Cohort, small_labels: np.ndarray, small_split: Split) -> StudyStore:
+def small_study(tmp_path: Path, new_study: NewStudy) -> StudyStore:
     """A study over `small_cohort` without any trial; every test gets its own."""
-    settings = StudySettings(
-        name="small",
-        dataset="synthetic",
-        data="",
-        options={"cases": 240, "patients": 24, "side": 32},
-        digests={"32": small_cohort.digest},
-        classes=list(small_cohort.classes),
-        positive=small_cohort.positive,
-        protocol=small_split.protocol,
-        leaky=small_split.leaky,
-        seed=0,
-        metric="balanced_accuracy",
-        space={},
-        facts=small_cohort.facts,
-    )
-    store = StudyStore(tmp_path / "runs" / "small")
-    store.create(settings, small_cohort, small_split, small_labels)
-    return store
+    return new_study(tmp_path / "runs" / "small")
 
 
 @pytest.fixture

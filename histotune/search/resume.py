@@ -5,7 +5,6 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial
 
 from histotune import files
-from histotune.config import TrialConfig
 from histotune.search.conductor import STOP, History, settle
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, RECORD, Journal, facts
 from histotune.search.schedule import Scheduler
@@ -64,8 +63,4 @@ def _adopt(store: StudyStore, journal: Journal) -> None:
     lost: dict[int, TrialRecord] = {record.number: record for record in store.trials() if record.number >= known}
     for number in range(known, max(lost, default=-1) + 1):
         record = lost.get(number)
-        if record is None:
-            journal.adopt({})
-        else:
-            digest = record.digest or TrialConfig.from_dict(record.config()).digest()
-            journal.adopt({DIGEST: digest, RECORD: facts(record)})
+        journal.adopt({} if record is None else {DIGEST: record.digest, RECORD: facts(record)})

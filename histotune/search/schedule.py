@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ RUNGS = 3  # below the full training: more rungs judge earlier than a curve can 
 class Scheduler:
     """Never stops a trial; the base of those that do.
 
-    `report` is idempotent: telling an epoch again, after a crash, changes nothing and decides alike.
+    An epoch that is reported again, after a crash, counts once.
     """
 
     def report(self, number: int, epoch: int, score: float) -> bool:
@@ -45,9 +46,11 @@ class Asha(Scheduler):
         scores = self._scores.get(epoch)
         if scores is None:
             return False
-        own = scores.setdefault(number, score if score == score else -np.inf)
-        others = [other for trial, other in scores.items() if trial != number]
-        return bool(others) and own < float(np.percentile(others, 100 * (1 - 1 / self.eta)))
+        own = scores.setdefault(number, score)
+        others = [other for trial, other in scores.items() if trial != number and not math.isnan(other)]
+        if not others or math.isnan(own):
+            return bool(others)  # an undefined score is below every other
+        return own < float(np.percentile(others, 100 * (1 - 1 / self.eta)))
 
 
 def rungs(epochs: int, grace: int, eta: float) -> tuple[int, ...]:
