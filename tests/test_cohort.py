@@ -21,7 +21,7 @@ from PIL import Image
 
 from histotune.cohort import Cohort, load, read_labels, read_paths
 from histotune.datasets import DATASETS
-from histotune.errors import ConfigError, DataError
+from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.prepare import prepare
 
 TinyFolder = Callable[..., Path]
@@ -266,7 +266,7 @@ def test_no_room_for_a_file_is_a_clear_error_and_nothing_half_written_survives(
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(Exception, match="cannot write"):
+    with pytest.raises(HistotuneError, match="cannot write"):
         prepared(folder, tmp_path / "file" / "cache")
 
 
