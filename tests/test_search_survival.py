@@ -1,0 +1,193 @@
+"""A search that is killed goes on: real processes, a real Ray, real signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histotune.cohort import Cohort
+from histotune.search.cluster import _folder, _mark, _marked
+from histotune.search.journal import DEATHS, RECORD, Journal
+from histotune.store import COMPLETE, STOPPED, StudyStore
+
+SCRIPT = Path(__file__).parent / "search_process.py"
+EPOCHS = 6
+SPACE = f"""
+dataset: synthetic
+epochs: {EPOCHS}
+batch_size: 8
+loss: {{choice: {{cross_entropy: {{}}, focal: {{gamma: {{low: 0.5, high: 5.0}}}}}}}}
+optimizer: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}}}
+"""
+
+
+class Search:
+    """A search in a process group of its own."""
+
+    def __init__(self, store: StudyStore, cohort: Cohort, space: Path, trials: int) -> None:
+        command = [sys.executable, str(SCRIPT), str(store.folder), str(cohort.folder), str(space), str(trials)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+        )
+        self.lines: list[str] = []
+
+    def until(self, pattern: str) -> str:
+        """Read on until a line matches, or fail with what was said."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+            if re.search(pattern, line):
+                return line
+        raise AssertionError(f"the search ended before {pattern!r}: {self.lines}")
+
+    def kill(self) -> None:
+        """Kill the driver and its process group, as a machine that runs out of memory would."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def interrupt(self, number: int) -> float:
+        """Send a signal to the driver and return the seconds until it has ended."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=60)
+        self.lines += rest.splitlines()
+        return time.monotonic() - began
+
+    def finish(self) -> None:
+        rest, _ = self.process.communicate(timeout=600)
+        self.lines += rest.splitlines()
+        assert self.process.returncode == 0, self.lines
+
+    def epochs(self) -> list[tuple[int, int]]:
+        """Return (trial, epoch) of every report, in order."""
+        found = (re.search(r"reported (\d+) (\d+)", line) for line in self.lines)
+        return [(int(m[1]), int(m[2])) for m in found if m]
+
+
+@pytest.fixture
+def search(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> Iterator[Callable[[int], Search]]:
+    """Factory of searches of one study; what still runs in the end is killed."""
+    space, searches = tmp_path / "tiny.yaml", list[Search]()
+    space.write_text(SPACE)
+
+    def begin(trials: int) -> Search:
+        searches.append(Search(small_study, small_cohort, space, trials))
+        return searches[-1]
+
+    yield begin
+    for one in searches:
+        if one.process.poll() is None:
+            one.kill()
+        if one.process.stdout is not None:
+            one.process.stdout.close()
+    for process in _marked(_mark(small_study)):
+        os.kill(process, signal.SIGKILL)
+
+
+def check_whole(store: StudyStore, trials: int) -> None:
+    """Every trial ended once, journal and folders agree, and nothing is left of any process."""
+    records = store.trials()
+    assert [record.number for record in records] == list(range(trials))
+    assert {record.state for record in records} <= {COMPLETE, STOPPED}
+    for record in records:
+        assert [row["epoch"] for row in record.curve()] == list(range(1, record.epochs + 1))
+        assert record.state == STOPPED or record.epochs == EPOCHS
+    journal = Journal(store.journal, store.folder.name, maximize=True).trials()
+    assert [trial.user_attrs[RECORD]["state"] for trial in journal] == [record.state for record in records]
+    assert len({trial.user_attrs["digest"] for trial in journal}) == trials
+    assert not _marked(_mark(store))
+    assert not _folder(_mark(store)).exists()
+
+
+def test_a_search_survives_kill_interrupt_and_a_dead_worker(
+    search: Callable[[int], Search], small_study: StudyStore
+) -> None:
+    killed = search(6)
+    killed.until(r"reported \d+ 3")
+    killed.kill()
+    finished = {record.number: record.metrics for record in small_study.trials()}
+
+    interrupted = search(6)
+    interrupted.until(r"reported \d+ 5")
+    went_on = dict(reversed(interrupted.epochs()))
+    assert went_on, interrupted.lines
+    assert all(went_on[n] > 1 for n, epoch in killed.epochs() if epoch > 1 and n in went_on), "trained from the start"
+    assert interrupted.interrupt(signal.SIGINT) < 5
+    assert "summary interrupted" in interrupted.lines[-1]
+    assert not _marked(_mark(small_study)), "processes are left behind"
+
+    last = search(6)
+    last.until(r"reported \d+ 2")
+    os.kill(worker_of(small_study), signal.SIGKILL)
+    last.finish()
+    check_whole(small_study, 6)
+    assert all(small_study.trials()[number].metrics == metrics for number, metrics in finished.items())
+    deaths = [t.user_attrs.get(DEATHS, 0) for t in Journal(small_study.journal, "small", maximize=True).trials()]
+    assert sum(deaths) == 1
+
+
+@pytest.mark.slow
+def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search], small_study: StudyStore) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        one = search(30)
+        one.until("started")
+        time.sleep(float(rng.uniform(0.5, 20.0)))
+        one.kill()
+    last = search(30)
+    last.finish()
+    check_whole(small_study, 30)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_like_ctrl_c(search: Callable[[int], Search], small_study: StudyStore) -> None:
+    one = search(4)
+    one.until(r"reported \d+ 2")
+    assert one.interrupt(signal.SIGTERM) < 5
+    assert "summary interrupted" in one.lines[-1]
+    again = search(4)
+    again.finish()
+    check_whole(small_study, 4)
+
+
+@pytest.mark.slow
+def test_a_second_search_of_the_same_study_is_refused(search: Callable[[int], Search], small_study: StudyStore) -> None:
+    first = search(4)
+    first.until("reported")
+    second = search(4)
+    second.process.wait(timeout=120)
+    assert second.process.returncode != 0
+    first.finish()
+    check_whole(small_study, 4)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_cut_short_costs_its_trial_only_time(
+    search: Callable[[int], Search], small_study: StudyStore
+) -> None:
+    one = search(3)
+    one.until(r"reported \d+ 3")
+    one.kill()
+    for checkpoint in small_study.folder.glob("trials/*/checkpoint.pt"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    again = search(3)
+    again.finish()
+    check_whole(small_study, 3)
+
+
+def worker_of(store: StudyStore) -> int:
+    """Return the process id of a worker that trains for the study."""
+    for process in _marked(_mark(store)):
+        if b"ray::TrialWorker" in Path(f"/proc/{process}/cmdline").read_bytes():
+            return process
+    raise AssertionError("no worker runs")
