@@ -12,6 +12,7 @@ from histotune._ranking import AREAS, Ranking, rankings
 from histotune.errors import ConfigError
 
 BLOCK = 250  # replicates drawn at once: bounds memory where every case is its own patient
+WEIGHTS = 500_000  # replicates x cases ranked at once: bounds memory
 
 
 def draws(patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
@@ -74,8 +75,10 @@ class Resampler:
     def _areas(self, name: str, times: np.ndarray) -> np.ndarray:
         if self._rankings is None:
             self._rankings = rankings(self._probabilities, self._labels, self._positive)
+        rows = max(1, WEIGHTS // len(self._member))
+        blocks = [times[start : start + rows] for start in range(0, len(times), rows)]
         values = np.empty((len(times), len(self._rankings)))
         for column, ranking in enumerate(self._rankings):
             members = self._member[ranking.order]
-            values[:, column] = [AREAS[name](ranking, row[members]) for row in times]
+            values[:, column] = np.concatenate([AREAS[name](ranking, block[:, members]) for block in blocks])
         return np.array([mean_of_known(row) for row in values])
