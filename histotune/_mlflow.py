@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,17 @@ def api() -> Any:
     import mlflow
 
     return mlflow
+
+
+@cache
+def pyfunc() -> Any:
+    """Import MLflow's Python models, without the warning that it has for its own type hints."""
+    api()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+    return mlflow.pyfunc
 
 
 @cache

@@ -23,8 +23,8 @@ from histotune.store import StudyStore
 
 SEALED, EXTERNAL = "sealed test part", "external cohort"
 BEST_MEMBER, UNIFORM_MEAN = "best member", "uniform mean"
-Cohorts = Cohort | Mapping[int, Cohort]
-"""A cohort at the export's image size, or one for each of its sizes in pixels."""
+Cohorts = Mapping[int, Cohort]
+"""The same cases prepared at every image size of the export, pixels."""
 
 
 @dataclass(frozen=True)
@@ -155,19 +155,14 @@ def evaluate_external(
 
 
 def _sized(model: Export, cohorts: Cohorts) -> Mapping[int, Cohort]:
-    """Return one cohort per image size, all that the members need."""
-    by_size = {_side(cohorts): cohorts} if isinstance(cohorts, Cohort) else dict(cohorts)
-    missing = [size for size in model.image_sizes if size not in by_size]
+    """Return one cohort per image size that the members read."""
+    missing = [size for size in model.image_sizes if size not in cohorts]
     if missing:
         raise StudyError(
             f"{model.name} reads images of {', '.join(map(str, model.image_sizes))} px, but no cohort was prepared at "
             f"{missing[0]} px: prepare one for each size"
         )
-    return {size: by_size[size] for size in model.image_sizes}
-
-
-def _side(cohort: Cohort) -> int:
-    return int(cohort.arrays["image"].shape[1])
+    return {size: cohorts[size] for size in model.image_sizes}
 
 
 def _refuse_strangers(model: Export, store: StudyStore, sized: Mapping[int, Cohort]) -> None:

@@ -20,7 +20,7 @@ from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, suggest
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
-from histotune.export import export_ensemble, export_trial
+from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
 from histotune.fusions import FUSIONS
 from histotune.leaderboard import Verdict, leaderboard, verdict
 from histotune.losses import LOSSES
@@ -64,9 +64,16 @@ class Study:
         return verdict(self.store)
 
     def ensemble(
-        self, *, top: int = 5, strategy: str = "average", export: str | os.PathLike[str] | None = None
+        self,
+        *,
+        top: int = 5,
+        strategy: str = "average",
+        export: str | os.PathLike[str] | None = None,
+        tracking_uri: str | None = None,
     ) -> Merged:
         """Combine the `top` complete trials on their validation predictions; write it as a portable folder if asked.
+
+        MLflow's model registry gets the ensemble as `<study>-ensemble`.
 
         Raises:
             StudyError: there is no complete trial to combine.
@@ -75,6 +82,7 @@ class Study:
         merged = merge(self.store, top=top, strategy=strategy)
         if export is not None:
             export_ensemble(self.store, merged, Path(export))
+        log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
 
     def export(self, number: int, folder: str | os.PathLike[str]) -> Path:
@@ -145,11 +153,13 @@ def search(
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
-    run_search(
+    summary = run_search(
         store, wanted.space, folders, budget, resources,
         sampler=sampler, scheduler=scheduler, seed=store.settings().seed, listeners=[tracker, *listeners],
     )  # fmt: skip
     tracker.finish()
+    if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
+        log_models(tracker)
     return Study(store)
 
 

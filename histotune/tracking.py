@@ -138,6 +138,12 @@ class MlflowTracker:
             if not token:
                 return found
 
+    def open_run(self, client: Any, name: str, tags: Mapping[str, str], began: float) -> str:
+        """Create a run under the study's run, with its tags beside the study's; returns its id."""
+        tags = study_tags(self.store) | dict(tags) | {PARENT: self.parent}
+        run = client.create_run(self.experiment, start_time=_mlflow.milliseconds(began), run_name=name, tags=tags)
+        return str(run.info.run_id)
+
     def _connect(self) -> Any:
         """Return the client; the first call finds or makes the database, the experiment and the study's run."""
         if self._client is None:
@@ -196,10 +202,9 @@ class MlflowTracker:
         ended = began + record.seconds
         config = record.config() if (record.folder / "config.yaml").exists() else {}
         if run is None:
-            tags = study_tags(self.store) | _trial_tags(entry, config) | {PARENT: self.parent}
+            tags = _trial_tags(entry, config)
             name = " ".join(filter(None, [entry.key.replace("/", " "), tags.get("backbone"), tags.get("loss")]))
-            start = _mlflow.milliseconds(began)
-            run = client.create_run(self.experiment, start_time=start, run_name=name, tags=tags).info.run_id
+            run = self.open_run(client, name, tags, began)
         values = [*_final_metrics(record, ended), *_curve(record.curve(), began)]
         _mlflow.log(client, run, values, _mlflow.params(config))
         client.set_terminated(run, _STATUS.get(record.state, "FAILED"), _mlflow.milliseconds(ended))

@@ -24,10 +24,10 @@ LAYERS = [
     {"batches", "model"},
     {"optimizer", "session", "checkpoint", "ending", "train"},
     {"space"},
-    {"search", "tracking", "mlflow_model"},
+    {"search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "merge", "predict"},
-    {"export"},
+    {"export", "mlflow_model"},
     {"evaluate"},
     {"study"},
     {"cli"},
@@ -36,7 +36,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 OWNERS = {
     "ray": {"search"},
-    "mlflow": {"tracking", "mlflow_model", "export"},
+    "mlflow": {"_mlflow", "mlflow_model"},
     "optuna": {"search", "space"},
     "timm": {"backbones"},
     "torchvision": {"backbones", "_torchvision"},

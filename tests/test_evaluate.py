@@ -43,7 +43,7 @@ def stranger(small_cohort: Cohort) -> Cohort:
 def test_it_measures_the_sealed_cases(
     model: Export, small_cohort: Cohort, trained_study: StudyStore, small_split: Split, small_labels: np.ndarray
 ) -> None:
-    found = evaluate(model, small_cohort, trained_study, command="test", replicates=REPLICATES)
+    found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     probabilities = model.probabilities({32: small_cohort.arrays["image"][small_split.test]})
     labels = small_labels[small_split.test]
     expected = metrics.evaluate(probabilities, labels)
@@ -57,14 +57,14 @@ def test_it_measures_the_sealed_cases(
 
 
 def test_intervals_hold_their_value(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
-    found = evaluate(model, small_cohort, trained_study, command="test", replicates=200)
+    found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=200)
     interval = found.metrics["accuracy"]
     assert interval.low <= interval.value <= interval.high
     assert interval.low < interval.high
 
 
 def test_controls_and_members_stand_beside_it(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
-    found = evaluate(model, small_cohort, trained_study, command="test", replicates=REPLICATES)
+    found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     assert set(found.beside) == {"best member", "uniform mean", "control majority_class", "control color_histogram"}
     assert set(found.gains) == set(found.beside)
     assert found.beside["control majority_class"]["balanced_accuracy"].value == 0.5
@@ -76,7 +76,7 @@ def test_a_single_model_has_no_members_beside_it(
     small_cohort: Cohort, trained_study: StudyStore, tmp_path: Path
 ) -> None:
     single = load(export_trial(trained_study, 0, tmp_path / "single"))
-    found = evaluate(single, small_cohort, trained_study, command="test", replicates=REPLICATES)
+    found = evaluate(single, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     assert set(found.beside) == {"control majority_class", "control color_histogram"}
 
 
@@ -85,9 +85,9 @@ def test_every_opening_is_on_record_and_the_second_warns(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = evaluate(model, small_cohort, trained_study, command="first", replicates=REPLICATES)
+        first = evaluate(model, {32: small_cohort}, trained_study, command="first", replicates=REPLICATES)
     with pytest.warns(UserWarning, match=r"was opened 1 time before, .* 1 of them for this very model"):
-        second = evaluate(model, small_cohort, trained_study, command="second", replicates=REPLICATES)
+        second = evaluate(model, {32: small_cohort}, trained_study, command="second", replicates=REPLICATES)
     assert (first.openings_before, second.openings_before) == (0, 1)
     openings = trained_study.openings()
     assert [opening["command"] for opening in openings] == ["first", "second"]
@@ -103,7 +103,7 @@ def test_a_failure_before_the_labels_are_needed_leaves_the_seal_closed(
 ) -> None:
     changed = replace(small_cohort, digest="f" * 16)
     with pytest.raises(StudyError, match="restore the data that it began with"):
-        evaluate(model, changed, trained_study, command="test")
+        evaluate(model, {32: changed}, trained_study, command="test")
     assert trained_study.openings() == []
 
 
@@ -112,7 +112,7 @@ def test_another_studys_export_is_refused(model: Export, small_cohort: Cohort, t
     created = trained_study.settings().created
     path.write_text(path.read_text(encoding="utf-8").replace(created, "2031-01-01T00:00:00+00:00"), encoding="utf-8")
     with pytest.raises(StudyError, match="may be among the test patients there"):
-        evaluate(model, small_cohort, trained_study, command="test")
+        evaluate(model, {32: small_cohort}, trained_study, command="test")
     assert trained_study.openings() == []
 
 
@@ -125,7 +125,7 @@ def test_an_external_cohort_is_measured_apart(
     model: Export, stranger: Cohort, trained_study: StudyStore, small_labels: np.ndarray
 ) -> None:
     labels = small_labels[:60]
-    found = evaluate_external(model, stranger, labels, replicates=REPLICATES)
+    found = evaluate_external(model, {32: stranger}, labels, replicates=REPLICATES)
     expected = metrics.evaluate(model.probabilities({32: stranger.arrays["image"]}), labels)
     assert found.part == "external cohort"
     assert {name: interval.value for name, interval in found.metrics.items()} == pytest.approx(expected)
@@ -137,9 +137,9 @@ def test_an_external_cohort_is_measured_apart(
 def test_classes_are_matched_by_name_else_by_which_is_positive(
     model: Export, stranger: Cohort, small_labels: np.ndarray, classes: tuple[str, str], note: str
 ) -> None:
-    same = evaluate_external(model, stranger, small_labels[:60], replicates=REPLICATES)
+    same = evaluate_external(model, {32: stranger}, small_labels[:60], replicates=REPLICATES)
     renamed = replace(stranger, classes=classes, positive=0)
-    found = evaluate_external(model, renamed, 1 - small_labels[:60], replicates=REPLICATES)
+    found = evaluate_external(model, {32: renamed}, 1 - small_labels[:60], replicates=REPLICATES)
     assert found.metrics["auroc"].value == pytest.approx(same.metrics["auroc"].value)
     assert note in found.note
     assert bool(note) == bool(found.note)
@@ -148,7 +148,7 @@ def test_classes_are_matched_by_name_else_by_which_is_positive(
 def test_other_classes_are_refused(model: Export, stranger: Cohort) -> None:
     three = replace(stranger, classes=("a", "b", "c"))
     with pytest.raises(DataError, match=r"classes of 'elsewhere' \(a, b, c\)"):
-        evaluate_external(model, three, np.zeros(60, np.int64))
+        evaluate_external(model, {32: three}, np.zeros(60, np.int64))
 
 
 @pytest.mark.parametrize("digest", ["same", "other"])
@@ -157,4 +157,4 @@ def test_nobody_walks_around_the_seal(
 ) -> None:
     disguised = small_cohort if digest == "same" else replace(small_cohort, digest="0" * 16)
     with pytest.raises(HistotuneError, match="sealed test part is measured"):
-        evaluate_external(model, disguised, small_labels)
+        evaluate_external(model, {32: disguised}, small_labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,11 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from histotune import _mlflow, files
+from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
+from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
+from histotune.merge import merge
+from histotune.predict import load
 from histotune.store import StudyStore, TrialRecord, read_record, write_record
 from histotune.tracking import PARENT, MlflowTracker, ui_command
 
@@ -250,6 +257,97 @@ def test_two_processes_that_start_at_once_make_one_database(small_study: StudySt
     added = [int(process.communicate(timeout=120)[0]) for process in both]
     assert sorted(added) == [0, 1]
     assert set(runs(small_study)) == {"study", "trial/0"}
+
+
+FRESH = """
+import os, sys
+import mlflow, numpy as np, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+images = np.load(sys.argv[3])
+table = model.predict(images)
+table.to_csv(sys.argv[4], index=False)
+"""
+
+
+@pytest.fixture
+def trained(trained_study: StudyStore, database: Path) -> StudyStore:
+    """A study with three trained trials beside a fresh database."""
+    (trained_study.folder.parent / "mlflow.db").write_bytes(database.read_bytes())
+    return trained_study
+
+
+def predict_in_a_fresh_process(store: StudyStore, model: str, images: np.ndarray, tmp_path: Path) -> np.ndarray:
+    """Load a logged model by its MLflow address, with pickle forbidden, and predict."""
+    np.save(tmp_path / "images.npy", images)
+    uri = _mlflow.database_uri(store.folder.parent)
+    arguments = [uri, model, str(tmp_path / "images.npy"), str(tmp_path / "out.csv")]
+    strict = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run([sys.executable, "-c", FRESH, *arguments], check=True, env=os.environ | strict, cwd=elsewhere)
+    return pd.read_csv(tmp_path / "out.csv")[["p_benign", "p_malignant"]].to_numpy()
+
+
+def test_the_top_trials_are_logged_as_models_once(trained: StudyStore) -> None:
+    tracker = tracker_of(trained)
+    tracker.mirror()
+    assert log_models(tracker, top=2) == 2
+    assert log_models(tracker_of(trained), top=2) == 0
+    assert log_models(tracker_of(trained), top=3) == 1
+    client = _mlflow.api().MlflowClient(tracker.uri)
+    assert len(client.search_logged_models([tracker.experiment])) == 3
+
+
+def test_a_study_without_results_logs_no_model(store: StudyStore) -> None:
+    end_trial(store, 0, "failed", kind="nan_loss")
+    assert log_models(tracker_of(store)) == 0
+
+
+def test_a_logged_trial_predicts_in_a_fresh_process_without_pickle(
+    trained: StudyStore, small_cohort: Cohort, tmp_path: Path
+) -> None:
+    tracker = tracker_of(trained)
+    tracker.mirror()
+    log_models(tracker, top=1)
+    model = _mlflow.api().MlflowClient(tracker.uri).search_logged_models([tracker.experiment])[0]
+    images = np.array(small_cohort.arrays["image"][:5])
+    number = int(model.name.rpartition("-")[2])
+    expected = load(export_trial(trained, number, tmp_path / "export")).probabilities({32: images})
+    found = predict_in_a_fresh_process(trained, model.model_uri, images, tmp_path)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_registry_gets_the_ensemble_and_it_predicts(
+    trained: StudyStore, small_cohort: Cohort, tmp_path: Path
+) -> None:
+    tracker = tracker_of(trained)
+    merged = merge(trained, top=3, replicates=20)
+    assert log_ensemble(tracker, merged) == "1"
+    assert log_ensemble(tracker_of(trained), merged) == "1"
+    run = runs(trained)["ensemble/" + merged.name + "/" + load(export_ensemble(trained, merged, tmp_path / "e")).digest]
+    assert run.data.params["strategy.name"] == "average"
+    images = np.array(small_cohort.arrays["image"][:5])
+    expected = load(tmp_path / "e").probabilities({32: images})
+    found = predict_in_a_fresh_process(trained, "models:/small-ensemble@champion", images, tmp_path)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_champion_is_the_version_that_is_best_on_validation(trained: StudyStore) -> None:
+    tracker = tracker_of(trained)
+    merged = [merge(trained, top=top, replicates=20) for top in (1, 2, 3)]
+    versions = [log_ensemble(tracker, one) for one in merged]
+    assert versions == ["1", "2", "3"]
+    values = [one.metrics["balanced_accuracy"] for one in merged]
+    champion = _mlflow.api().MlflowClient(tracker.uri).get_model_version_by_alias("small-ensemble", "champion")
+    assert values[int(champion.version) - 1] == max(values)
+
+
+def test_no_artifact_is_a_pickle(trained: StudyStore) -> None:
+    tracker = tracker_of(trained)
+    log_ensemble(tracker, merge(trained, top=2, replicates=20))
+    kept = {path.suffix for path in (trained.folder.parent / "mlartifacts").rglob("*") if path.is_file()}
+    assert kept == {"", ".json", ".md", ".py", ".safetensors", ".txt", ".yaml"}
 
 
 def test_no_interface_without_a_database(tmp_path: Path) -> None:
