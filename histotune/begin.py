@@ -107,12 +107,11 @@ def begin(
             _check_same(store, wanted, cohorts)
         else:
             _create(store, wanted, data, cohorts)
-        if not store.controls.exists():
-            if progress is not None:
-                progress("controls", 0, 1)
-            fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)
-            if progress is not None:
-                progress("controls", 1, 1)
+        if progress is not None:
+            progress("fitting controls", 0, 1)
+        fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)  # an ended control is only read
+        if progress is not None:
+            progress("fitting controls", 1, 1)
     return store, cohorts
 
 
