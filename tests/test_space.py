@@ -152,7 +152,7 @@ def test_a_mistake_names_file_line_path_and_the_nearest_name(tmp_path: Path, wro
 
 def test_a_space_without_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(ConfigError, match="empty.yaml: dataset: missing"):
+    with pytest.raises(ConfigError, match=r"empty\.yaml: dataset: missing"):
         load_space(tmp_path / "empty.yaml")
 
 
@@ -243,7 +243,7 @@ def test_range_and_choices_widen_and_narrow(small: Path) -> None:
 )
 def test_a_wrong_edit_is_quoted_in_the_error(small: Path, option: str, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        load_space(small, **{option: [text]})  # type: ignore[arg-type]
+        load_space(small, **{option: [text]})
     assert text in str(caught.value)
 
 
