@@ -13,7 +13,7 @@ from histotune import __version__
 from histotune.cohort import Cohort, read_labels
 from histotune.controls import fit_controls
 from histotune.datasets import DATASETS, locate
-from histotune.errors import DataError, StudyError
+from histotune.errors import StudyError
 from histotune.metrics import check_metric
 from histotune.prepare import prepare
 from histotune.space import Space
@@ -38,7 +38,7 @@ class Places:
 
     @classmethod
     def of(cls, runs: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Places:
-        """Fill what is not given from `$HISTOTUNE_RUNS` and `$HISTOTUNE_CACHE`, then `runs` and `~/.cache/histotune`."""
+        """Fill what is not given from `$HISTOTUNE_RUNS`, `$HISTOTUNE_CACHE`, then `runs`, `~/.cache/histotune`."""
         runs = runs or os.environ.get("HISTOTUNE_RUNS") or "runs"
         cache = cache or os.environ.get("HISTOTUNE_CACHE") or Path.home() / ".cache" / "histotune"
         return cls(Path(runs).absolute(), Path(cache).expanduser().absolute())

@@ -31,6 +31,8 @@ from histotune.cli_options import (
 )
 from histotune.errors import HistotuneError
 
+EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
+
 
 class _Commands(TyperGroup):
     """Prints a `HistotuneError` without a traceback and exits with code 2; Ctrl-C exits with 130."""
@@ -130,6 +132,9 @@ def search(
             progress=display.progress, opened=display.began, listeners=[display],
         )  # fmt: skip
     cli_show.study(found, json_wanted=json_wanted)
+    if found.summary is not None and found.summary.reason in EXIT_CODES:
+        typer.echo(found.summary.message, err=True)
+        raise typer.Exit(EXIT_CODES[found.summary.reason])
 
 
 @app.command(epilog=_examples("train idc --set loss.name=focal --set loss.gamma=2"))

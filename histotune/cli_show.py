@@ -74,6 +74,8 @@ def study(found: Study, *, json_wanted: bool) -> None:
     as_table(_board_rows(board, settings.metric), title, whole_cells=True)
     if len(board) > ROWS:
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
+    for note in found.summary.notes if found.summary else ():
+        typer.echo(f"Note: {note}")
     typer.echo(str(found.verdict()))
     typer.echo(f"Next: histotune ensemble {found.name} --top 5 --strategy average --export exports/{found.name}")
 

@@ -16,6 +16,7 @@ from histotune.errors import ConfigError, suggest
 T = TypeVar("T")
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
+PLUGINS: list[Path] = []  # folders loaded so far, in order; worker processes load them, too
 FAMILY = "/"  # "timm/resnet18" is the member "resnet18" of the family "timm"
 
 
@@ -158,6 +159,7 @@ def load_plugins(folder: Path) -> list[str]:
         except Exception as error:
             raise ConfigError(f"plugin {str(path)!r} cannot be imported: {error!r}") from error
         loaded.append(path.stem)
+    PLUGINS.append(folder.absolute())
     return loaded
 
 

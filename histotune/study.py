@@ -27,8 +27,8 @@ from histotune.losses import LOSSES
 from histotune.merge import Merged, merge
 from histotune.metrics import METRICS
 from histotune.predict import load
-from histotune.registry import Registry
-from histotune.search import Budget, Listener, Resources
+from histotune.registry import PLUGINS, Registry
+from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
 from histotune.space import check_config, load_space, set_values, space_names
 from histotune.store import StudyStore, TrialRecord, read_record
@@ -37,10 +37,17 @@ from histotune.train import run_trial
 
 
 class Study:
-    """One study on disk: its trials, their ranking, and what is made of them."""
+    """One study on disk: its trials, their ranking, and what is made of them.
 
-    def __init__(self, store: StudyStore) -> None:
+    Attributes:
+        store: its files.
+        settings: what it began with.
+        summary: how the search that returned this object ended; None for a study that was only opened.
+    """
+
+    def __init__(self, store: StudyStore, summary: Summary | None = None) -> None:
         self.store = store
+        self.summary = summary
         self.settings = store.settings()
 
     def __repr__(self) -> str:
@@ -154,13 +161,21 @@ def search(
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
     summary = run_search(
-        store, wanted.space, folders, budget, resources,
-        sampler=sampler, scheduler=scheduler, seed=store.settings().seed, listeners=[tracker, *listeners],
-    )  # fmt: skip
+        store,
+        wanted.space,
+        folders,
+        budget,
+        resources,
+        sampler=sampler,
+        scheduler=scheduler,
+        seed=store.settings().seed,
+        plugins=PLUGINS,
+        listeners=[tracker, *listeners],
+    )
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
-    return Study(store)
+    return Study(store, summary)
 
 
 def train(

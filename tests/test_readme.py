@@ -57,6 +57,17 @@ def test_the_tour_on_real_images_runs(tmp_path: Path, idc_patches: Path) -> None
     assert (tmp_path / "predictions.csv").exists()
 
 
+def test_the_example_of_an_own_loss_works_in_a_search(tmp_path: Path) -> None:
+    (tmp_path / "my_parts").mkdir()
+    example = re.search(r"```python\n# my_parts/confident.py\n(.*?)```", README, flags=re.DOTALL)
+    assert example
+    (tmp_path / "my_parts" / "confident.py").write_text(example[1])
+    command = next(line for line in README.splitlines() if line.startswith("histotune --plugins"))
+    answer = run(f"{command} --fix epochs=1 --trials 1", tmp_path, HISTOTUNE_CACHE=str(tmp_path / "cache"))
+    assert answer.returncode == 0, answer.stderr
+    assert "confidence_penalty" in answer.stdout
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_list_what_is_registered(kind: str) -> None:
     assert table(kind) in README, f"README.md needs this table:\n{table(kind)}"
