@@ -21,7 +21,7 @@ from histotune.store import COMPLETE, FAILED, StudyStore, TrialRecord
 
 TINY = {
     "dataset": "synthetic",
-    "epochs": 3,
+    "epochs": 6,
     "batch_size": 32,
     "loss": {"choice": {"cross_entropy": {}, "focal": {"gamma": {"low": 0.5, "high": 5.0}}}},
     "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
@@ -100,7 +100,7 @@ def test_the_journal_is_one_that_optuna_opens_and_agrees_with_the_folders(search
 
 def test_the_first_trial_is_the_default_and_ran_to_its_end(searched: Searched, space: Space) -> None:
     first = searched.store.trials()[0]
-    assert (first.state, first.epochs) == (COMPLETE, 3)
+    assert (first.state, first.epochs) == (COMPLETE, 6)
     assert first.config()["optimizer"]["learning_rate"] == space.default()["optimizer"]["learning_rate"]
 
 
