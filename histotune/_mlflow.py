@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from histotune import runtime
 
 BATCH = 800  # MLflow takes 1000 metrics, parameters and tags together in one call
@@ -30,17 +32,6 @@ def api() -> Any:
     import mlflow
 
     return mlflow
-
-
-@cache
-def pyfunc() -> Any:
-    """Import MLflow's Python models, without the warning that it has for its own type hints."""
-    api()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow.pyfunc
-
-    return mlflow.pyfunc
 
 
 @cache
@@ -82,6 +73,25 @@ def log(client: Any, run: str, metrics: Sequence[Any], params: Sequence[Any] = (
     client.log_batch(run, params=params, metrics=metrics[:BATCH])
     for first in range(BATCH, len(metrics), BATCH):
         client.log_batch(run, metrics=metrics[first : first + BATCH])
+
+
+def save_model(place: Path, code: Path, export: Path, requirements: list[str], model: Any) -> None:
+    """Save an export folder as a model that `code` loads: no pickle, and no second process that guesses requirements.
+
+    Its input is uint8 [n, H, W, 3], not paths: a served model shall not open files for its callers.
+    """
+    mlflow = api()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's own type hints when imported, and that no example is stored
+        images = mlflow.types.TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
+        mlflow.pyfunc.save_model(
+            str(place),
+            python_model=str(code),
+            artifacts={"export": str(export)},
+            pip_requirements=requirements,
+            signature=mlflow.models.ModelSignature(inputs=mlflow.types.Schema([images])),
+            mlflow_model=model,
+        )
 
 
 def metric(name: str, value: float, when: float, step: int = 0) -> Any:

@@ -257,14 +257,10 @@ def _log_model(client: Any, experiment: str, run: str, folder: Path) -> Any:
         experiment, name=info["name"], source_run_id=run, tags={"digest": info["digest"]}
     )
     with tempfile.TemporaryDirectory() as scratch:
-        _mlflow.pyfunc().save_model(
-            f"{scratch}/model",
-            python_model=str(Path(__file__).with_name("mlflow_model.py")),
-            artifacts={"export": str(folder)},
-            pip_requirements=_requirements(),
-            mlflow_model=mlflow.models.Model(model_id=model.model_id, run_id=run),
-        )
-        client.log_model_artifacts(model.model_id, f"{scratch}/model")
+        place, code = Path(scratch) / "model", Path(__file__).with_name("mlflow_model.py")
+        described = mlflow.models.Model(model_id=model.model_id, run_id=run)
+        _mlflow.save_model(place, code, folder, _requirements(), described)
+        client.log_model_artifacts(model.model_id, str(place))
     client.finalize_logged_model(model.model_id, mlflow.entities.LoggedModelStatus.READY)
     client.log_outputs(run, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
     client.set_tag(run, "model", info["digest"])  # last: a model that a kill cut short is logged again

@@ -22,13 +22,7 @@ class ExportModel(PythonModel):  # type: ignore[misc]  # MLflow is not typed her
         self.export = load(context.artifacts["export"])
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Map images to the table that `Export.predict` returns.
-
-        Args:
-            model_input: uint8 [n, H, W, 3], or a table with a column `path`, or a list of paths.
-        """
-        if isinstance(model_input, pd.DataFrame):
-            return self.export.predict([str(path) for path in model_input["path"]])
+        """Map images uint8 [n, H, W, 3] to the table that `Export.predict` returns."""
         return self.export.predict(model_input)
 
 

@@ -75,6 +75,8 @@ def runs(store: StudyStore) -> dict[str, Any]:
     """Return all runs of the study by key; fails on a double."""
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     experiment = client.get_experiment_by_name(store.folder.name)
+    if experiment is None:
+        return {}
     found = client.search_runs([experiment.experiment_id])
     keys = [run.data.tags["key"] for run in found]
     assert len(set(keys)) == len(keys)
@@ -243,15 +245,38 @@ def test_another_address_takes_the_mirror(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+MIRROR = (
+    "import sys; from pathlib import Path; from histotune.store import StudyStore; "
+    "from histotune.tracking import MlflowTracker; store = StudyStore(Path(sys.argv[1])); "
+    "print(MlflowTracker(store, store.folder.parent).mirror())"
+)
+
+
+@pytest.mark.slow
+def test_kill_9_loses_and_doubles_nothing(store: StudyStore) -> None:
+    for number in range(120):
+        end_trial(store, number)
+    seen: list[int] = []
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", MIRROR, store.folder])
+        before = len(runs(store)) if seen else 0
+        while process.poll() is None and len(runs(store)) < before + 12:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        seen.append(len(runs(store)))
+    assert seen == sorted(set(seen))
+    tracker_of(store).mirror()
+    found = runs(store)
+    assert len(found) == 121
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert all(run.data.metrics["epoch/train_loss"] for key, run in found.items() if key != "study")
+
+
 def test_two_processes_that_start_at_once_make_one_database(small_study: StudyStore) -> None:
     end_trial(small_study, 0)
-    code = (
-        "import sys; from pathlib import Path; from histotune.store import StudyStore; "
-        "from histotune.tracking import MlflowTracker; store = StudyStore(Path(sys.argv[1])); "
-        "print(MlflowTracker(store, store.folder.parent).mirror())"
-    )
     both = [
-        subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", code, small_study.folder], stdout=-1)
+        subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", MIRROR, small_study.folder], stdout=-1)
         for _ in range(2)
     ]
     added = [int(process.communicate(timeout=120)[0]) for process in both]
