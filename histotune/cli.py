@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from histotune.cli_options import (
     StrictOption,
     StudyArgument,
     StudyOption,
+    TrackingOption,
 )
 from histotune.errors import HistotuneError
 
@@ -60,7 +62,8 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a warning is a sentence for a person, without the place in the code."""
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     app(prog_name="histotune")
 
 
@@ -115,7 +118,7 @@ def search(
     strict: StrictOption = False,
     runs: RunsOption = None,
     cache: CacheOption = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow server than runs/mlflow.db.")] = None,
+    tracking_uri: TrackingOption = None,
     quiet: QuietOption = False,
     json_wanted: JsonOption = False,
 ) -> None:
@@ -199,13 +202,14 @@ def ensemble(
     strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
     runs: RunsOption = None,
+    tracking_uri: TrackingOption = None,
     json_wanted: JsonOption = False,
 ) -> None:
     """Combine the best trials on their validation predictions, and export the result."""
     from histotune import cli_show
     from histotune.study import open_study
 
-    merged = open_study(study, runs=runs).ensemble(top=top, strategy=strategy, export=export)
+    merged = open_study(study, runs=runs).ensemble(top=top, strategy=strategy, export=export, tracking_uri=tracking_uri)
     cli_show.merged(merged, export, json_wanted=json_wanted)
 
 

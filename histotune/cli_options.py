@@ -46,3 +46,6 @@ PluginsOption = Annotated[Path | None, typer.Option("--plugins", help="Folder of
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of split and search; 0 if left out.", min=0)]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", help="An MLflow server instead of runs/mlflow.db.")
+]

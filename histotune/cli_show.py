@@ -169,7 +169,7 @@ def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
     as_table(beside, "The same cases")
     for other, gain in found.gains.items():
         typer.echo(f"{found.metric}, minus {other}: {gain}")
-    if found.note:
+    if found.note and not found.openings_before:  # of a second opening a warning has told already
         typer.echo(found.note)
 
 
@@ -177,10 +177,7 @@ def predictions(table: pd.DataFrame, output: Path) -> None:
     """Write predictions and say what became of the images."""
     write_text(output, table.to_csv(index=False))
     counts = ", ".join(f"{name}: {count}" for name, count in table["label"].value_counts().items())
-    left_out = len(table.attrs.get("problems", []))
     typer.echo(f"Wrote {len(table)} predictions to {output} ({counts})")
-    if left_out:
-        typer.echo(f"{left_out} files could not be read and were left out", err=True)
 
 
 def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from histotune.store import COMPLETE, Predictions, TrialRecord, read_record, wri
 MAJORITY, COLOR_HISTOGRAM = "majority_class", "color_histogram"
 BINS, JOINT_BINS = 16, 4  # per channel, and per channel of the joint histogram
 LEAST = 1e-7  # the least probability that a control gives a class
+FEW_CASES = 20_000  # below, one thread takes seconds; more would spin when others use the cores
 CHUNK = 2048  # images whose histograms are counted at once
 SEED = 0
 
@@ -97,6 +98,7 @@ def _majority(data: TrainingData, rows: np.ndarray) -> np.ndarray:
 def _color_boosting(data: TrainingData, rows: np.ndarray) -> np.ndarray:
     """Boost trees on colour histograms, classes weighted to count alike."""
     from sklearn.ensemble import HistGradientBoostingClassifier  # here: scikit-learn costs a command over a second
+    from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
 
     booster = HistGradientBoostingClassifier(
         max_iter=150,
@@ -106,9 +108,11 @@ def _color_boosting(data: TrainingData, rows: np.ndarray) -> np.ndarray:
         class_weight="balanced",
         random_state=SEED,
     )
-    booster.fit(_features(data, data.train), data.labels[data.train])
-    probabilities = np.zeros((len(rows), len(data.classes)))
-    probabilities[:, booster.classes_] = booster.predict_proba(_features(data, rows))
+    few = len(data.train) < FEW_CASES
+    with threadpool_limits(1 if few else None, user_api="openmp"):
+        booster.fit(_features(data, data.train), data.labels[data.train])
+        probabilities = np.zeros((len(rows), len(data.classes)))
+        probabilities[:, booster.classes_] = booster.predict_proba(_features(data, rows))
     return probabilities
 
 

@@ -142,7 +142,7 @@ class Predictor:
             )
         if not len(images):
             return np.zeros((0, len(self.classes)), np.float32)
-        chunks = (np.ascontiguousarray(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH))
+        chunks = (images[start : start + _BATCH].copy() for start in range(0, len(images), _BATCH))
         batches = (torch.from_numpy(chunk).to(self.device) for chunk in chunks)
         return predict(self.model, batches, self.preprocessing, tta=self.config.tta)
 
