@@ -96,11 +96,7 @@ def jitter_stains(images: Tensor, amount: float, rng: np.random.Generator) -> Te
 def mixup(images: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Mix each case with another of its batch, with a weight of its own from Beta(alpha, alpha) (Zhang et al., 2018).
 
-    Args:
-        images: float [B, ...].
-        labels: probabilities [B, C].
-        alpha: parameter of the Beta distribution; 0 mixes nothing.
-        rng: where the draws come from.
+    Images are float [B, ...], labels probabilities [B, C]; alpha 0 mixes nothing.
     """
     if not alpha:
         return images, labels

@@ -12,25 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from histotune import __version__
-from histotune.cli_options import (
-    CacheOption,
-    ChoicesOption,
-    DataOption,
-    ExportArgument,
-    FixOption,
-    JsonOption,
-    PluginsOption,
-    QuietOption,
-    RangeOption,
-    RunsOption,
-    SeedOption,
-    SpaceArgument,
-    SplitOption,
-    StrictOption,
-    StudyArgument,
-    StudyOption,
-    TrackingOption,
-)
+from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
 EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
@@ -62,7 +44,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a warning is a sentence for a person, without the place in the code."""
+    """Run the command line; a warning is a sentence, without the place in the code."""
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     app(prog_name="histotune")
 
@@ -82,7 +64,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-    plugins: PluginsOption = None,
+    plugins: given.PluginsOption = None,
 ) -> None:
     if plugins is not None:
         from histotune.registry import load_plugins
@@ -99,28 +81,28 @@ def _options(
     )
 )
 def search(
-    space: SpaceArgument,
-    data: DataOption = None,
+    space: given.SpaceArgument,
+    data: given.DataOption = None,
     trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without --time.", min=1)] = None,
     time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
-    study: StudyOption = None,
+    study: given.StudyOption = None,
     metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
     scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
-    split: SplitOption = None,
-    seed: SeedOption = None,
-    cpus_per_trial: Annotated[float, typer.Option(help="CPU cores of a trial.", min=0.1)] = 1.0,
-    gpus_per_trial: Annotated[float, typer.Option(help="GPUs of a trial; fractions share one.", min=0.0)] = 0.0,
-    max_concurrent: Annotated[int | None, typer.Option(help="Trials at once; as many as fit.", min=1)] = None,
-    fix: FixOption = None,
-    range_: RangeOption = None,
-    choices: ChoicesOption = None,
-    strict: StrictOption = False,
-    runs: RunsOption = None,
-    cache: CacheOption = None,
-    tracking_uri: TrackingOption = None,
-    quiet: QuietOption = False,
-    json_wanted: JsonOption = False,
+    split: given.SplitOption = None,
+    seed: given.SeedOption = None,
+    cpus_per_trial: given.CpusOption = 1.0,
+    gpus_per_trial: given.GpusOption = None,
+    max_concurrent: given.ConcurrentOption = None,
+    fix: given.FixOption = None,
+    range_: given.RangeOption = None,
+    choices: given.ChoicesOption = None,
+    strict: given.StrictOption = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    tracking_uri: given.TrackingOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """Search SPACE for its best configuration; the same command again continues the study."""
     from histotune import cli_progress, cli_show
@@ -142,17 +124,17 @@ def search(
 
 @app.command(epilog=_examples("train idc --set loss.name=focal --set loss.gamma=2"))
 def train(
-    space: SpaceArgument,
+    space: given.SpaceArgument,
     set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over the space's default.")] = None,
-    data: DataOption = None,
-    study: StudyOption = None,
-    split: SplitOption = None,
-    seed: SeedOption = None,
-    strict: StrictOption = False,
-    runs: RunsOption = None,
-    cache: CacheOption = None,
-    quiet: QuietOption = False,
-    json_wanted: JsonOption = False,
+    data: given.DataOption = None,
+    study: given.StudyOption = None,
+    split: given.SplitOption = None,
+    seed: given.SeedOption = None,
+    strict: given.StrictOption = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """Train one configuration, without a search and without Ray, on the study's own split."""
     from histotune import cli_progress, cli_show
@@ -169,12 +151,12 @@ def train(
 @app.command(epilog=_examples("prepare idc --data idc_patches --image-size 50"))
 def prepare(
     dataset: Annotated[str, typer.Argument(help="Dataset name; see `histotune list datasets`.")],
-    data: DataOption = None,
+    data: given.DataOption = None,
     image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
-    strict: StrictOption = False,
-    cache: CacheOption = None,
-    quiet: QuietOption = False,
-    json_wanted: JsonOption = False,
+    strict: given.StrictOption = False,
+    cache: given.CacheOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """Decode a dataset once into a memory-mapped cohort and list what is wrong with its files."""
     from histotune import cli_progress, cli_show
@@ -187,7 +169,9 @@ def prepare(
 
 
 @app.command(epilog=_examples("leaderboard idc"))
-def leaderboard(study: StudyArgument, runs: RunsOption = None, json_wanted: JsonOption = False) -> None:
+def leaderboard(
+    study: given.StudyArgument, runs: given.RunsOption = None, json_wanted: given.JsonOption = False
+) -> None:
     """Rank the trials, ensembles and controls of a study on its validation part."""
     from histotune import cli_show
     from histotune.study import open_study
@@ -197,13 +181,13 @@ def leaderboard(study: StudyArgument, runs: RunsOption = None, json_wanted: Json
 
 @app.command(epilog=_examples("ensemble idc --top 5 --strategy vote --export exports/idc-vote"))
 def ensemble(
-    study: StudyArgument,
+    study: given.StudyArgument,
     top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
     strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
-    runs: RunsOption = None,
-    tracking_uri: TrackingOption = None,
-    json_wanted: JsonOption = False,
+    runs: given.RunsOption = None,
+    tracking_uri: given.TrackingOption = None,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """Combine the best trials on their validation predictions, and export the result."""
     from histotune import cli_show
@@ -215,10 +199,10 @@ def ensemble(
 
 @app.command(epilog=_examples("export idc 7 exports/idc-trial7"))
 def export(
-    study: StudyArgument,
+    study: given.StudyArgument,
     number: Annotated[int, typer.Argument(help="Trial number.", min=0)],
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
-    runs: RunsOption = None,
+    runs: given.RunsOption = None,
 ) -> None:
     """Write one trial as a portable folder that `predict` and `evaluate` read."""
     from histotune.study import open_study
@@ -228,12 +212,12 @@ def export(
 
 @app.command(epilog=_examples("evaluate exports/idc"))
 def evaluate(
-    exported: ExportArgument,
+    exported: given.ExportArgument,
     on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
-    data: DataOption = None,
-    runs: RunsOption = None,
-    cache: CacheOption = None,
-    json_wanted: JsonOption = False,
+    data: given.DataOption = None,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
     from histotune import cli_show
@@ -245,10 +229,10 @@ def evaluate(
 
 @app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv"))
 def predict(
-    exported: ExportArgument,
+    exported: given.ExportArgument,
     images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a CSV with a column 'path'.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
-    strict: StrictOption = False,
+    strict: given.StrictOption = False,
 ) -> None:
     """Predict class probabilities for new images."""
     from histotune import cli_show
@@ -261,7 +245,7 @@ def predict(
 def list_(
     kind: Annotated[str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics or spaces.")],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters and defaults.")] = False,
-    json_wanted: JsonOption = False,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """List what can be named in a search space or on the command line."""
     from histotune import cli_show
@@ -272,11 +256,11 @@ def list_(
 
 @app.command("show-space", epilog=_examples("show-space idc --fix loss.name=focal"))
 def show_space(
-    space: SpaceArgument,
-    fix: FixOption = None,
-    range_: RangeOption = None,
-    choices: ChoicesOption = None,
-    json_wanted: JsonOption = False,
+    space: given.SpaceArgument,
+    fix: given.FixOption = None,
+    range_: given.RangeOption = None,
+    choices: given.ChoicesOption = None,
+    json_wanted: given.JsonOption = False,
 ) -> None:
     """Print the effective search space: every path, its range, default and condition."""
     from histotune import cli_show
@@ -289,7 +273,7 @@ def show_space(
 
 @app.command(epilog=_examples("ui --port 5000"))
 def ui(
-    runs: RunsOption = None,
+    runs: given.RunsOption = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI over all studies, on 127.0.0.1 only."""

@@ -49,3 +49,11 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of split an
 TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", help="An MLflow server instead of runs/mlflow.db.")
 ]
+CpusOption = Annotated[float, typer.Option("--cpus-per-trial", help="CPU cores of a trial.", min=0.1)]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--gpus-per-trial", help="GPUs of a trial; fractions share one. One if there are any.", min=0.0),
+]
+ConcurrentOption = Annotated[
+    int | None, typer.Option("--max-concurrent", help="Trials at once; as many as fit.", min=1)
+]

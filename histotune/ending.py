@@ -20,7 +20,7 @@ from histotune.session import Session
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
 
 CURVE, RECORD, PREDICTIONS, ENVIRONMENT = "curve.jsonl", "metrics.json", "predictions.npz", "environment.json"
-_NO_METRIC = ("epoch", "seconds", "train_loss", "learning_rate")  # columns of a curve that are none
+_NO_METRIC = ("epoch", "seconds", "train_loss", "learning_rate")
 
 
 def ended(folder: Path, config: TrialConfig) -> TrialRecord | None:
@@ -49,19 +49,13 @@ def open_folder(folder: Path, config: TrialConfig, curve: Sequence[Mapping[str, 
 def describe(folder: Path, session: Session) -> None:
     """Write what the weights will need to be of use, and what must be known to repeat the training."""
     data = session.data
-    files.write_json(
-        folder / CLASSES, {"classes": list(data.classes), "counts": list(data.counts), "positive": data.positive}
-    )
+    classes = {"classes": list(data.classes), "counts": list(data.counts), "positive": data.positive}
+    files.write_json(folder / CLASSES, classes)
     session.preprocessing.save(folder / PREPROCESSING)
-    how = {
-        "seed": session.config.seed,
-        "data": data.digest,
-        "device": str(session.device),
-        "precision": str(session.autocast or "float32").removeprefix("torch."),
-        "training_cases": len(data.train),
-        "validation_cases": len(data.val),
-    }
-    files.write_json(folder / ENVIRONMENT, runtime.environment() | how)
+    precision = str(session.autocast or "float32").removeprefix("torch.")
+    how = {"seed": session.config.seed, "device": str(session.device), "precision": precision}
+    cases = {"data": data.digest, "training_cases": len(data.train), "validation_cases": len(data.val)}
+    files.write_json(folder / ENVIRONMENT, runtime.environment() | how | cases)
 
 
 def complete(folder: Path, progress: Progress, metrics: Mapping[str, float]) -> TrialRecord:

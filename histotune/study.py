@@ -119,7 +119,7 @@ def search(
     protocol: str | None = None,
     seed: int | None = None,
     cpus_per_trial: float = 1.0,
-    gpus_per_trial: float = 0.0,
+    gpus_per_trial: float | None = None,
     max_concurrent: int | None = None,
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),

@@ -20,20 +20,8 @@ WHITE = 255
 # Readers that run no outside program (EPS starts Ghostscript) and that pathology uses.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 # What Pillow raises on damaged files besides OSError: its parsers trust lengths, offsets and tables in the file.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
+_DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError)
+_DAMAGE += (AttributeError, ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error)
 _CONVERSIONS = {
     "1": "1 bit",
     "L": "grey",
