@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from histotune.search.cluster import MARK, _folder, _mark, _marked
 from histotune.space import Space, read_space
 from histotune.store import COMPLETE, FAILED, StudyStore, TrialRecord
 
+LOOPBACK, LOOPBACK_6 = "0100007F", "0000000000000000FFFF00000100007F"
 TINY = {
     "dataset": "synthetic",
     "epochs": 6,
@@ -39,12 +41,16 @@ class Ears:
 
     heard: list[tuple[str, int]] = field(default_factory=list)
 
+    doors: set[str] = field(default_factory=set)
+    mark: str = ""
+
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         self.heard.append(("started", number))
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         assert "auroc" in metrics
         self.heard.append((f"epoch {epoch}", number))
+        self.doors |= listening(_marked(self.mark))
 
     def ended(self, record: TrialRecord) -> None:
         self.heard.append((record.state, record.number))
@@ -69,6 +75,7 @@ def searched(
 ) -> Searched:
     ears, home = Ears(), tmp_path_factory.mktemp("home")
     store = new_study(tmp_path_factory.mktemp("runs") / "small")
+    ears.mark = _mark(store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         first = run(store, space, {32: small_cohort.folder}, Budget(4), listeners=[ears])
@@ -110,6 +117,10 @@ def test_listeners_hear_every_trial_in_order(searched: Searched) -> None:
         assert heard == ["started", *(f"epoch {e}" for e in range(1, record.epochs + 1)), record.state]
 
 
+def test_ray_listens_on_loopback_only(searched: Searched) -> None:
+    assert searched.ears.doors == {LOOPBACK, LOOPBACK_6}
+
+
 def test_nothing_is_left_behind(searched: Searched) -> None:
     mark = _mark(searched.store)
     assert not _marked(mark)
@@ -145,6 +156,16 @@ def test_a_trial_that_raises_is_a_result_and_the_search_goes_on(
     assert (states["broken_plugin"].state, states["broken_plugin"].kind) == (FAILED, "error")
     assert "made-up" in states["broken_plugin"].reason
     assert summary.failed == sum(record.state == FAILED for record in small_study.trials()) > 0
+
+
+def listening(processes: list[int]) -> set[str]:
+    """Return the addresses, as the kernel writes them, on which these processes take connections."""
+    sockets = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            sockets |= {str(handle.readlink()) for handle in Path(f"/proc/{process}/fd").iterdir()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
 
 # Refused before anything starts

@@ -72,6 +72,10 @@ class Workers:
 
     def advance(self, conductor: Conductor, number: int, values: list[float]) -> bool:
         folder = self.store.trial_folder(number)
+        if self.outcome(number) == "stillborn":
+            conductor.died(number, "no such file")
+            return True
+        conductor.begun(number)
         if self.outcome(number) == "killed":
             conductor.died(number, "made-up")
             return True
@@ -234,6 +238,16 @@ def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyStore, s
     assert (records[1].state, records[1].kind) == (FAILED, "killed")
     assert f"died {STARTS} times" in records[1].reason
     assert [records[n].state for n in (0, 2, 3)] == [COMPLETE] * 3
+
+
+def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: StudyStore, space: Space) -> None:
+    conductor = begin(store, space, 4)
+    Workers(store, lambda number: "stillborn").work(conductor)
+    summary = conductor.summary()
+    assert (summary.reason, summary.ended, summary.unfinished) == ("failures", 0, 2)
+    assert "5 workers in a row died before they began: no such file" in summary.message
+    Workers(store).work(begin(store, space, 4))
+    assert [record.state for record in store.trials()] == [COMPLETE] * 4
 
 
 def test_a_listener_that_raises_is_dropped_and_named(store: StudyStore, space: Space) -> None:

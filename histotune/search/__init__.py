@@ -100,7 +100,7 @@ def _drive(
     from histotune.search.cluster import private_ray
 
     signals = Signals()
-    cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus_per_trial
+    cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
     with signals.caught(), private_ray(store, cpus=cpus, gpus=gpus, at_once=at_once) as scratch:
         from histotune.search.driver import drive
 

@@ -71,12 +71,12 @@ class Resources:
 
     Args:
         cpus_per_trial: CPUs, and threads, of one trial.
-        gpus_per_trial: GPUs of one trial; a fraction shares a GPU.
+        gpus_per_trial: GPUs of one trial; a fraction shares a GPU, 0 trains on the CPU, None takes one where there are.
         max_concurrent: trials at once; None runs as many as fit.
     """
 
     cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
+    gpus_per_trial: float | None = None
     max_concurrent: int | None = None
 
     def check(self) -> int:
@@ -85,20 +85,25 @@ class Resources:
         Raises:
             ConfigError: more is asked than there is; with the numbers.
         """
-        cpus, gpus = available_cpus(), available_gpus() if self.gpus_per_trial else 0
-        if self.cpus_per_trial <= 0 or self.gpus_per_trial < 0:
+        cpus, gpus = available_cpus(), available_gpus()
+        if self.cpus_per_trial <= 0 or self.gpus < 0:
             raise ConfigError(f"a trial needs more than 0 CPUs and at least 0 GPUs, got {self}")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise ConfigError(f"max_concurrent must be at least 1, got {self.max_concurrent}")
         at_once = self.max_concurrent or 1
-        for what, each, there in (("CPUs", self.cpus_per_trial, cpus), ("GPUs", self.gpus_per_trial, gpus)):
+        for what, each, there in (("CPUs", self.cpus_per_trial, cpus), ("GPUs", self.gpus, gpus)):
             if each * at_once > there + 1e-9:
                 asked = f"{each:g} {what} per trial" + (f" x {at_once} trials at once" if at_once > 1 else "")
                 raise ConfigError(f"{asked} asked, but this machine has {there} {what}; ask for less")
         if self.max_concurrent is not None:
             return self.max_concurrent
-        fit = [cpus / self.cpus_per_trial] + ([gpus / self.gpus_per_trial] if self.gpus_per_trial else [])
+        fit = [cpus / self.cpus_per_trial] + ([gpus / self.gpus] if self.gpus else [])
         return max(1, math.floor(min(fit) + 1e-9))
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of one trial."""
+        return float(available_gpus() > 0) if self.gpus_per_trial is None else self.gpus_per_trial
 
     @property
     def threads(self) -> int:

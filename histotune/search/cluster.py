@@ -26,9 +26,11 @@ _SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_DEDUP_LOGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial that asked for no GPU sees none
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray keep a loopback address, on Linux, too
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Ray's own snapshots: nobody reads them
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -56,6 +58,7 @@ def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) ->
         if ray.is_initialized():
             raise StudyError("Ray already runs in this process; call ray.shutdown() before a search")
         try:
+            _keep_to_itself()
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -84,6 +87,21 @@ def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
     while time.monotonic() < deadline and _marked(mark):
         time.sleep(0.02)
     return len(found)
+
+
+def _keep_to_itself() -> None:
+    """Make Ray listen on loopback only, ask for the token, and print nothing to our standard output.
+
+    Ray reads the first two from the environment when it is imported, which may have been long ago; for the third,
+    its message that a worker died, it has no setting, and the trial's record says the same.
+    """
+    from ray._private import ray_constants, worker
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # else "127.0.0.1" is resolved to an address that others reach
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
 def _mark(store: StudyStore) -> str:

@@ -18,6 +18,7 @@ from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, 
 
 FAILURES_IN_A_ROW = 5
 STARTS = 3  # of a trial whose worker dies under it; the last death is its result
+STILLBIRTHS = 5  # workers in a row that die before they begin: it is not the trial's fault, and will not get better
 STOP = "stop"  # file in a trial folder: the worker that finds it ends the trial there
 
 
@@ -87,6 +88,8 @@ class Conductor:
         self._row: tuple[str, int] = ("", 0)  # kind of the latest failures, and how many in a row
         self._end: tuple[str, str] | None = None
         self._exhausted = False
+        self._begun: set[int] = set()
+        self._stillborn = 0
         self._notes: list[str] = []
         self._began = clock()
 
@@ -113,6 +116,11 @@ class Conductor:
         self._proposer.running(number)
         self._history.digests[proposal.digest] = number
         return self._start(number, proposal.config)
+
+    def begun(self, number: int) -> None:
+        """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
+        self._begun.add(number)
+        self._stillborn = 0
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Hear of an epoch; return whether the trial is to stop, which its folder then says, too.
@@ -148,6 +156,13 @@ class Conductor:
         if read_record(self._store.trial_folder(number), number) is not None:
             self.ended(number)
             return
+        if number not in self._begun:
+            self._stillborn += 1
+            self._waiting.appendleft((number, self._live.pop(number)))
+            if self._stillborn >= STILLBIRTHS:
+                self.finish(FAILURES, f"{STILLBIRTHS} workers in a row died before they began: {reason}")
+            return
+        self._begun.discard(number)
         self._history.deaths[number] += 1
         deaths = self._history.deaths[number]
         self._journal.note(number, DEATHS, deaths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ class Bridge:
     def on_result(self, number: int, result: Mapping[str, Any]) -> str:
         """Hear a worker's answer and say what Tune shall do with the trial."""
         with self._kept():
+            self.conductor.begun(number)
             if EPOCH in result:
                 # a worker that is to stop hears of it through the trial's folder when it is asked to go on
                 self.conductor.reported(number, result[EPOCH], dict(result[METRICS]))
@@ -52,10 +54,10 @@ class Bridge:
                 self.conductor.ended(number)
         return str(FIFOScheduler.STOP if result[ENDED] or self.error else FIFOScheduler.CONTINUE)
 
-    def on_error(self, number: int, reason: str) -> None:
-        """Hear that a worker is gone."""
+    def on_error(self, number: int, trace: str) -> None:
+        """Hear that a worker is gone, and what Ray says of it."""
         with self._kept():
-            self.conductor.died(number, reason)
+            self.conductor.died(number, reason_of(trace))
 
     def on_step(self) -> None:
         """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
@@ -75,6 +77,18 @@ class Bridge:
             yield
         except BaseException as error:
             self.error = error
+
+
+def reason_of(trace: str) -> str:
+    r"""Pick the sentence of Ray's account of a dead worker that says why.
+
+    >>> reason_of("Failure # 1\nThe actor died: it raised\nhistotune.errors.DataError: no such file\n")
+    'histotune.errors.DataError: no such file'
+    """
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    exits = [line.partition("Worker exit detail: ")[2] for line in lines if "Worker exit detail: " in line]
+    return (named or exits or lines or ["no reason given"])[-1].partition(" Some common causes")[0]
 
 
 def drive(
@@ -111,7 +125,7 @@ def drive(
             search_alg=_Searcher(bridge),
             scheduler=_Scheduler(bridge),
             callbacks=[_Callback(bridge)],
-            resources_per_trial={"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+            resources_per_trial={"cpu": resources.cpus_per_trial, "gpu": resources.gpus},
             reuse_actors=True,
             max_failures=0,
             verbose=0,
@@ -146,8 +160,8 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         return self._bridge.on_result(trial.config["number"], result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        failure = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        self._bridge.on_error(trial.config["number"], type(failure).__name__ if failure else "no reason given")
+        trace = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        self._bridge.on_error(trial.config["number"], trace)
 
 
 class _Callback(Callback):  # type: ignore[misc]

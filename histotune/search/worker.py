@@ -42,10 +42,14 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         self._assignment = new_config
         self._folder = StudyStore(Path(new_config["study"])).trial_folder(new_config["number"])
         self._epochs: Generator[Epoch, None, None] | None = None
+        self._begun = False
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch, or end the trial; the one guard around a trial."""
+        """Say that the worker is there, then train one epoch at a time, then end the trial; the one guard around it."""
+        if not self._begun:
+            self._begun = True  # from here on a death of this process is the trial's
+            return {ENDED: False}
         try:
             return self._advance()
         except TrialFailed as error:
