@@ -143,11 +143,10 @@ def test_damage_is_read_or_reported_never_a_crash(
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
         pixels = read_image(path).pixels
-    except BadFile as error:
-        assert error.reason
-    else:
-        assert pixels.dtype == np.uint8
-        assert pixels.shape[2] == 3
+    except BadFile:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
 
 
 def test_area_interpolation_averages() -> None:
@@ -199,8 +198,8 @@ def mixed(tmp_path: Path) -> Path:
     return root
 
 
-def prepared(root: Path, **options: bool) -> Cohort:
-    return prepare(DATASETS.build("image_folder"), root, image_size=16, cache=root.parent / "cache", **options)
+def prepared(root: Path, *, strict: bool = False) -> Cohort:
+    return prepare(DATASETS.build("image_folder"), root, image_size=16, cache=root.parent / "cache", strict=strict)
 
 
 def test_bad_files_are_left_out_listed_and_counted(mixed: Path) -> None:
