@@ -17,7 +17,7 @@ from histotune.errors import StudyError
 from histotune.metrics import check_metric
 from histotune.prepare import prepare
 from histotune.space import Space
-from histotune.splits import describe_change, split
+from histotune.splits import check_protocol, describe_change, split
 from histotune.store import StudySettings, StudyStore
 
 Progress = Callable[[str, int, int], None]
@@ -61,6 +61,12 @@ class Wanted:
     protocol: str | None = None
     seed: int | None = None
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names before anything is prepared."""
+        check_metric(self.metric or self.space.metric)
+        if protocol := self.protocol or self.space.protocol:
+            check_protocol(protocol)
 
 
 def prepare_cohort(
@@ -136,8 +142,7 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
     seed = wanted.seed or 0
     parts = split(first, labels, protocol, seed=seed)
-    metric = wanted.metric or space.metric
-    check_metric(metric, len(first.classes))
+    metric = check_metric(wanted.metric or space.metric, len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
         name=store.folder.name,

@@ -96,8 +96,7 @@ def split(
         ConfigError: the protocol is unknown, or not one for this data.
         DataError: patients and classes do not allow it; says the numbers.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"unknown split protocol {protocol!r}. {suggest(protocol, PROTOCOLS)}")
+    check_protocol(protocol)
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise ConfigError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
     patients = cohort.table["patient"].to_numpy(str)
@@ -112,6 +111,17 @@ def split(
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
     return Split(protocol, train, val, test, leaky)
+
+
+def check_protocol(name: str) -> str:
+    """Return `name` if it is a split protocol.
+
+    Raises:
+        ConfigError: it is none; the nearest is offered.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"unknown split protocol {name!r}. {suggest(name, PROTOCOLS)}")
+    return name
 
 
 def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = None) -> str | None:

@@ -245,12 +245,16 @@ class StudyStore:
         Args:
             command: what the user typed.
             subject: digest of the model that is evaluated.
+
+        Raises:
+            StudyError: the sealed labels are gone.
         """
-        record = self._sealed / "openings.jsonl"
+        path, record = self._sealed / "labels.csv", self._sealed / "openings.jsonl"
+        if not path.exists():
+            raise StudyError(f"{path} is missing: put the sealed test labels back, or begin a new study")
         before = len(files.read_json_lines(record))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         files.append_json(record, {"time": now, "command": command, "subject": subject})
-        path = self._sealed / "labels.csv"
         return pd.read_csv(path, dtype={"id": str, "label": np.int64}, keep_default_na=False), before
 
     def openings(self) -> list[dict[str, Any]]:

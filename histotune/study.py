@@ -30,6 +30,8 @@ from histotune.predict import load
 from histotune.registry import PLUGINS, Registry
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
+from histotune.search.sampler import build_sampler
+from histotune.search.schedule import build_scheduler
 from histotune.space import check_config, load_space, set_values, space_names
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
@@ -152,8 +154,11 @@ def search(
     budget = Budget.of(trials=trials, time=time)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
     resources.check()
+    build_sampler(sampler, 0)  # refuses an unknown name before anything is prepared
     place = Places.of(runs, cache)
-    wanted = Wanted(load_space(space, fix=fix, ranges=ranges, choices=choices), data, metric, protocol, seed, strict)
+    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
+    build_scheduler(scheduler, loaded.epochs())
+    wanted = Wanted(loaded, data, metric, protocol, seed, strict)
     store, prepared = begin(wanted, study, place, progress)
     if opened is not None:
         opened(store, budget.trials)
@@ -162,7 +167,7 @@ def search(
     folders = {size: cohort.folder for size, cohort in prepared.items()}
     summary = run_search(
         store,
-        wanted.space,
+        loaded,
         folders,
         budget,
         resources,

@@ -51,7 +51,7 @@ def refused(result: Result, *words: str) -> None:
     """Check that a call ended with code 2 and a message that holds these words."""
     assert result.exit_code == 2, result.output
     message = " ".join(result.stderr.split())
-    assert message.startswith("Error: ")
+    assert "Error: " in message
     assert "Traceback" not in message
     for word in words:
         assert word in message, message
