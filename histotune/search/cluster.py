@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from histotune import runtime
 from histotune.errors import StudyError
@@ -44,7 +45,8 @@ def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) ->
     so that nobody needs them.
 
     Raises:
-        StudyError: this process runs a Ray of its own, or the temporary folder belongs to somebody else.
+        StudyError: this process runs a Ray of its own, the temporary folder belongs to somebody else, or Ray does not
+            start.
     """
     mark = _mark(store)
     folder = _folder(mark)
@@ -52,25 +54,16 @@ def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) ->
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # in memory: Ray's token file is readable by others
     kill_leftovers(mark)
     _fresh(folder)
-    with _environment(_SETTINGS | {MARK: mark, "TUNE_MAX_PENDING_TRIALS_PG": str(at_once)}):
+    with _environment(_SETTINGS | {"TUNE_MAX_PENDING_TRIALS_PG": str(at_once)}):
         import ray
 
         if ray.is_initialized():
             raise StudyError("Ray already runs in this process; call ray.shutdown() before a search")
         try:
-            _keep_to_itself()
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
-            yield folder
+            with _kept_to_itself():
+                with _environment({MARK: mark}):  # workers inherit it from Ray; what a listener starts is not marked
+                    _start(ray, folder, cpus, gpus)
+                yield folder
         finally:
             ray.shutdown()
             kill_leftovers(mark)
@@ -89,7 +82,27 @@ def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
     return len(found)
 
 
-def _keep_to_itself() -> None:
+def _start(ray: Any, folder: Path, cpus: float, gpus: float) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise StudyError(
+            f"Ray did not start on this machine: {error}. Is there memory, and disk under {folder}?"
+        ) from error
+
+
+@contextlib.contextmanager
+def _kept_to_itself() -> Iterator[None]:
     """Make Ray listen on loopback only, ask for the token, and print nothing to our standard output.
 
     Ray reads the first two from the environment when it is imported, which may have been long ago; for the third,
@@ -98,10 +111,15 @@ def _keep_to_itself() -> None:
     from ray._private import ray_constants, worker
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+    before = ray_constants.ENABLE_RAY_CLUSTER, worker.print_to_stdstream
     ray_constants.ENABLE_RAY_CLUSTER = False  # else "127.0.0.1" is resolved to an address that others reach
+    worker.print_to_stdstream = lambda data, ignore_prefix: None
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-    worker.print_to_stdstream = lambda data, ignore_prefix: None
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER, worker.print_to_stdstream = before
 
 
 def _mark(store: StudyStore) -> str:
