@@ -76,6 +76,7 @@ def prepare_cohort(
     image_size: int,
     places: Places,
     *,
+    resize: str = "area",
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
@@ -87,7 +88,7 @@ def prepare_cohort(
     reader = DATASETS.build(dataset, **options)
     root = locate(dataset, data)
     hear = None if progress is None else lambda done, total: progress(f"preparing {dataset}", done, total)
-    return prepare(reader, root, image_size=image_size, cache=places.cache, strict=strict, progress=hear)
+    return prepare(reader, root, image_size=image_size, cache=places.cache, resize=resize, strict=strict, progress=hear)
 
 
 def begin(
@@ -104,9 +105,9 @@ def begin(
     data = wanted.data
     if data is None and store.exists():
         data = store.settings().data or None
+    how: dict[str, Any] = {"resize": space.resize, "strict": wanted.strict, "progress": progress}
     cohorts = {
-        size: prepare_cohort(space.dataset, space.options, data, size, places, strict=wanted.strict, progress=progress)
-        for size in space.image_sizes()
+        size: prepare_cohort(space.dataset, space.options, data, size, places, **how) for size in space.image_sizes()
     }
     with store.lock("opening the study"):
         if store.exists():
@@ -131,7 +132,8 @@ def study_cohort(store: StudyStore, places: Places, image_size: int, data: str |
         StudyError: the data changed since the study began.
     """
     settings = store.settings()
-    cohort = prepare_cohort(settings.dataset, settings.options, data or settings.data or None, image_size, places)
+    where, how = data or settings.data or None, str(settings.facts.get("resize", "area"))
+    cohort = prepare_cohort(settings.dataset, settings.options, where, image_size, places, resize=how)
     _check_data(store, {image_size: cohort})
     return cohort
 

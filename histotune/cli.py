@@ -153,6 +153,7 @@ def prepare(
     dataset: Annotated[str, typer.Argument(help="Dataset name; see `histotune list datasets`.")],
     data: given.DataOption = None,
     image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
+    resize: Annotated[str, typer.Option(help="area (fill the square) or pad (keep the proportions).")] = "area",
     strict: given.StrictOption = False,
     cache: given.CacheOption = None,
     quiet: given.QuietOption = False,
@@ -164,7 +165,8 @@ def prepare(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         places = Places.of(None, cache)
-        cohort = prepare_cohort(dataset, {}, data, image_size, places, strict=strict, progress=display.progress)
+        how: dict[str, Any] = {"resize": resize, "strict": strict, "progress": display.progress}
+        cohort = prepare_cohort(dataset, {}, data, image_size, places, **how)
     cli_show.cohort(cohort, json_wanted=json_wanted)
 
 

@@ -205,6 +205,12 @@ def train(
 
     Returns:
         The record of the training; the same configuration is not trained twice.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     record = train("demo", ["epochs=1", "loss.name=focal"], runs=folder, cache=folder)
+    >>> record.state, record.epochs
+    ('complete', 1)
     """
     loaded = load_space(space)
     config = TrialConfig.from_dict(set_values(loaded.default(), assignments))
@@ -238,7 +244,8 @@ def evaluate(
     model = load(exported)
     place = Places.of(runs, cache)
     if on is not None:
-        external = {size: prepare_cohort(on, {}, data, size, place) for size in model.image_sizes}
+        how = str(model.info["resize"])
+        external = {size: prepare_cohort(on, {}, data, size, place, resize=how) for size in model.image_sizes}
         return evaluate_external(model, external, read_labels(external[min(external)]))
     store = StudyStore(place.runs / model.study) if runs is not None else StudyStore(Path(model.study_folder))
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
@@ -247,6 +254,9 @@ def evaluate(
 
 def catalogue(kind: str) -> list[dict[str, object]]:
     """List what is registered under `kind`: name, summary, and parameters with their defaults.
+
+    >>> [entry["name"] for entry in catalogue("ensembles")]
+    ['average', 'max', 'vote']
 
     Raises:
         ConfigError: there is no such kind.

@@ -173,3 +173,13 @@ def test_every_command_shows_an_example(call: Call) -> None:
         shown = call(command, "--help")
         assert shown.exit_code == 0
         assert f"histotune {command}" in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize("resize", ["area", "pad"])
+def test_a_space_may_pad_instead_of_stretch(call: Call, tiny_folder: Callable[..., Path], resize: str) -> None:
+    folder = tiny_folder(PATIENTS)
+    Path("wide.yaml").write_text(SPACE + f"resize: {resize}\n")
+    assert call("train", "wide.yaml", "--data", folder).exit_code == 0
+    shown = json.loads(call("prepare", "image_folder", "--data", folder, "--resize", resize, "--json").stdout)
+    assert shown["resize"] == resize
+    refused(call("prepare", "image_folder", "--data", folder, "--resize", "zoom"), "zoom", "area")

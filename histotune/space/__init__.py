@@ -24,7 +24,7 @@ from histotune.space._yaml import Item, find_space, item_of, read_file, space_na
 
 __all__ = ["Draws", "Row", "Space", "check_config", "load_space", "read_space", "set_values", "space_names"]
 
-OWN_KEYS = ("description", "dataset", "options", "metric", "protocol")
+OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize")
 
 
 class Row(NamedTuple):
@@ -46,6 +46,7 @@ class Space:
         dataset: registered dataset name.
         metric: validation metric that the search improves.
         protocol: split protocol, or None for the dataset's own.
+        resize: how images come to the image size, `area` or `pad`.
         options: dataset options.
         description: one sentence for a person.
     """
@@ -54,6 +55,7 @@ class Space:
     dataset: str
     metric: str
     protocol: str | None
+    resize: str
     options: Mapping[str, Any]
     description: str
     _tree: Group = field(repr=False)
@@ -183,6 +185,7 @@ def _build(root: Item, name: str) -> Space:
         dataset=plain["dataset"],
         metric=plain.get("metric", "balanced_accuracy"),
         protocol=plain.get("protocol"),
+        resize=plain.get("resize", "area"),
         options=plain.get("options", {}),
         description=plain.get("description", ""),
         _tree=tree,
