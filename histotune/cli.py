@@ -251,7 +251,7 @@ def list_(
 ) -> None:
     """List what can be named in a search space or on the command line."""
     from histotune import cli_show
-    from histotune.study import catalogue
+    from histotune.catalogue import catalogue
 
     cli_show.catalogue(kind, catalogue(kind), verbose=verbose, json_wanted=json_wanted)
 

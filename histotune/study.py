@@ -11,28 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotune.backbones import BACKBONES
 from histotune.begin import Places, Progress, Wanted, begin, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
-from histotune.datasets import DATASETS
-from histotune.ensembles import ENSEMBLES
-from histotune.errors import ConfigError, suggest
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
-from histotune.fusions import FUSIONS
 from histotune.leaderboard import Verdict, leaderboard, verdict
-from histotune.losses import LOSSES
 from histotune.merge import Merged, merge
-from histotune.metrics import METRICS
 from histotune.predict import load
-from histotune.registry import PLUGINS, Registry
+from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
 from histotune.search.sampler import build_sampler
 from histotune.search.schedule import build_scheduler
-from histotune.space import check_config, load_space, set_values, space_names
+from histotune.space import check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
 from histotune.train import run_trial
@@ -250,32 +243,3 @@ def evaluate(
     store = StudyStore(place.runs / model.study) if runs is not None else StudyStore(Path(model.study_folder))
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
     return evaluate_sealed(model, cohorts, store, command=command)
-
-
-def catalogue(kind: str) -> list[dict[str, object]]:
-    """List what is registered under `kind`: name, summary, and parameters with their defaults.
-
-    >>> [entry["name"] for entry in catalogue("ensembles")]
-    ['average', 'max', 'vote']
-
-    Raises:
-        ConfigError: there is no such kind.
-    """
-    registries: dict[str, Registry] = {
-        "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
-    }  # fmt: skip
-    if kind == "spaces":
-        return [{"name": name, "summary": load_space(name).description, "parameters": {}} for name in space_names()]
-    if kind == "metrics":
-        return [{"name": name, "summary": m.description, "parameters": {}} for name, m in METRICS.items()]
-    if kind not in registries:
-        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, [*registries, 'metrics', 'spaces'])}")
-    entries = [registries[kind].entry(name) for name in registries[kind].names()]
-    return [
-        {
-            "name": entry.name,
-            "summary": entry.summary,
-            "parameters": {p.name: "required" if p.required else p.default for p in entry.parameters},
-        }
-        for entry in entries
-    ]

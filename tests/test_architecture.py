@@ -24,7 +24,7 @@ LAYERS = [
     {"batches", "model"},
     {"optimizer", "session", "checkpoint", "ending", "train"},
     {"space"},
-    {"search", "tracking"},
+    {"catalogue", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "merge", "predict"},
     {"export", "mlflow_model"},

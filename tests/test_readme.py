@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from histotune.study import catalogue
+from histotune.catalogue import catalogue
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,42 @@
+"""What can be named in a search space or on the command line."""
+
+from __future__ import annotations
+
+from histotune.backbones import BACKBONES
+from histotune.datasets import DATASETS
+from histotune.ensembles import ENSEMBLES
+from histotune.errors import ConfigError, suggest
+from histotune.fusions import FUSIONS
+from histotune.losses import LOSSES
+from histotune.metrics import METRICS
+from histotune.registry import Registry
+from histotune.space import load_space, space_names
+
+
+def catalogue(kind: str) -> list[dict[str, object]]:
+    """List what is registered under `kind`: name, summary, and parameters with their defaults.
+
+    >>> [entry["name"] for entry in catalogue("ensembles")]
+    ['average', 'max', 'vote']
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    registries: dict[str, Registry] = {
+        "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
+    }  # fmt: skip
+    if kind == "spaces":
+        return [{"name": name, "summary": load_space(name).description, "parameters": {}} for name in space_names()]
+    if kind == "metrics":
+        return [{"name": name, "summary": m.description, "parameters": {}} for name, m in METRICS.items()]
+    if kind not in registries:
+        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, [*registries, 'metrics', 'spaces'])}")
+    entries = [registries[kind].entry(name) for name in registries[kind].names()]
+    return [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            "parameters": {p.name: "required" if p.required else p.default for p in entry.parameters},
+        }
+        for entry in entries
+    ]
