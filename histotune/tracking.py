@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 PARENT = "mlflow.parentRunId"
 _SERVED = ("http://", "https://", "databricks")
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on chats
 _STATUS = {COMPLETE: "FINISHED", STOPPED: "KILLED"}  # everything else: FAILED
 
 
@@ -162,7 +163,7 @@ class MlflowTracker:
             # A server chooses its own place; for a database MLflow would choose the caller's working directory.
             served = self.uri.startswith(_SERVED)
             place = None if served else (_mlflow.artifacts(self.runs) / name).as_uri()
-            return str(client.create_experiment(name, place))
+            return str(client.create_experiment(name, place, tags=_KIND))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
