@@ -117,7 +117,8 @@ class LiveDisplay(PlainDisplay):
             self.bar = Progress(*columns, console=self.console)
             self.bar.start()
         known = {task.description: task.id for task in self.bar.tasks}
-        self.bar.update(known.get(what) or self.bar.add_task(what), completed=done, total=total)
+        task = known[what] if what in known else self.bar.add_task(what)
+        self.bar.update(task, completed=done, total=total)
 
     def began(self, store: StudyStore, trials: int | None) -> None:
         """Replace the bars by the table."""
@@ -168,7 +169,8 @@ class LiveDisplay(PlainDisplay):
             name = self.names.setdefault(record.number, describe(record.config()))
             table.add_row(str(record.number), name, str(record.epochs), f"{record.metrics[self.metric]:.4f}")
         for number, (name, epoch, value) in sorted(self.running.items()):
-            table.add_row(str(number), f"{name}  running", str(epoch), f"{value:.4f}", style="cyan")
+            reached = f"{value:.4f}" if epoch else "-"
+            table.add_row(str(number), f"{name}  running", str(epoch), reached, style="cyan")
         return Group(self._headline(), table)
 
     def _headline(self) -> Text:
