@@ -63,7 +63,7 @@ def tiny_folder(tmp_path: Path) -> TinyFolder:
 
 @pytest.fixture(scope="session")
 def small_cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    """A made-up cohort: 240 images of 32 px, 24 patients, 3 sites, 2 classes; read-only, shared by the session."""
+    """A made-up cohort: 240 images of 32 px, 24 patients, 3 sites, 2 classes; read-only, shared by all tests."""
     dataset = DATASETS.build("synthetic", cases=240, patients=24, side=32)
     return prepare(dataset, None, image_size=32, cache=tmp_path_factory.mktemp("cohorts"))
 
