@@ -75,7 +75,7 @@ def compare(backbone: str, what: str, rounds: int) -> tuple[float, float, float]
 
 
 def bare_loop(session: Session, what: str) -> Callable[[], None]:
-    """Write the loop as a script would, over the network that histotune would train; returns a function that trains one epoch."""
+    """Write the loop as a script would, over the same network; returns a function that trains one epoch."""
     images = torch.from_numpy(session.images.array[session.data.train])
     labels = session.labels[session.data.train]
     mean = torch.tensor(session.preprocessing.mean).view(3, 1, 1)
