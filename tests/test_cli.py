@@ -98,7 +98,7 @@ def test_impossible_cohorts(call: Call, tiny_folder: Callable[..., Path], patien
         (["ensemble", "nothing"], ["nothing"]),
         (["evaluate", "nowhere"], ["nowhere"]),
         (["predict", "nowhere", "."], ["nowhere"]),
-        (["train", "demo", "--set", "loss.gama=2"], ["gama"]),
+        (["train", "demo", "--set", "loss.gama=2"], ["--set loss.gama=2"]),
         (["train", "demo", "--set", "epochs"], ["epochs"]),
     ],
     ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,

@@ -148,7 +148,7 @@ def set_values(config: Mapping[str, Any], assignments: Sequence[str]) -> dict[st
     Raises:
         ConfigError: an assignment that leads nowhere, or a value that is searched instead of set.
     """
-    edited = apply_edits(item_of(config, "the configuration"), assignments, (), ())
+    edited = apply_edits(item_of(config, "the configuration"), assignments, option="--set")
     tree = compile_group(TrialConfig, edited, "")
     for parameter, _ in tree.parameters():
         raise ConfigError(

@@ -12,18 +12,21 @@ from histotune.space._yaml import Item, is_component, item_of, parse_yaml
 Edit = tuple[list[str], Item]
 
 
-def apply_edits(root: Item, fix: Sequence[str], ranges: Sequence[str], choices: Sequence[str]) -> Item:
+def apply_edits(
+    root: Item, fix: Sequence[str], ranges: Sequence[str] = (), choices: Sequence[str] = (), *, option: str = "--fix"
+) -> Item:
     """Return the space with the edits in place, as if its file had said so.
 
     Args:
         fix: `PATH=VALUE`.
         ranges: `PATH=low:high`, `PATH=low:high:log` or `PATH=low:high:step=0.1`.
         choices: `PATH=a,b,c`.
+        option: what the user wrote before `fix`, as errors name it.
 
     Raises:
         ConfigError: an edit that is not written so, or whose path leads nowhere.
     """
-    edits = [_parse("--fix", text, _value) for text in fix]
+    edits = [_parse(option, text, _value) for text in fix]
     edits += [_parse("--range", text, _range) for text in ranges]
     edits += [_parse("--choices", text, _choices) for text in choices]
     resolved = [(_expand(root, path, item), item) for path, item in edits]
