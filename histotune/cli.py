@@ -11,11 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__
+from histotune import __version__, cli_search
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
-
-EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
 
 
 class _Commands(TyperGroup):
@@ -72,80 +70,8 @@ def _options(
         load_plugins(plugins)
 
 
-@app.command(
-    epilog=_examples(
-        "search demo --trials 8",
-        "search idc --data idc_patches --trials 20 --split official_patient",
-        "search idc --time 2h --gpus-per-trial 0.25 --metric auroc",
-        "search idc --study focal-only --fix loss=focal --range optimizer.learning_rate=1e-4:1e-2:log",
-    )
-)
-def search(
-    space: given.SpaceArgument,
-    data: given.DataOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without --time.", min=1)] = None,
-    time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
-    study: given.StudyOption = None,
-    metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
-    sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
-    split: given.SplitOption = None,
-    seed: given.SeedOption = None,
-    cpus_per_trial: given.CpusOption = 1.0,
-    gpus_per_trial: given.GpusOption = None,
-    max_concurrent: given.ConcurrentOption = None,
-    fix: given.FixOption = None,
-    range_: given.RangeOption = None,
-    choices: given.ChoicesOption = None,
-    strict: given.StrictOption = False,
-    runs: given.RunsOption = None,
-    cache: given.CacheOption = None,
-    tracking_uri: given.TrackingOption = None,
-    quiet: given.QuietOption = False,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Search SPACE for its best configuration; the same command again continues the study."""
-    from histotune import cli_progress, cli_show
-    from histotune.study import search as run
-
-    with cli_progress.display(quiet=quiet or json_wanted) as display:
-        found = run(
-            space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
-            scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
-            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            progress=display.progress, opened=display.began, listeners=[display],
-        )  # fmt: skip
-    cli_show.study(found, json_wanted=json_wanted)
-    if found.summary is not None and found.summary.reason in EXIT_CODES:
-        typer.echo(found.summary.message, err=True)
-        raise typer.Exit(EXIT_CODES[found.summary.reason])
-
-
-@app.command(epilog=_examples("train idc --set loss.name=focal --set loss.gamma=2"))
-def train(
-    space: given.SpaceArgument,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over the space's default.")] = None,
-    data: given.DataOption = None,
-    study: given.StudyOption = None,
-    split: given.SplitOption = None,
-    seed: given.SeedOption = None,
-    strict: given.StrictOption = False,
-    runs: given.RunsOption = None,
-    cache: given.CacheOption = None,
-    quiet: given.QuietOption = False,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Train one configuration, without a search and without Ray, on the study's own split."""
-    from histotune import cli_progress, cli_show
-    from histotune.study import train as run
-
-    with cli_progress.display(quiet=quiet or json_wanted) as display:
-        record = run(
-            space, set_ or [], data=data, study=study, protocol=split, seed=seed, strict=strict, runs=runs,
-            cache=cache, progress=display.progress, report=display.epoch,
-        )  # fmt: skip
-    cli_show.trial(record, json_wanted=json_wanted)
+app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
+app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
 
 
 @app.command(epilog=_examples("prepare idc --data idc_patches --image-size 50"))
