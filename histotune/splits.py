@@ -73,6 +73,7 @@ LEAKY = frozenset({"patch_random_70_30"})
 FRACTIONS = (0.6, 0.15, 0.25)
 _70_30 = (0.56, 0.14, 0.30)
 _PARTS = (TRAIN, VAL, TEST)
+_MANY = 1000  # patients of one case each, from which on they are dealt by class only
 
 
 def split(
@@ -101,7 +102,7 @@ def split(
         raise ConfigError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
     patients = cohort.table["patient"].to_numpy(str)
     if protocol == "patch_random_70_30":
-        parts = _by_patch(labels, _70_30, seed)
+        parts = _by_case(labels, _70_30, seed)
     elif protocol in ("official_patient", "given"):
         parts = _prescribed(cohort, patients, labels, protocol, seed)
     else:
@@ -158,13 +159,21 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
     return f"{len(then)} cases then, {len(now)} now: {'; '.join(changes)}" if changes else None
 
 
-def _by_patch(labels: np.ndarray, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
-    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N]."""
+def _by_case(labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N].
+
+    A class of as many cases as there are parts, or more, is in every part.
+    """
     rng = np.random.default_rng(seed)
     parts = np.full(len(labels), -1)
+    last = len(fractions) - 1
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.rint(np.cumsum(fractions)[:2] * len(rows)).astype(int)
+        cuts = np.rint(np.cumsum(fractions)[:last] * len(rows)).astype(int)
+        if len(rows) > last:
+            for at in range(last):
+                least = cuts[at - 1] + 1 if at else 1
+                cuts[at] = max(least, min(cuts[at], len(rows) - last + at))
         for part, dealt in enumerate(np.split(rows, cuts)):
             parts[dealt] = part
     return parts
@@ -173,6 +182,8 @@ def _by_patch(labels: np.ndarray, fractions: tuple[float, float, float], seed: i
 def _by_patient(patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
     """Deal whole patients. Returns part numbers [N]."""
     names, owner = np.unique(patients, return_inverse=True)
+    if len(names) == len(labels) >= _MANY:  # every case its own patient: the same balance, without a step per case
+        return _by_case(labels, fractions, seed)
     classes = int(labels.max()) + 1
     counts = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(len(names), classes)
     if len(names) < len(fractions):
@@ -198,7 +209,7 @@ def _prescribed(cohort: Cohort, patients: np.ndarray, labels: np.ndarray, protoc
     _refuse_shared_patients(patients, parts, protocol)
     if 1 not in parts:
         rows = np.flatnonzero(parts == 0)
-        share = FRACTIONS[1] / (FRACTIONS[0] + FRACTIONS[1])
+        share = cohort.facts.get("validation_share", FRACTIONS[1] / (FRACTIONS[0] + FRACTIONS[1]))
         parts[rows] = _by_patient(patients[rows], labels[rows], (1 - share, share), seed)
     return parts
 
