@@ -38,6 +38,9 @@ StudyOption = Annotated[str | None, typer.Option("--study", help="Study name; th
 SplitOption = Annotated[
     str | None, typer.Option("--split", help="Split protocol, such as patient or official_patient.")
 ]
+ImbalanceOption = Annotated[
+    str | None, typer.Option("--imbalance", help="long_tail thins the training part (natural: as it is).")
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
 RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]

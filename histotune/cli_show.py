@@ -72,6 +72,8 @@ def study(found: Study, *, json_wanted: bool) -> None:
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
     as_table(_board_rows(board, settings.metric), title, whole_cells=True)
+    if settings.training:
+        typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
     for note in found.summary.notes if found.summary else ():
@@ -82,13 +84,19 @@ def study(found: Study, *, json_wanted: bool) -> None:
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     """Print one training's result."""
+    from histotune.store import StudyStore
+
+    training = StudyStore(record.folder.parents[1]).settings().training
     if json_wanted:
-        as_json({"folder": str(record.folder), "state": record.state, "metrics": dict(record.metrics)})
+        told = {"folder": str(record.folder), "state": record.state, "training": training}
+        as_json(told | {"metrics": dict(record.metrics)})
         return
     typer.echo(f"{record.state} after {record.epochs} epochs, best epoch {record.best_epoch}, {record.seconds:.0f} s")
     if record.reason:
         typer.echo(f"{record.kind}: {record.reason}")
     as_table([{"metric": name, "validation": value} for name, value in record.metrics.items()])
+    if training:
+        typer.echo(_thinned(training))
     typer.echo(f"Folder: {record.folder}")
 
 
@@ -186,6 +194,10 @@ def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     columns = ["rank", "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
     shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
     return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
+
+
+def _thinned(training: str) -> str:
+    return f"Training part {training}; validation and test parts are natural."
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from histotune._deal import deal
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, DataError, suggest
+from histotune.imbalance import NATURAL, describe, thin
 
 TRAIN, VAL, TEST = "train", "val", "test"
 
@@ -22,6 +23,7 @@ class Split:
     Attributes:
         protocol: one of `PROTOCOLS`; `leaky` says whether patients may stand on both sides.
         train, val, test: int64, sorted.
+        training: what was made of the training part in a sentence, "" when nothing was.
     """
 
     protocol: str
@@ -29,6 +31,7 @@ class Split:
     val: np.ndarray
     test: np.ndarray
     leaky: bool = False
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def split(
     *,
     seed: int = 0,
     fractions: tuple[float, float, float] = FRACTIONS,
+    imbalance: str = NATURAL,
 ) -> Split:
     """Divide a cohort into training, validation and test part.
 
@@ -92,6 +96,7 @@ def split(
         protocol: one of `PROTOCOLS`.
         seed: of the study; the same seed gives the same split.
         fractions: of the cases that train, validate and test; protocols with their own fractions do not read it.
+        imbalance: one of `IMBALANCES`; cases that the training part loses are in no part.
 
     Raises:
         ConfigError: the protocol is unknown, or not one for this data.
@@ -111,7 +116,10 @@ def split(
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
-    return Split(protocol, train, val, test, leaky)
+    if imbalance == NATURAL:
+        return Split(protocol, train, val, test, leaky)
+    kept, said = _thinned(cohort, labels, train, imbalance, seed)
+    return Split(protocol, kept, val, test, leaky, said)
 
 
 def check_protocol(name: str) -> str:
@@ -157,6 +165,17 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
         changes = [f"the cases are the same, but labels, sites, prescribed parts or options differ ({digest} then, "]
         changes[0] += f"{cohort.digest} now)"
     return f"{len(then)} cases then, {len(now)} now: {'; '.join(changes)}" if changes else None
+
+
+def _thinned(
+    cohort: Cohort, labels: np.ndarray, train: np.ndarray, imbalance: str, seed: int
+) -> tuple[np.ndarray, str]:
+    """Return the rows of the training part that stay, and what to say of it."""
+    rarest = cohort.facts.get("long_tail_rarest")
+    place = cohort.classes.index(rarest) if rarest in cohort.classes else -1
+    kept = thin(train, labels, len(cohort.classes), imbalance, seed=seed, rarest=place)
+    before, after = (np.bincount(labels[rows], minlength=len(cohort.classes)) for rows in (train, kept))
+    return kept, describe(cohort.classes, before, after, imbalance)
 
 
 def _by_case(labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"registry"},
     {"config", "runtime", "files"},
-    {"cohort", "metrics", "class_balance"},
+    {"cohort", "metrics", "class_balance", "imbalance"},
     {"datasets", "splits"},
     {"prepare", "store"},
     {"augment", "backbones", "fusions", "losses", "ensembles"},
