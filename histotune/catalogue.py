@@ -9,6 +9,7 @@ from histotune.errors import ConfigError, suggest
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.metrics import METRICS
+from histotune.presets import load_preset, preset_names
 from histotune.registry import Registry
 from histotune.space import load_space, space_names
 
@@ -27,10 +28,13 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     }  # fmt: skip
     if kind == "spaces":
         return [{"name": name, "summary": load_space(name).description, "parameters": {}} for name in space_names()]
+    if kind == "presets":
+        return [_preset(name) for name in preset_names()]
     if kind == "metrics":
         return [{"name": name, "summary": m.description, "parameters": {}} for name, m in METRICS.items()]
     if kind not in registries:
-        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, [*registries, 'metrics', 'spaces'])}")
+        known = [*registries, "metrics", "spaces", "presets"]
+        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, known)}")
     entries = [registries[kind].entry(name) for name in registries[kind].names()]
     return [
         {
@@ -40,3 +44,10 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         }
         for entry in entries
     ]
+
+
+def _preset(name: str) -> dict[str, object]:
+    preset = load_preset(name)
+    loss = preset.config["loss"]
+    parameters = {"space": preset.space.stem, "loss": loss["name"], **{k: v for k, v in loss.items() if k != "name"}}
+    return {"name": name, "summary": preset.description, "parameters": parameters}

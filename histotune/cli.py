@@ -171,7 +171,9 @@ def predict(
 
 @app.command("list", epilog=_examples("list losses -v"))
 def list_(
-    kind: Annotated[str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics or spaces.")],
+    kind: Annotated[
+        str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics, spaces or presets.")
+    ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters and defaults.")] = False,
     json_wanted: given.JsonOption = False,
 ) -> None:

@@ -15,7 +15,10 @@ SEARCH_EXAMPLES = (
     "search idc --time 2h --gpus-per-trial 0.25 --metric auroc",
     "search idc --study focal-only --fix loss=focal --range optimizer.learning_rate=1e-4:1e-2:log",
 )
-TRAIN_EXAMPLES = ("train idc --set loss.name=focal --set loss.gamma=2",)
+TRAIN_EXAMPLES = (
+    "train idc --set loss.name=focal --set loss.gamma=2",
+    "train --preset janowczyk --data idc_patches --set epochs=20",
+)
 
 
 def search(
@@ -62,8 +65,9 @@ def search(
 
 
 def train(
-    space: given.SpaceArgument,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over the space's default.")] = None,
+    space: given.SpaceOfPresetArgument = None,
+    preset: given.PresetOption = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over preset or default.")] = None,
     data: given.DataOption = None,
     study: given.StudyOption = None,
     split: given.SplitOption = None,
@@ -81,7 +85,7 @@ def train(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         record = run(
-            space, set_ or [], data=data, study=study, protocol=split, imbalance=imbalance, seed=seed,
+            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, seed=seed,
             strict=strict, runs=runs, cache=cache, progress=display.progress, report=display.epoch,
         )  # fmt: skip
     cli_show.trial(record, json_wanted=json_wanted)

@@ -20,6 +20,7 @@ from histotune.export import export_ensemble, export_trial, log_ensemble, log_mo
 from histotune.leaderboard import Verdict, leaderboard, verdict
 from histotune.merge import Merged, merge
 from histotune.predict import load
+from histotune.presets import starting_point
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
@@ -179,9 +180,10 @@ def search(
 
 
 def train(
-    space: str | Path,
+    space: str | Path | None = None,
     assignments: Sequence[str] = (),
     *,
+    preset: str | Path | None = None,
     data: str | os.PathLike[str] | None = None,
     study: str | None = None,
     protocol: str | None = None,
@@ -196,7 +198,9 @@ def train(
     """Train one configuration on the study's own split, without a search and without Ray.
 
     Args:
-        assignments: "PATH=VALUE" over the space's default configuration.
+        space: a shipped search space's name or a YAML file, whose study this joins; None takes the preset's.
+        assignments: "PATH=VALUE" over the preset, or over the space's default configuration.
+        preset: a shipped preset's name or a YAML file.
         report: hears (epoch, metrics).
 
     Returns:
@@ -208,11 +212,12 @@ def train(
     >>> record.state, record.epochs
     ('complete', 1)
     """
-    loaded = load_space(space)
-    config = TrialConfig.from_dict(set_values(loaded.default(), assignments))
+    loaded, start = starting_point(space, preset)
+    config = TrialConfig.from_dict(set_values(start.config, assignments))
     check_config(config)
     place = Places.of(runs, cache)
     store = StudyStore(place.runs / (study or loaded.name))
+    protocol, imbalance = protocol or start.protocol, imbalance or start.imbalance
     wanted = Wanted(loaded, data, None, protocol, seed, strict, imbalance)
     if store.exists():
         check_asked(store, wanted)

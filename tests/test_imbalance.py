@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,11 +121,11 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> dict[str, Path]:
+def places(tmp_path: Path) -> dict[str, Any]:
     return {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
 
 
-def test_a_study_keeps_its_imbalance_and_refuses_another(small: Path, places: dict[str, Path]) -> None:
+def test_a_study_keeps_its_imbalance_and_refuses_another(small: Path, places: dict[str, Any]) -> None:
     train(small, [], imbalance="long_tail", **places)
     found = open_study("small", runs=places["runs"]).store
     counts = json.loads((next(found.singles.iterdir()) / "model.json").read_text())["counts"]
@@ -142,7 +143,7 @@ def test_a_study_keeps_its_imbalance_and_refuses_another(small: Path, places: di
         train(small, [], seed=3, **places)
 
 
-def test_studies_from_before_there_was_a_choice_are_natural(small: Path, places: dict[str, Path]) -> None:
+def test_studies_from_before_there_was_a_choice_are_natural(small: Path, places: dict[str, Any]) -> None:
     train(small, [], **places)
     path = places["runs"] / "small" / "study.json"
     saved = json.loads(path.read_text())
@@ -152,7 +153,7 @@ def test_studies_from_before_there_was_a_choice_are_natural(small: Path, places:
 
 
 def test_the_command_line_takes_it_from_option_and_space_and_prints_the_counts(
-    small: Path, places: dict[str, Path], tmp_path: Path
+    small: Path, places: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "tail.yaml").write_text("extends: small.yaml\nimbalance: long_tail\n")
     where = ["--runs", str(places["runs"]), "--cache", str(places["cache"])]

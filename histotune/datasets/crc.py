@@ -54,14 +54,10 @@ class Crc(Dataset):
         if root is None or not root.is_dir():
             raise DataError(f"{root} is no folder. Expected {self.info.layout}")
         train, test = self._folders(root)
-        parts = {train: "train" if test else "", **({test: "test"} if test else {})}
-        rows: list[dict[str, Any]] = []
-        problems: list[Problem] = []
-        for folder, part in parts.items():
-            if folder is not None:
-                found, odd = _rows(root, folder, part, self.info.layout)
-                rows += found
-                problems += odd
+        rows, problems = _rows(root, train, "train" if test else "", self.info.layout)
+        if test:
+            others, odd = _rows(root, test, "test", self.info.layout)
+            rows, problems = [*rows, *others], [*problems, *odd]
         table, same = drop_same_ids(listing_table(rows))
         facts = {
             "patients_known": False,
@@ -76,17 +72,17 @@ class Crc(Dataset):
         assert root is not None
         return read_image(f"{root}/{case['path']}")
 
-    def _folders(self, root: Path) -> tuple[str | None, str | None]:
-        """Return the folders of training and test tiles relative to `root`, None for what is not there."""
+    def _folders(self, root: Path) -> tuple[str, str]:
+        """Return the folders of training and test tiles relative to `root`; "" is `root` itself, or no test tiles."""
         for given in (self.train_folder, self.test_folder):
             if given and not (root / given).is_dir():
                 raise DataError(f"dataset 'crc': there is no folder {given!r} in {root}")
-        test = self.test_folder or (TEST if (root / TEST).is_dir() else None)
+        test = self.test_folder or (TEST if (root / TEST).is_dir() else "")
         if self.train_folder or (root / TRAIN).is_dir():
             return self.train_folder or TRAIN, test
         if any((root / name).is_dir() for name in CLASSES):
             return "", test
-        if test is None:
+        if not test:
             inside = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())[:5]) or "none"
             raise DataError(
                 f"no class folders and neither {TRAIN} nor {TEST} in {root} (folders: {inside}). "
