@@ -14,7 +14,7 @@ from histotune.space import load_space, space_names
 
 
 def catalogue(kind: str) -> list[dict[str, object]]:
-    """List what is registered under `kind`: name, summary, and parameters with their defaults.
+    """List what is registered under `kind`: name, summary, parameters with defaults and ranges, and source.
 
     >>> [entry["name"] for entry in catalogue("ensembles")]
     ['average', 'max', 'vote']
@@ -26,9 +26,9 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
     }  # fmt: skip
     if kind == "spaces":
-        return [{"name": name, "summary": load_space(name).description, "parameters": {}} for name in space_names()]
+        return [_plain(name, load_space(name).description) for name in space_names()]
     if kind == "metrics":
-        return [{"name": name, "summary": m.description, "parameters": {}} for name, m in METRICS.items()]
+        return [_plain(name, metric.description) for name, metric in METRICS.items()]
     if kind not in registries:
         raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, [*registries, 'metrics', 'spaces'])}")
     entries = [registries[kind].entry(name) for name in registries[kind].names()]
@@ -37,6 +37,12 @@ def catalogue(kind: str) -> list[dict[str, object]]:
             "name": entry.name,
             "summary": entry.summary,
             "parameters": {p.name: "required" if p.required else p.default for p in entry.parameters},
+            "ranges": {p.name: str(p.range) for p in entry.parameters if p.range},
+            "source": entry.source,
         }
         for entry in entries
     ]
+
+
+def _plain(name: str, summary: str) -> dict[str, object]:
+    return {"name": name, "summary": summary, "parameters": {}, "ranges": {}, "source": ""}

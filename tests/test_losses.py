@@ -194,6 +194,16 @@ def test_scores_of_affinities_survive_where_the_affinities_underflow() -> None:
     assert torch.equal(scores.argmax(dim=1), nearest)
 
 
+def test_automatic_sigma_travels_with_the_weights() -> None:
+    one, (features, labels) = build("cfal", sigma_mode="auto", centres=2), batch()
+    torch.manual_seed(99)
+    other = LOSSES.build("cfal", ObjectiveInput(WIDTH, (40, 55, 70)), sigma_mode="auto", centres=2)
+    assert other.get_buffer("sigma") != one.get_buffer("sigma")
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other.scores(features), one.scores(features))
+    assert torch.equal(other.loss(features, labels), one.loss(features, labels))
+
+
 # --- laws, for every registered objective
 
 SEEDS = st.integers(0, 2**31)
