@@ -117,15 +117,19 @@ def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
 
 
 def catalogue(kind: str, entries: Sequence[Mapping[str, Any]], *, verbose: bool, json_wanted: bool) -> None:
-    """Print the registered names of a kind, with their parameters if asked."""
+    """Print the registered names of a kind; if asked, with their parameters, defaults, ranges and source."""
     if json_wanted:
         as_json(entries)
         return
-    rows = [{"name": entry["name"], "what": entry["summary"]} for entry in entries]
-    if verbose:
-        for row, entry in zip(rows, entries, strict=True):
-            row["parameters"] = ", ".join(f"{name}={value!r}" for name, value in entry["parameters"].items()) or "-"
-    as_table(rows, kind)
+    if not verbose:
+        as_table([{"name": entry["name"], "what": entry["summary"]} for entry in entries], kind)
+        return
+    for entry in entries:
+        typer.echo(f"{entry['name']}: {entry['summary']}")
+        for line in _parameters(entry):
+            typer.echo(f"    {line}")
+        if entry.get("source"):
+            typer.echo(f"    Source: {entry['source']}")
 
 
 def space(loaded: Space, *, json_wanted: bool) -> None:
@@ -198,6 +202,17 @@ def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
 
 def _thinned(training: str) -> str:
     return f"Training part {training}; validation and test parts are natural."
+
+
+def _parameters(entry: Mapping[str, Any]) -> list[str]:
+    """Write one line per parameter: name, default, and what it may be where that is known."""
+    rows = [(name, _word(value), entry["ranges"].get(name, "")) for name, value in entry["parameters"].items()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    return [f"{name:<{widths[0]}}  {default:<{widths[1]}}  {allowed}".rstrip() for name, default, allowed in rows]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
 
 
 def _cell(value: Any) -> str:

@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands in a row may import what stands in an earlier row, and its own row.
 LAYERS = [
     {"errors"},
+    {"ranges"},
     {"registry"},
     {"config", "runtime", "files"},
     {"cohort", "metrics", "class_balance", "imbalance"},
