@@ -61,6 +61,42 @@ def test_janowczyk_is_trained_as_published() -> None:
     assert preset.config["epochs"] * 83_300 / preset.config["batch_size"] == pytest.approx(600_000, rel=1e-3)
 
 
+AFFINITY = {"sigma": 130, "lambda": 0.1, "centres": 1}
+PUBLISHED = {  # Table IX of CFAL; the margin .35 of SphereFace is read as 1.35, the gamma of the focal loss is Lin's
+    "cfal_idc": ("cfal", {**AFFINITY, "gamma": 2, "beta": 0.999}),
+    "arc_idc": ("arcface", {"scale": 30, "margin": 0.5, "beta": 0.999}),
+    "cos_idc": ("cosface", {"scale": 10, "margin": 0.35, "beta": 0.999}),
+    "sphere_idc": ("sphereface", {"scale": 30, "margin": 1.35, "beta": 0.999}),
+    "focal_idc": ("focal", {"gamma": 2, "beta": 0.999}),
+    "cce_idc": ("cross_entropy", {}),
+    "cfal_crc": ("cfal", {**AFFINITY, "gamma": 1, "beta": 0.9999}),
+    "arc_crc": ("arcface", {"scale": 15, "margin": 0.1, "beta": 0.9999}),
+    "cos_crc": ("cosface", {"scale": 20, "margin": 0.35, "beta": 0.9999}),
+    "sphere_crc": ("sphereface", {"scale": 20, "margin": 1.35, "beta": 0.9999}),
+    "focal_crc": ("focal", {"gamma": 2, "beta": 0.9999}),
+    "cce_crc": ("cross_entropy", {}),
+}
+NETWORKS = {"idc": ("alexnet", 32), "vgg": ("vgg19", 224), "cct": ("cct_2", 112)}
+
+
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - {"janowczyk"}))
+def test_the_presets_of_cfal_hold_its_published_values(name: str) -> None:
+    config = load_preset(name).config
+    loss, params = PUBLISHED[name.removesuffix("_vgg").removesuffix("_cct")]
+    assert config["loss"] == {"name": loss, **params}
+    backbone, side = NETWORKS[name.rpartition("_")[2]]
+    assert (config["model"]["branches"]["image"]["backbone"]["name"], config["image_size"]) == (backbone, side)
+    assert (config["optimizer"]["learning_rate"], config["optimizer"]["weight_decay"]) == (1e-3, 1e-4)
+    assert (config["optimizer"]["name"], config["batch_size"], config["patience"]) == ("adamw", 32, 5)
+    assert (config["augment"]["flip"], config["augment"]["turn"]) == (True, False)
+
+
+def test_every_preset_of_cfal_is_there() -> None:
+    idc = [name for name in PUBLISHED if name.endswith("_idc")]
+    crc = [f"{name}_{network}" for name in PUBLISHED if name.endswith("_crc") for network in ("vgg", "cct")]
+    assert preset_names() == sorted([*idc, *crc, "janowczyk"])
+
+
 def test_presets_are_listed_with_space_and_loss() -> None:
     listed = {entry["name"]: entry for entry in catalogue("presets")}
     assert list(listed) == preset_names()
