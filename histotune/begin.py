@@ -14,6 +14,7 @@ from histotune.cohort import Cohort, read_labels
 from histotune.controls import fit_controls
 from histotune.datasets import DATASETS, locate
 from histotune.errors import StudyError
+from histotune.imbalance import NATURAL, check_imbalance
 from histotune.metrics import check_metric
 from histotune.prepare import prepare
 from histotune.space import Space
@@ -53,6 +54,7 @@ class Wanted:
         data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>` and `data/<dataset>`.
         metric, protocol, seed: None takes what the study began with, else the space's, the dataset's, 0.
         strict: whether a file that cannot be read is an error.
+        imbalance: what becomes of the training part; None takes what the study began with, else the space's, natural.
     """
 
     space: Space
@@ -61,12 +63,14 @@ class Wanted:
     protocol: str | None = None
     seed: int | None = None
     strict: bool = False
+    imbalance: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown names before anything is prepared."""
         check_metric(self.metric or self.space.metric)
         if protocol := self.protocol or self.space.protocol:
             check_protocol(protocol)
+        check_imbalance(self.imbalance or self.space.imbalance or NATURAL)
 
 
 def prepare_cohort(
@@ -111,7 +115,8 @@ def begin(
     }
     with store.lock("opening the study"):
         if store.exists():
-            _check_same(store, wanted, cohorts)
+            check_asked(store, wanted, space=True)
+            _check_data(store, cohorts)
         else:
             _create(store, wanted, data, cohorts)
         if progress is not None:
@@ -143,7 +148,8 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     labels = read_labels(first)
     protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
     seed = wanted.seed or 0
-    parts = split(first, labels, protocol, seed=seed)
+    imbalance = wanted.imbalance or space.imbalance or NATURAL
+    parts = split(first, labels, protocol, seed=seed, imbalance=imbalance)
     metric = check_metric(wanted.metric or space.metric, len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
@@ -160,27 +166,38 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
         metric=metric,
         space=space.to_dict(),
         facts=first.facts,
+        imbalance=imbalance,
+        training=parts.training,
         version=__version__,
     )
     store.create(settings, first, parts, labels)
 
 
-def _check_same(store: StudyStore, wanted: Wanted, cohorts: Mapping[int, Cohort]) -> None:
+def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> None:
+    """Check that what a user asks of an existing study is what it began with.
+
+    Args:
+        space: whether the search space must be the same, too.
+
+    Raises:
+        StudyError: it is not; the message says what was and what is asked.
+    """
     settings = store.settings()
     asked = {
         "dataset": (settings.dataset, wanted.space.dataset),
         "metric": (settings.metric, wanted.metric or settings.metric),
         "split": (settings.protocol, wanted.protocol or settings.protocol),
         "seed": (settings.seed, settings.seed if wanted.seed is None else wanted.seed),
-        "search space": (settings.space, json.loads(json.dumps(wanted.space.to_dict()))),
+        "imbalance": (settings.imbalance, wanted.imbalance or settings.imbalance),
     }
+    if space:
+        asked["search space"] = (settings.space, json.loads(json.dumps(wanted.space.to_dict())))
     for what, (before, now) in asked.items():
         if before != now:
             raise StudyError(
                 f"study {settings.name!r} began with another {what}: {_difference(before, now)}. "
                 "Give the same again to continue it, or --study NAME to begin a new one"
             )
-    _check_data(store, cohorts)
 
 
 def _check_data(store: StudyStore, cohorts: Mapping[int, Cohort]) -> None:

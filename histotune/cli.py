@@ -171,8 +171,10 @@ def predict(
 
 @app.command("list", epilog=_examples("list losses -v"))
 def list_(
-    kind: Annotated[str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics or spaces.")],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters and defaults.")] = False,
+    kind: Annotated[
+        str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics, spaces or presets.")
+    ],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
     """List what can be named in a search space or on the command line."""

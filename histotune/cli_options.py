@@ -15,6 +15,12 @@ def _spaces(incomplete: str) -> list[str]:
     return [name for name in space_names() if name.startswith(incomplete)]
 
 
+def _presets(incomplete: str) -> list[str]:
+    from histotune.presets import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 def _studies(incomplete: str) -> list[str]:
     runs = Path(os.environ.get("HISTOTUNE_RUNS", "runs"))
     names = (path.parent.name for path in runs.glob("*/study.json"))
@@ -23,6 +29,13 @@ def _studies(incomplete: str) -> list[str]:
 
 SpaceArgument = Annotated[
     str, typer.Argument(help="Search space: a shipped name or a YAML file.", autocompletion=_spaces)
+]
+SpaceOfPresetArgument = Annotated[
+    str | None, typer.Argument(help="Search space; that of the preset if left out.", autocompletion=_spaces)
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="A published configuration; see `list presets`.", autocompletion=_presets),
 ]
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_studies)]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
@@ -37,6 +50,9 @@ CacheOption = Annotated[
 StudyOption = Annotated[str | None, typer.Option("--study", help="Study name; the space's name if left out.")]
 SplitOption = Annotated[
     str | None, typer.Option("--split", help="Split protocol, such as patient or official_patient.")
+]
+ImbalanceOption = Annotated[
+    str | None, typer.Option("--imbalance", help="long_tail thins the training part (natural: as it is).")
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]

@@ -68,7 +68,10 @@ class PlainDisplay(Display):
 
     def began(self, store: StudyStore, trials: int | None) -> None:
         """Count what an earlier search left."""
-        self.metric, self.total = store.settings().metric, trials
+        settings = store.settings()
+        self.metric, self.total = settings.metric, trials
+        if settings.training:
+            self._say(f"training part {settings.training}")
         for record in store.trials():
             self._count(record)
         if self.finished:

@@ -15,7 +15,10 @@ SEARCH_EXAMPLES = (
     "search idc --time 2h --gpus-per-trial 0.25 --metric auroc",
     "search idc --study focal-only --fix loss=focal --range optimizer.learning_rate=1e-4:1e-2:log",
 )
-TRAIN_EXAMPLES = ("train idc --set loss.name=focal --set loss.gamma=2",)
+TRAIN_EXAMPLES = (
+    "train idc --set loss.name=focal --set loss.gamma=2",
+    "train --preset janowczyk --data idc_patches --set epochs=20",
+)
 
 
 def search(
@@ -28,6 +31,7 @@ def search(
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
     scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
     split: given.SplitOption = None,
+    imbalance: given.ImbalanceOption = None,
     seed: given.SeedOption = None,
     cpus_per_trial: given.CpusOption = 1.0,
     gpus_per_trial: given.GpusOption = None,
@@ -49,7 +53,7 @@ def search(
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         found = run(
             space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
-            scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
+            scheduler=scheduler, protocol=split, imbalance=imbalance, seed=seed, cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
             choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
             progress=display.progress, opened=display.began, listeners=[display],
@@ -61,11 +65,13 @@ def search(
 
 
 def train(
-    space: given.SpaceArgument,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over the space's default.")] = None,
+    space: given.SpaceOfPresetArgument = None,
+    preset: given.PresetOption = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over preset or default.")] = None,
     data: given.DataOption = None,
     study: given.StudyOption = None,
     split: given.SplitOption = None,
+    imbalance: given.ImbalanceOption = None,
     seed: given.SeedOption = None,
     strict: given.StrictOption = False,
     runs: given.RunsOption = None,
@@ -79,7 +85,7 @@ def train(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         record = run(
-            space, set_ or [], data=data, study=study, protocol=split, seed=seed, strict=strict, runs=runs,
-            cache=cache, progress=display.progress, report=display.epoch,
+            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, seed=seed,
+            strict=strict, runs=runs, cache=cache, progress=display.progress, report=display.epoch,
         )  # fmt: skip
     cli_show.trial(record, json_wanted=json_wanted)

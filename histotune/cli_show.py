@@ -72,6 +72,8 @@ def study(found: Study, *, json_wanted: bool) -> None:
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
     as_table(_board_rows(board, settings.metric), title, whole_cells=True)
+    if settings.training:
+        typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
     for note in found.summary.notes if found.summary else ():
@@ -82,13 +84,19 @@ def study(found: Study, *, json_wanted: bool) -> None:
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     """Print one training's result."""
+    from histotune.store import StudyStore
+
+    training = StudyStore(record.folder.parents[1]).settings().training
     if json_wanted:
-        as_json({"folder": str(record.folder), "state": record.state, "metrics": dict(record.metrics)})
+        told = {"folder": str(record.folder), "state": record.state, "training": training}
+        as_json(told | {"metrics": dict(record.metrics)})
         return
     typer.echo(f"{record.state} after {record.epochs} epochs, best epoch {record.best_epoch}, {record.seconds:.0f} s")
     if record.reason:
         typer.echo(f"{record.kind}: {record.reason}")
     as_table([{"metric": name, "validation": value} for name, value in record.metrics.items()])
+    if training:
+        typer.echo(_thinned(training))
     typer.echo(f"Folder: {record.folder}")
 
 
@@ -109,15 +117,19 @@ def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
 
 
 def catalogue(kind: str, entries: Sequence[Mapping[str, Any]], *, verbose: bool, json_wanted: bool) -> None:
-    """Print the registered names of a kind, with their parameters if asked."""
+    """Print the registered names of a kind; if asked, with their parameters, defaults, ranges and source."""
     if json_wanted:
         as_json(entries)
         return
-    rows = [{"name": entry["name"], "what": entry["summary"]} for entry in entries]
-    if verbose:
-        for row, entry in zip(rows, entries, strict=True):
-            row["parameters"] = ", ".join(f"{name}={value!r}" for name, value in entry["parameters"].items()) or "-"
-    as_table(rows, kind)
+    if not verbose:
+        as_table([{"name": entry["name"], "what": entry["summary"]} for entry in entries], kind)
+        return
+    for entry in entries:
+        typer.echo(f"{entry['name']}: {entry['summary']}")
+        for line in _parameters(entry):
+            typer.echo(f"    {line}")
+        if entry.get("source"):
+            typer.echo(f"    Source: {entry['source']}")
 
 
 def space(loaded: Space, *, json_wanted: bool) -> None:
@@ -186,6 +198,21 @@ def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     columns = ["rank", "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
     shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
     return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
+
+
+def _thinned(training: str) -> str:
+    return f"Training part {training}; validation and test parts are natural."
+
+
+def _parameters(entry: Mapping[str, Any]) -> list[str]:
+    """Write one line per parameter: name, default, and what it may be where that is known."""
+    rows = [(name, _word(value), entry["ranges"].get(name, "")) for name, value in entry["parameters"].items()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    return [f"{name:<{widths[0]}}  {default:<{widths[1]}}  {allowed}".rstrip() for name, default, allowed in rows]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
 
 
 def _cell(value: Any) -> str:

@@ -166,7 +166,12 @@ def _facts(store: StudyStore) -> dict[str, Any]:
         "resize": settings.facts.get("resize", "area"),
         "metric": settings.metric,
         "study": {"name": settings.name, "folder": str(store.folder), "created": settings.created},
-        "split": {"protocol": settings.protocol, "leaky": settings.leaky, "seed": settings.seed},
+        "split": {
+            "protocol": settings.protocol,
+            "leaky": settings.leaky,
+            "seed": settings.seed,
+            "training": settings.training,
+        },
         "dataset": {
             "name": settings.dataset,
             "options": dict(settings.options),

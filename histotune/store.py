@@ -31,6 +31,7 @@ from histotune import files
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
+from histotune.imbalance import NATURAL
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
 
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
@@ -54,6 +55,7 @@ class StudySettings:
         metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
         space: the resolved search space.
         facts: the cohort's facts.
+        imbalance: what was made of the training part, one of `imbalance.IMBALANCES`; `training` says it in numbers.
         created: UTC time, ISO 8601.
         version: histotune's version.
     """
@@ -71,6 +73,8 @@ class StudySettings:
     metric: str
     space: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    imbalance: str = NATURAL
+    training: str = ""
     created: str = ""
     version: str = ""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotune.begin import Places, Progress, Wanted, begin, prepare_cohort, study_cohort
+from histotune.begin import Places, Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
 from histotune.evaluate import Evaluation, evaluate_external
@@ -20,6 +20,7 @@ from histotune.export import export_ensemble, export_trial, log_ensemble, log_mo
 from histotune.leaderboard import Verdict, leaderboard, verdict
 from histotune.merge import Merged, merge
 from histotune.predict import load
+from histotune.presets import starting_point
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
@@ -112,6 +113,7 @@ def search(
     sampler: str = "tpe",
     scheduler: str = "asha",
     protocol: str | None = None,
+    imbalance: str | None = None,
     seed: int | None = None,
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float | None = None,
@@ -137,6 +139,7 @@ def search(
         study: the study's name; None takes the space's.
         metric: validation metric that ranks trials; None takes the space's.
         protocol: split protocol; None takes the space's, then the dataset's.
+        imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all).
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
@@ -151,7 +154,7 @@ def search(
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     build_scheduler(scheduler, loaded.epochs())
-    wanted = Wanted(loaded, data, metric, protocol, seed, strict)
+    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
     store, prepared = begin(wanted, study, place, progress)
     if opened is not None:
         opened(store, budget.trials)
@@ -177,12 +180,14 @@ def search(
 
 
 def train(
-    space: str | Path,
+    space: str | Path | None = None,
     assignments: Sequence[str] = (),
     *,
+    preset: str | Path | None = None,
     data: str | os.PathLike[str] | None = None,
     study: str | None = None,
     protocol: str | None = None,
+    imbalance: str | None = None,
     seed: int | None = None,
     strict: bool = False,
     runs: str | os.PathLike[str] | None = None,
@@ -193,7 +198,9 @@ def train(
     """Train one configuration on the study's own split, without a search and without Ray.
 
     Args:
-        assignments: "PATH=VALUE" over the space's default configuration.
+        space: a shipped search space's name or a YAML file, whose study this joins; None takes the preset's.
+        assignments: "PATH=VALUE" over the preset, or over the space's default configuration.
+        preset: a shipped preset's name or a YAML file.
         report: hears (epoch, metrics).
 
     Returns:
@@ -205,13 +212,17 @@ def train(
     >>> record.state, record.epochs
     ('complete', 1)
     """
-    loaded = load_space(space)
-    config = TrialConfig.from_dict(set_values(loaded.default(), assignments))
+    loaded, start = starting_point(space, preset)
+    config = TrialConfig.from_dict(set_values(start.config, assignments))
     check_config(config)
     place = Places.of(runs, cache)
     store = StudyStore(place.runs / (study or loaded.name))
-    if not store.exists():
-        begin(Wanted(loaded, data, None, protocol, seed, strict), study, place, progress)
+    protocol, imbalance = protocol or start.protocol, imbalance or start.imbalance
+    wanted = Wanted(loaded, data, None, protocol, seed, strict, imbalance)
+    if store.exists():
+        check_asked(store, wanted)
+    else:
+        begin(wanted, study, place, progress)
     cohort = study_cohort(store, place, config.image_size, data)
     folder = store.singles / config.digest()
     found = read_record(folder)

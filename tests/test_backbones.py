@@ -18,8 +18,9 @@ from histotune.losses import LOSSES, ObjectiveInput
 MEMBERS = {  # members that stand for a family
     "timm/": ["timm/resnet18", "timm/convnext_atto", "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"],
 }
+HEAVY = ("vgg19",)  # 140 million weights: its own short test stands at the end of the contract
 NAMES = [member for name in BACKBONES.names() for member in MEMBERS.get(name, [name])]
-EVERY = pytest.mark.parametrize("name", NAMES)
+EVERY = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in NAMES])
 
 
 def build(name: str, side: int = 32, **params: Any) -> Backbone:
@@ -76,6 +77,24 @@ def test_a_backbone_arrives_ready_to_train(name: str) -> None:
     assert build(name).training
 
 
+def test_vgg19_is_the_published_network_at_every_size() -> None:
+    backbone = build("vgg19").eval()
+    assert parameters(backbone) == 143_667_240 - 4_097_000  # without the classifier of 1000 classes
+    with torch.no_grad():
+        for side, positions in ((32, 1), (96, 9)):
+            tokens, pooled = backbone(torch.randn(1, 3, side, side))
+            assert tokens.shape == (1, positions, 512)
+            assert pooled.shape == (1, 4096)
+
+
+def test_vgg19_takes_no_weights_that_do_not_fit(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "weights.pt")
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors are missing"):
+        build("vgg19", weights=str(tmp_path / "weights.pt"))
+    with pytest.raises(ConfigError, match="not both"):
+        build("vgg19", weights="x.pt", pretrained=True)
+
+
 # --- alexnet
 
 
@@ -102,7 +121,7 @@ def test_alexnet32_is_wider() -> None:
     assert build("alexnet32", features=1024).widths.pooled == 1024
 
 
-@pytest.mark.parametrize("name", ["alexnet", "alexnet32", "timm/resnet18"])
+@pytest.mark.parametrize("name", ["alexnet", "alexnet32", "cct_2", "vgg19", "timm/resnet18"])
 def test_a_table_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="reads images"):
         BACKBONES.build(name, BackboneInput((100,)))

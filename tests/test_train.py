@@ -49,6 +49,7 @@ THOROUGH = {  # everything at once that could break repeatability
     },
     "loss": {"name": "focal", "beta": 0.9},
 }
+ADAGRAD = {"optimizer": {"name": "adagrad", "learning_rate": 0.01}}
 SGD = {"optimizer": {"name": "sgd", "learning_rate": 0.01}, "precision": "bfloat16"}
 PATIENT_OUT = {"patience": 2, "optimizer": {"learning_rate": 1e-12}}
 
@@ -178,7 +179,7 @@ def test_another_seed_gives_another_result(data: TrainingData, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("interruptions", [[1], [3], [1, 2, 3]], ids=str)
-@pytest.mark.parametrize("changes", [{}, THOROUGH, SGD], ids=["plain", "thorough", "sgd"])
+@pytest.mark.parametrize("changes", [{}, THOROUGH, SGD, ADAGRAD], ids=["plain", "thorough", "sgd", "adagrad"])
 def test_an_interrupted_training_ends_with_the_same_bits(
     data: TrainingData, tmp_path: Path, changes: dict[str, Any], interruptions: list[int]
 ) -> None:

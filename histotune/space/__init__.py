@@ -24,7 +24,7 @@ from histotune.space._yaml import Item, find_space, item_of, read_file, space_na
 
 __all__ = ["Draws", "Row", "Space", "check_config", "load_space", "read_space", "set_values", "space_names"]
 
-OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize")
+OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance")
 
 
 class Row(NamedTuple):
@@ -47,6 +47,7 @@ class Space:
         metric: validation metric that the search improves.
         protocol: split protocol, or None for the dataset's own.
         resize: how images come to the image size, `area` or `pad`.
+        imbalance: what becomes of the training part, or None for nothing.
         options: dataset options.
         description: one sentence for a person.
     """
@@ -56,6 +57,7 @@ class Space:
     metric: str
     protocol: str | None
     resize: str
+    imbalance: str | None
     options: Mapping[str, Any]
     description: str
     _tree: Group = field(repr=False)
@@ -186,6 +188,7 @@ def _build(root: Item, name: str) -> Space:
         metric=plain.get("metric", "balanced_accuracy"),
         protocol=plain.get("protocol"),
         resize=plain.get("resize", "area"),
+        imbalance=plain.get("imbalance"),
         options=plain.get("options", {}),
         description=plain.get("description", ""),
         _tree=tree,
