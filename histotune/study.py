@@ -23,7 +23,7 @@ from histotune.predict import load
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
-from histotune.search.sampler import build_sampler
+from histotune.search.samplers import build_sampler
 from histotune.search.schedule import build_scheduler
 from histotune.space import check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record

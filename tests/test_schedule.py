@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from histotune.errors import ConfigError
-from histotune.search.sampler import build_sampler
+from histotune.search.samplers import build_sampler
 from histotune.search.schedule import Asha, Scheduler, build_scheduler, rungs
 
 

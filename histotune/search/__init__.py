@@ -53,7 +53,8 @@ def run(
     from histotune.search.conductor import Conductor
     from histotune.search.journal import Journal
     from histotune.search.resume import take_up
-    from histotune.search.sampler import Proposer, build_sampler
+    from histotune.search.sampler import Proposer
+    from histotune.search.samplers import build_sampler
     from histotune.search.schedule import build_scheduler
 
     resources = resources or Resources()

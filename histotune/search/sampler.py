@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
-from histotune.errors import ConfigError, suggest
+from histotune.search.samplers import build_sampler
 from histotune.space import Space
 
-STARTUP_TRIALS, CANDIDATES = 5, 64
 DRAWS, RANDOM_DRAWS = 20, 200  # of a repeated configuration: first by the sampler, then at random
 
 
@@ -128,35 +126,6 @@ class _Replay:
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         self.distributions[name] = optuna.distributions.CategoricalDistribution(choices)
         return self._params[name]
-
-
-def _tpe(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        # `group` splits a conditional space into parts that occur together; Optuna calls it experimental
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(
-            seed=seed,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=STARTUP_TRIALS,
-            n_ei_candidates=CANDIDATES,
-        )
-
-
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "random": lambda seed: RandomSampler(seed=seed)}
-"""Name -> builder from a seed."""
-
-
-def build_sampler(name: str, seed: int) -> BaseSampler:
-    """Build a sampler by name.
-
-    Raises:
-        ConfigError: there is none of that name; the nearest is offered.
-    """
-    if name not in SAMPLERS:
-        raise ConfigError(f"unknown sampler {name!r}. {suggest(name, SAMPLERS)}")
-    return SAMPLERS[name](seed)
 
 
 def _mix(*parts: int) -> int:
