@@ -26,7 +26,7 @@ def search(
     study: given.StudyOption = None,
     metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
+    scheduler: Annotated[str, typer.Option(help="Stops weak trials early: asha, hyperband, median; or none.")] = "asha",
     split: given.SplitOption = None,
     seed: given.SeedOption = None,
     cpus_per_trial: given.CpusOption = 1.0,

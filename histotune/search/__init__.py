@@ -41,7 +41,7 @@ def run(
         store: the study, which exists.
         cohorts: {image size: folder of the prepared cohort}.
         sampler: `tpe` or `random`.
-        scheduler: `asha` or `none`.
+        scheduler: `asha`, `hyperband`, `median` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
 
