@@ -24,7 +24,7 @@ from histotune.presets import starting_point
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
-from histotune.search.sampler import build_sampler
+from histotune.search.samplers import check_sampler
 from histotune.search.schedule import build_scheduler
 from histotune.space import check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
@@ -150,9 +150,9 @@ def search(
     budget = Budget.of(trials=trials, time=time)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
     resources.check()
-    build_sampler(sampler, 0)  # refuses an unknown name before anything is prepared
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
+    check_sampler(sampler, loaded)  # here and below: refused before anything is prepared
     build_scheduler(scheduler, loaded.epochs())
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
     store, prepared = begin(wanted, study, place, progress)

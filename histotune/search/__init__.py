@@ -40,8 +40,8 @@ def run(
     Args:
         store: the study, which exists.
         cohorts: {image size: folder of the prepared cohort}.
-        sampler: `tpe` or `random`.
-        scheduler: `asha` or `none`.
+        sampler: `tpe`, `gp`, `cmaes`, `random` or `grid`.
+        scheduler: `asha`, `hyperband`, `median` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
 
@@ -53,13 +53,14 @@ def run(
     from histotune.search.conductor import Conductor
     from histotune.search.journal import Journal
     from histotune.search.resume import take_up
-    from histotune.search.sampler import Proposer, build_sampler
+    from histotune.search.sampler import Proposer
+    from histotune.search.samplers import check_sampler
     from histotune.search.schedule import build_scheduler
 
     resources = resources or Resources()
     at_once, metric = resources.check(), store.settings().metric
     check_metric(metric)
-    build_sampler(sampler, seed)
+    check_sampler(sampler, space)
     stopper = build_scheduler(scheduler, space.epochs())
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
-from histotune.errors import ConfigError, suggest
-from histotune.space import Space
+from histotune.search.journal import CONFIG
+from histotune.search.samplers import GRID, build_sampler, draws
+from histotune.space import Condition, Space
 
-STARTUP_TRIALS, CANDIDATES = 5, 64
-DRAWS, RANDOM_DRAWS = 20, 200  # of a repeated configuration: first by the sampler, then at random
+RANDOM_DRAWS = 200  # of a repeated configuration, after those by the sampler
+MIN_DRAWS = 2  # proposals that every option of a conditional space gets before the sampler alone decides
+FORCED_DRAWS = 20  # at random, of a repeated configuration under one forced option: then it holds nothing new
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,13 @@ class Proposer:
     It sees complete trials with their value and running ones without (so that it does not propose beside them).
     Trials that were stopped or failed, and trials from outside the present space, it does not see.
 
+    In a conditional space no option starves because another was lucky early: as long as one was proposed fewer than
+    `MIN_DRAWS` times, in whatever state its trials ended, the least proposed option is forced, together with others
+    that are behind and can stand beside it; what is left free the sampler proposes. A grid visits every option anyway.
+
     Args:
         space: where to look.
-        sampler: `tpe` or `random`.
+        sampler: a name among `SAMPLERS`.
         seed: of the sampler; the number of earlier trials is mixed in, so that a continued search draws anew.
         maximize: whether more of the metric is better.
         history: every trial so far.
@@ -51,14 +57,18 @@ class Proposer:
         history = history or []
         self._space = space
         self._sampler = build_sampler(sampler, _mix(seed, len(history), 0))
+        self._draws = draws(sampler)
         self._random = RandomSampler(seed=_mix(seed, len(history), 1))
         self._seen = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=self._sampler)
         self._drafts: dict[int, int] = {}
         self._draft = -1
+        self._first = deque[Mapping[str, Any]]([] if history else [space.default_parameters()])
+        self._grid = space.combinations() if sampler == GRID else None
+        self._drawn = Counter(dict.fromkeys(space.branches(), 0))
+        self._spent: set[Condition] = set()
         for trial in history:
             self._show(trial)
-        if not history:
-            self._seen.enqueue_trial(space.default_parameters())
+            self._drawn.update(space.branches_of(trial.user_attrs.get(CONFIG, {})))
 
     def propose(self, known: Callable[[str], bool]) -> Proposal | None:
         """Propose a configuration whose digest is not `known`; the first of a study is the space's default.
@@ -66,15 +76,37 @@ class Proposer:
         Returns:
             None when hundreds of draws in a row brought nothing new: the space has been tried.
         """
-        for draw in range(DRAWS + RANDOM_DRAWS):
-            self._seen.sampler = self._sampler if draw < DRAWS else self._random
+        for sampler, fixed in self._attempts():
+            self._seen.sampler = sampler
+            if fixed:
+                self._seen.enqueue_trial(dict(fixed))
             trial = self._seen.ask()
             config = TrialConfig.from_dict(self._space.suggest(trial))
             if not known(config.digest()):
                 self._draft = trial.number
+                self._drawn.update(self._space.branches_of(config.to_dict()))
                 return Proposal(config.to_dict(), config.digest(), trial.params, trial.distributions)
             self._seen.tell(trial.number, state=TrialState.FAIL)
         return None
+
+    def _attempts(self) -> Iterator[tuple[BaseSampler, Mapping[str, Any]]]:
+        """Yield, until one brings something new, who proposes and which parameters are given."""
+        while self._first:
+            yield self._sampler, self._first.popleft()
+        if self._grid is not None:
+            yield from ((self._random, combination) for combination in self._grid)
+            return
+        while behind := self._behind():
+            yield from ((self._sampler, _together(behind)) for _ in range(self._draws))
+            yield from ((self._random, dict(behind[0])) for _ in range(FORCED_DRAWS))
+            self._spent.add(behind[0])
+        yield from ((self._sampler, {}) for _ in range(self._draws))
+        yield from ((self._random, {}) for _ in range(RANDOM_DRAWS))
+
+    def _behind(self) -> list[Condition]:
+        """Return the branches that were proposed too rarely, the rarest first, without those that hold nothing new."""
+        counts = {branch: count for branch, count in self._drawn.items() if branch not in self._spent}
+        return sorted((branch for branch in counts if counts[branch] < MIN_DRAWS), key=counts.__getitem__)
 
     def running(self, number: int) -> None:
         """Hear that the last proposal runs as trial `number`."""
@@ -108,6 +140,15 @@ class Proposer:
         self._drafts[trial.number] = len(self._seen.get_trials(deepcopy=False)) - 1
 
 
+def _together(branches: Iterable[Condition]) -> dict[str, str]:
+    """Return the options of the first branch and of each later one that does not contradict those before it."""
+    forced: dict[str, str] = {}
+    for branch in branches:
+        if all(forced.get(path, option) == option for path, option in branch):
+            forced |= dict(branch)
+    return forced
+
+
 class _Replay:
     """Answers draws from known values and keeps the distributions that asked for them."""
 
@@ -128,35 +169,6 @@ class _Replay:
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         self.distributions[name] = optuna.distributions.CategoricalDistribution(choices)
         return self._params[name]
-
-
-def _tpe(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        # `group` splits a conditional space into parts that occur together; Optuna calls it experimental
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(
-            seed=seed,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            n_startup_trials=STARTUP_TRIALS,
-            n_ei_candidates=CANDIDATES,
-        )
-
-
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "random": lambda seed: RandomSampler(seed=seed)}
-"""Name -> builder from a seed."""
-
-
-def build_sampler(name: str, seed: int) -> BaseSampler:
-    """Build a sampler by name.
-
-    Raises:
-        ConfigError: there is none of that name; the nearest is offered.
-    """
-    if name not in SAMPLERS:
-        raise ConfigError(f"unknown sampler {name!r}. {suggest(name, SAMPLERS)}")
-    return SAMPLERS[name](seed)
 
 
 def _mix(*parts: int) -> int:

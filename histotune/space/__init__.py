@@ -7,7 +7,7 @@ stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,23 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, ObjectiveInput
+from histotune.space import _branches, _grid
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits
-from histotune.space._nodes import Choice, Constant, Draws, Fixed, Group, Node, Parameter, Switch
+from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Switch
 from histotune.space._yaml import Item, find_space, item_of, read_file, space_names
 
-__all__ = ["Draws", "Row", "Space", "check_config", "load_space", "read_space", "set_values", "space_names"]
+__all__ = [
+    "Condition",
+    "Draws",
+    "Row",
+    "Space",
+    "check_config",
+    "load_space",
+    "read_space",
+    "set_values",
+    "space_names",
+]
 
 OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance")
 
@@ -84,6 +95,26 @@ class Space:
         """Whether {parameter name: value} is exactly what a draw from this space could have proposed."""
         active = {p.path: p for p, condition in self._tree.parameters() if _active(condition, values)}
         return active.keys() == values.keys() and all(p.contains(values[path]) for path, p in active.items())
+
+    def branches(self) -> list[Condition]:
+        """Return every option of every switch, each as the (path, option) pairs that lead to it.
+
+        `(("loss", "focal"),)` is one; in a space without conditions there are none.
+        """
+        return list(_branches.branches(self._tree))
+
+    def branches_of(self, config: Mapping[str, Any]) -> list[Condition]:
+        """Return the branches in which a trial's configuration lies."""
+        return list(_branches.taken(self._tree, config))
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Return {parameter name: value} of every combination, one at a time, so that early ones are far apart.
+
+        Raises:
+            ConfigError: a range without a step.
+        """
+        count = _grid.size(self._tree)
+        return (_grid.at(self._tree, index) for index in _grid.spread(count))
 
     def image_sizes(self) -> tuple[int, ...]:
         """Return every image size that a draw may ask for, pixels, sorted."""
