@@ -21,8 +21,14 @@ TRAIN_EXAMPLES = ("train idc --set loss.name=focal --set loss.gamma=2",)
 def search(
     space: given.SpaceArgument,
     data: given.DataOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without --time.", min=1)] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without a budget.", min=1)] = None,
     time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    epochs_total: Annotated[
+        int | None, typer.Option(help="Epochs of the study in all, of stopped and failed trials, too.", min=1)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when none of the last N trials was better than the best before.", min=1)
+    ] = None,
     study: given.StudyOption = None,
     metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
@@ -48,10 +54,10 @@ def search(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         found = run(
-            space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
-            scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
-            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
+            space, data=data, trials=trials, time=time, epochs_total=epochs_total, patience=patience, study=study,
+            metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, seed=seed,
+            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [],
+            ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
             progress=display.progress, opened=display.began, listeners=[display],
         )  # fmt: skip
     cli_show.study(found, json_wanted=json_wanted)
