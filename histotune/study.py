@@ -26,6 +26,7 @@ from histotune.search import Budget, Ledger, Listener, Resources, Summary
 from histotune.search import run as run_search
 from histotune.search.sampler import build_sampler
 from histotune.search.schedule import build_scheduler
+from histotune.search.start import begin_with, read_starts
 from histotune.space import check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
@@ -110,6 +111,8 @@ def search(
     time: str | float | None = None,
     epochs_total: int | None = None,
     patience: int | None = None,
+    start_with: Sequence[str | os.PathLike[str]] = (),
+    warm_start: str | os.PathLike[str] | None = None,
     study: str | None = None,
     metric: str | None = None,
     sampler: str = "tpe",
@@ -140,6 +143,10 @@ def search(
         time: seconds, or text such as "90s", "30m", "2h".
         epochs_total: how many epochs the study shall train in all, those of stopped and failed trials included.
         patience: end when none of the last `patience` ended trials was better than the best before them.
+        start_with: files with configurations to train right after the space's default: `config.yaml` of a trial, or
+            what differs from the default.
+        warm_start: another study, by name or folder, of the same dataset, metric and image size. Its complete trials
+            are shown to the sampler; when its data or split are others, its three best are trained here instead.
         study: the study's name; None takes the space's.
         metric: validation metric that ranks trials; None takes the space's.
         protocol: split protocol; None takes the space's, then the dataset's.
@@ -158,8 +165,11 @@ def search(
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     build_scheduler(scheduler, loaded.epochs())
+    first = read_starts([Path(path) for path in start_with], loaded)
+    other = None if warm_start is None else _other_study(warm_start, place)
     wanted = Wanted(loaded, data, metric, protocol, seed, strict)
     store, prepared = begin(wanted, study, place, progress)
+    start = begin_with(store, loaded, first, other)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
@@ -175,11 +185,20 @@ def search(
         plugins=PLUGINS,
         listeners=[tracker, *listeners],
         opened=None if opened is None else functools.partial(opened, store, budget),
+        start=start,
     )
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
     return Study(store, summary)
+
+
+def _other_study(name: str | os.PathLike[str], place: Places) -> StudyStore:
+    """Find a study by name or folder; it must exist."""
+    named = StudyStore(place.runs / name)
+    store = named if named.exists() or not StudyStore(Path(name)).exists() else StudyStore(Path(name))
+    store.settings()  # there is none: says so, and offers the nearest
+    return store
 
 
 def train(

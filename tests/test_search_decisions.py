@@ -20,6 +20,7 @@ from histotune.search.journal import RECORD, Journal
 from histotune.search.resume import ledger, take_up
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import build_scheduler
+from histotune.search.start import Start
 from histotune.space import Space, read_space
 from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record, write_record
 
@@ -114,12 +115,13 @@ def begin(
     epochs: int | None = None,
     patience: int | None = None,
     journal: Journal | None = None,
+    start: Start | None = None,
     **options: Any,
 ) -> Conductor:
     journal = journal or Journal(store.journal, "tests", maximize=True)
     stopper = build_scheduler(scheduler, EPOCHS)
     history = take_up(store, journal, stopper, metric=METRIC, sign=1)
-    proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials())
+    proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials(), start=start)
     return Conductor(
         store, journal, proposer, stopper, history,
         budget=Budget(trials, seconds, epochs, patience), at_once=2, metric=(METRIC, 1), **options,
@@ -140,6 +142,17 @@ def test_the_first_trial_is_the_default_and_none_repeats(store: StudyStore, spac
     configs = [trial.user_attrs["config"] for trial in journal_of(store)]
     assert configs[0] == TrialConfig.from_dict(space.default()).to_dict()
     assert len({TrialConfig.from_dict(config).digest() for config in configs}) == 12
+
+
+def test_given_configurations_are_trained_once_right_after_the_default(store: StudyStore, space: Space) -> None:
+    mine = [space.locate({"loss": {"name": "focal", "gamma": gamma}}) for gamma in (1.0, 4.0)]
+    start = Start(first=[mine[0], space.default_parameters(), mine[1], mine[0]])
+    workers = Workers(store)
+    for trials in (1, 2, 4):
+        workers.work(begin(store, space, trials, start=start))
+    assert [t.params for t in journal_of(store)[:3]] == [space.default_parameters(), *mine]
+    digests = [t.user_attrs["digest"] for t in journal_of(store)]
+    assert len(set(digests)) == len(digests) == 4
 
 
 def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, space: Space) -> None:

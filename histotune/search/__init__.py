@@ -10,6 +10,7 @@ from histotune.errors import ConfigError
 from histotune.metrics import METRICS, check_metric
 from histotune.search._events import Listener, Resources, Summary
 from histotune.search.budget import Budget, Ledger
+from histotune.search.start import Start
 from histotune.space import Space
 from histotune.store import StudyStore
 
@@ -32,6 +33,7 @@ def run(
     listeners: Sequence[Listener] = (),
     plugins: Sequence[Path] = (),
     opened: Callable[[Ledger], None] | None = None,
+    start: Start | None = None,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -47,6 +49,7 @@ def run(
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
         opened: hears, before the first trial runs, of the ledger that the search will keep.
+        start: what it begins with beyond the space's default.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
@@ -72,7 +75,7 @@ def run(
     with store.lock("histotune search"):
         journal = Journal(store.journal, store.folder.name, maximize=better)
         history = take_up(store, journal, stopper, metric=metric, sign=sign)
-        proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials())
+        proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials(), start=start)
         conductor = Conductor(
             store,
             journal,
@@ -83,6 +86,7 @@ def run(
             at_once=at_once,
             metric=(metric, sign),
             listeners=listeners,
+            notes=[start.note] if start is not None and start.note else [],
         )
         if opened is not None:
             opened(history.ledger)

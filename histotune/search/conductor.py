@@ -61,6 +61,7 @@ class Conductor:
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
         listeners: hear of everything, after it was decided.
+        notes: what the summary shall tell from the start.
         clock: seconds that only grow.
     """
 
@@ -76,6 +77,7 @@ class Conductor:
         at_once: int,
         metric: tuple[str, int],
         listeners: Sequence[Listener] = (),
+        notes: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
@@ -92,7 +94,7 @@ class Conductor:
         self._exhausted = False
         self._begun: set[int] = set()
         self._stillborn = 0
-        self._notes: list[str] = []
+        self._notes = list(notes)
         self._began = clock()
 
     @property

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, suggest
+from histotune.search.start import Known, Start
 from histotune.space import Space
 
 STARTUP_TRIALS, CANDIDATES = 5, 64
@@ -43,10 +44,18 @@ class Proposer:
         seed: of the sampler; the number of earlier trials is mixed in, so that a continued search draws anew.
         maximize: whether more of the metric is better.
         history: every trial so far.
+        start: configurations that come right after the default, and trials of another study to learn from.
     """
 
     def __init__(
-        self, space: Space, sampler: str, *, seed: int, maximize: bool, history: list[FrozenTrial] | None = None
+        self,
+        space: Space,
+        sampler: str,
+        *,
+        seed: int,
+        maximize: bool,
+        history: list[FrozenTrial] | None = None,
+        start: Start | None = None,
     ) -> None:
         history = history or []
         self._space = space
@@ -55,10 +64,14 @@ class Proposer:
         self._seen = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=self._sampler)
         self._drafts: dict[int, int] = {}
         self._draft = -1
+        start = start or Start()
+        for known in start.known:
+            self._learn(known)
         for trial in history:
             self._show(trial)
-        if not history:
-            self._seen.enqueue_trial(space.default_parameters())
+        for params in [*([] if history else [space.default_parameters()]), *start.first]:
+            if space.accepts(params):
+                self._seen.enqueue_trial(dict(params))
 
     def propose(self, known: Callable[[str], bool]) -> Proposal | None:
         """Propose a configuration whose digest is not `known`; the first of a study is the space's default.
@@ -89,6 +102,14 @@ class Proposer:
             self._seen.tell(draft, state=TrialState.FAIL)
         else:
             self._seen.tell(draft, value)
+
+    def _learn(self, known: Known) -> None:
+        """Add a trial of another study, unless the present space is a narrower one."""
+        if self._space.accepts(known.params):
+            replay = _Replay(known.params)
+            self._space.suggest(replay)
+            params, distributions = dict(known.params), replay.distributions
+            self._seen.add_trial(create_trial(values=known.values, params=params, distributions=distributions))
 
     def _show(self, trial: FrozenTrial) -> None:
         """Add an earlier trial as it would stand if the present space had proposed it."""
