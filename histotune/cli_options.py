@@ -62,6 +62,14 @@ PluginsOption = Annotated[Path | None, typer.Option("--plugins", help="Folder of
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of split and search; 0 if left out.", min=0)]
+StartOption = Annotated[
+    list[Path] | None,
+    typer.Option("--start-with", help="A configuration to train first: config.yaml of a trial, or a part of one."),
+]
+WarmOption = Annotated[
+    str | None,
+    typer.Option("--warm-start", help="Study whose trials the sampler may learn from.", autocompletion=_studies),
+]
 TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", help="An MLflow server instead of runs/mlflow.db.")
 ]

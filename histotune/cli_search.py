@@ -24,8 +24,16 @@ TRAIN_EXAMPLES = (
 def search(
     space: given.SpaceArgument,
     data: given.DataOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without --time.", min=1)] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without a budget.", min=1)] = None,
     time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    epochs_total: Annotated[
+        int | None, typer.Option(help="Epochs of the study in all, of stopped and failed trials, too.", min=1)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when none of the last N trials was better than the best before.", min=1)
+    ] = None,
+    start_with: given.StartOption = None,
+    warm_start: given.WarmOption = None,
     study: given.StudyOption = None,
     metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
     sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, cmaes, random, grid.")] = "tpe",
@@ -52,11 +60,12 @@ def search(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         found = run(
-            space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
-            scheduler=scheduler, protocol=split, imbalance=imbalance, seed=seed, cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
-            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            progress=display.progress, opened=display.began, listeners=[display],
+            space, data=data, trials=trials, time=time, epochs_total=epochs_total, patience=patience,
+            start_with=start_with or [], warm_start=warm_start, study=study,
+            metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, imbalance=imbalance, seed=seed,
+            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [],
+            ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache,
+            tracking_uri=tracking_uri, progress=display.progress, opened=display.began, listeners=[display],
         )  # fmt: skip
     cli_show.study(found, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:

@@ -5,6 +5,7 @@ The command line does nothing but parse, call what stands here, and print.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ from histotune.merge import Merged, merge
 from histotune.predict import load
 from histotune.presets import starting_point
 from histotune.registry import PLUGINS
-from histotune.search import Budget, Listener, Resources, Summary
+from histotune.search import Budget, Ledger, Listener, Resources, Summary
 from histotune.search import run as run_search
 from histotune.search.samplers import check_sampler
 from histotune.search.schedule import build_scheduler
+from histotune.search.start import begin_with, read_starts
 from histotune.space import check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
@@ -108,6 +110,10 @@ def search(
     data: str | os.PathLike[str] | None = None,
     trials: int | None = None,
     time: str | float | None = None,
+    epochs_total: int | None = None,
+    patience: int | None = None,
+    start_with: Sequence[str | os.PathLike[str]] = (),
+    warm_start: str | os.PathLike[str] | None = None,
     study: str | None = None,
     metric: str | None = None,
     sampler: str = "tpe",
@@ -126,7 +132,7 @@ def search(
     cache: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
-    opened: Callable[[StudyStore, int | None], None] | None = None,
+    opened: Callable[[StudyStore, Budget, Ledger], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for its best configuration; the same call again continues the study where it stood.
@@ -134,30 +140,39 @@ def search(
     Args:
         space: a shipped search space's name or a YAML file.
         data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>`, then `data/<dataset>`.
-        trials: how many trials the study shall have in all; 20 when neither `trials` nor `time` is given.
+        trials: how many trials the study shall have in all; 20 when no budget is given. Of several
+            budgets the one that is spent first ends the search.
         time: seconds, or text such as "90s", "30m", "2h".
+        epochs_total: how many epochs the study shall train in all, those of stopped and failed trials included.
+        patience: end when none of the last `patience` ended trials was better than the best before them.
+        start_with: files with configurations to train right after the space's default: `config.yaml` of a trial, or
+            what differs from the default.
+        warm_start: another study, by name or folder, of the same dataset, metric and image size. Its complete trials
+            are shown to the sampler; when its data or split are others, its three best are trained here instead.
         study: the study's name; None takes the space's.
         metric: validation metric that ranks trials; None takes the space's.
         protocol: split protocol; None takes the space's, then the dataset's.
         imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
-        progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all).
+        progress: hears how far preparations are; `opened` hears when the trials begin (store, budget, what is
+            spent of it, which the search keeps up to date).
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
         HistotuneError: anything a person can mend, found before the first trial starts where it can be.
     """
-    budget = Budget.of(trials=trials, time=time)
+    budget = Budget.of(trials=trials, time=time, epochs_total=epochs_total, patience=patience)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
     resources.check()
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     check_sampler(sampler, loaded)  # here and below: refused before anything is prepared
     build_scheduler(scheduler, loaded.epochs())
+    first = read_starts([Path(path) for path in start_with], loaded)
+    other = None if warm_start is None else _other_study(warm_start, place)
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
     store, prepared = begin(wanted, study, place, progress)
-    if opened is not None:
-        opened(store, budget.trials)
+    start = begin_with(store, loaded, first, other)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
@@ -172,11 +187,21 @@ def search(
         seed=store.settings().seed,
         plugins=PLUGINS,
         listeners=[tracker, *listeners],
+        opened=None if opened is None else functools.partial(opened, store, budget),
+        start=start,
     )
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
     return Study(store, summary)
+
+
+def _other_study(name: str | os.PathLike[str], place: Places) -> StudyStore:
+    """Find a study by name or folder; it must exist."""
+    named = StudyStore(place.runs / name)
+    store = named if named.exists() or not StudyStore(Path(name)).exists() else StudyStore(Path(name))
+    store.settings()  # there is none: says so, and offers the nearest
+    return store
 
 
 def train(

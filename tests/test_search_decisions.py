@@ -14,11 +14,13 @@ from optuna.trial import TrialState
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
 from histotune.search import Budget
+from histotune.search.budget import STARTUP, Ledger
 from histotune.search.conductor import STARTS, STOP, Conductor
 from histotune.search.journal import RECORD, Journal
-from histotune.search.resume import take_up
+from histotune.search.resume import ledger, take_up
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import build_scheduler
+from histotune.search.start import Start
 from histotune.space import Space, read_space
 from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record, write_record
 
@@ -110,16 +112,19 @@ def begin(
     scheduler: str = "none",
     sampler: str = "tpe",
     seconds: float | None = None,
+    epochs: int | None = None,
+    patience: int | None = None,
     journal: Journal | None = None,
+    start: Start | None = None,
     **options: Any,
 ) -> Conductor:
     journal = journal or Journal(store.journal, "tests", maximize=True)
     stopper = build_scheduler(scheduler, EPOCHS)
     history = take_up(store, journal, stopper, metric=METRIC, sign=1)
-    proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials())
+    proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials(), start=start)
     return Conductor(
         store, journal, proposer, stopper, history,
-        budget=Budget(trials, seconds), at_once=2, metric=(METRIC, 1), **options,
+        budget=Budget(trials, seconds, epochs, patience), at_once=2, metric=(METRIC, 1), **options,
     )  # fmt: skip
 
 
@@ -137,6 +142,17 @@ def test_the_first_trial_is_the_default_and_none_repeats(store: StudyStore, spac
     configs = [trial.user_attrs["config"] for trial in journal_of(store)]
     assert configs[0] == TrialConfig.from_dict(space.default()).to_dict()
     assert len({TrialConfig.from_dict(config).digest() for config in configs}) == 12
+
+
+def test_given_configurations_are_trained_once_right_after_the_default(store: StudyStore, space: Space) -> None:
+    mine = [space.locate({"loss": {"name": "focal", "gamma": gamma}}) for gamma in (1.0, 4.0)]
+    start = Start(first=[mine[0], space.default_parameters(), mine[1], mine[0]])
+    workers = Workers(store)
+    for trials in (1, 2, 4):
+        workers.work(begin(store, space, trials, start=start))
+    assert [t.params for t in journal_of(store)[:3]] == [space.default_parameters(), *mine]
+    digests = [t.user_attrs["digest"] for t in journal_of(store)]
+    assert len(set(digests)) == len(digests) == 4
 
 
 def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, space: Space) -> None:
@@ -220,6 +236,72 @@ def test_the_time_is_up_for_all_at_once(store: StudyStore, space: Space) -> None
     assert (summary.reason, summary.unfinished) == ("time", 2)
     assert summary.ended == len(store.trials()) == summary.complete
     assert conductor.next() is None
+
+
+def replayed(store: StudyStore) -> Ledger:
+    return ledger(Journal(store.journal, "tests", maximize=True).trials(), 1)
+
+
+def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyStore, space: Space) -> None:
+    workers = Workers(store, lambda number: FAILED if number % 5 == 3 else COMPLETE)
+    conductor = begin(store, space, epochs=100, scheduler="asha")
+    workers.work(conductor)
+    summary = conductor.summary()
+    assert (summary.reason, summary.message) == ("epochs", "100 epochs of 100 have been trained")
+    assert len(workers.epochs) == 100
+    assert {record.state for record in store.trials()} == {COMPLETE, STOPPED, FAILED}
+
+
+def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyStore, space: Space) -> None:
+    workers = Workers(store)
+    conductor = begin(store, space, epochs=EPOCHS + 4)
+    workers.work(conductor)
+    assert conductor.summary().unfinished == 2
+    again = begin(store, space, epochs=EPOCHS + 4)
+    assert again.over()
+    assert again.summary().reason == "epochs"
+    workers.work(begin(store, space, epochs=2 * EPOCHS))
+    assert workers.epochs == list(dict.fromkeys(workers.epochs)), "an epoch was trained twice"
+    assert [record.state for record in store.trials()] == [COMPLETE] * 2
+    assert replayed(store).trained == len(workers.epochs) == 2 * EPOCHS
+
+
+@pytest.mark.parametrize("patience", [1, 4, 9])
+def test_patience_ends_a_search_that_no_longer_gets_better(store: StudyStore, space: Space, patience: int) -> None:
+    conductor = begin(store, space, 300, patience=patience, scheduler="asha")
+    Workers(store).work(conductor)
+    summary, spent = conductor.summary(), replayed(store)
+    assert summary.reason == "patience"
+    assert summary.unfinished == 0
+    assert spent.since_best >= patience
+    assert patience + STARTUP <= summary.ended < 300
+    assert spent.best == max(r.metrics["balanced_accuracy"] for r in store.trials() if r.state == COMPLETE)
+
+
+@pytest.mark.parametrize("patience", [3, 6])
+def test_a_search_in_pieces_ends_where_one_in_one_piece_does(tmp_path: Path, space: Space, patience: int) -> None:
+    one, pieces = StudyStore(tmp_path / "one"), StudyStore(tmp_path / "pieces")
+    Workers(one).work(begin(one, space, patience=patience, sampler="random", epochs=10_000))
+    workers = Workers(pieces)
+    for _ in range(1000):
+        conductor = begin(pieces, space, patience=patience, sampler="random", epochs=10_000)
+        workers.work(conductor, steps=7)
+        if conductor.over():
+            break
+    spent = replayed(pieces)
+    assert conductor.summary().reason == "patience"
+    assert spent.since_best >= patience
+    assert spent.ended == len(pieces.trials()) >= patience + STARTUP
+    assert spent.trained == len(workers.epochs)
+    assert replayed(one).since_best >= patience
+
+
+def test_the_first_budget_that_is_spent_ends_the_search(store: StudyStore, space: Space) -> None:
+    for budget, reason in (((3, None, 1000, 50), "trials"), ((50, None, 40, 50), "epochs")):
+        trials, seconds, epochs, patience = budget
+        conductor = begin(store, space, trials, seconds=seconds, epochs=epochs, patience=patience)
+        Workers(store).work(conductor)
+        assert conductor.summary().reason == reason
 
 
 def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyStore, space: Space) -> None:

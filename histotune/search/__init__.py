@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.errors import ConfigError
 from histotune.metrics import METRICS, check_metric
-from histotune.search._events import Budget, Listener, Resources, Summary
+from histotune.search._events import Listener, Resources, Summary
+from histotune.search.budget import Budget, Ledger
+from histotune.search.start import Start
 from histotune.space import Space
 from histotune.store import StudyStore
 
 if TYPE_CHECKING:
     from histotune.search.conductor import Conductor
 
-__all__ = ["Budget", "Listener", "Resources", "Summary", "run"]
+__all__ = ["Budget", "Ledger", "Listener", "Resources", "Summary", "run"]
 
 
 def run(
@@ -30,6 +32,8 @@ def run(
     seed: int = 0,
     listeners: Sequence[Listener] = (),
     plugins: Sequence[Path] = (),
+    opened: Callable[[Ledger], None] | None = None,
+    start: Start | None = None,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -44,6 +48,8 @@ def run(
         scheduler: `asha`, `hyperband`, `median` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
+        opened: hears, before the first trial runs, of the ledger that the search will keep.
+        start: what it begins with beyond the space's default.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
@@ -70,7 +76,7 @@ def run(
     with store.lock("histotune search"):
         journal = Journal(store.journal, store.folder.name, maximize=better)
         history = take_up(store, journal, stopper, metric=metric, sign=sign)
-        proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials())
+        proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials(), start=start)
         conductor = Conductor(
             store,
             journal,
@@ -81,7 +87,10 @@ def run(
             at_once=at_once,
             metric=(metric, sign),
             listeners=listeners,
+            notes=[start.note] if start is not None and start.note else [],
         )
+        if opened is not None:
+            opened(history.ledger)
         if not conductor.over():
             _drive(conductor, store, cohorts, metric, resources, at_once, plugins)
         conductor.deliver()

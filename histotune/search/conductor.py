@@ -10,7 +10,8 @@ from typing import Any
 
 from histotune import files
 from histotune.errors import TrialFailed
-from histotune.search._events import EXHAUSTED, FAILURES, TIME, TRIALS, Budget, Listener, Summary
+from histotune.search._events import EXHAUSTED, FAILURES, Listener, Summary
+from histotune.search.budget import TRIALS, Budget, Ledger
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, Journal
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import Scheduler
@@ -35,13 +36,13 @@ class History:
     """What earlier searches of the study left.
 
     Attributes:
-        ended: number of ended trials.
+        ledger: what they spent.
         digests: {digest of a configuration: number of its trial}.
         unfinished: {number: configuration} of trials to take up again.
         deaths: {number: how often its worker died}.
     """
 
-    ended: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, int] = field(default_factory=dict)
     unfinished: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
@@ -60,6 +61,7 @@ class Conductor:
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
         listeners: hear of everything, after it was decided.
+        notes: what the summary shall tell from the start.
         clock: seconds that only grow.
     """
 
@@ -75,12 +77,14 @@ class Conductor:
         at_once: int,
         metric: tuple[str, int],
         listeners: Sequence[Listener] = (),
+        notes: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
         self._history, self._budget, self._at_once, self._clock = history, budget, at_once, clock
         self._metric, self._sign = metric
         self._listeners = list(listeners)
+        self._ledger = history.ledger
         self._waiting = deque(sorted(history.unfinished.items()))
         self._live: dict[int, Mapping[str, Any]] = {}
         self._events: deque[tuple[str, tuple[Any, ...]]] = deque()
@@ -90,15 +94,16 @@ class Conductor:
         self._exhausted = False
         self._begun: set[int] = set()
         self._stillborn = 0
-        self._notes: list[str] = []
+        self._notes = list(notes)
         self._began = clock()
 
     @property
     def hungry(self) -> bool:
         """Whether one more trial may run now."""
         room = len(self._live) < self._at_once and not self._exhausted and self._end is None
-        planned = self._history.ended + len(self._live)
-        return room and (self._budget.trials is None or planned < self._budget.trials)
+        wanted = bool(self._waiting) or not self._budget.stale(self._ledger)
+        planned = self._ledger.ended + len(self._live)
+        return room and wanted and not self._budget.full(planned) and self._cut() is None
 
     def next(self) -> Assignment | None:
         """Return the next trial to run: an interrupted one, else a new configuration; None when there is none now."""
@@ -130,6 +135,7 @@ class Conductor:
         value = metrics[self._metric]
         if value == value:
             self._journal.report(number, epoch, value)
+        self._ledger.train(number, epoch)
         stop = self._scheduler.report(number, epoch, self._sign * value) and number > 0
         if stop:
             files.write_text(self._store.trial_folder(number) / STOP, f"after epoch {epoch}\n")
@@ -142,9 +148,9 @@ class Conductor:
             return
         record = read_record(self._store.trial_folder(number), number)
         assert record is not None
-        value = settle(self._journal, record, self._metric)
+        value = settle(self._journal, record, self._metric, order=self._ledger.ended)
         self._proposer.ended(number, value)
-        self._history.ended += 1
+        self._ledger.end(number, record.epochs, None if value is None else self._sign * value)
         self._counts[record.state] += 1
         self._events.append(("ended", (record,)))
         self._count_failure(record)
@@ -181,15 +187,10 @@ class Conductor:
 
     def over(self) -> bool:
         """Whether the search is over."""
-        if (
-            self._end is None
-            and self._budget.seconds is not None
-            and self._clock() - self._began > self._budget.seconds
-        ):
-            self.finish(TIME, f"the time of {self._budget.seconds:g} s is up")
-        if self._end is None and not self._live:
-            if self._budget.trials is not None and self._history.ended >= self._budget.trials:
-                self.finish(TRIALS, f"{self._history.ended} trials have ended")
+        self._end = self._end or self._cut()
+        if self._end is None and not self._live and not self.hungry:
+            if (enough := self._budget.enough(self._ledger)) is not None:
+                self.finish(*enough)
             elif self._exhausted:
                 self.finish(EXHAUSTED, "the space holds no configuration that was not tried")
         return self._end is not None
@@ -211,7 +212,7 @@ class Conductor:
         return Summary(
             reason=reason,
             message=message,
-            ended=self._history.ended,
+            ended=self._ledger.ended,
             complete=self._counts[COMPLETE],
             stopped=self._counts[STOPPED],
             failed=sum(self._counts.values()) - self._counts[COMPLETE] - self._counts[STOPPED],
@@ -219,6 +220,9 @@ class Conductor:
             seconds=self._clock() - self._began,
             notes=tuple(self._notes),
         )
+
+    def _cut(self) -> tuple[str, str] | None:
+        return self._budget.cut(self._ledger, self._clock() - self._began)
 
     def _start(self, number: int, config: Mapping[str, Any]) -> Assignment:
         self._live[number] = config
@@ -235,12 +239,13 @@ class Conductor:
             self.finish(FAILURES, f"{FAILURES_IN_A_ROW} trials in a row failed with {record.kind}: {record.reason}")
 
 
-def settle(journal: Journal, record: TrialRecord, metric: str) -> float | None:
+def settle(journal: Journal, record: TrialRecord, metric: str, *, order: int) -> float | None:
     """Write a record's end to the journal and return the value that a sampler may learn from, if any.
 
-    A trial that was stopped or failed, or whose metric is undefined, has none.
+    A trial that was stopped or failed, or whose metric is undefined, has none. `order` says how many trials of the
+    study had ended before it.
     """
     value = record.metrics.get(metric, float("nan")) if record.state == COMPLETE else float("nan")
     learnt = value if value == value else None
-    journal.tell(record, learnt)
+    journal.tell(record, learnt, order)
     return learnt

@@ -18,6 +18,7 @@ from histotune.errors import StudyError
 from histotune.store import COMPLETE, TrialRecord
 
 CONFIG, DIGEST, RECORD, DEATHS = "config", "digest", "record", "deaths"  # user attributes of a trial
+ORDER = "order"  # in `record`: how many trials of the study had ended before it
 
 
 class Journal:
@@ -79,9 +80,9 @@ class Journal:
         with _disk(self._study):
             self._storage.set_trial_user_attr(self._trial(number), key, value)
 
-    def tell(self, record: TrialRecord, value: float | None) -> None:
+    def tell(self, record: TrialRecord, value: float | None, order: int) -> None:
         """Write how a trial ended; `value` is the metric of a complete trial, None hides the trial from samplers."""
-        self.note(record.number, RECORD, facts(record))
+        self.note(record.number, RECORD, facts(record) | {ORDER: order})
         with _disk(self._study):
             self._storage.set_trial_state_values(
                 self._trial(record.number),

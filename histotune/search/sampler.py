@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from histotune.config import TrialConfig
 from histotune.search.journal import CONFIG
 from histotune.search.samplers import GRID, build_sampler, draws
+from histotune.search.start import Known, Start
 from histotune.space import Condition, Space
 
 RANDOM_DRAWS = 200  # of a repeated configuration, after those by the sampler
@@ -49,10 +50,18 @@ class Proposer:
         seed: of the sampler; the number of earlier trials is mixed in, so that a continued search draws anew.
         maximize: whether more of the metric is better.
         history: every trial so far.
+        start: configurations that come right after the default, and trials of another study to learn from.
     """
 
     def __init__(
-        self, space: Space, sampler: str, *, seed: int, maximize: bool, history: list[FrozenTrial] | None = None
+        self,
+        space: Space,
+        sampler: str,
+        *,
+        seed: int,
+        maximize: bool,
+        history: list[FrozenTrial] | None = None,
+        start: Start | None = None,
     ) -> None:
         history = history or []
         self._space = space
@@ -62,10 +71,14 @@ class Proposer:
         self._seen = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=self._sampler)
         self._drafts: dict[int, int] = {}
         self._draft = -1
-        self._first = deque[Mapping[str, Any]]([] if history else [space.default_parameters()])
+        start = start or Start()
+        first = [*([] if history else [space.default_parameters()]), *filter(space.accepts, start.first)]
+        self._first = deque[Mapping[str, Any]](first)
         self._grid = space.combinations() if sampler == GRID else None
         self._drawn = Counter(dict.fromkeys(space.branches(), 0))
         self._spent: set[Condition] = set()
+        for known in start.known:
+            self._learn(known)
         for trial in history:
             self._show(trial)
             self._drawn.update(space.branches_of(trial.user_attrs.get(CONFIG, {})))
@@ -121,6 +134,14 @@ class Proposer:
             self._seen.tell(draft, state=TrialState.FAIL)
         else:
             self._seen.tell(draft, value)
+
+    def _learn(self, known: Known) -> None:
+        """Add a trial of another study, unless the present space is a narrower one."""
+        if self._space.accepts(known.params):
+            replay = _Replay(known.params)
+            self._space.suggest(replay)
+            params, distributions = dict(known.params), replay.distributions
+            self._seen.add_trial(create_trial(values=known.values, params=params, distributions=distributions))
 
     def _show(self, trial: FrozenTrial) -> None:
         """Add an earlier trial as it would stand if the present space had proposed it."""

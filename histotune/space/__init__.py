@@ -20,8 +20,9 @@ from histotune.losses import LOSSES, ObjectiveInput
 from histotune.space import _branches, _grid
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits
+from histotune.space._locate import locate
 from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Switch
-from histotune.space._yaml import Item, find_space, item_of, read_file, space_names
+from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
 __all__ = [
     "Condition",
@@ -30,6 +31,7 @@ __all__ = [
     "Space",
     "check_config",
     "load_space",
+    "read_configuration",
     "read_space",
     "set_values",
     "space_names",
@@ -115,6 +117,20 @@ class Space:
         """
         count = _grid.size(self._tree)
         return (_grid.at(self._tree, index) for index in _grid.spread(count))
+
+    def locate(self, config: Item | Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+        """Return {parameter name: value} of the draw that gives a configuration, or a part of one over the default.
+
+        Args:
+            config: as `read_configuration` reads it, or plain.
+            whole: refuse a configuration that lacks what the space searches, instead of taking the default.
+
+        Raises:
+            ConfigError: it lies outside the space; with file, line and path.
+        """
+        return locate(
+            self._tree, config if isinstance(config, Item) else item_of(config, "its configuration"), whole=whole
+        )
 
     def image_sizes(self) -> tuple[int, ...]:
         """Return every image size that a draw may ask for, pixels, sorted."""
