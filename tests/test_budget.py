@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from histotune.errors import ConfigError
 from histotune.search import Budget, Ledger
 from histotune.search.budget import STARTUP
-from histotune.search.sampler import build_sampler
+from histotune.search.samplers import build_sampler
 
 Events = st.lists(st.tuples(st.integers(1, 9), st.one_of(st.none(), st.floats(0, 1))), max_size=40)
 
