@@ -57,3 +57,16 @@ GpusOption = Annotated[
 ConcurrentOption = Annotated[
     int | None, typer.Option("--max-concurrent", help="Trials at once; as many as fit.", min=1)
 ]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--trial-timeout",
+        help="Seconds without an epoch after which a trial counts as hung; 0: never.",
+        show_default="10 x the longest epoch, at least 600",
+        min=0.0,
+    ),
+]
+JoinOption = Annotated[
+    bool,
+    typer.Option("--join", help="Look on when another process searches in this study; take over what it leaves."),
+]

@@ -32,6 +32,8 @@ def search(
     cpus_per_trial: given.CpusOption = 1.0,
     gpus_per_trial: given.GpusOption = None,
     max_concurrent: given.ConcurrentOption = None,
+    trial_timeout: given.TimeoutOption = None,
+    join: given.JoinOption = False,
     fix: given.FixOption = None,
     range_: given.RangeOption = None,
     choices: given.ChoicesOption = None,
@@ -50,9 +52,9 @@ def search(
         found = run(
             space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
             scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
-            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            progress=display.progress, opened=display.began, listeners=[display],
+            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, trial_timeout=trial_timeout, join=join,
+            fix=fix or [], ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache,
+            tracking_uri=tracking_uri, progress=display.progress, opened=display.began, listeners=[display],
         )  # fmt: skip
     cli_show.study(found, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:

@@ -23,8 +23,10 @@ from histotune.predict import load
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
+from histotune.search.follow import follow
 from histotune.search.sampler import build_sampler
 from histotune.search.schedule import build_scheduler
+from histotune.search.watch import Watch
 from histotune.space import check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
@@ -116,6 +118,8 @@ def search(
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float | None = None,
     max_concurrent: int | None = None,
+    trial_timeout: float | None = None,
+    join: bool = False,
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
@@ -139,6 +143,10 @@ def search(
         protocol: split protocol; None takes the space's, then the dataset's.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all).
+        trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
+            is ten times the longest epoch so far, at least ten minutes; 0 is never.
+        join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
+            over where it leaves something undone; `time` counts from this call. Else that is an error.
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
@@ -147,11 +155,18 @@ def search(
     budget = Budget.of(trials=trials, time=time)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
     resources.check()
+    Watch(trial_timeout)
     build_sampler(sampler, 0)  # refuses an unknown name before anything is prepared
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     build_scheduler(scheduler, loaded.epochs())
     wanted = Wanted(loaded, data, metric, protocol, seed, strict)
+    there = StudyStore(place.runs / (study or loaded.name))
+    if join and there.exists() and there.holder():
+        if opened is not None:
+            opened(there, budget.trials)
+        budget = budget.after(follow(there, budget, listeners))
+        progress = opened = None  # they are past that
     store, prepared = begin(wanted, study, place, progress)
     if opened is not None:
         opened(store, budget.trials)
@@ -169,6 +184,7 @@ def search(
         seed=store.settings().seed,
         plugins=PLUGINS,
         listeners=[tracker, *listeners],
+        trial_timeout=trial_timeout,
     )
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied

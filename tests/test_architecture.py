@@ -22,7 +22,7 @@ LAYERS = [
     {"prepare", "store"},
     {"augment", "backbones", "fusions", "losses", "ensembles"},
     {"batches", "model"},
-    {"optimizer", "session", "checkpoint", "ending", "train"},
+    {"optimizer", "memory", "session", "checkpoint", "ending", "train"},
     {"space"},
     {"catalogue", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},

@@ -30,6 +30,7 @@ def run(
     seed: int = 0,
     listeners: Sequence[Listener] = (),
     plugins: Sequence[Path] = (),
+    trial_timeout: float | None = None,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -44,6 +45,8 @@ def run(
         scheduler: `asha` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
+        trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
+            so far, 0 waits for ever.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
@@ -80,6 +83,7 @@ def run(
             at_once=at_once,
             metric=(metric, sign),
             listeners=listeners,
+            trial_timeout=trial_timeout,
         )
         if not conductor.over():
             _drive(conductor, store, cohorts, metric, resources, at_once, plugins)
@@ -112,6 +116,7 @@ def _drive(
             cohorts=cohorts,
             metric=metric,
             resources=resources,
+            at_once=at_once,
             scratch=scratch,
             plugins=plugins,
         )

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from histotune.errors import ConfigError
@@ -52,6 +52,10 @@ class Budget:
             raise ConfigError(f"trials must be at least 1, got {self.trials}")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise ConfigError(f"time must be a positive number of seconds, got {self.seconds}")
+
+    def after(self, seconds: float) -> Budget:
+        """Return what is left when some of the time has gone by already."""
+        return self if self.seconds is None else replace(self, seconds=max(1e-3, self.seconds - seconds))
 
     @classmethod
     def of(cls, *, trials: int | None = None, time: str | float | None = None) -> Budget:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from histotune import files
+from histotune import files, memory
 from histotune.errors import TrialFailed
 from histotune.search._events import EXHAUSTED, FAILURES, TIME, TRIALS, Budget, Listener, Summary
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, Journal
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import Scheduler
+from histotune.search.watch import Watch
 from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record
 
 FAILURES_IN_A_ROW = 5
@@ -39,12 +40,14 @@ class History:
         digests: {digest of a configuration: number of its trial}.
         unfinished: {number: configuration} of trials to take up again.
         deaths: {number: how often its worker died}.
+        longest: mean seconds of an epoch of the trial that took longest.
     """
 
     ended: int = 0
     digests: dict[str, int] = field(default_factory=dict)
     unfinished: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
+    longest: float = 0.0
 
 
 class Conductor:
@@ -60,6 +63,7 @@ class Conductor:
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
         listeners: hear of everything, after it was decided.
+        trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `Watch` has them.
         clock: seconds that only grow.
     """
 
@@ -75,6 +79,7 @@ class Conductor:
         at_once: int,
         metric: tuple[str, int],
         listeners: Sequence[Listener] = (),
+        trial_timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
@@ -89,6 +94,8 @@ class Conductor:
         self._end: tuple[str, str] | None = None
         self._exhausted = False
         self._begun: set[int] = set()
+        self._watch = Watch(trial_timeout, longest=history.longest)
+        self._hung: set[int] = set()
         self._stillborn = 0
         self._notes: list[str] = []
         self._began = clock()
@@ -119,6 +126,8 @@ class Conductor:
 
     def begun(self, number: int) -> None:
         """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
+        if number not in self._begun:
+            self._watch.heard(number)
         self._begun.add(number)
         self._stillborn = 0
 
@@ -127,6 +136,7 @@ class Conductor:
 
         The first trial, the space's default, always runs to its end: everything is compared with it.
         """
+        self._watch.heard(number, epoch=True)
         value = metrics[self._metric]
         if value == value:
             self._journal.report(number, epoch, value)
@@ -138,19 +148,32 @@ class Conductor:
 
     def ended(self, number: int) -> None:
         """Hear that a trial's folder is complete; a trial is counted once, however often it is said."""
+        self._watch.forget(number)
         if self._live.pop(number, None) is None:
             return
         record = read_record(self._store.trial_folder(number), number)
         assert record is not None
         value = settle(self._journal, record, self._metric)
-        self._proposer.ended(number, value)
+        self._proposer.ended(number, value, infeasible=record.kind == memory.INFEASIBLE)
         self._history.ended += 1
         self._counts[record.state] += 1
         self._events.append(("ended", (record,)))
         self._count_failure(record)
 
-    def died(self, number: int, reason: str) -> None:
-        """Hear that a trial's worker is gone: the trial starts again from its checkpoint, a few times at most."""
+    def hanging(self) -> list[int]:
+        """Return the trials that have been silent for too long, each once: their workers are to be killed."""
+        hung = self._watch.look(self._clock())
+        self._hung.update(hung)
+        return hung
+
+    def died(self, number: int, reason: str, *, starved: bool = False) -> None:
+        """Hear that a trial's worker is gone: the trial starts again from its checkpoint, a few times at most.
+
+        Args:
+            starved: it was killed for want of memory: the trial goes on in half the micro-batch, as often as that can
+                be, and then it is infeasible.
+        """
+        self._watch.forget(number)
         if number not in self._live:
             return
         if read_record(self._store.trial_folder(number), number) is not None:
@@ -163,17 +186,40 @@ class Conductor:
                 self.finish(FAILURES, f"{STILLBIRTHS} workers in a row died before they began: {reason}")
             return
         self._begun.discard(number)
+        if starved:
+            self._starved(number, reason)
+            return
+        if number in self._hung:
+            reason = f"no epoch for {self._watch.limit:.0f} s, so it was killed"
         self._history.deaths[number] += 1
         deaths = self._history.deaths[number]
         self._journal.note(number, DEATHS, deaths)
         if deaths < STARTS:
+            self._hung.discard(number)
             self._waiting.appendleft((number, self._live.pop(number)))
             return
         from histotune.train import fail  # torch: the driver needs it for nothing else
 
         folder = self._store.trial_folder(number)
-        fail(folder, TrialFailed("killed", f"its worker died {deaths} times, the last time: {reason}"))
+        kind = "hung" if number in self._hung else "killed"
+        fail(folder, TrialFailed(kind, f"its worker died {deaths} times, the last time: {reason}"))
         self.ended(number)
+
+    def _starved(self, number: int, reason: str) -> None:
+        folder = self._store.trial_folder(number)
+        failure = memory.verdict(folder, TrialFailed(memory.OUT_OF_MEMORY, reason))
+        if failure is None:
+            self._waiting.appendleft((number, self._live.pop(number)))
+            return
+        from histotune.train import fail
+
+        fail(folder, failure)
+        self.ended(number)
+
+    def remark(self, note: str) -> None:
+        """Hear of something that a person should know; the summary says it once."""
+        if note not in self._notes:
+            self._notes.append(note)
 
     def finish(self, reason: str, message: str) -> None:
         """End the search now; what runs is left to be resumed."""
