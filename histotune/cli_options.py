@@ -25,6 +25,9 @@ SpaceArgument = Annotated[
     str, typer.Argument(help="Search space: a shipped name or a YAML file.", autocompletion=_spaces)
 ]
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_studies)]
+OptionalStudyArgument = Annotated[
+    str | None, typer.Argument(help="Name of a study; all of them if left out.", autocompletion=_studies)
+]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
 RunsOption = Annotated[
@@ -69,4 +72,7 @@ TimeoutOption = Annotated[
 JoinOption = Annotated[
     bool,
     typer.Option("--join", help="Look on when another process searches in this study; take over what it leaves."),
+]
+KeepModelsOption = Annotated[
+    int, typer.Option("--keep-models", help="Best trials whose weights are kept; 0: of every trial.", min=0)
 ]

@@ -32,6 +32,9 @@ class Display:
     def began(self, store: StudyStore, trials: int | None) -> None:
         """Hear that a search starts or goes on towards `trials` trials in all (None: until the time is up)."""
 
+    def say(self, line: str) -> None:
+        """Hear a line for a person."""
+
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         """Hear that a trial runs."""
 
@@ -58,13 +61,13 @@ class PlainDisplay(Display):
     def progress(self, what: str, done: int, total: int) -> None:
         """Print the end of a stage only."""
         if done == total:
-            self._say(f"{what}: {done}/{total}")
+            self.say(f"{what}: {done}/{total}")
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Print an epoch of a single training."""
         shown = ("train_loss", "balanced_accuracy", "auroc")
         figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
-        self._say(f"epoch {epoch}: {figures}")
+        self.say(f"epoch {epoch}: {figures}")
 
     def began(self, store: StudyStore, trials: int | None) -> None:
         """Count what an earlier search left."""
@@ -72,7 +75,7 @@ class PlainDisplay(Display):
         for record in store.trials():
             self._count(record)
         if self.finished:
-            self._say(f"study {store.folder.name!r} goes on: {self.finished} trials have ended")
+            self.say(f"study {store.folder.name!r} goes on: {self.finished} trials have ended")
 
     def ended(self, record: TrialRecord) -> None:
         """Print a trial's result and the best so far."""
@@ -80,7 +83,7 @@ class PlainDisplay(Display):
         result = f"{record.metrics[self.metric]:.4f}" if record.state == COMPLETE else record.reason or record.state
         best = f"best {self.best.metrics[self.metric]:.4f} (trial {self.best.number})" if self.best else "none complete"
         count = f"{self.finished}/{self.total}" if self.total else f"{self.finished}"
-        self._say(
+        self.say(
             f"[{count}] trial {record.number}: {result} after {record.epochs} epochs, {record.seconds:.0f} s; {best}"
         )
 
@@ -93,7 +96,8 @@ class PlainDisplay(Display):
         sign = 1 if METRICS[self.metric].higher_is_better else -1
         return sign * one.metrics[self.metric] > sign * other.metrics[self.metric]
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

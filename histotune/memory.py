@@ -148,8 +148,8 @@ def verdict(folder: Path, failure: TrialFailed) -> TrialFailed | None:
         half = max(described[LEAST], described[MICRO] // 2)
         files.write_json(folder / ENVIRONMENT, described | {MICRO: half})
         return None
-    at_once = f"{described[LEAST]} case(s) at a time" if described else "the network alone"
-    return TrialFailed(INFEASIBLE, f"out of memory with {at_once}: {failure.reason}")
+    when = f"with {described[LEAST]} case(s) at a time" if described else "before the first step"
+    return TrialFailed(INFEASIBLE, f"out of memory {when}: {failure.reason}")
 
 
 def _described(folder: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ import pandas as pd
 from histotune.begin import Places, Progress, Wanted, begin, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
+from histotune.disk import KEEP, preflight
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
@@ -27,7 +28,7 @@ from histotune.search.follow import follow
 from histotune.search.sampler import build_sampler
 from histotune.search.schedule import build_scheduler
 from histotune.search.watch import Watch
-from histotune.space import check_config, load_space, set_values
+from histotune.space import Space, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
 from histotune.train import run_trial
@@ -120,6 +121,7 @@ def search(
     max_concurrent: int | None = None,
     trial_timeout: float | None = None,
     join: bool = False,
+    keep_models: int = KEEP,
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
@@ -129,6 +131,7 @@ def search(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
     opened: Callable[[StudyStore, int | None], None] | None = None,
+    said: Callable[[str], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for its best configuration; the same call again continues the study where it stood.
@@ -142,11 +145,13 @@ def search(
         metric: validation metric that ranks trials; None takes the space's.
         protocol: split protocol; None takes the space's, then the dataset's.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
-        progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all).
+        progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all),
+            `said` a line with what they will need and what there is.
         trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
             is ten times the longest epoch so far, at least ten minutes; 0 is never.
         join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
             over where it leaves something undone; `time` counts from this call. Else that is an error.
+        keep_models: how many of the best trials keep their weights; 0 keeps all. Results and predictions always stay.
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
@@ -154,7 +159,7 @@ def search(
     """
     budget = Budget.of(trials=trials, time=time)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
-    resources.check()
+    at_once = resources.check()
     Watch(trial_timeout)
     build_sampler(sampler, 0)  # refuses an unknown name before anything is prepared
     place = Places.of(runs, cache)
@@ -168,6 +173,7 @@ def search(
         budget = budget.after(follow(there, budget, listeners))
         progress = opened = None  # they are past that
     store, prepared = begin(wanted, study, place, progress)
+    _check_room(store, loaded, budget, resources, at_once, keep_models, said)
     if opened is not None:
         opened(store, budget.trials)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
@@ -185,11 +191,29 @@ def search(
         plugins=PLUGINS,
         listeners=[tracker, *listeners],
         trial_timeout=trial_timeout,
+        keep_models=keep_models,
     )
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
     return Study(store, summary)
+
+
+def _check_room(
+    store: StudyStore,
+    space: Space,
+    budget: Budget,
+    resources: Resources,
+    at_once: int,
+    keep: int,
+    said: Callable[[str], None] | None,
+) -> None:
+    left = None if budget.trials is None else max(0, budget.trials - len(store.trials()))
+    cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
+    config = TrialConfig.from_dict(space.default())
+    line = preflight(store, config, trials=left, at_once=at_once, keep=keep, cpus=cpus, gpus=gpus)
+    if said is not None:
+        said(f"{'trials' if left is None else f'{left} trials'}, {line}")
 
 
 def train(

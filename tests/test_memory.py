@@ -20,7 +20,7 @@ from histotune.splits import TrainingData
 from histotune.store import COMPLETE, FAILED
 from histotune.train import _backward, run_trial, train_epoch
 
-NORMED = {"model": {"branches": {"image": {"backbone": {"name": "alexnet", "batch_norm": True}}}}}
+NORMED: dict[str, Any] = {"model": {"branches": {"image": {"backbone": {"name": "alexnet", "batch_norm": True}}}}}
 
 
 def session_of(data: TrainingData, micro: int | None = None, **changes: Any) -> Session:

@@ -31,6 +31,7 @@ def run(
     listeners: Sequence[Listener] = (),
     plugins: Sequence[Path] = (),
     trial_timeout: float | None = None,
+    keep_models: int = 0,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -47,6 +48,7 @@ def run(
         plugins: folders whose components the workers shall know, too.
         trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
             so far, 0 waits for ever.
+        keep_models: complete trials whose weights are kept, the best ones; 0 keeps all, those of stopped trials, too.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
@@ -84,6 +86,7 @@ def run(
             metric=(metric, sign),
             listeners=listeners,
             trial_timeout=trial_timeout,
+            keep_models=keep_models,
         )
         if not conductor.over():
             _drive(conductor, store, cohorts, metric, resources, at_once, plugins)

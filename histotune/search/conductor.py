@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histotune import files, memory
+from histotune.disk import Keeper
 from histotune.errors import TrialFailed
 from histotune.search._events import EXHAUSTED, FAILURES, TIME, TRIALS, Budget, Listener, Summary
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, Journal
@@ -64,6 +65,7 @@ class Conductor:
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
         listeners: hear of everything, after it was decided.
         trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `Watch` has them.
+        keep_models: complete trials whose weights are kept, as `Keeper` has it.
         clock: seconds that only grow.
     """
 
@@ -80,6 +82,7 @@ class Conductor:
         metric: tuple[str, int],
         listeners: Sequence[Listener] = (),
         trial_timeout: float | None = None,
+        keep_models: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
@@ -96,6 +99,7 @@ class Conductor:
         self._begun: set[int] = set()
         self._watch = Watch(trial_timeout, longest=history.longest)
         self._hung: set[int] = set()
+        self._keeper = Keeper(store, keep_models)
         self._stillborn = 0
         self._notes: list[str] = []
         self._began = clock()
@@ -157,6 +161,7 @@ class Conductor:
         self._proposer.ended(number, value, infeasible=record.kind == memory.INFEASIBLE)
         self._history.ended += 1
         self._counts[record.state] += 1
+        self._keeper.ended(record)
         self._events.append(("ended", (record,)))
         self._count_failure(record)
 
