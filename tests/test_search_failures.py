@@ -166,8 +166,7 @@ def test_who_joins_looks_on_and_takes_over_what_is_left(
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from histotune.splits import TrainingData
-from histotune.store import StudyStore\n"
+        "from histotune.store import StudyStore\n"
         "with StudyStore(Path(sys.argv[1])).lock('histotune search'):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"
