@@ -12,7 +12,7 @@ from pathlib import Path
 
 from histotune import files, memory
 from histotune.config import TrialConfig
-from histotune.errors import StudyError
+from histotune.errors import ConfigError, StudyError
 from histotune.metrics import direction
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord
 
@@ -31,9 +31,14 @@ class Keeper:
 
     Args:
         keep: how many; 0 keeps the weights of every trial.
+
+    Raises:
+        ConfigError: `keep` is negative.
     """
 
     def __init__(self, store: StudyStore, keep: int) -> None:
+        if keep < 0:
+            raise ConfigError(f"keep_models must be at least 0, got {keep}")
         self._store, self._keep = store, keep
         self._sign, self._metric = 0, ""
         self._best: list[tuple[float, int]] = []  # a heap, the worst first; of equals the later trial is worse

@@ -84,10 +84,12 @@ def limit(device: torch.device, share: float = 1.0) -> float:
         own = torch.cuda.memory_allocated(device)
         free += torch.cuda.memory_reserved(device) - own
         return min(free, share * total - own)
-    space, resident = (int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:2])
+    space, resident, mapped = (
+        int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:3]
+    )
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     address = float("inf") if soft == resource.RLIM_INFINITY else soft - space
-    return min(address, share * total_memory() - resident)
+    return min(address, share * total_memory() - (resident - mapped))  # all trials share the mapped images
 
 
 def total_memory() -> int:

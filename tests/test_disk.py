@@ -14,7 +14,7 @@ from histotune.begin import Places
 from histotune.cli import app
 from histotune.config import TrialConfig
 from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
-from histotune.errors import StudyError
+from histotune.errors import ConfigError, StudyError
 from histotune.export import export_ensemble, export_trial
 from histotune.merge import merge
 from histotune.search.cluster import temporary_folder
@@ -56,6 +56,11 @@ def test_weights_of_stopped_trials_go_at_once_and_zero_keeps_all(small_study: St
     assert kept(small_study) == set()
 
 
+def test_a_negative_number_to_keep_is_refused(small_study: StudyStore) -> None:
+    with pytest.raises(ConfigError, match="keep_models must be at least 0, got -1"):
+        Keeper(small_study, -1)
+
+
 def test_members_of_ensembles_stay(trained_study: StudyStore) -> None:
     merged = merge(trained_study, top=2)
     assert {one.path.parent.name for one in waste(trained_study, 0)} == {
@@ -75,6 +80,9 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     running = trained_study.trial_folder(4)
     running.mkdir()
     (running / CHECKPOINT).write_bytes(b"0" * 7000)
+    control = trained_study.controls / "colour"
+    control.mkdir(parents=True)
+    (control / WEIGHTS).write_bytes(b"0")
     temporary_folder(trained_study).mkdir()
     (tmp_path / "cache" / "old").mkdir(parents=True)
     (tmp_path / "cache" / "old" / "cohort.json").write_text('{"digest": "nobody"}')
@@ -93,7 +101,7 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     assert trained_study.trials() == before
     assert len(kept(trained_study)) == 2
     assert (running / CHECKPOINT).exists(), "an unfinished trial goes on from it"
-    assert all((folder / "metrics.json").exists() for folder in trained_study.controls.glob("*"))
+    assert (control / WEIGHTS).exists(), "controls stay"
     assert tidy(places, keep=2).found == []
 
 

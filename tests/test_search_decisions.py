@@ -15,8 +15,9 @@ from histotune.config import TrialConfig
 from histotune.errors import StudyError
 from histotune.memory import INFEASIBLE
 from histotune.search import Budget
-from histotune.search.conductor import STARTS, STOP, Conductor
+from histotune.search.conductor import STOP, Conductor
 from histotune.search.journal import RECORD, Journal
+from histotune.search.mishaps import STARTS
 from histotune.search.resume import take_up
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import build_scheduler

@@ -10,17 +10,14 @@ from typing import Any
 
 from histotune import files, memory
 from histotune.disk import Keeper
-from histotune.errors import TrialFailed
 from histotune.search._events import EXHAUSTED, FAILURES, TIME, TRIALS, Budget, Listener, Summary
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, Journal
+from histotune.search.mishaps import Mishaps
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import Scheduler
 from histotune.search.watch import Watch
-from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
-FAILURES_IN_A_ROW = 5
-STARTS = 3  # of a trial whose worker dies under it; the last death is its result
-STILLBIRTHS = 5  # workers in a row that die before they begin: it is not the trial's fault, and will not get better
 STOP = "stop"  # file in a trial folder: the worker that finds it ends the trial there
 
 
@@ -93,14 +90,10 @@ class Conductor:
         self._live: dict[int, Mapping[str, Any]] = {}
         self._events: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._counts: Counter[str] = Counter()
-        self._row: tuple[str, int] = ("", 0)  # kind of the latest failures, and how many in a row
         self._end: tuple[str, str] | None = None
         self._exhausted = False
-        self._begun: set[int] = set()
-        self._watch = Watch(trial_timeout, longest=history.longest)
-        self._hung: set[int] = set()
+        self._mishaps = Mishaps(history.deaths, Watch(trial_timeout, longest=history.longest))
         self._keeper = Keeper(store, keep_models)
-        self._stillborn = 0
         self._notes: list[str] = []
         self._began = clock()
 
@@ -130,17 +123,14 @@ class Conductor:
 
     def begun(self, number: int) -> None:
         """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
-        if number not in self._begun:
-            self._watch.heard(number)
-        self._begun.add(number)
-        self._stillborn = 0
+        self._mishaps.begun(number)
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Hear of an epoch; return whether the trial is to stop, which its folder then says, too.
 
         The first trial, the space's default, always runs to its end: everything is compared with it.
         """
-        self._watch.heard(number, epoch=True)
+        self._mishaps.epoch(number)
         value = metrics[self._metric]
         if value == value:
             self._journal.report(number, epoch, value)
@@ -152,7 +142,7 @@ class Conductor:
 
     def ended(self, number: int) -> None:
         """Hear that a trial's folder is complete; a trial is counted once, however often it is said."""
-        self._watch.forget(number)
+        self._mishaps.gone(number)
         if self._live.pop(number, None) is None:
             return
         record = read_record(self._store.trial_folder(number), number)
@@ -163,13 +153,12 @@ class Conductor:
         self._counts[record.state] += 1
         self._keeper.ended(record)
         self._events.append(("ended", (record,)))
-        self._count_failure(record)
+        self._mishaps.count(record)
+        self._end_if_hopeless()
 
     def hanging(self) -> list[int]:
         """Return the trials that have been silent for too long, each once: their workers are to be killed."""
-        hung = self._watch.look(self._clock())
-        self._hung.update(hung)
-        return hung
+        return self._mishaps.hanging(self._clock())
 
     def died(self, number: int, reason: str, *, starved: bool = False) -> None:
         """Hear that a trial's worker is gone: the trial starts again from its checkpoint, a few times at most.
@@ -178,45 +167,22 @@ class Conductor:
             starved: it was killed for want of memory: the trial goes on in half the micro-batch, as often as that can
                 be, and then it is infeasible.
         """
-        self._watch.forget(number)
+        self._mishaps.gone(number)
         if number not in self._live:
             return
-        if read_record(self._store.trial_folder(number), number) is not None:
+        folder = self._store.trial_folder(number)
+        if read_record(folder, number) is not None:
             self.ended(number)
             return
-        if number not in self._begun:
-            self._stillborn += 1
-            self._waiting.appendleft((number, self._live.pop(number)))
-            if self._stillborn >= STILLBIRTHS:
-                self.finish(FAILURES, f"{STILLBIRTHS} workers in a row died before they began: {reason}")
-            return
-        self._begun.discard(number)
-        if starved:
-            self._starved(number, reason)
-            return
-        if number in self._hung:
-            reason = f"no epoch for {self._watch.limit:.0f} s, so it was killed"
-        self._history.deaths[number] += 1
-        deaths = self._history.deaths[number]
-        self._journal.note(number, DEATHS, deaths)
-        if deaths < STARTS:
-            self._hung.discard(number)
-            self._waiting.appendleft((number, self._live.pop(number)))
-            return
-        from histotune.train import fail  # torch: the driver needs it for nothing else
-
-        folder = self._store.trial_folder(number)
-        kind = "hung" if number in self._hung else "killed"
-        fail(folder, TrialFailed(kind, f"its worker died {deaths} times, the last time: {reason}"))
-        self.ended(number)
-
-    def _starved(self, number: int, reason: str) -> None:
-        folder = self._store.trial_folder(number)
-        failure = memory.verdict(folder, TrialFailed(memory.OUT_OF_MEMORY, reason))
+        before = self._mishaps.deaths(number)
+        failure = self._mishaps.died(number, folder, reason, starved=starved)
+        if (deaths := self._mishaps.deaths(number)) != before:
+            self._journal.note(number, DEATHS, deaths)
         if failure is None:
             self._waiting.appendleft((number, self._live.pop(number)))
+            self._end_if_hopeless()
             return
-        from histotune.train import fail
+        from histotune.train import fail  # torch: the driver needs it for nothing else
 
         fail(folder, failure)
         self.ended(number)
@@ -276,14 +242,9 @@ class Conductor:
         self._events.append(("started", (number, config)))
         return Assignment(number, config)
 
-    def _count_failure(self, record: TrialRecord) -> None:
-        kind, times = self._row
-        if record.state != FAILED:
-            self._row = ("", 0)
-            return
-        self._row = (record.kind, times + 1 if record.kind == kind else 1)
-        if self._row[1] >= FAILURES_IN_A_ROW:
-            self.finish(FAILURES, f"{FAILURES_IN_A_ROW} trials in a row failed with {record.kind}: {record.reason}")
+    def _end_if_hopeless(self) -> None:
+        if self._mishaps.end:
+            self.finish(FAILURES, self._mishaps.end)
 
 
 def settle(journal: Journal, record: TrialRecord, metric: str) -> float | None:
