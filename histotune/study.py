@@ -180,19 +180,9 @@ def search(
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
     summary = run_search(
-        store,
-        loaded,
-        folders,
-        budget,
-        resources,
-        sampler=sampler,
-        scheduler=scheduler,
-        seed=store.settings().seed,
-        plugins=PLUGINS,
-        listeners=[tracker, *listeners],
-        trial_timeout=trial_timeout,
-        keep_models=keep_models,
-    )
+        store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
+        plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
+    )  # fmt: skip
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
@@ -208,7 +198,9 @@ def _check_room(
     keep: int,
     said: Callable[[str], None] | None,
 ) -> None:
-    left = None if budget.trials is None else max(0, budget.trials - len(store.trials()))
+    left = None if budget.trials is None else budget.trials - len(store.trials())
+    if left is not None and left <= 0:
+        return
     cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
     config = TrialConfig.from_dict(space.default())
     line = preflight(store, config, trials=left, at_once=at_once, keep=keep, cpus=cpus, gpus=gpus)
