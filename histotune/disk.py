@@ -40,7 +40,7 @@ class Keeper:
         if keep < 0:
             raise ConfigError(f"keep_models must be at least 0, got {keep}")
         self._store, self._keep = store, keep
-        self._sign, self._metric = 0, ""
+        self._sign, self._metric = 0.0, ""
         self._best: list[tuple[float, int]] = []  # a heap, the worst first; of equals the later trial is worse
         if keep:
             self._metric = store.settings().metric
