@@ -201,6 +201,24 @@ def show_space(
     )
 
 
+@app.command(epilog=_examples("gc", "gc idc --keep 5 --yes"))
+def gc(
+    study: given.OptionalStudyArgument = None,
+    keep: Annotated[int, typer.Option(help="Best trials of each study whose weights stay.", min=0)] = 10,
+    yes: Annotated[bool, typer.Option("--yes", help="Free it; without, it is only shown.")] = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Show what can be freed on disk in STUDY, or in all studies and the cache; results and controls always stay."""
+    from histotune import cli_show
+    from histotune.begin import Places
+    from histotune.tidy import tidy
+
+    tidied = tidy(Places.of(runs, cache), study, keep=keep, remove=yes)
+    cli_show.tidied(tidied, removed=yes, json_wanted=json_wanted)
+
+
 @app.command(epilog=_examples("ui --port 5000"))
 def ui(
     runs: given.RunsOption = None,

@@ -38,6 +38,9 @@ PresetOption = Annotated[
     typer.Option("--preset", help="A published configuration; see `list presets`.", autocompletion=_presets),
 ]
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_studies)]
+OptionalStudyArgument = Annotated[
+    str | None, typer.Argument(help="Name of a study; all of them if left out.", autocompletion=_studies)
+]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
 RunsOption = Annotated[
@@ -80,4 +83,20 @@ GpusOption = Annotated[
 ]
 ConcurrentOption = Annotated[
     int | None, typer.Option("--max-concurrent", help="Trials at once; as many as fit.", min=1)
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--trial-timeout",
+        help="Seconds without an epoch after which a trial counts as hung; 0: never.",
+        show_default="10 x the longest epoch, at least 600",
+        min=0.0,
+    ),
+]
+JoinOption = Annotated[
+    bool,
+    typer.Option("--join", help="Look on when another process searches in this study; take over what it leaves."),
+]
+KeepModelsOption = Annotated[
+    int, typer.Option("--keep-models", help="Best trials whose weights are kept; 0: of every trial.", min=0)
 ]

@@ -33,6 +33,9 @@ class Display:
     def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
         """Hear that a search starts or goes on, and what is spent of its budget; the search keeps the ledger."""
 
+    def say(self, line: str) -> None:
+        """Hear a line for a person."""
+
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         """Hear that a trial runs."""
 
@@ -59,13 +62,13 @@ class PlainDisplay(Display):
     def progress(self, what: str, done: int, total: int) -> None:
         """Print the end of a stage only."""
         if done == total:
-            self._say(f"{what}: {done}/{total}")
+            self.say(f"{what}: {done}/{total}")
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Print an epoch of a single training."""
         shown = ("train_loss", "balanced_accuracy", "auroc")
         figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
-        self._say(f"epoch {epoch}: {figures}")
+        self.say(f"epoch {epoch}: {figures}")
 
     def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
         """Take up what an earlier search left."""
@@ -73,11 +76,11 @@ class PlainDisplay(Display):
         self.metric, self.budget, self.ledger = settings.metric, budget, ledger
         self.began_at = time.monotonic()
         if settings.training:
-            self._say(f"training part {settings.training}")
+            self.say(f"training part {settings.training}")
         for record in store.trials():
             self._count(record)
         if ledger.ended:
-            self._say(f"study {store.folder.name!r} goes on: {self._spent()}")
+            self.say(f"study {store.folder.name!r} goes on: {self._spent()}")
 
     def ended(self, record: TrialRecord) -> None:
         """Print a trial's result and the best so far."""
@@ -85,7 +88,7 @@ class PlainDisplay(Display):
         result = f"{record.metrics[self.metric]:.4f}" if record.state == COMPLETE else record.reason or record.state
         best = f"best {self.best.metrics[self.metric]:.4f} (trial {self.best.number})" if self.best else "none complete"
         after = f"after {record.epochs} epochs, {record.seconds:.0f} s"
-        self._say(f"[{self._spent()}] trial {record.number}: {result} {after}; {best}")
+        self.say(f"[{self._spent()}] trial {record.number}: {result} {after}; {best}")
 
     def _count(self, record: TrialRecord) -> None:
         if record.state == COMPLETE and (self.best is None or self._better(record, self.best)):
@@ -98,7 +101,8 @@ class PlainDisplay(Display):
     def _spent(self) -> str:
         return self.budget.spent(self.ledger, time.monotonic() - self.began_at)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -44,6 +44,9 @@ def search(
     cpus_per_trial: given.CpusOption = 1.0,
     gpus_per_trial: given.GpusOption = None,
     max_concurrent: given.ConcurrentOption = None,
+    trial_timeout: given.TimeoutOption = None,
+    join: given.JoinOption = False,
+    keep_models: given.KeepModelsOption = 20,
     fix: given.FixOption = None,
     range_: given.RangeOption = None,
     choices: given.ChoicesOption = None,
@@ -63,9 +66,10 @@ def search(
             space, data=data, trials=trials, time=time, epochs_total=epochs_total, patience=patience,
             start_with=start_with or [], warm_start=warm_start, study=study,
             metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, imbalance=imbalance, seed=seed,
-            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [],
-            ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache,
-            tracking_uri=tracking_uri, progress=display.progress, opened=display.began, listeners=[display],
+            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent,
+            trial_timeout=trial_timeout, join=join, keep_models=keep_models, fix=fix or [], ranges=range_ or [],
+            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
+            progress=display.progress, opened=display.began, said=display.say, listeners=[display],
         )  # fmt: skip
     cli_show.study(found, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:

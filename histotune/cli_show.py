@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from histotune.disk import megabytes
 from histotune.files import without_nan, write_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from histotune.space import Space
     from histotune.store import TrialRecord
     from histotune.study import Study
+    from histotune.tidy import Tidied
 
 SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
 ROWS = 25
@@ -98,6 +100,25 @@ def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     if training:
         typer.echo(_thinned(training))
     typer.echo(f"Folder: {record.folder}")
+
+
+def tidied(found: Tidied, *, removed: bool, json_wanted: bool) -> None:
+    """Print what can be freed, or was, by kind."""
+    if json_wanted:
+        rows = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in found.found]
+        as_json({"found": rows, "freed": found.freed, "skipped": found.skipped})
+        return
+    sizes: dict[str, list[int]] = {}
+    for one in found.found:
+        sizes.setdefault(one.why, []).append(one.size)
+    as_table([{"what": why, "how many": len(s), "size": megabytes(sum(s))} for why, s in sizes.items()])
+    total = megabytes(sum(one.size for one in found.found))
+    if found.skipped:
+        typer.echo(f"Left out, because they are in use: {', '.join(found.skipped)}")
+    if removed or not found.found:
+        typer.echo(f"Freed {megabytes(found.freed)}" if removed else "Nothing to free")
+    else:
+        typer.echo(f"{total} can be freed: the same command with --yes does it")
 
 
 def cohort(prepared: Cohort, *, json_wanted: bool) -> None:

@@ -5,6 +5,7 @@ torch is imported inside the functions: the command line reads this module befor
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
@@ -56,6 +57,15 @@ def set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, threads))
+
+
+def free_memory() -> None:
+    """Let go of what a training left that ran out of memory: its tensors hang on its error in a circle."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def autocast_dtype(precision: str, device: torch.device, *, dense: bool) -> torch.dtype | None:

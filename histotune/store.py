@@ -190,6 +190,10 @@ class StudyStore:
         """Hold the study for one writer."""
         return files.lock(self.folder / "lock", doing)
 
+    def holder(self) -> str:
+        """Say which process holds the study; "" when none does."""
+        return files.holder(self.folder / "lock")
+
     def create(self, settings: StudySettings, cohort: Cohort, split: Split, labels: np.ndarray) -> None:
         """Write the study's fixed files; `study.json` comes last and makes it exist.
 

@@ -15,6 +15,7 @@ import pandas as pd
 from histotune.begin import Places, Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
+from histotune.disk import KEEP, preflight
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
@@ -25,10 +26,12 @@ from histotune.presets import starting_point
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Ledger, Listener, Resources, Summary
 from histotune.search import run as run_search
+from histotune.search.follow import follow
 from histotune.search.samplers import check_sampler
 from histotune.search.schedule import build_scheduler
 from histotune.search.start import begin_with, read_starts
-from histotune.space import check_config, load_space, set_values
+from histotune.search.watch import Watch
+from histotune.space import Space, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
 from histotune.train import run_trial
@@ -124,6 +127,9 @@ def search(
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float | None = None,
     max_concurrent: int | None = None,
+    trial_timeout: float | None = None,
+    join: bool = False,
+    keep_models: int = KEEP,
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
@@ -133,6 +139,7 @@ def search(
     tracking_uri: str | None = None,
     progress: Progress | None = None,
     opened: Callable[[StudyStore, Budget, Ledger], None] | None = None,
+    said: Callable[[str], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Study:
     """Search a space for its best configuration; the same call again continues the study where it stood.
@@ -155,7 +162,12 @@ def search(
         imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         progress: hears how far preparations are; `opened` hears when the trials begin (store, budget, what is
-            spent of it, which the search keeps up to date).
+            spent of it, which the search keeps up to date), `said` a line with what they will need and what there is.
+        trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
+            is ten times the longest epoch so far, at least ten minutes; 0 is never.
+        join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
+            over where it leaves something undone; `time` counts from this call. Else that is an error.
+        keep_models: how many of the best trials keep their weights; 0 keeps all. Results and predictions always stay.
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
@@ -163,7 +175,8 @@ def search(
     """
     budget = Budget.of(trials=trials, time=time, epochs_total=epochs_total, patience=patience)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
-    resources.check()
+    at_once = resources.check()
+    Watch(trial_timeout)
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     check_sampler(sampler, loaded)  # here and below: refused before anything is prepared
@@ -171,25 +184,21 @@ def search(
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
+    there = StudyStore(place.runs / (study or loaded.name))
+    if join and there.exists() and there.holder():
+        budget = budget.after(follow(there, budget, listeners, opened))
+        progress = opened = None  # they are past that
     store, prepared = begin(wanted, study, place, progress)
+    _check_room(store, loaded, budget, resources, at_once, keep_models, said)
     start = begin_with(store, loaded, first, other)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
     summary = run_search(
-        store,
-        loaded,
-        folders,
-        budget,
-        resources,
-        sampler=sampler,
-        scheduler=scheduler,
-        seed=store.settings().seed,
-        plugins=PLUGINS,
-        listeners=[tracker, *listeners],
-        opened=None if opened is None else functools.partial(opened, store, budget),
-        start=start,
-    )
+        store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
+        plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
+        opened=None if opened is None else functools.partial(opened, store, budget), start=start,
+    )  # fmt: skip
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
@@ -202,6 +211,25 @@ def _other_study(name: str | os.PathLike[str], place: Places) -> StudyStore:
     store = named if named.exists() or not StudyStore(Path(name)).exists() else StudyStore(Path(name))
     store.settings()  # there is none: says so, and offers the nearest
     return store
+
+
+def _check_room(
+    store: StudyStore,
+    space: Space,
+    budget: Budget,
+    resources: Resources,
+    at_once: int,
+    keep: int,
+    said: Callable[[str], None] | None,
+) -> None:
+    left = None if budget.trials is None else budget.trials - len(store.trials())
+    if left is not None and left <= 0:
+        return
+    cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
+    config = TrialConfig.from_dict(space.default())
+    line = preflight(store, config, trials=left, at_once=at_once, keep=keep, cpus=cpus, gpus=gpus)
+    if said is not None:
+        said(f"{'trials' if left is None else f'{left} trials'}, {line}")
 
 
 def train(

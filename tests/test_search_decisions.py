@@ -13,10 +13,12 @@ from optuna.trial import TrialState
 
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
+from histotune.memory import INFEASIBLE
 from histotune.search import Budget
 from histotune.search.budget import STARTUP, Ledger
-from histotune.search.conductor import STARTS, STOP, Conductor
+from histotune.search.conductor import STOP, Conductor
 from histotune.search.journal import RECORD, Journal
+from histotune.search.mishaps import STARTS
 from histotune.search.resume import ledger, take_up
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import build_scheduler
@@ -85,6 +87,8 @@ class Workers:
         ended = read_record(folder) is not None
         if not ended and self.outcome(number) == FAILED:
             self.write(folder, FAILED, {}, 0)
+        elif not ended and self.outcome(number) == INFEASIBLE:
+            self.write(folder, FAILED, {}, 0, INFEASIBLE)
         elif not ended and (folder / STOP).exists():
             self.write(folder, STOPPED, {METRIC: values[done - 1]}, done)
         elif not ended:
@@ -99,8 +103,10 @@ class Workers:
         conductor.ended(number)
         return True
 
-    def write(self, folder: Path, state: str, metrics: Mapping[str, float], epochs: int) -> None:
-        failure = {"kind": "nan_loss", "reason": "made-up"} if state == FAILED else {}
+    def write(
+        self, folder: Path, state: str, metrics: Mapping[str, float], epochs: int, kind: str = "nan_loss"
+    ) -> None:
+        failure = {"kind": kind, "reason": "made-up"} if state == FAILED else {}
         write_record(folder, {"state": state, "metrics": metrics, "epochs": epochs, **failure})
 
 
@@ -164,6 +170,24 @@ def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, s
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     seen = Proposer(space, "tpe", seed=0, maximize=True, history=trials)._seen.get_trials()
     assert [(t.params, t.value) for t in seen] == [(t.params, t.value) for t in complete]
+
+
+def test_the_sampler_learns_what_does_not_fit_and_a_continued_search_still_knows(
+    store: StudyStore, space: Space
+) -> None:
+    journal = Journal(store.journal, "tests", maximize=True)
+
+    def outcome(number: int) -> str:
+        fits = journal.trials()[number].params["optimizer.learning_rate"] < 1e-2
+        return COMPLETE if fits else INFEASIBLE
+
+    for trials in (20, 40):  # the second search knows it from the journal alone
+        Workers(store, outcome).work(begin(store, space, trials, journal=journal))
+    unfit = np.array([outcome(number) == INFEASIBLE for number in range(40)])
+    assert unfit.sum() > 2
+    assert unfit[20:].mean() < 0.3, "of a space of which a third does not fit"
+    seen = Proposer(space, "tpe", seed=0, maximize=True, history=journal.trials())._seen.get_trials()
+    assert [bool(trial.constraints) for trial in seen] == unfit.tolist()
 
 
 def test_facts_of_a_hidden_trial_stay_in_the_journal(store: StudyStore, space: Space) -> None:
@@ -320,6 +344,36 @@ def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyStore, s
     assert (records[1].state, records[1].kind) == (FAILED, "killed")
     assert f"died {STARTS} times" in records[1].reason
     assert [records[n].state for n in (0, 2, 3)] == [COMPLETE] * 3
+
+
+def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(store: StudyStore, space: Space) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    conductor = begin(store, space, 4, clock=clock, trial_timeout=100.0)
+    for _ in range(STARTS):
+        assignment = conductor.next()
+        assert assignment is not None
+        assert assignment.number == 0
+        store.trial_folder(0).mkdir(parents=True, exist_ok=True)
+        conductor.begun(0)
+        for seconds in range(95, 0, -5):
+            now += 5
+            assert conductor.hanging() == [], f"{seconds} s too early"
+        conductor.reported(0, 1, {METRIC: 0.5})
+        now += 1e9  # the clock jumps
+        assert conductor.hanging() == []
+        found: list[int] = []
+        for _ in range(30):
+            now += 5
+            found += conductor.hanging()
+        assert found == [0]
+        conductor.died(0, "killed by signal 9")
+    record = store.trials()[0]
+    assert (record.state, record.kind) == (FAILED, "hung")
+    assert "no epoch for 100 s" in record.reason
 
 
 def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: StudyStore, space: Space) -> None:

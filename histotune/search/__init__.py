@@ -34,6 +34,8 @@ def run(
     plugins: Sequence[Path] = (),
     opened: Callable[[Ledger], None] | None = None,
     start: Start | None = None,
+    trial_timeout: float | None = None,
+    keep_models: int = 0,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -50,6 +52,9 @@ def run(
         plugins: folders whose components the workers shall know, too.
         opened: hears, before the first trial runs, of the ledger that the search will keep.
         start: what it begins with beyond the space's default.
+        trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
+            so far, 0 waits for ever.
+        keep_models: complete trials whose weights are kept, the best ones; 0 keeps all, those of stopped trials, too.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
@@ -88,6 +93,8 @@ def run(
             metric=(metric, sign),
             listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
+            trial_timeout=trial_timeout,
+            keep_models=keep_models,
         )
         if opened is not None:
             opened(history.ledger)
@@ -122,6 +129,7 @@ def _drive(
             cohorts=cohorts,
             metric=metric,
             resources=resources,
+            at_once=at_once,
             scratch=scratch,
             plugins=plugins,
         )

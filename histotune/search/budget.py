@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from histotune.errors import ConfigError
 
@@ -99,6 +99,10 @@ class Budget:
         if trials is None and time is None and epochs_total is None and patience is None:
             return cls(DEFAULT_TRIALS)
         return cls(trials, None if time is None else _seconds(time), epochs_total, patience)
+
+    def after(self, seconds: float) -> Budget:
+        """Return what is left when some of the time has gone by already."""
+        return self if self.seconds is None else replace(self, seconds=max(1e-3, self.seconds - seconds))
 
     def full(self, ended: int) -> bool:
         """Whether that many trials are all that were asked for."""

@@ -70,6 +70,11 @@ def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) ->
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def temporary_folder(store: StudyStore) -> Path:
+    """Return where Ray keeps its files while the study is searched."""
+    return _folder(_mark(store))
+
+
 def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
     """Kill every process that a search with this mark started, and return how many there were."""
     found = _marked(mark)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from histotune.search._events import INTERRUPTED, Resources
+from histotune import memory
+from histotune.search._events import FAILURES, INTERRUPTED, Resources
 from histotune.search._signals import Signals
 from histotune.search.conductor import Assignment, Conductor
-from histotune.search.worker import ENDED, EPOCH, METRICS, TrialWorker
+from histotune.search.worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
 
 
 class _SearchOver(BaseException):
@@ -37,27 +41,40 @@ class Bridge:
         self.error: BaseException | None = None
         self._signals = signals
         self._describe = describe
+        self._kills = memory.oom_kills()
+        self._workers: dict[int, tuple[str, int]] = {}
 
     def suggest(self) -> Mapping[str, Any] | None:
         """Return the next trial's description for a worker, or None when none is to run now."""
-        assignment = self.conductor.next()
-        return None if assignment is None else self._describe(assignment)
+        with self._kept():
+            assignment = self.conductor.next()
+            return None if assignment is None else self._describe(assignment)
+        return None
 
     def on_result(self, number: int, result: Mapping[str, Any]) -> str:
         """Hear a worker's answer and say what Tune shall do with the trial."""
         with self._kept():
+            if PROCESS in result:
+                self._workers[number] = result[NODE], result[PROCESS]
             self.conductor.begun(number)
             if EPOCH in result:
                 # a worker that is to stop hears of it through the trial's folder when it is asked to go on
                 self.conductor.reported(number, result[EPOCH], dict(result[METRICS]))
+            if NOTE in result:
+                self.conductor.remark(result[NOTE])
+            if DISK in result:
+                self.conductor.finish(FAILURES, result[DISK])
             if result[ENDED]:
                 self.conductor.ended(number)
         return str(FIFOScheduler.STOP if result[ENDED] or self.error else FIFOScheduler.CONTINUE)
 
     def on_error(self, number: int, trace: str) -> None:
         """Hear that a worker is gone, and what Ray says of it."""
+        kills, before = memory.oom_kills(), self._kills
+        self._kills = kills
         with self._kept():
-            self.conductor.died(number, reason_of(trace))
+            starved = kills > before or "OutOfMemoryError" in trace  # the kernel's word, or Ray's memory monitor's
+            self.conductor.died(number, reason_of(trace), starved=starved)
 
     def on_step(self) -> None:
         """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
@@ -68,15 +85,32 @@ class Bridge:
             self.conductor.finish(INTERRUPTED, f"interrupted by {name}; the same command goes on from here")
         if self.conductor.over():
             raise _SearchOver
+        for number in self.conductor.hanging():
+            kill_process(*self._workers[number])
         if not self.conductor.hungry:
             self.conductor.deliver()
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
+        """Keep an error of the block; of several the first, whose consequences the others may be."""
         try:
             yield
         except BaseException as error:
-            self.error = error
+            self.error = self.error or error
+
+
+def kill_process(node: str, process: int) -> None:
+    """Kill a worker with SIGKILL, which needs nothing of it, on the node where it runs; Ray hears of it by itself."""
+
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):  # it died meanwhile
+            os.kill(process, signal.SIGKILL)
+
+    if node == ray.get_runtime_context().get_node_id():
+        kill()
+        return
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
 
 
 def reason_of(trace: str) -> str:
@@ -99,6 +133,7 @@ def drive(
     cohorts: Mapping[int, Path],
     metric: str,
     resources: Resources,
+    at_once: int,
     scratch: Path,
     plugins: Sequence[Path] = (),
 ) -> None:
@@ -112,6 +147,7 @@ def drive(
             "cohort": str(cohorts[assignment.config["image_size"]]),
             "metric": metric,
             "threads": resources.threads,
+            "share": resources.gpus if 0 < resources.gpus < 1 else 1.0 if resources.gpus else 1 / at_once,
             "plugins": [str(folder) for folder in plugins],
         }
 

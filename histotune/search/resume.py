@@ -20,10 +20,12 @@ def take_up(store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric
     - An ended folder that the journal does not know, because the journal was lost: kept, and counted.
     - What the scheduler heard of every trial it hears again, and decides where a crash came before its decision.
     """
-    _adopt(store, journal)
+    records = store.trials()
+    _adopt(journal, records)
     for order, record in enumerate(_unheard(store, journal), start=_ended(journal)):
         settle(journal, record, metric, order=order)
-    history = History(ledger(journal.trials(), sign))
+    longest = max((r.seconds / r.epochs for r in records if r.epochs), default=0.0)
+    history = History(ledger(journal.trials(), sign), longest=longest)
     for trial in journal.trials():
         if DIGEST in trial.user_attrs:
             history.digests[trial.user_attrs[DIGEST]] = trial.number
@@ -80,10 +82,10 @@ def _catch_up(
         files.write_text(folder / STOP, "decided after an interruption\n")
 
 
-def _adopt(store: StudyStore, journal: Journal) -> None:
+def _adopt(journal: Journal, records: list[TrialRecord]) -> None:
     """Give the journal what only the folders know, up to the last ended one; a number is never given twice."""
     known = len(journal.trials())
-    lost: dict[int, TrialRecord] = {record.number: record for record in store.trials() if record.number >= known}
+    lost: dict[int, TrialRecord] = {record.number: record for record in records if record.number >= known}
     for number in range(known, max(lost, default=-1) + 1):
         record = lost.get(number)
         journal.adopt({} if record is None else {DIGEST: record.digest, RECORD: facts(record)})

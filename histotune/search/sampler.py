@@ -14,7 +14,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
-from histotune.search.journal import CONFIG
+from histotune.memory import INFEASIBLE
+from histotune.search.journal import CONFIG, RECORD
 from histotune.search.samplers import GRID, build_sampler, draws
 from histotune.search.start import Known, Start
 from histotune.space import Condition, Space
@@ -38,7 +39,8 @@ class Proposer:
     """Asks a sampler for configurations over a study in memory that holds only what the sampler may see.
 
     It sees complete trials with their value and running ones without (so that it does not propose beside them).
-    Trials that were stopped or failed, and trials from outside the present space, it does not see.
+    Trials that were stopped or failed, and trials from outside the present space, it does not see; but those for which
+    the memory does not suffice it sees as violating a constraint, so that it learns where the boundary runs.
 
     In a conditional space no option starves because another was lucky early: as long as one was proposed fewer than
     `MIN_DRAWS` times, in whatever state its trials ended, the least proposed option is forced, together with others
@@ -125,13 +127,15 @@ class Proposer:
         """Hear that the last proposal runs as trial `number`."""
         self._drafts[number] = self._draft
 
-    def ended(self, number: int, value: float | None) -> None:
-        """Hear how a trial ended: with a value to learn from, or with None, which hides it."""
+    def ended(self, number: int, value: float | None, *, infeasible: bool = False) -> None:
+        """Hear how a trial ended: with a value to learn from, or with None, which hides it unless it is infeasible."""
         draft = self._drafts.pop(number, None)
         if draft is None:
             return
         if value is None:
-            self._seen.tell(draft, state=TrialState.FAIL)
+            told = self._seen.tell(draft, state=TrialState.FAIL)
+            if infeasible:
+                self._seen.add_trial(_forbidden(told.params, told.distributions))
         else:
             self._seen.tell(draft, value)
 
@@ -145,10 +149,15 @@ class Proposer:
 
     def _show(self, trial: FrozenTrial) -> None:
         """Add an earlier trial as it would stand if the present space had proposed it."""
-        if trial.state not in (TrialState.COMPLETE, TrialState.RUNNING) or not self._space.accepts(trial.params):
+        infeasible = trial.user_attrs.get(RECORD, {}).get("kind") == INFEASIBLE
+        known = infeasible or trial.state in (TrialState.COMPLETE, TrialState.RUNNING)
+        if not known or not self._space.accepts(trial.params):
             return
         replay = _Replay(trial.params)
         self._space.suggest(replay)
+        if infeasible:
+            self._seen.add_trial(_forbidden(trial.params, replay.distributions))
+            return
         complete = trial.state == TrialState.COMPLETE
         self._seen.add_trial(
             create_trial(
@@ -168,6 +177,13 @@ def _together(branches: Iterable[Condition]) -> dict[str, str]:
         if all(forced.get(path, option) == option for path, option in branch):
             forced |= dict(branch)
     return forced
+
+
+def _forbidden(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    """Return a trial without a value that violates a constraint: a sampler keeps away from where it lies."""
+    return create_trial(
+        state=TrialState.PRUNED, params=dict(params), distributions=dict(distributions), constraints={"memory": 1.0}
+    )
 
 
 class _Replay:

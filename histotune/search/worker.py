@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune import Trainable
 
-from histotune import runtime
+from histotune import memory, runtime
 from histotune.cohort import load
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
 from histotune.registry import load_plugins
 from histotune.search.conductor import STOP
+from histotune.session import named_failures
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, StudyStore, read_record
 from histotune.train import Epoch, conclude, epochs, fail
 
-EPOCH, METRICS, ENDED = "epoch", "metrics", "ended"  # what a step answers
+# What a step answers: always whether the trial has ended; an epoch; who the worker is; what a person should know; why
+# nobody can go on.
+ENDED, EPOCH, METRICS, NODE, PROCESS, NOTE, DISK = "ended", "epoch", "metrics", "node", "process", "note", "disk"
 
 
 class TrialWorker(Trainable):  # type: ignore[misc]
@@ -43,22 +48,29 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         self._folder = StudyStore(Path(new_config["study"])).trial_folder(new_config["number"])
         self._epochs: Generator[Epoch, None, None] | None = None
         self._begun = False
+        self._note = ""
         return True
 
     def step(self) -> dict[str, Any]:
         """Say that the worker is there, then train one epoch at a time, then end the trial; the one guard around it."""
         if not self._begun:
             self._begun = True  # from here on a death of this process is the trial's
-            return {ENDED: False}
+            return {ENDED: False, NODE: ray.get_runtime_context().get_node_id(), PROCESS: os.getpid()}
         try:
-            return self._advance()
+            with named_failures():
+                return self._advance()
         except TrialFailed as error:
-            failure = error
+            failure = memory.verdict(self._folder, error)
         except HistotuneError as error:
             failure = TrialFailed("error", str(error))
         except Exception as error:
             failure = TrialFailed("error", f"{type(error).__name__}: {error}")
         self._epochs = None
+        if failure is not None and failure.kind == "disk_full":
+            return {ENDED: False, DISK: failure.reason}  # it is not the trial's fault, and there is no place to say so
+        if failure is None:
+            runtime.free_memory()
+            return {ENDED: False}
         fail(self._folder, failure)
         return {ENDED: True}
 
@@ -77,7 +89,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         else:
             epoch = next(self._epochs)
         # pairs, because Ray flattens mappings
-        return {EPOCH: epoch.number, METRICS: list(epoch.metrics.items()), ENDED: epoch.finished}
+        answer = {EPOCH: epoch.number, METRICS: list(epoch.metrics.items()), ENDED: epoch.finished}
+        note, self._note = self._note, ""
+        return answer | ({NOTE: note} if note else {})
 
     def _stop(self) -> dict[str, Any]:
         if self._epochs is not None:
@@ -90,8 +104,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         assert self._epochs is not None
         try:
             return next(self._epochs)
-        except StudyError:
+        except StudyError as error:
             # a damaged checkpoint, or what another configuration left unfinished under this number: train anew
+            self._note = f"trial {self._assignment['number']} began anew: {error}"
             shutil.rmtree(self._folder)
             self._epochs = self._train()
             return next(self._epochs)
@@ -99,7 +114,8 @@ class TrialWorker(Trainable):  # type: ignore[misc]
     def _train(self) -> Generator[Epoch, None, None]:
         given = self._assignment
         data = self._load(given["cohort"])
-        training = epochs(TrialConfig.from_dict(given["config"]), data, self._folder, metric=given["metric"])
+        config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": given["share"]}
+        training = epochs(config, data, self._folder, **how)
         assert isinstance(training, Generator)
         return training
 
