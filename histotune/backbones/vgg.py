@@ -19,7 +19,8 @@ def vgg19(
 
     Args:
         given: shape of an image of at least 32 px; it was made for 224.
-        weights: initial weights: a file (safetensors, or a state dict that loads with `weights_only=True`).
+        weights: initial weights: a file of timm's or torchvision's (safetensors, or a state dict that loads with
+            `weights_only=True`).
         pretrained: fetch timm's own weights from the Hugging Face hub, or take them from its cache.
         batch_norm: normalise after every convolution (timm's vgg19_bn).
         drop_rate: dropout between and after the fully connected layers.
