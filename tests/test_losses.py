@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from histotune.class_balance import effective_number_weights
+from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError
 from histotune.losses import LOSSES, LinearObjective, Objective, ObjectiveInput
+from histotune.losses._affinity import Affinity
+from histotune.space import read_space
 
 WIDTH = 6
 EVERY = pytest.mark.parametrize("name", LOSSES.names())
@@ -110,6 +113,15 @@ def test_autocast_changes_neither_type_nor_much_of_the_value(name: str) -> None:
         assert objective.scores(features.bfloat16()).dtype == torch.float32
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(objective.loss(features, labels).item(), rel=0.05)
+
+
+@EVERY
+def test_arithmetic_is_float32_under_autocast(name: str) -> None:
+    objective, (features, labels) = build(name), batch()
+    scores, loss = objective.scores(features), objective.loss(features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(objective.scores(features), scores)
+        assert torch.equal(objective.loss(features, labels), loss)
 
 
 @EVERY
@@ -394,6 +406,27 @@ def test_bad_parameters_are_named(name: str, params: dict[str, Any], word: str) 
 def test_a_class_without_training_cases_is_refused_by_every_loss(name: str) -> None:
     with pytest.raises(DataError, match=r"at least one case in the training part, got counts \[4, 0\]"):
         LOSSES.build(name, ObjectiveInput(WIDTH, (4, 0)))
+
+
+def test_a_space_ranges_over_the_parameters_of_cfal() -> None:
+    searched = {
+        "lambda": {"low": 0.1, "high": 0.9, "step": 0.1},
+        "sigma": {"low": 10.0, "high": 500.0, "log": True},
+        "detach_modulator": {"choice": [True, False]},
+        "sigma_mode": {"choice": ["absolute", "auto"]},
+    }
+    values: dict[str, Any] = {
+        "dataset": "synthetic",
+        "loss": {"choice": {"cfal": searched, "arcface": {"margin": 0.1}}},
+    }
+    config = TrialConfig.from_dict(read_space(values, "mine").default())
+    assert config.loss.name == "cfal"
+    objective = LOSSES.build(config.loss.name, ObjectiveInput(WIDTH, (4, 4)), **config.loss.params)
+    assert isinstance(objective, Affinity)
+    assert objective.lambda_ == 0.1
+    searched["lambda"] = {"low": 0.1, "high": 1.9}
+    with pytest.raises(ConfigError, match=r"mine: .*'lambda' of loss 'cfal' must lie in \[0, 1\], got 1.9"):
+        read_space(values, "mine")
 
 
 @EVERY
