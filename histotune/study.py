@@ -17,7 +17,7 @@ from histotune.config import TrialConfig
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
-from histotune.leaderboard import Verdict, leaderboard, verdict
+from histotune.leaderboard import Verdict, leaderboard, option_shares, verdict
 from histotune.merge import Merged, merge
 from histotune.predict import load
 from histotune.registry import PLUGINS
@@ -25,7 +25,7 @@ from histotune.search import Budget, Listener, Resources, Summary
 from histotune.search import run as run_search
 from histotune.search.samplers import check_sampler
 from histotune.search.schedule import build_scheduler
-from histotune.space import check_config, load_space, set_values
+from histotune.space import Share, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
 from histotune.train import run_trial
@@ -60,6 +60,10 @@ class Study:
     def leaderboard(self) -> pd.DataFrame:
         """Rank trials, ensembles and controls by the study's metric on the validation part, best first."""
         return leaderboard(self.store)
+
+    def option_shares(self) -> list[Share]:
+        """Return how many trials took each option of each switch of the space."""
+        return option_shares(self.store)
 
     def verdict(self) -> Verdict:
         """Say whether the best model beats the best control beyond noise, on the validation part."""
