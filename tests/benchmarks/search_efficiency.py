@@ -36,7 +36,7 @@ Later, with this file's own scale (best of 2000), on tasks A, 4 at once; the sta
     ours, rungs 2/6/17 (chosen)                              4       .080     .277
     the same, the second trial at a rung is judged, too      4       .088     .282    (.071 and .105 by pairs of seeds)
     ours, rungs 6/17                                         2       .078     .295    (.275 after 20, chosen: .220)
-    chosen, 10 start-up trials                               2       .097     .289    (chosen on these seeds: .080, .271)
+    chosen, 10 start-up trials                               2       .097     .289    (chosen, same seeds: .080, .271)
     chosen, 24 candidates                                    2       .098     .315
     failed: chosen, a quarter of the trials counted as good  2       .142     .350
 
@@ -50,7 +50,7 @@ Then tasks B, on which nothing was chosen, once, 4 seeds, 4 at once, per policy 
     ours (chosen)     .561   .397   .192   .065     .246   .020       3.0x          .201
 
 Ours minus random + ASHA at 50: -.070, standard error over tasks .019. The goals of .050 and of four times fewer
-epochs are not reached; until 10 trainings random + ASHA is ahead, because ours learns from complete trainings only.
+epochs are not reached; until 10 trainings random + ASHA is ahead. One trial at once was not measured.
 """
 
 from __future__ import annotations
