@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from histotune.disk import megabytes
+from histotune.errors import ConfigError
 from histotune.files import without_nan, write_text
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def study(found: Study, *, json_wanted: bool) -> None:
         typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
+    for line in _option_lines(found):
+        typer.echo(line)
     for note in found.summary.notes if found.summary else ():
         typer.echo(f"Note: {note}")
     typer.echo(str(found.verdict()))
@@ -223,6 +226,18 @@ def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
 
 def _thinned(training: str) -> str:
     return f"Training part {training}; validation and test parts are natural."
+
+
+def _option_lines(found: Study) -> list[str]:
+    """Say how the trials are spread over the options of a conditional space, a line for each switch."""
+    try:
+        shares = found.option_shares()
+    except ConfigError as error:
+        return [f"Note: the trials per option are not known: {error}"]
+    spread: dict[str, list[str]] = {}
+    for share in shares:
+        spread.setdefault(share.path, []).append(f"{share.option} {share.trials} ({share.share:.0%})")
+    return [f"Trials by {path}: {', '.join(options)}" for path, options in spread.items()]
 
 
 def _parameters(entry: Mapping[str, Any]) -> list[str]:

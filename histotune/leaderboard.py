@@ -12,6 +12,7 @@ import pandas as pd
 
 from histotune import metrics
 from histotune.errors import StudyError
+from histotune.space import Share, read_space
 from histotune.statistics import Difference, paired_bootstrap
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
@@ -54,6 +55,16 @@ def leaderboard(store: StudyStore) -> pd.DataFrame:
     ranked = np.array([line.record.state == COMPLETE for line in found], dtype=bool)
     board.insert(0, "rank", pd.Series(np.cumsum(ranked), dtype="Int64").where(ranked))
     return board
+
+
+def option_shares(store: StudyStore) -> list[Share]:
+    """Return how many of the study's ended trials took each option of each switch of its space.
+
+    Raises:
+        ConfigError: the study's space names a component that is not registered any more.
+    """
+    settings = store.settings()
+    return read_space(settings.space, settings.name).shares(record.config() for record in store.trials())
 
 
 def lines(store: StudyStore) -> list[Line]:

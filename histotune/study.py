@@ -19,7 +19,7 @@ from histotune.disk import KEEP, preflight
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
-from histotune.leaderboard import Verdict, leaderboard, verdict
+from histotune.leaderboard import Verdict, leaderboard, option_shares, verdict
 from histotune.merge import Merged, merge
 from histotune.predict import load
 from histotune.presets import starting_point
@@ -31,7 +31,7 @@ from histotune.search.samplers import check_sampler
 from histotune.search.schedule import build_scheduler
 from histotune.search.start import begin_with, read_starts
 from histotune.search.watch import Watch
-from histotune.space import Space, check_config, load_space, set_values
+from histotune.space import Share, Space, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.tracking import MlflowTracker
 from histotune.train import run_trial
@@ -66,6 +66,10 @@ class Study:
     def leaderboard(self) -> pd.DataFrame:
         """Rank trials, ensembles and controls by the study's metric on the validation part, best first."""
         return leaderboard(self.store)
+
+    def option_shares(self) -> list[Share]:
+        """Return how many trials took each option of each switch of the space."""
+        return option_shares(self.store)
 
     def verdict(self) -> Verdict:
         """Say whether the best model beats the best control beyond noise, on the validation part."""

@@ -16,7 +16,7 @@ from histotune.config import TrialConfig, unparse
 from histotune.controls import fit_controls
 from histotune.errors import StudyError
 from histotune.files import write_json
-from histotune.leaderboard import LEAKY, leaderboard, verdict
+from histotune.leaderboard import LEAKY, leaderboard, option_shares, verdict
 from histotune.metrics import evaluate, softmax
 from histotune.splits import Split, TrainingData
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, StudyStore, write_record
@@ -180,3 +180,15 @@ def test_models_scored_on_other_cases_are_not_compared(
 
 def rewrite(store: StudyStore, number: int, metrics: Mapping[str, float]) -> None:
     write_record(store.trial_folder(number), {"state": COMPLETE, "metrics": dict(metrics)})
+
+
+def test_the_trials_per_option_are_counted_whatever_became_of_them(
+    small_study: StudyStore, small_data: TrainingData, tmp_path: Path
+) -> None:
+    space = {"dataset": "synthetic", "loss": {"choice": {"cross_entropy": {}, "focal": {}}}}
+    study = with_settings(small_study, tmp_path / "optional", space=space)
+    assert [share.trials for share in option_shares(study)] == [0, 0]
+    add(study, small_data, 0, 0.5)
+    add(study, small_data, 1, 0.5, state=STOPPED)
+    assert option_shares(study) == [("loss", "cross_entropy", 2, 1.0), ("loss", "focal", 0, 0.0)]
+    assert option_shares(with_settings(small_study, tmp_path / "flat", space={"dataset": "synthetic"})) == []

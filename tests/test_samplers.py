@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
+from histotune.search import sampler as sampler_module
 from histotune.search.journal import CONFIG
 from histotune.search.sampler import MIN_DRAWS, Proposal, Proposer
 from histotune.search.samplers import SAMPLERS, check_sampler
@@ -151,6 +152,31 @@ def test_samplers_that_learn_find_better_than_random_ones(sampler: str) -> None:
     assert sum(learnt) > 0.7 * sum(drawn)  # losses: at most .7 of those of random draws
 
 
+def test_of_many_trials_the_sampler_sees_the_best_the_latest_and_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_module, "memory", lambda name: 10)
+    search = Search(SPACES["conditional"], "random")
+    running = search.proposer.propose(lambda digest: False)
+    assert running is not None
+    search.proposer.running(10_000)
+    for number in range(100):
+        search.step(hide=number % 5 == 4)
+        values = [trial.value for trial in search.history if trial.value is not None]
+        seen = search.proposer._seen.get_trials(deepcopy=False)
+        assert len(seen) <= 40
+        complete = [trial.value for trial in seen if trial.state == TrialState.COMPLETE]
+        assert {*sorted(values)[-10:], *values[-10:]} <= set(complete)
+    search.proposer.ended(10_000, 7.5)
+    assert search.proposer._seen.best_trial.params == running.params
+    continued = Search(SPACES["conditional"], "random", history=search.history).proposer._seen.get_trials()
+    assert {trial.value for trial in continued} == {*sorted(values)[-10:], *values[-10:]}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+def test_a_sampler_that_forgets_goes_on(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_module, "memory", lambda name: 3)
+    assert len(Search(SPACES["conditional"], sampler).steps(16)) == 16
+
+
 # The grid
 
 
@@ -266,3 +292,16 @@ def test_a_space_without_conditions_is_left_to_the_sampler() -> None:
     proposer = Proposer(SPACES["flat"], "tpe", seed=0, maximize=True)
     proposer.propose(lambda digest: False)
     assert next(iter(proposer._attempts())) == (proposer._sampler, {})
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(space=nested_spaces(), data=st.data())
+def test_shares_of_a_switch_add_up_to_the_trials_that_came_to_it(space: Space, data: st.DataObject) -> None:
+    every = [space.suggest(Fixed(values)) for values in space.combinations()]
+    configs = data.draw(st.lists(st.sampled_from(every), max_size=12))
+    shares = space.shares(configs)
+    assert len(shares) == len(space.branches())
+    for path in {share.path for share in shares}:
+        own = [share for share in shares if share.path == path]
+        assert sum(share.share for share in own) == pytest.approx(1 if any(share.trials for share in own) else 0)
+    assert sum(share.trials for share in shares if share.path == "loss") == len(configs)

@@ -97,6 +97,11 @@ def draws(name: str) -> int:
     return 2 if name == "gp" else 20  # a Gaussian process that learnt nothing new says the same again, slowly
 
 
+def memory(name: str) -> int:
+    """Return how many of the best, and of the latest, complete trials a sampler is shown."""
+    return 50 if name == "gp" else 250  # what a Gaussian process computes grows with the cube of the trials
+
+
 def check_sampler(name: str, space: Space) -> None:
     """Check that a sampler exists and can propose from a space.
 

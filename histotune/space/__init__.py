@@ -7,7 +7,7 @@ stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from histotune.errors import ConfigError
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, ObjectiveInput
 from histotune.space import _branches, _grid
+from histotune.space._branches import Share
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits
 from histotune.space._locate import locate
@@ -28,6 +29,7 @@ __all__ = [
     "Condition",
     "Draws",
     "Row",
+    "Share",
     "Space",
     "check_config",
     "load_space",
@@ -108,6 +110,10 @@ class Space:
     def branches_of(self, config: Mapping[str, Any]) -> list[Condition]:
         """Return the branches in which a trial's configuration lies."""
         return list(_branches.taken(self._tree, config))
+
+    def shares(self, configs: Iterable[Mapping[str, Any]]) -> list[Share]:
+        """Return how often trials took each option of each switch, the options in the order of the space."""
+        return _branches.shares(self._tree, configs)
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Return {parameter name: value} of every combination, one at a time, so that early ones are far apart.

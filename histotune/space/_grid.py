@@ -24,7 +24,7 @@ def size(node: Node) -> int:
         if node.step is None:
             raise ConfigError(
                 f"{node.where}: {node.path}: a grid needs every value; give the range {node.describe()[1]} a 'step', "
-                f"or list values: --choices {node.path}={node.low:g},{node.default:g},{node.high:g}"
+                f"or list values: --choices {node.path}={node.low:g},{node.middle():g},{node.high:g}"
             )
         return round((node.high - node.low) / node.step) + 1
     if isinstance(node, Group):
