@@ -32,7 +32,10 @@ def search(
     start_with: given.StartOption = None,
     warm_start: given.WarmOption = None,
     study: given.StudyOption = None,
-    metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric that ranks trials; further ones ask for a Pareto front."),
+    ] = None,
     sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
     scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
     split: given.SplitOption = None,

@@ -18,7 +18,7 @@ from histotune.config import TrialConfig
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
-from histotune.leaderboard import Verdict, leaderboard, verdict
+from histotune.leaderboard import Verdict, gain, leaderboard, verdict
 from histotune.merge import Merged, merge
 from histotune.predict import load
 from histotune.registry import PLUGINS
@@ -63,9 +63,20 @@ class Study:
         """Rank trials, ensembles and controls by the study's metric on the validation part, best first."""
         return leaderboard(self.store)
 
+    def pareto_front(self) -> pd.DataFrame:
+        """Return the leaderboard's lines of the complete trials that no other beats in every metric of the study."""
+        board = self.leaderboard()
+        if "front" in board:
+            return board[board["front"]]
+        return board[board["kind"].eq("trial") & board["rank"].notna()][:1]
+
     def verdict(self) -> Verdict:
         """Say whether the best model beats the best control beyond noise, on the validation part."""
         return verdict(self.store)
+
+    def gain(self) -> Verdict:
+        """Say whether the best model beats the space's default beyond noise, on the validation part."""
+        return gain(self.store)
 
     def ensemble(
         self,
@@ -114,7 +125,7 @@ def search(
     start_with: Sequence[str | os.PathLike[str]] = (),
     warm_start: str | os.PathLike[str] | None = None,
     study: str | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     sampler: str = "tpe",
     scheduler: str = "asha",
     protocol: str | None = None,
@@ -148,7 +159,8 @@ def search(
         warm_start: another study, by name or folder, of the same dataset, metric and image size. Its complete trials
             are shown to the sampler; when its data or split are others, its three best are trained here instead.
         study: the study's name; None takes the space's.
-        metric: validation metric that ranks trials; None takes the space's.
+        metric: validation metric that ranks trials; None takes the space's. Of several the first ranks, prunes and
+            chooses the epoch, and the proposals look for the Pareto front of all: ["balanced_accuracy", "latency_ms"].
         protocol: split protocol; None takes the space's, then the dataset's.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         progress: hears how far preparations are; `opened` hears when the trials begin (store, budget, what is

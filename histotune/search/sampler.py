@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Proposer:
         sampler: `tpe` or `random`.
         seed: of the sampler; the number of earlier trials is mixed in, so that a continued search draws anew.
         maximize: whether more of the metric is better.
+        others: the same of further metrics; the proposals then look for a Pareto front.
         history: every trial so far.
         start: configurations that come right after the default, and trials of another study to learn from.
     """
@@ -54,6 +55,7 @@ class Proposer:
         *,
         seed: int,
         maximize: bool,
+        others: Sequence[bool] = (),
         history: list[FrozenTrial] | None = None,
         start: Start | None = None,
     ) -> None:
@@ -61,7 +63,9 @@ class Proposer:
         self._space = space
         self._sampler = build_sampler(sampler, _mix(seed, len(history), 0))
         self._random = RandomSampler(seed=_mix(seed, len(history), 1))
-        self._seen = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=self._sampler)
+        self._seen = optuna.create_study(
+            directions=["maximize" if more else "minimize" for more in (maximize, *others)], sampler=self._sampler
+        )
         self._drafts: dict[int, int] = {}
         self._draft = -1
         start = start or Start()
@@ -93,8 +97,8 @@ class Proposer:
         """Hear that the last proposal runs as trial `number`."""
         self._drafts[number] = self._draft
 
-    def ended(self, number: int, value: float | None) -> None:
-        """Hear how a trial ended: with a value to learn from, or with None, which hides it."""
+    def ended(self, number: int, value: float | Sequence[float] | None) -> None:
+        """Hear how a trial ended: with a value (one per metric) to learn from, or with None, which hides it."""
         draft = self._drafts.pop(number, None)
         if draft is None:
             return
@@ -121,7 +125,7 @@ class Proposer:
         self._seen.add_trial(
             create_trial(
                 state=trial.state,
-                value=trial.value if complete else None,
+                values=trial.values if complete else None,
                 params=dict(trial.params),
                 distributions=replay.distributions,
             )

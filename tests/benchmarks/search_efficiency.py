@@ -146,7 +146,7 @@ class RaysSearch(AnySampler):
         super().__init__(space, sampler)
         self._scheduler = scheduler
 
-    def ended(self, number: int, value: float | None) -> None:
+    def ended(self, number: int, value: float | Sequence[float] | None) -> None:
         super().ended(number, self._scheduler.last[number])
 
 
