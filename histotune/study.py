@@ -186,19 +186,10 @@ def search(
     tracker.mirror()
     folders = {size: cohort.folder for size, cohort in prepared.items()}
     summary = run_search(
-        store,
-        loaded,
-        folders,
-        budget,
-        resources,
-        sampler=sampler,
-        scheduler=scheduler,
-        seed=store.settings().seed,
-        plugins=PLUGINS,
-        listeners=[tracker, *listeners],
-        opened=None if opened is None else functools.partial(opened, store, budget),
-        start=start,
-    )
+        store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
+        plugins=PLUGINS, listeners=[tracker, *listeners],
+        opened=None if opened is None else functools.partial(opened, store, budget), start=start,
+    )  # fmt: skip
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
