@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from histotune.controls import fit_controls
 from histotune.datasets import DATASETS, locate
 from histotune.errors import StudyError
 from histotune.imbalance import NATURAL, check_imbalance
-from histotune.metrics import check_metric
+from histotune.metrics import check_metrics
 from histotune.prepare import prepare
 from histotune.space import Space
 from histotune.splits import check_protocol, describe_change, split
@@ -52,14 +52,16 @@ class Wanted:
     Args:
         space: the search space.
         data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>` and `data/<dataset>`.
-        metric, protocol, seed: None takes what the study began with, else the space's, the dataset's, 0.
+        metric: the validation metric, or several, the ranking one first; None takes what the study began with, else
+            the space's.
+        protocol, seed: None takes what the study began with, else the space's or dataset's, 0.
         strict: whether a file that cannot be read is an error.
         imbalance: what becomes of the training part; None takes what the study began with, else the space's, natural.
     """
 
     space: Space
     data: str | os.PathLike[str] | None = None
-    metric: str | None = None
+    metric: str | Sequence[str] | None = None
     protocol: str | None = None
     seed: int | None = None
     strict: bool = False
@@ -67,10 +69,15 @@ class Wanted:
 
     def __post_init__(self) -> None:
         """Refuse unknown names before anything is prepared."""
-        check_metric(self.metric or self.space.metric)
+        check_metrics(self.metrics or [self.space.metric])
         if protocol := self.protocol or self.space.protocol:
             check_protocol(protocol)
         check_imbalance(self.imbalance or self.space.imbalance or NATURAL)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics asked for; none where the study or the space shall say."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric or [])
 
 
 def prepare_cohort(
@@ -150,7 +157,7 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     seed = wanted.seed or 0
     imbalance = wanted.imbalance or space.imbalance or NATURAL
     parts = split(first, labels, protocol, seed=seed, imbalance=imbalance)
-    metric = check_metric(wanted.metric or space.metric, len(first.classes))
+    metrics = check_metrics(wanted.metrics or [space.metric], len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
         name=store.folder.name,
@@ -163,7 +170,8 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
         protocol=protocol,
         leaky=parts.leaky,
         seed=seed,
-        metric=metric,
+        metric=metrics[0],
+        others=metrics[1:],
         space=space.to_dict(),
         facts=first.facts,
         imbalance=imbalance,
@@ -185,7 +193,7 @@ def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> No
     settings = store.settings()
     asked = {
         "dataset": (settings.dataset, wanted.space.dataset),
-        "metric": (settings.metric, wanted.metric or settings.metric),
+        "metric": (", ".join(settings.metrics), ", ".join(wanted.metrics or settings.metrics)),
         "split": (settings.protocol, wanted.protocol or settings.protocol),
         "seed": (settings.seed, settings.seed if wanted.seed is None else wanted.seed),
         "imbalance": (settings.imbalance, wanted.imbalance or settings.imbalance),

@@ -35,7 +35,10 @@ def search(
     start_with: given.StartOption = None,
     warm_start: given.WarmOption = None,
     study: given.StudyOption = None,
-    metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric that ranks trials; further ones ask for a Pareto front."),
+    ] = None,
     sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, cmaes, random, grid.")] = "tpe",
     scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, none.")] = "asha",
     split: given.SplitOption = None,

@@ -70,11 +70,13 @@ def study(found: Study, *, json_wanted: bool) -> None:
         return
     settings = found.settings
     title = f"{found.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
+    if settings.others:
+        title += f"; * on the Pareto front with {', '.join(settings.others)}"
     if settings.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
-    as_table(_board_rows(board, settings.metric), title, whole_cells=True)
+    as_table(_board_rows(board, settings.metrics), title, whole_cells=True)
     if settings.training:
         typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
@@ -84,6 +86,7 @@ def study(found: Study, *, json_wanted: bool) -> None:
     for note in found.summary.notes if found.summary else ():
         typer.echo(f"Note: {note}")
     typer.echo(str(found.verdict()))
+    typer.echo(str(found.gain()))
     typer.echo(f"Next: histotune ensemble {found.name} --top 5 --strategy average --export exports/{found.name}")
 
 
@@ -216,11 +219,14 @@ def predictions(table: pd.DataFrame, output: Path) -> None:
     typer.echo(f"Wrote {len(table)} predictions to {output} ({counts})")
 
 
-def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    metrics = list(dict.fromkeys([metric, *SHOWN_METRICS]))
+def _board_rows(board: pd.DataFrame, asked: Sequence[str]) -> list[dict[str, Any]]:
+    metrics = list(dict.fromkeys([*asked, *SHOWN_METRICS]))
     figures = [m for m in metrics if m in board]
-    columns = ["rank", "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
+    marked = ["front"] if "front" in board else []
+    columns = ["rank", *marked, "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
     shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
+    if marked:
+        shown["front"] = shown["front"].map({True: "*", False: ""})
     return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
 
 

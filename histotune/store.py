@@ -53,6 +53,7 @@ class StudySettings:
         leaky: whether patients may stand on both sides of the split.
         seed: seed of split and search.
         metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
+        others: further metrics of a search for a Pareto front.
         space: the resolved search space.
         facts: the cohort's facts.
         imbalance: what was made of the training part, one of `imbalance.IMBALANCES`; `training` says it in numbers.
@@ -77,6 +78,12 @@ class StudySettings:
     training: str = ""
     created: str = ""
     version: str = ""
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics of the search, the ranking one first."""
+        return [self.metric, *self.others]
 
 
 @dataclass(frozen=True)

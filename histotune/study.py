@@ -19,7 +19,7 @@ from histotune.disk import KEEP, preflight
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
-from histotune.leaderboard import Verdict, leaderboard, option_shares, verdict
+from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
 from histotune.merge import Merged, merge
 from histotune.predict import load
 from histotune.presets import starting_point
@@ -71,9 +71,20 @@ class Study:
         """Return how many trials took each option of each switch of the space."""
         return option_shares(self.store)
 
+    def pareto_front(self) -> pd.DataFrame:
+        """Return the leaderboard's lines of the complete trials that no other beats in every metric of the study."""
+        board = self.leaderboard()
+        if "front" in board:
+            return board[board["front"]]
+        return board[board["kind"].eq("trial") & board["rank"].notna()][:1]
+
     def verdict(self) -> Verdict:
         """Say whether the best model beats the best control beyond noise, on the validation part."""
         return verdict(self.store)
+
+    def gain(self) -> Verdict:
+        """Say whether the best model beats the space's default beyond noise, on the validation part."""
+        return gain(self.store)
 
     def ensemble(
         self,
@@ -122,7 +133,7 @@ def search(
     start_with: Sequence[str | os.PathLike[str]] = (),
     warm_start: str | os.PathLike[str] | None = None,
     study: str | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     sampler: str = "tpe",
     scheduler: str = "asha",
     protocol: str | None = None,
@@ -161,7 +172,8 @@ def search(
         warm_start: another study, by name or folder, of the same dataset, metric and image size. Its complete trials
             are shown to the sampler; when its data or split are others, its three best are trained here instead.
         study: the study's name; None takes the space's.
-        metric: validation metric that ranks trials; None takes the space's.
+        metric: validation metric that ranks trials; None takes the space's. Of several the first ranks, prunes and
+            chooses the epoch, and the proposals look for the Pareto front of all: ["balanced_accuracy", "latency_ms"].
         protocol: split protocol; None takes the space's, then the dataset's.
         imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.

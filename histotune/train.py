@@ -22,6 +22,7 @@ from histotune.augment import augment, mixup
 from histotune.batches import in_order, shuffled
 from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
+from histotune.cost import costs
 from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
 from histotune.errors import StudyError, TrialFailed
 from histotune.metrics import check_metric, direction, evaluate, softmax
@@ -155,7 +156,7 @@ def epochs(
         if config.tta:
             session.judged.load_state_dict(progress.best_weights)
             progress.keep(progress.best_weights, _validate(session, tta=True))
-        complete(folder, progress, _measure(progress.best_logits.numpy(), data))
+        complete(folder, progress, _measure(progress.best_logits.numpy(), data) | costs(session))
         yield _epoch(progress.curve[-1], finished=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.errors import ConfigError
-from histotune.metrics import METRICS, check_metric
+from histotune.metrics import METRICS, check_metrics
 from histotune.search._events import Listener, Resources, Summary
 from histotune.search.budget import Budget, Ledger
 from histotune.search.start import Start
@@ -69,19 +69,19 @@ def run(
     from histotune.search.schedule import build_scheduler
 
     resources = resources or Resources()
-    at_once, metric = resources.check(), store.settings().metric
-    check_metric(metric)
+    at_once, (metric, *others) = resources.check(), check_metrics(store.settings().metrics)
     check_sampler(sampler, space)
     stopper = build_scheduler(scheduler, space.epochs())
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
     better = METRICS[metric].higher_is_better
-    sign = 1 if better else -1
+    sign, more = 1 if better else -1, [METRICS[name].higher_is_better for name in others]
     with store.lock("histotune search"):
-        journal = Journal(store.journal, store.folder.name, maximize=better)
-        history = take_up(store, journal, stopper, metric=metric, sign=sign)
-        proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials(), start=start)
+        journal = Journal(store.journal, store.folder.name, maximize=better, others=more)
+        history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
+        past = journal.trials()
+        proposer = Proposer(space, sampler, seed=seed, maximize=better, others=more, history=past, start=start)
         conductor = Conductor(
             store,
             journal,
@@ -91,6 +91,7 @@ def run(
             budget=budget,
             at_once=at_once,
             metric=(metric, sign),
+            others=others,
             listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
             trial_timeout=trial_timeout,

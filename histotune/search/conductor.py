@@ -61,6 +61,7 @@ class Conductor:
         budget: when it is over.
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
+        others: further metrics, which the sampler alone hears of.
         listeners: hear of everything, after it was decided.
         notes: what the summary shall tell from the start.
         trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `Watch` has them.
@@ -79,6 +80,7 @@ class Conductor:
         budget: Budget,
         at_once: int,
         metric: tuple[str, int],
+        others: Sequence[str] = (),
         listeners: Sequence[Listener] = (),
         notes: Sequence[str] = (),
         trial_timeout: float | None = None,
@@ -88,6 +90,7 @@ class Conductor:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
         self._history, self._budget, self._at_once, self._clock = history, budget, at_once, clock
         self._metric, self._sign = metric
+        self._others = list(others)
         self._listeners = list(listeners)
         self._ledger = history.ledger
         self._waiting = deque(sorted(history.unfinished.items()))
@@ -153,9 +156,9 @@ class Conductor:
             return
         record = read_record(self._store.trial_folder(number), number)
         assert record is not None
-        value = settle(self._journal, record, self._metric, order=self._ledger.ended)
-        self._proposer.ended(number, value, infeasible=record.kind == memory.INFEASIBLE)
-        self._ledger.end(number, record.epochs, None if value is None else self._sign * value)
+        values = settle(self._journal, record, [self._metric, *self._others], order=self._ledger.ended)
+        self._proposer.ended(number, values, infeasible=record.kind == memory.INFEASIBLE)
+        self._ledger.end(number, record.epochs, None if values is None else self._sign * values[0])
         self._counts[record.state] += 1
         self._keeper.ended(record)
         self._events.append(("ended", (record,)))
@@ -251,13 +254,13 @@ class Conductor:
             self.finish(FAILURES, self._mishaps.end)
 
 
-def settle(journal: Journal, record: TrialRecord, metric: str, *, order: int) -> float | None:
-    """Write a record's end to the journal and return the value that a sampler may learn from, if any.
+def settle(journal: Journal, record: TrialRecord, metrics: Sequence[str], *, order: int) -> list[float] | None:
+    """Write a record's end to the journal and return the values that a sampler may learn from, if any.
 
-    A trial that was stopped or failed, or whose metric is undefined, has none. `order` says how many trials of the
-    study had ended before it.
+    A trial that was stopped or failed, or one of whose metrics is undefined, has none.
+    `order` says how many trials of the study had ended before it.
     """
-    value = record.metrics.get(metric, float("nan")) if record.state == COMPLETE else float("nan")
-    learnt = value if value == value else None
+    values = [record.metrics.get(name, float("nan")) for name in metrics]
+    learnt = values if record.state == COMPLETE and all(value == value for value in values) else None
     journal.tell(record, learnt, order)
     return learnt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ class Journal:
         path: the file; a last line that a crash cut short is removed.
         name: the Optuna study's name.
         maximize: whether more of the metric is better.
+        others: the same of further metrics, for a search with several.
     """
 
-    def __init__(self, path: Path, name: str, *, maximize: bool) -> None:
+    def __init__(self, path: Path, name: str, *, maximize: bool, others: Sequence[bool] = ()) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path.parent.mkdir(parents=True, exist_ok=True)
         _mend(path)
@@ -46,7 +47,7 @@ class Journal:
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
-                direction="maximize" if maximize else "minimize",
+                directions=["maximize" if more else "minimize" for more in (maximize, *others)],
                 load_if_exists=True,
             )
         except ValueError as error:
@@ -86,14 +87,14 @@ class Journal:
         with self._writing():
             self._storage.set_trial_user_attr(self._trial(number), key, value)
 
-    def tell(self, record: TrialRecord, value: float | None, order: int) -> None:
-        """Write how a trial ended; `value` is the metric of a complete trial, None hides the trial from samplers."""
+    def tell(self, record: TrialRecord, values: list[float] | None, order: int) -> None:
+        """Write how a trial ended; `values` are the metrics of a complete trial, None hides the trial from samplers."""
         self.note(record.number, RECORD, facts(record) | {ORDER: order})
         with self._writing():
             self._storage.set_trial_state_values(
                 self._trial(record.number),
-                TrialState.FAIL if value is None else TrialState.COMPLETE,
-                None if value is None else [value],
+                TrialState.FAIL if values is None else TrialState.COMPLETE,
+                values,
             )
 
     @contextlib.contextmanager

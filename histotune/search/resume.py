@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from optuna.trial import FrozenTrial, TrialState
 
 from histotune import files
@@ -12,7 +14,9 @@ from histotune.search.schedule import Scheduler
 from histotune.store import StudyStore, TrialRecord, read_record
 
 
-def take_up(store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int) -> History:
+def take_up(
+    store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int, others: Sequence[str] = ()
+) -> History:
     """Bring journal and trial folders into agreement and say what is left to do.
 
     - A trial that the journal holds for running and whose folder is complete: told to the journal, never run again.
@@ -23,7 +27,7 @@ def take_up(store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric
     records = store.trials()
     _adopt(journal, records)
     for order, record in enumerate(_unheard(store, journal), start=_ended(journal)):
-        settle(journal, record, metric, order=order)
+        settle(journal, record, [metric, *others], order=order)
     longest = max((r.seconds / r.epochs for r in records if r.epochs), default=0.0)
     history = History(ledger(journal.trials(), sign), longest=longest)
     for trial in journal.trials():
@@ -47,7 +51,7 @@ def ledger(trials: list[FrozenTrial], sign: int) -> Ledger:
     found = Ledger()
     ended = [trial for trial in trials if RECORD in trial.user_attrs and trial.state.is_finished()]
     for trial in sorted(ended, key=lambda one: (one.user_attrs[RECORD].get(ORDER, one.number), one.number)):
-        score = sign * trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else None
+        score = sign * trial.values[0] if trial.state == TrialState.COMPLETE else None
         found.end(trial.number, trial.user_attrs[RECORD]["epochs"], score)
     for trial in trials:
         found.train(trial.number, max(trial.intermediate_values, default=0))

@@ -54,6 +54,7 @@ class Proposer:
         sampler: a name among `SAMPLERS`.
         seed: of the sampler; the number of earlier trials is mixed in, so that a continued search draws anew.
         maximize: whether more of the metric is better.
+        others: the same of further metrics; the proposals then look for a Pareto front.
         history: every trial so far.
         start: configurations that come right after the default, and trials of another study to learn from.
     """
@@ -65,6 +66,7 @@ class Proposer:
         *,
         seed: int,
         maximize: bool,
+        others: Sequence[bool] = (),
         history: list[FrozenTrial] | None = None,
         start: Start | None = None,
     ) -> None:
@@ -73,7 +75,9 @@ class Proposer:
         self._sampler = build_sampler(sampler, _mix(seed, len(history), 0))
         self._draws = draws(sampler)
         self._random = RandomSampler(seed=_mix(seed, len(history), 1))
-        self._seen = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=self._sampler)
+        self._seen = optuna.create_study(
+            directions=["maximize" if more else "minimize" for more in (maximize, *others)], sampler=self._sampler
+        )
         self._drafts: dict[int, int] = {}
         self._draft = -1
         start = start or Start()
@@ -133,8 +137,11 @@ class Proposer:
         """Hear that the last proposal runs as trial `number`."""
         self._drafts[number] = self._draft
 
-    def ended(self, number: int, value: float | None, *, infeasible: bool = False) -> None:
-        """Hear how a trial ended: with a value to learn from, or with None, which hides it unless it is infeasible."""
+    def ended(self, number: int, value: float | Sequence[float] | None, *, infeasible: bool = False) -> None:
+        """Hear how a trial ended: with a value (one per metric) to learn from, or with None.
+
+        None hides the trial, unless it is infeasible.
+        """
         draft = self._drafts.pop(number, None)
         if draft is None:
             return
@@ -151,7 +158,7 @@ class Proposer:
         """Begin the sampler's study anew with the trials that are worth seeing."""
         numbers = {draft: number for number, draft in self._drafts.items()}
         seen = [trial for trial in self._seen.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-        self._seen = optuna.create_study(direction=self._seen.direction, sampler=self._sampler)
+        self._seen = optuna.create_study(directions=self._seen.directions, sampler=self._sampler)
         for draft, trial in enumerate(_worth_seeing(seen, self._memory, maximize=self._maximize)):
             self._seen.add_trial(trial)
             if trial.number in numbers:
@@ -176,7 +183,7 @@ class Proposer:
         self._seen.add_trial(
             create_trial(
                 state=trial.state,
-                value=trial.value if complete else None,
+                values=trial.values if complete else None,
                 params=dict(trial.params),
                 distributions=replay.distributions,
             )

@@ -101,7 +101,7 @@ def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:
     _check_comparable(store, other)
     settings = store.settings()
     complete = [record for record in other.trials() if record.state == COMPLETE]
-    fitting, reasons = _fitting(space, complete, [settings.metric])
+    fitting, reasons = _fitting(space, complete, settings.metrics)
     if not fitting:
         why = f": {reasons.most_common(1)[0][0]}" if reasons else ""
         raise StudyError(f"--warm-start {other.folder.name}: none of its {len(complete)} complete trials fits{why}")
@@ -140,7 +140,7 @@ def _check_comparable(store: StudyStore, other: StudyStore) -> None:
     name = other.folder.name
     if store.folder == other.folder:
         raise StudyError(f"--warm-start {name}: a study knows its own trials; name another one")
-    pairs = {"dataset": (there.dataset, here.dataset), "metric": (there.metric, here.metric)}
+    pairs = {"dataset": (there.dataset, here.dataset), "metric": (", ".join(there.metrics), ", ".join(here.metrics))}
     if not set(there.digests) & set(here.digests):
         pairs["image size"] = (", ".join(there.digests), ", ".join(here.digests))
     for what, (one, two) in pairs.items():

@@ -169,7 +169,7 @@ class RaysSearch(AnySampler):
         super().__init__(space, sampler)
         self._scheduler = scheduler
 
-    def ended(self, number: int, value: float | None, *, infeasible: bool = False) -> None:
+    def ended(self, number: int, value: float | Sequence[float] | None, *, infeasible: bool = False) -> None:
         super().ended(number, self._scheduler.last[number])
 
 
