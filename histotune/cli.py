@@ -149,7 +149,7 @@ def evaluate(
 ) -> None:
     """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
     from histotune import cli_show
-    from histotune.study import evaluate as run
+    from histotune.jobs import evaluate as run
 
     found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
     cli_show.evaluation(found, json_wanted=json_wanted)

@@ -62,7 +62,7 @@ def search(
 ) -> None:
     """Search SPACE for its best configuration; the same command again continues the study."""
     from histotune import cli_progress, cli_show
-    from histotune.study import search as run
+    from histotune.jobs import search as run
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         found = run(
@@ -97,7 +97,7 @@ def train(
 ) -> None:
     """Train one configuration, without a search and without Ray, on the study's own split."""
     from histotune import cli_progress, cli_show
-    from histotune.study import train as run
+    from histotune.jobs import train as run
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         record = run(

@@ -32,6 +32,7 @@ LAYERS = [
     {"export", "mlflow_model"},
     {"evaluate"},
     {"study"},
+    {"jobs"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -18,8 +18,9 @@ from histotune.cohort import Cohort
 from histotune.datasets.crc import CLASSES
 from histotune.errors import ConfigError, StudyError
 from histotune.imbalance import LONG_TAIL, check_imbalance, long_tail, thin
+from histotune.jobs import train
 from histotune.splits import split
-from histotune.study import open_study, train
+from histotune.study import open_study
 
 CRC = np.array([10407, 10566, 11512, 11557, 8896, 13536, 8763, 10446, 14317])  # of NCT-CRC-HE-100K, in class order
 ADI, TUM = 0, 8

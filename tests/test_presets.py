@@ -16,10 +16,11 @@ from histotune.cli import app
 from histotune.config import TrialConfig
 from histotune.datasets.idc import official_patients
 from histotune.errors import ConfigError, StudyError
+from histotune.jobs import train
 from histotune.presets import load_preset, preset_names
 from histotune.space import check_config, load_space, space_names
 from histotune.space._yaml import SHIPPED
-from histotune.study import open_study, train
+from histotune.study import open_study
 
 EVERY = pytest.mark.parametrize("name", preset_names())
 

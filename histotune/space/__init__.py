@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histotune.backbones import BACKBONES
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.fusions import FUSIONS
-from histotune.losses import LOSSES, ObjectiveInput
 from histotune.space import _branches, _grid
 from histotune.space._branches import Share
+from histotune.space._check import check_config, check_values
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits
 from histotune.space._locate import locate
@@ -212,19 +210,6 @@ def set_values(config: Mapping[str, Any], assignments: Sequence[str]) -> dict[st
     return tree.draw(Fixed({}))
 
 
-def check_config(config: TrialConfig) -> None:
-    """Check that every component of a configuration is registered and takes the parameters given.
-
-    Raises:
-        ConfigError: an unknown name or parameter, or a value that a loss refuses.
-    """
-    for name, branch in config.model.branches.items():
-        _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
-    _at("model.fusion", FUSIONS.check, config.model.fusion.name, config.model.fusion.params)
-    probe = ObjectiveInput(feature_dim=4, counts=(3, 2))
-    _at("loss", lambda loss: LOSSES.build(loss.name, probe, **loss.params), config.loss)
-
-
 def _build(root: Item, name: str) -> Space:
     tree = compile_group(TrialConfig, root, "", skip=OWN_KEYS)
     given = {key: root.value[key] for key in OWN_KEYS if key in root.value}
@@ -248,7 +233,7 @@ def _build(root: Item, name: str) -> Space:
         _plain=root.plain(),
     )
     _check_sizes(tree, root)
-    _check_values(space, root)
+    check_values(tree, root)
     return space
 
 
@@ -258,32 +243,6 @@ def _check_sizes(tree: Group, root: Item) -> None:
         raise root.value["image_size"].error(
             "image_size", "must be one number or {choice: [...]}: the images are prepared once for each size"
         )
-
-
-def _check_values(space: Space, root: Item) -> None:
-    """Try the default, every option and both ends of every range: a value that cannot be is found now."""
-    defaults = {p.path: p.default for p, _ in space._tree.parameters()}
-    fixed = [(constant.path, constant.where) for constant in _constant_nodes(space._tree)]
-    _try(space, defaults, [("", root.where), *fixed])
-    for parameter, condition in space._tree.parameters():
-        for value in parameter.values():
-            _try(space, defaults | dict(condition) | {parameter.path: value}, [("", parameter.where)])
-
-
-def _try(space: Space, values: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
-    """Check one configuration; an error names the place of the longest path that its message begins with."""
-    try:
-        check_config(TrialConfig.from_dict(space.suggest(Fixed(values))))
-    except ConfigError as error:
-        _, where = max(place for place in places if str(error).startswith(place[0]))
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _at(path: str, check: Any, *arguments: Any) -> None:
-    try:
-        check(*arguments)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 def _active(condition: Sequence[tuple[str, str]], values: Mapping[str, Any]) -> bool:
@@ -297,10 +256,3 @@ def _constants(node: Node, path: str) -> list[tuple[str, Any]]:
         return []
     inner = ((child, f"{path}.{key}" if path else key) for key, child in node.children.items())
     return [row for child, inside in inner for row in _constants(child, inside)]
-
-
-def _constant_nodes(node: Node) -> list[Constant]:
-    if isinstance(node, Constant):
-        return [node]
-    inner = node.children if isinstance(node, Group) else node.options if isinstance(node, Switch) else {}
-    return [constant for child in inner.values() for constant in _constant_nodes(child)]
