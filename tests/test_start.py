@@ -18,6 +18,7 @@ from histotune.leaderboard import leaderboard
 from histotune.search.sampler import Proposer
 from histotune.search.start import BEST, begin_with, read_starts
 from histotune.space import Space, load_space, read_space, space_names
+from histotune.space._nodes import Fixed
 from histotune.store import COMPLETE, STOPPED, StudyStore, write_record
 
 NewStudy = Callable[[Path], StudyStore]
@@ -68,7 +69,9 @@ def test_every_draw_is_found_again(name: str) -> None:
     for _ in range(20):
         trial = study.ask()
         config = TrialConfig.from_dict(space.suggest(trial)).to_dict()
-        assert space.locate(config, whole=True) == trial.params
+        found = space.locate(config, whole=True)
+        assert found.keys() == trial.params.keys()
+        assert TrialConfig.from_dict(space.suggest(Fixed(found))).to_dict() == config
 
 
 def test_a_part_lies_over_the_default(tmp_path: Path, space: Space) -> None:
