@@ -54,7 +54,7 @@ def search(
             choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
             progress=display.progress, opened=display.began, listeners=[display],
         )  # fmt: skip
-    cli_show.study(found, json_wanted=json_wanted)
+    cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
         typer.echo(found.summary.message, err=True)
         raise typer.Exit(EXIT_CODES[found.summary.reason])

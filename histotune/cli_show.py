@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from histotune.evaluate import Evaluation
     from histotune.merge import Merged
     from histotune.space import Space
-    from histotune.store import TrialRecord
-    from histotune.study import Study
+    from histotune.search import Summary
+    from histotune.store import StudyStore, TrialRecord
 
 SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
 ROWS = 25
@@ -59,25 +59,27 @@ def as_json(value: Any) -> None:
     typer.echo(json.dumps(without_nan(value), indent=2, default=str))
 
 
-def study(found: Study, *, json_wanted: bool) -> None:
+def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: bool) -> None:
     """Print a study's leaderboard, what it means, and the next command to type."""
-    board = found.leaderboard()
+    from histotune.leaderboard import leaderboard, lines, verdict
+
+    settings, entries = store.settings(), lines(store)
+    board = leaderboard(store, entries)
     if json_wanted:
-        as_json({"study": found.name, "folder": str(found.store.folder), "leaderboard": board.to_dict("records")})
+        as_json({"study": settings.name, "folder": str(store.folder), "leaderboard": board.to_dict("records")})
         return
-    settings = found.settings
-    title = f"{found.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
+    title = f"{settings.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
     if settings.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
     as_table(_board_rows(board, settings.metric), title, whole_cells=True)
     if len(board) > ROWS:
-        typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
-    for note in found.summary.notes if found.summary else ():
+        typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {settings.name} --json")
+    for note in summary.notes if summary else ():
         typer.echo(f"Note: {note}")
-    typer.echo(str(found.verdict()))
-    typer.echo(f"Next: histotune ensemble {found.name} --top 5 --strategy average --export exports/{found.name}")
+    typer.echo(str(verdict(store, entries)))
+    typer.echo(f"Next: histotune ensemble {settings.name} --top 5 --strategy average --export exports/{settings.name}")
 
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:

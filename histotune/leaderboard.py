@@ -33,11 +33,14 @@ class Line:
     record: TrialRecord
 
 
-def leaderboard(store: StudyStore) -> pd.DataFrame:
+def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.DataFrame:
     """Rank what has ended, best first; stopped trials stand below, failed ones last, both without a rank.
 
     A stopped trial had fewer epochs than the others, so its number says little about what it would have reached.
     Controls are ranked among the models they are there to judge.
+
+    Args:
+        entries: what `lines(store)` gave, where it was called already; it reads thousands of files at worst.
 
     Returns:
         One row per line: `rank` (Int64), `kind`, `number` (-1 where there is none), `name`, `state`, the study's
@@ -47,7 +50,7 @@ def leaderboard(store: StudyStore) -> pd.DataFrame:
     settings = store.settings()
     sign = metrics.direction(settings.metric)
     protocol = f"{settings.protocol} ({LEAKY})" if settings.leaky else settings.protocol
-    found = sorted(lines(store), key=lambda line: _order(line, settings.metric, sign))
+    found = sorted(lines(store) if entries is None else entries, key=lambda line: _order(line, settings.metric, sign))
     fitting = [name for name in metrics.METRICS if name not in metrics.BINARY_ONLY or len(settings.classes) == 2]
     names = [settings.metric, *(name for name in fitting if name != settings.metric)]
     board = pd.DataFrame([_row(line, names, protocol) for line in found], columns=_columns(names))
@@ -82,11 +85,13 @@ class Verdict:
         return self.text
 
 
-def verdict(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verdict:
+def verdict(
+    store: StudyStore, entries: Sequence[Line] | None = None, *, replicates: int = 2000, seed: int = 0
+) -> Verdict:
     """Compare the best trial or ensemble with the best control by a paired bootstrap over validation patients.
 
     The winner was chosen on these very cases among many, so even "beats" is a hope that the sealed test part must
-    confirm.
+    confirm. `entries` is as for `leaderboard`.
 
     Raises:
         StudyError: the two were scored on different cases.
@@ -94,7 +99,7 @@ def verdict(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verd
     settings = store.settings()
     sign = metrics.direction(settings.metric)
     ranked = sorted(
-        (line for line in lines(store) if line.record.state == COMPLETE),
+        (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE),
         key=lambda line: _order(line, settings.metric, sign),
     )
     models = [line for line in ranked if line.kind != CONTROL]
@@ -151,9 +156,10 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
 
 def _components(line: Line) -> tuple[str, str]:
     """Name a trial's loss and its backbones ("" for what is no trial)."""
-    if line.kind not in (TRIAL, SINGLE) or not (line.record.folder / "config.yaml").exists():
+    record = line.record
+    if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / "config.yaml").exists()):
         return "", ""
-    config = line.record.config()
+    config = record.config()
     backbones = [branch["backbone"]["name"] for branch in config["model"]["branches"].values()]
     return config["loss"]["name"], " + ".join(backbones)
 

@@ -11,6 +11,7 @@ runs/<study>/
     trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json
     ensembles/<name>/      merged predictions and their settings
     lock                   held by the one process that may search
+    trials.json            cache of the ended trials, built anew where it is missing or stale
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
+from histotune.trial_index import NAME as INDEX
+from histotune.trial_index import read_trials
 
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
 
@@ -99,9 +102,12 @@ class TrialRecord:
     kind: str = ""
     reason: str = ""
     started: float = 0.0
+    known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def config(self) -> dict[str, Any]:
-        """Read the trial's configuration."""
+        """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
+        if self.known_config:
+            return dict(self.known_config)
         loaded: dict[str, Any] = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
         return loaded
 
@@ -147,9 +153,12 @@ def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
     path = folder / "metrics.json"
     if not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    return _record(folder, number, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
     metrics = {k: float("nan") if v is None else float(v) for k, v in saved.pop("metrics", {}).items()}
-    return TrialRecord(number=number, folder=folder, metrics=metrics, **saved)
+    return TrialRecord(number=number, folder=folder, metrics=metrics, known_config=config, **saved)
 
 
 class StudyStore:
@@ -267,9 +276,9 @@ class StudyStore:
 
     def trials(self) -> list[TrialRecord]:
         """Return every ended trial, by number."""
-        folders = sorted((self.folder / "trials").glob("[0-9]*"), key=lambda p: int(p.name))
-        records = (read_record(folder, int(folder.name)) for folder in folders)
-        return [record for record in records if record is not None]
+        folder = self.folder / "trials"
+        ended = read_trials(folder, self.folder / INDEX).items()
+        return [_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended]
 
     @property
     def _sealed(self) -> Path:

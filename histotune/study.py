@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotune.begin import Places, Progress, Wanted, begin, prepare_cohort, study_cohort
+from histotune.begin import Progress, Wanted, begin, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
 from histotune.evaluate import Evaluation, evaluate_external
@@ -19,6 +19,7 @@ from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
 from histotune.leaderboard import Verdict, leaderboard, verdict
 from histotune.merge import Merged, merge
+from histotune.places import Places
 from histotune.predict import load
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Listener, Resources, Summary
