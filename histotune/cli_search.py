@@ -39,6 +39,8 @@ def search(
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     tracking_uri: given.TrackingOption = None,
+    ray_address: given.RayOption = None,
+    storage: given.StorageOption = None,
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
@@ -52,7 +54,8 @@ def search(
             scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
             gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
             choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            progress=display.progress, opened=display.began, listeners=[display],
+            ray_address=ray_address, storage=storage, progress=display.progress, opened=display.began,
+            listeners=[display],
         )  # fmt: skip
     cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from histotune.cohort import Cohort
     from histotune.evaluate import Evaluation
     from histotune.merge import Merged
-    from histotune.space import Space
     from histotune.search import Summary
+    from histotune.space import Space
     from histotune.store import StudyStore, TrialRecord
 
 SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")

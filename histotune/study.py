@@ -124,6 +124,8 @@ def search(
     runs: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
+    ray_address: str | None = None,
+    storage: str | None = None,
     progress: Progress | None = None,
     opened: Callable[[StudyStore, int | None], None] | None = None,
     listeners: Sequence[Listener] = (),
@@ -139,6 +141,9 @@ def search(
         metric: validation metric that ranks trials; None takes the space's.
         protocol: split protocol; None takes the space's, then the dataset's.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
+        ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
+        storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
+            fsspec knows (`s3://...`) results travel to the study's folder here.
         progress: hears how far preparations are; `opened` hears when the trials begin (store, trials in all).
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
@@ -147,7 +152,10 @@ def search(
     """
     budget = Budget.of(trials=trials, time=time)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
-    resources.check()
+    if ray_address is None:
+        resources.check()
+    if storage is not None and "://" not in storage:
+        runs, storage = storage, None
     build_sampler(sampler, 0)  # refuses an unknown name before anything is prepared
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
@@ -170,6 +178,8 @@ def search(
         seed=store.settings().seed,
         plugins=PLUGINS,
         listeners=[tracker, *listeners],
+        address=ray_address,
+        storage=storage,
     )
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied

@@ -32,7 +32,7 @@ def read_trials(folder: Path, cache: Path) -> dict[int, dict[str, Any]]:
     for number, (place, stamp) in sorted(ended.items()):
         entry = known.get(str(number))
         found[number] = entry if entry and entry["stamp"] == stamp else _read(Path(place), stamp)
-    if len(found) != len(known) or any(found[int(number)] is not entry for number, entry in known.items()):
+    if len(found) != len(known) or any(found.get(int(number)) is not entry for number, entry in known.items()):
         with contextlib.suppress(HistotuneError):  # a reader without the right to write reads all the same
             _save(cache, found)
     return found

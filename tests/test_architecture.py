@@ -41,6 +41,7 @@ OWNERS = {
     "timm": {"backbones"},
     "torchvision": {"backbones", "_torchvision"},
     "typer": {"cli"},
+    "fsspec": {"search"},
     "rich": {"cli"},
     "sklearn": {"controls", "splits", "statistics", "calibration"},
     "scipy": {"statistics", "calibration"},

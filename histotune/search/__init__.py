@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from histotune.store import StudyStore
 
 if TYPE_CHECKING:
     from histotune.search.conductor import Conductor
+    from histotune.search.depot import Depot
 
 __all__ = ["Budget", "Listener", "Resources", "Summary", "run"]
 
@@ -30,6 +33,8 @@ def run(
     seed: int = 0,
     listeners: Sequence[Listener] = (),
     plugins: Sequence[Path] = (),
+    address: str | None = None,
+    storage: str | None = None,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -44,6 +49,8 @@ def run(
         scheduler: `asha` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
+        address: of a Ray cluster to join, `auto` or `HOST:PORT`; None starts a private Ray.
+        storage: URI that all nodes reach (any that fsspec knows), where they do not see the study's folder.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
@@ -51,13 +58,16 @@ def run(
     """
     # Optuna and Ray are imported by those who search, not by those who read a study
     from histotune.search.conductor import Conductor
+    from histotune.search.depot import Depot
     from histotune.search.journal import Journal
     from histotune.search.resume import take_up
     from histotune.search.sampler import Proposer, build_sampler
     from histotune.search.schedule import build_scheduler
 
     resources = resources or Resources()
-    at_once, metric = resources.check(), store.settings().metric
+    if address is None:
+        resources.check()
+    metric = store.settings().metric
     check_metric(metric)
     build_sampler(sampler, seed)
     stopper = build_scheduler(scheduler, space.epochs())
@@ -66,7 +76,19 @@ def run(
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
     better = METRICS[metric].higher_is_better
     sign = 1 if better else -1
-    with store.lock("histotune search"):
+    with store.lock("histotune search"), contextlib.ExitStack() as stack:
+        scratch = None
+        if address is not None:
+            from histotune.search.cluster import capacity, joined_ray
+
+            scratch = stack.enter_context(joined_ray(address, store))
+            resources = resources.on(capacity())
+        at_once = resources.check(None if scratch is None else capacity())
+        depot = None if storage is None else Depot.of(storage, store)
+        if depot is not None:
+            depot.pull_all(store)
+            for folder in cohorts.values():
+                depot.offer_cohort(folder)
         journal = Journal(store.journal, store.folder.name, maximize=better)
         history = take_up(store, journal, stopper, metric=metric, sign=sign)
         proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials())
@@ -82,7 +104,7 @@ def run(
             listeners=listeners,
         )
         if not conductor.over():
-            _drive(conductor, store, cohorts, metric, resources, at_once, plugins)
+            _drive(conductor, store, cohorts, resources, at_once, plugins, scratch, depot)
         conductor.deliver()
         return conductor.summary()
 
@@ -91,17 +113,19 @@ def _drive(
     conductor: Conductor,
     store: StudyStore,
     cohorts: Mapping[int, Path],
-    metric: str,
     resources: Resources,
     at_once: int,
     plugins: Sequence[Path],
+    joined: Path | None,
+    depot: Depot | None,
 ) -> None:
     from histotune.search._signals import Signals
     from histotune.search.cluster import private_ray
 
     signals = Signals()
-    cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
-    with signals.caught(), private_ray(store, cpus=cpus, gpus=gpus, at_once=at_once) as scratch:
+    cpus, gpus = at_once * resources.cpus_per_trial, math.ceil(at_once * resources.gpus - 1e-9)
+    private = private_ray(store, cpus=cpus, gpus=gpus, at_once=at_once)
+    with signals.caught(), private if joined is None else contextlib.nullcontext(joined) as scratch:
         from histotune.search.driver import drive
 
         signals.install()  # Ray's own SIGTERM handler exits at once
@@ -110,8 +134,9 @@ def _drive(
             signals,
             study=store.folder,
             cohorts=cohorts,
-            metric=metric,
+            metric=store.settings().metric,
             resources=resources,
             scratch=scratch,
             plugins=plugins,
+            depot=depot,
         )

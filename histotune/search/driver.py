@@ -14,10 +14,14 @@ from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from histotune.checkpoint import Checkpoint
 from histotune.search._events import INTERRUPTED, Resources
 from histotune.search._signals import Signals
-from histotune.search.conductor import Assignment, Conductor
+from histotune.search.conductor import STOP, Assignment, Conductor
+from histotune.search.depot import Depot
+from histotune.search.desk import pack
 from histotune.search.worker import ENDED, EPOCH, METRICS, TrialWorker
+from histotune.store import StudyStore, read_record
 
 
 class _SearchOver(BaseException):
@@ -31,32 +35,42 @@ class Bridge:
     """
 
     def __init__(
-        self, conductor: Conductor, signals: Signals, describe: Callable[[Assignment], Mapping[str, Any]]
+        self,
+        conductor: Conductor,
+        signals: Signals,
+        describe: Callable[[Assignment], Mapping[str, Any]],
+        courier: Courier,
     ) -> None:
         self.conductor = conductor
         self.error: BaseException | None = None
         self._signals = signals
         self._describe = describe
+        self._courier = courier
 
     def suggest(self) -> Mapping[str, Any] | None:
         """Return the next trial's description for a worker, or None when none is to run now."""
         assignment = self.conductor.next()
-        return None if assignment is None else self._describe(assignment)
+        if assignment is None:
+            return None
+        self._courier.stop(assignment.number)
+        return self._describe(assignment)
 
     def on_result(self, number: int, result: Mapping[str, Any]) -> str:
         """Hear a worker's answer and say what Tune shall do with the trial."""
         with self._kept():
             self.conductor.begun(number)
-            if EPOCH in result:
-                # a worker that is to stop hears of it through the trial's folder when it is asked to go on
-                self.conductor.reported(number, result[EPOCH], dict(result[METRICS]))
+            # a worker that is to stop hears of it through the trial's folder when it is asked to go on
+            if EPOCH in result and self.conductor.reported(number, result[EPOCH], dict(result[METRICS])):
+                self._courier.stop(number)
             if result[ENDED]:
+                self._courier.fetch(number)
                 self.conductor.ended(number)
         return str(FIFOScheduler.STOP if result[ENDED] or self.error else FIFOScheduler.CONTINUE)
 
     def on_error(self, number: int, trace: str) -> None:
         """Hear that a worker is gone, and what Ray says of it."""
         with self._kept():
+            self._courier.fetch(number)
             self.conductor.died(number, reason_of(trace))
 
     def on_step(self) -> None:
@@ -77,6 +91,28 @@ class Bridge:
             yield
         except BaseException as error:
             self.error = error
+
+
+class Courier:
+    """Carries trial folders between the study and a storage that stands between driver and workers, where one does."""
+
+    def __init__(self, store: StudyStore, depot: Depot | None) -> None:
+        self._store, self._depot = store, depot
+
+    def stop(self, number: int) -> None:
+        """Pass on the wish to stop, where there is one."""
+        folder = self._store.trial_folder(number)
+        if self._depot and (folder / STOP).exists():
+            self._depot.send(folder, STOP)
+
+    def fetch(self, number: int) -> None:
+        """Bring the trial's files into the study; a record that stands there stays."""
+        folder = self._store.trial_folder(number)
+        if self._depot and read_record(folder) is None:
+            self._depot.pull(folder)
+            if read_record(folder) is not None:
+                (folder / STOP).unlink(missing_ok=True)
+                Checkpoint(folder).delete()
 
 
 def reason_of(trace: str) -> str:
@@ -101,8 +137,10 @@ def drive(
     resources: Resources,
     scratch: Path,
     plugins: Sequence[Path] = (),
+    depot: Depot | None = None,
 ) -> None:
     """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes."""
+    packed = pack(plugins)
 
     def describe(assignment: Assignment) -> Mapping[str, Any]:
         return {
@@ -112,10 +150,12 @@ def drive(
             "cohort": str(cohorts[assignment.config["image_size"]]),
             "metric": metric,
             "threads": resources.threads,
-            "plugins": [str(folder) for folder in plugins],
+            "plugins": packed,
+            "gpus": resources.gpus,
+            "depot": depot.uri if depot else None,
         }
 
-    bridge = Bridge(conductor, signals, describe)
+    bridge = Bridge(conductor, signals, describe, Courier(StudyStore(study), depot))
     with contextlib.suppress(_SearchOver):
         tune.run(
             TrialWorker,

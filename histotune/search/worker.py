@@ -10,11 +10,10 @@ from typing import Any
 from ray.tune import Trainable
 
 from histotune import runtime
-from histotune.cohort import load
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
-from histotune.registry import load_plugins
 from histotune.search.conductor import STOP
+from histotune.search.desk import Desk, unpack
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, StudyStore, read_record
 from histotune.train import Epoch, conclude, epochs, fail
@@ -31,8 +30,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Get ready once in the life of the process."""
-        for folder in config["plugins"]:
-            load_plugins(Path(folder))
+        unpack(config["plugins"])
+        runtime.share_gpu(config["gpus"])
+        self._studies: dict[str, StudyStore] = {}
         self._data: dict[str, TrainingData] = {}
         self.reset_config(config)
 
@@ -40,7 +40,8 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         """Leave the last trial behind and turn to the next."""
         runtime.set_threads(new_config["threads"])
         self._assignment = new_config
-        self._folder = StudyStore(Path(new_config["study"])).trial_folder(new_config["number"])
+        self._desk = Desk(new_config, self._studies)
+        self._folder = self._desk.folder
         self._epochs: Generator[Epoch, None, None] | None = None
         self._begun = False
         return True
@@ -51,7 +52,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             self._begun = True  # from here on a death of this process is the trial's
             return {ENDED: False}
         try:
-            return self._advance()
+            answer = self._advance()
+            self._desk.deliver()
+            return answer
         except TrialFailed as error:
             failure = error
         except HistotuneError as error:
@@ -60,6 +63,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             failure = TrialFailed("error", f"{type(error).__name__}: {error}")
         self._epochs = None
         fail(self._folder, failure)
+        self._desk.deliver()
         return {ENDED: True}
 
     def cleanup(self) -> None:
@@ -69,7 +73,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
     def _advance(self) -> dict[str, Any]:
         if read_record(self._folder) is not None:
             return {ENDED: True}  # it ended before the driver could hear of it
-        if (self._folder / STOP).exists():
+        if self._desk.stop_asked():
             return self._stop()
         if self._epochs is None:
             self._epochs = self._train()
@@ -83,7 +87,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         if self._epochs is not None:
             self._epochs.close()  # writes the checkpoint that the record is made from
         conclude(self._folder, STOPPED)
-        (self._folder / STOP).unlink()
+        (self._folder / STOP).unlink(missing_ok=True)
         return {ENDED: True}
 
     def _first(self) -> Epoch:
@@ -105,6 +109,5 @@ class TrialWorker(Trainable):  # type: ignore[misc]
 
     def _load(self, folder: str) -> TrainingData:
         if folder not in self._data:
-            store = StudyStore(Path(self._assignment["study"]))
-            self._data[folder] = store.training_data(load(Path(folder)))
+            self._data[folder] = self._desk.store.training_data(self._desk.cohort(Path(folder)))
         return self._data[folder]

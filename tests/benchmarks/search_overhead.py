@@ -1,6 +1,6 @@
 """What a search costs beside its training: seconds per trial, and memory of the driver by trial.
 
-Runs the public search, MLflow's mirror included, over trainings of about 0.2 s. Overhead is wall time x workers / trials
+Runs the public search, MLflow's mirror included, over short trainings. Overhead is wall time x workers / trials
 minus training, from the first trial's end to the last one's, so that starting Ray is not part of it. The memory's slope
 is fitted to the second half of the trials, when every library has been imported. Prints the curve, and exits with 1
 when a goal is missed or when workers were not reused.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import sys
 import tempfile
@@ -91,7 +92,7 @@ def show(table: np.ndarray, at_once: int) -> tuple[float, float]:
     wall, resident, driver, training = table.T
     print("trials  overhead/trial s  driver CPU/trial s  driver MB")
     edges = np.linspace(0, len(table) - 1, LINES + 1).astype(int)
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in itertools.pairwise(edges):
         count = last - first
         over = (wall[last] - wall[first]) * at_once / count - training[first + 1 : last + 1].mean()
         print(f"{last + 1:6d}  {over:16.3f}  {(driver[last] - driver[first]) / count:18.3f}  {resident[last]:9.1f}")

@@ -1,0 +1,174 @@
+"""A search on a Ray cluster that runs already: joined, never stopped; results travel; a node may die."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histotune.cohort import Cohort
+from histotune.errors import ConfigError, StudyError
+from histotune.search import Budget, Resources, run
+from histotune.search.cluster import _mark, _marked
+from histotune.search.depot import COHORT_FILES, Depot
+from histotune.space import read_space
+from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
+
+TOKEN = "a-token-of-thirty-two-characters-"
+SPACE = {
+    "dataset": "synthetic",
+    "epochs": 3,
+    "batch_size": 32,
+    "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of one node with one CPU, which asks for a token; `add_node(num_cpus=1)` adds another."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "node"))
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+    from ray.cluster_utils import Cluster
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    found = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20},
+    )
+    yield found
+    found.shutdown()
+
+
+class Killer:
+    """Kills a node of the cluster when some trials have ended."""
+
+    def __init__(self, kill: Callable[[], None], after: int) -> None:
+        self._kill, self._after, self.ends = kill, after, 0
+
+    def started(self, number: int, config: Mapping[str, Any]) -> None:
+        pass
+
+    def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def ended(self, record: TrialRecord) -> None:
+        self.ends += 1
+        if self.ends == self._after:
+            self._kill()
+
+
+def test_a_search_joins_a_cluster_and_leaves_it_running(
+    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path
+) -> None:
+    import ray
+
+    where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
+    with pytest.raises(ConfigError, match="cluster's 1 nodes have 1 CPUs"):
+        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), Resources(64), **where)
+    summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), **where)
+    assert (summary.ended, summary.failed, summary.reason) == (2, 0, "trials")
+    records = small_study.trials()
+    assert [record.state for record in records] == [COMPLETE, COMPLETE]
+    assert len(records[0].predictions().ids) == len(records[1].predictions().ids) > 0
+    assert not _marked(_mark(small_study))
+    stored = tmp_path / "bucket" / "small"
+    assert read_record(stored / "trials" / "00001") is not None
+    assert not list(stored.rglob("*sealed*")), "what lies under the seal stays here"
+    assert {path.name for path in (stored / "cohorts").glob("*/*")} == set(COHORT_FILES)
+    ray.init(address=cluster.address)
+    assert ray.cluster_resources()["CPU"] == 1
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [True, False])
+def test_a_search_goes_on_when_a_node_dies(
+    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path, storage: bool
+) -> None:
+    second = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False), after=3)
+    summary = run(
+        small_study,
+        read_space(SPACE | {"epochs": 6}, "s"),
+        {32: small_cohort.folder},
+        Budget(8),
+        listeners=[killer],
+        address=cluster.address,
+        storage=f"file://{tmp_path}/bucket" if storage else None,
+    )
+    assert (summary.reason, summary.ended, summary.notes) == ("trials", 8, ())
+    assert [record.number for record in small_study.trials()] == list(range(8))
+    assert summary.failed == 0
+    assert killer.ends == 8
+
+
+def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyStore, small_cohort: Cohort) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(StudyError, match="no Ray cluster answers"):
+        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), address=f"127.0.0.1:{port}")
+    assert time.monotonic() - began < 10
+
+
+def test_another_token_is_refused_with_what_to_set(
+    small_study: StudyStore, small_cohort: Cohort, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-of-thirty-two-characters")
+    with pytest.raises(StudyError, match="RAY_AUTH_TOKEN"):
+        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), address=cluster.address)
+
+
+# Resources and storage, without a cluster
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "at_once"),
+    [
+        (Resources(1), [(1.0, 0.0), (2.0, 0.0)], 3),
+        (Resources(2), [(3.0, 0.0), (3.0, 0.0)], 2),
+        (Resources(1, 0.25), [(8.0, 1.0), (8.0, 0.0)], 4),
+    ],
+)
+def test_trials_fit_node_by_node(resources: Resources, nodes: list[tuple[float, float]], at_once: int) -> None:
+    assert resources.check(nodes) == at_once
+
+
+def test_a_trial_that_fits_no_single_node_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"2 CPUs per trial asked, but the cluster's 2 nodes have 1 \+ 1 CPUs"):
+        Resources(2).check([(1, 0), (1, 0)])
+
+
+def test_a_node_copies_a_cohort_once_and_without_its_labels(
+    small_study: StudyStore, small_cohort: Cohort, tmp_path: Path
+) -> None:
+    depot = Depot.of(f"file://{tmp_path}/bucket", small_study)
+    depot.offer_cohort(small_cohort.folder)
+    elsewhere = tmp_path / "not-on-this-node" / small_cohort.folder.name
+    first = depot.cohort(elsewhere, tmp_path / "node")
+    written = (first / "images.npy").stat().st_mtime_ns
+    assert depot.cohort(elsewhere, tmp_path / "node") == first
+    assert (first / "images.npy").stat().st_mtime_ns == written
+    assert {path.name for path in first.iterdir()} == set(COHORT_FILES)
+    assert depot.cohort(small_cohort.folder, tmp_path / "node") == small_cohort.folder
+
+
+def test_an_unknown_protocol_is_refused(small_study: StudyStore) -> None:
+    with pytest.raises(ConfigError, match="Protocol not known: nowhere"):
+        Depot.of("nowhere://bucket", small_study)
+
+
+def test_another_study_in_the_storage_is_not_overwritten(small_study: StudyStore, tmp_path: Path) -> None:
+    (tmp_path / "bucket" / "small").mkdir(parents=True)
+    (tmp_path / "bucket" / "small" / "study.json").write_text("{}")
+    with pytest.raises(StudyError, match="another study of this name"):
+        Depot.of(f"file://{tmp_path}/bucket", small_study)
