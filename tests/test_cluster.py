@@ -27,24 +27,28 @@ SPACE = {
 }
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster of one node with one CPU, which asks for a token; `add_node(num_cpus=1)` adds another."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "node"))
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
     from ray.cluster_utils import Cluster
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        patch.setenv("HISTOTUNE_CACHE", str(tmp_path_factory.mktemp("node")))
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+        found = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20},
+        )
+        yield found
+        found.shutdown()
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-    found = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20},
-    )
-    yield found
-    found.shutdown()
 
 
 class Killer:

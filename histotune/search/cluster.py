@@ -44,7 +44,7 @@ _SETTINGS_JOINED = {name: value for name, value in _SETTINGS.items() if name not
 _WORKER = {
     name: _SETTINGS[name] for name in ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS")
 }
-PATIENCE = 5.0  # seconds in which a cluster answers, twice at most
+PATIENCE = 5.0  # seconds in which a cluster takes a connection; its first answer may take twice as long
 
 
 @contextlib.contextmanager
@@ -123,9 +123,7 @@ def _join(ray: Any, address: str, variables: dict[str, str]) -> None:
     try:
         found = services.canonicalize_bootstrap_address(address)
         if found is None:
-            raise StudyError(
-                f"no Ray runs on this machine ({address=}); start one by `ray start --head` or name one"
-            )
+            raise StudyError(f"no Ray runs on this machine ({address=}); start one by `ray start --head` or name one")
         host, _, port = found.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
     except (OSError, ValueError) as error:
@@ -138,7 +136,7 @@ def _join(ray: Any, address: str, variables: dict[str, str]) -> None:
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     try:
-        GcsClient(address=found).get_all_node_info(timeout=PATIENCE)
+        GcsClient(address=found).get_all_node_info(timeout=2 * PATIENCE)
         ray.init(
             address=found,
             log_to_driver=False,
