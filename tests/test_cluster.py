@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, StudyError
+from histotune.registry import load_plugins
+from histotune.runtime import share_gpu
 from histotune.search import Budget, Resources, run
 from histotune.search.cluster import _mark, _marked
 from histotune.search.depot import COHORT_FILES, Depot
@@ -176,3 +180,61 @@ def test_another_study_in_the_storage_is_not_overwritten(small_study: StudyStore
     (tmp_path / "bucket" / "small" / "study.json").write_text("{}")
     with pytest.raises(StudyError, match="another study of this name"):
         Depot.of(f"file://{tmp_path}/bucket", small_study)
+
+
+SEES = """
+import json, os
+from pathlib import Path
+
+from histotune.losses import LOSSES
+
+
+@LOSSES.register('telling')
+def telling(given):
+    '''Write down which GPU the trial sees.'''
+    with Path({place!r}).open('a') as file:
+        file.write(json.dumps([os.getpid(), os.environ.get('CUDA_VISIBLE_DEVICES')]) + '\\n')
+    return LOSSES.build('cross_entropy', given)
+"""
+
+
+@pytest.mark.parametrize(("share", "seen"), [(0.5, "0"), (0.0, "")])
+def test_trials_that_share_a_gpu_see_it_and_others_see_none(
+    small_study: StudyStore,
+    small_cohort: Cohort,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    seen: str,
+) -> None:
+    monkeypatch.setenv("HISTOTUNE_LOGICAL_GPUS", "1")
+    plugins, told = tmp_path / "plugins", tmp_path / "told"
+    plugins.mkdir()
+    (plugins / "telling.py").write_text(SEES.format(place=str(told)).replace("telling", f"telling_{seen or 'none'}"))
+    load_plugins(plugins)
+    space = read_space(SPACE | {"epochs": 1, "loss": f"telling_{seen or 'none'}"}, "s")
+    resources = Resources(0.5, share, max_concurrent=2)
+    run(small_study, space, {32: small_cohort.folder}, Budget(3), resources, plugins=[plugins])
+    assert [record.state for record in small_study.trials()] == [COMPLETE] * 3
+    answers = [json.loads(line) for line in told.read_text().splitlines()]
+    assert {devices for _, devices in answers} == {seen}
+
+
+def test_shares_of_a_gpu_bound_the_trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HISTOTUNE_LOGICAL_GPUS", "1")
+    assert Resources(0.01, 0.25).check() == 4
+    with pytest.raises(ConfigError, match="0.5 GPUs per trial x 3 trials at once asked, but this machine has 1 GPUs"):
+        Resources(0.01, 0.5, max_concurrent=3).check()
+    with pytest.raises(ConfigError, match="2 GPUs per trial asked"):
+        Resources(0.01, 2).check()
+
+
+@pytest.mark.parametrize(("share", "limits"), [(0.25, [0.25]), (1.0, []), (2.0, []), (0.0, [])])
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, share: float, limits: list[float]
+) -> None:
+    set_: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", set_.append)
+    share_gpu(share)
+    assert set_ == limits
