@@ -223,7 +223,7 @@ def test_trials_that_share_a_gpu_see_it_and_others_see_none(
 def test_shares_of_a_gpu_bound_the_trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HISTOTUNE_LOGICAL_GPUS", "1")
     assert Resources(0.01, 0.25).check() == 4
-    with pytest.raises(ConfigError, match="0.5 GPUs per trial x 3 trials at once asked, but this machine has 1 GPUs"):
+    with pytest.raises(ConfigError, match=r"0\.5 GPUs per trial x 3 trials at once asked, but this machine has 1 GPUs"):
         Resources(0.01, 0.5, max_concurrent=3).check()
     with pytest.raises(ConfigError, match="2 GPUs per trial asked"):
         Resources(0.01, 2).check()

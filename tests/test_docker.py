@@ -90,6 +90,16 @@ def running(command: list[str], log: Path, **how: Any) -> Iterator[subprocess.Po
                 os.killpg(process.pid, 9)
 
 
+def listens(number: int) -> bool:
+    with socket.create_connection(("127.0.0.1", number), 1):
+        return True
+
+
+def healthy(url: str) -> bool:
+    with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        return bool(answer.status == 200)
+
+
 def wait_for(answers: Any, what: str, log: Path, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -120,8 +130,8 @@ def postgres(folder: Path) -> Iterator[str]:
     subprocess.run([initdb, "-D", data, "-U", "mlflow", "--auth=trust"], check=True, capture_output=True, **how)
     command = [server, "-D", data, "-p", str(number), "-h", "127.0.0.1", "-k", ""]
     with running(command, log, **how):
-        wait_for(lambda: socket.create_connection(("127.0.0.1", number), 1).close() is None, "PostgreSQL", log)
-        yield f"postgresql://mlflow@127.0.0.1:{number}/postgres"
+        wait_for(lambda: listens(number), "PostgreSQL", log)
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{number}/postgres"
 
 
 @pytest.mark.slow
@@ -149,7 +159,7 @@ def test_the_parts_work_together_without_containers(tmp_path: Path) -> None:
         stack.enter_context(running([*ray, f"--address={address}", "--num-cpus=1"], more, env=environment))
         wait_for(lambda: b"Ray runtime started" in more.read_bytes(), "the second node", more)
         url = f"http://127.0.0.1:{number}"
-        wait_for(lambda: urllib.request.urlopen(f"{url}/health").status == 200, "MLflow", tmp_path / "mlflow.log")
+        wait_for(lambda: healthy(url), "MLflow", tmp_path / "mlflow.log")
         code = "from histotune.cli import main; main()"
         line = [sys.executable, "-c", code, "search", "demo", "--trials", "3", "--quiet", "--runs", str(ours)]
         line += ["--fix", "epochs=2", "--tracking-uri", url, "--ray-address", address]
