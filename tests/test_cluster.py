@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -217,7 +218,7 @@ def test_trials_that_share_a_gpu_see_it_and_others_see_none(
     run(small_study, space, {32: small_cohort.folder}, Budget(3), resources, plugins=[plugins])
     assert [record.state for record in small_study.trials()] == [COMPLETE] * 3
     answers = [json.loads(line) for line in told.read_text().splitlines()]
-    assert {devices for _, devices in answers} == {seen}
+    assert {devices for process, devices in answers if process != os.getpid()} == {seen}
 
 
 def test_shares_of_a_gpu_bound_the_trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from histotune.search.cluster import MARK, kill_leftovers
+
 DOCKER = Path(__file__).parents[1] / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -88,6 +90,7 @@ def running(command: list[str], log: Path, **how: Any) -> Iterator[subprocess.Po
                 process.wait(20)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
+            process.wait()
 
 
 def listens(number: int) -> bool:
@@ -142,9 +145,10 @@ def test_the_parts_work_together_without_containers(tmp_path: Path) -> None:
     place.mkdir()
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = os.environ | quiet | token | {"RAY_raylet_start_wait_time_s": "150"}
+    environment = os.environ | quiet | token | {"RAY_raylet_start_wait_time_s": "150", MARK: f"test-{gcs}"}
     ray, head = [str(scripts / "ray"), "start", "--block", "--disable-usage-stats"], tmp_path / "head.log"
     with ExitStack() as stack:
+        stack.callback(kill_leftovers, f"test-{gcs}")  # what Ray started in sessions of their own
         uri = stack.enter_context(postgres(place))
         server = [str(scripts / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(number), "--workers", "1"]
         server += ["--backend-store-uri", uri, "--serve-artifacts", "--artifacts-destination", str(tmp_path / "models")]
