@@ -170,6 +170,21 @@ def test_the_parts_work_together_without_containers(tmp_path: Path) -> None:
         told = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
         assert told.returncode == 0, told.stderr
         assert "cannot be written" not in told.stderr, told.stderr
+        line = [
+            sys.executable,
+            "-c",
+            code,
+            "ensemble",
+            "demo",
+            "--top",
+            "2",
+            "--runs",
+            str(ours),
+            "--tracking-uri",
+            url,
+        ]
+        joined = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=200)
+        assert (joined.returncode, "cannot be written" in joined.stderr) == (0, False), joined.stderr
         check = (
             "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); client = mlflow.MlflowClient();"
             "models = client.search_registered_models(); assert models;"
