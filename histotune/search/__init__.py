@@ -58,7 +58,6 @@ def run(
     """
     # Optuna and Ray are imported by those who search, not by those who read a study
     from histotune.search.conductor import Conductor
-    from histotune.search.depot import Depot
     from histotune.search.journal import Journal
     from histotune.search.resume import take_up
     from histotune.search.sampler import Proposer, build_sampler
@@ -84,11 +83,7 @@ def run(
             scratch = stack.enter_context(joined_ray(address, store))
             resources = resources.on(capacity())
         at_once = resources.check(None if scratch is None else capacity())
-        depot = None if storage is None else Depot.of(storage, store)
-        if depot is not None:
-            depot.pull_all(store)
-            for folder in cohorts.values():
-                depot.offer_cohort(folder)
+        depot = None if storage is None else _supplied(storage, store, cohorts)
         journal = Journal(store.journal, store.folder.name, maximize=better)
         history = take_up(store, journal, stopper, metric=metric, sign=sign)
         proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials())
@@ -107,6 +102,16 @@ def run(
             _drive(conductor, store, cohorts, resources, at_once, plugins, scratch, depot)
         conductor.deliver()
         return conductor.summary()
+
+
+def _supplied(storage: str, store: StudyStore, cohorts: Mapping[int, Path]) -> Depot:
+    from histotune.search.depot import Depot
+
+    depot = Depot.of(storage, store)
+    depot.pull_all(store)
+    for folder in cohorts.values():
+        depot.offer_cohort(folder)
+    return depot
 
 
 def _drive(
