@@ -154,8 +154,7 @@ def search(
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
     if ray_address is None:
         resources.check()
-    if storage is not None and "://" not in storage:
-        runs, storage = storage, None
+    runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     build_sampler(sampler, 0)  # refuses an unknown name before anything is prepared
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
@@ -166,11 +165,10 @@ def search(
         opened(store, budget.trials)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
-    folders = {size: cohort.folder for size, cohort in prepared.items()}
     summary = run_search(
         store,
         loaded,
-        folders,
+        {size: cohort.folder for size, cohort in prepared.items()},
         budget,
         resources,
         sampler=sampler,
