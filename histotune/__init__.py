@@ -21,19 +21,20 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Study": "study",
-    "evaluate": "study",
+    "evaluate": "jobs",
     "load": "predict",
     "open_study": "study",
-    "search": "study",
-    "train": "study",
+    "search": "jobs",
+    "train": "jobs",
 }
 __all__ = ["Study", "__version__", "evaluate", "load", "open_study", "search", "train"]
 
 _torchvision.install()
 
 if TYPE_CHECKING:
+    from histotune.jobs import evaluate, search, train
     from histotune.predict import load
-    from histotune.study import Study, evaluate, open_study, search, train
+    from histotune.study import Study, open_study
 
 
 class _Front(ModuleType):

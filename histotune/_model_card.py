@@ -42,6 +42,8 @@ def _made(info: Mapping[str, Any]) -> list[str]:
         + ("**leaky**" if split["leaky"] else "no patient on two sides"),
         f"- digest of this model: `{info['digest']}`",
     ]
+    if split["training"]:
+        lines.append(f"- training part: {split['training']}; validation and test parts are natural")
     if info["kind"] == "ensemble":
         lines.append(f"- members joined by `{info['strategy']}` {info['params'] or ''}".rstrip())
     lines += ["", "| member | trial | configuration | temperature | validation " + info["metric"] + " |"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from histotune.cohort import Cohort, read_labels
 from histotune.controls import fit_controls
 from histotune.datasets import DATASETS, locate
 from histotune.errors import StudyError
-from histotune.metrics import check_metric
+from histotune.imbalance import NATURAL, check_imbalance
+from histotune.metrics import check_metrics
 from histotune.places import Places
 from histotune.prepare import prepare
 from histotune.space import Space
@@ -32,22 +33,32 @@ class Wanted:
     Args:
         space: the search space.
         data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>` and `data/<dataset>`.
-        metric, protocol, seed: None takes what the study began with, else the space's, the dataset's, 0.
+        metric: the validation metric, or several, the ranking one first; None takes what the study began with, else
+            the space's.
+        protocol, seed: None takes what the study began with, else the space's or dataset's, 0.
         strict: whether a file that cannot be read is an error.
+        imbalance: what becomes of the training part; None takes what the study began with, else the space's, natural.
     """
 
     space: Space
     data: str | os.PathLike[str] | None = None
-    metric: str | None = None
+    metric: str | Sequence[str] | None = None
     protocol: str | None = None
     seed: int | None = None
     strict: bool = False
+    imbalance: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown names before anything is prepared."""
-        check_metric(self.metric or self.space.metric)
+        check_metrics(self.metrics or [self.space.metric])
         if protocol := self.protocol or self.space.protocol:
             check_protocol(protocol)
+        check_imbalance(self.imbalance or self.space.imbalance or NATURAL)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics asked for; none where the study or the space shall say."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric or [])
 
 
 def prepare_cohort(
@@ -92,7 +103,8 @@ def begin(
     }
     with store.lock("opening the study"):
         if store.exists():
-            _check_same(store, wanted, cohorts)
+            check_asked(store, wanted, space=True)
+            _check_data(store, cohorts)
         else:
             _create(store, wanted, data, cohorts)
         if progress is not None:
@@ -124,8 +136,9 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     labels = read_labels(first)
     protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
     seed = wanted.seed or 0
-    parts = split(first, labels, protocol, seed=seed)
-    metric = check_metric(wanted.metric or space.metric, len(first.classes))
+    imbalance = wanted.imbalance or space.imbalance or NATURAL
+    parts = split(first, labels, protocol, seed=seed, imbalance=imbalance)
+    metrics = check_metrics(wanted.metrics or [space.metric], len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
         name=store.folder.name,
@@ -138,30 +151,42 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
         protocol=protocol,
         leaky=parts.leaky,
         seed=seed,
-        metric=metric,
+        metric=metrics[0],
+        others=metrics[1:],
         space=space.to_dict(),
         facts=first.facts,
+        imbalance=imbalance,
+        training=parts.training,
         version=__version__,
     )
     store.create(settings, first, parts, labels)
 
 
-def _check_same(store: StudyStore, wanted: Wanted, cohorts: Mapping[int, Cohort]) -> None:
+def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> None:
+    """Check that what a user asks of an existing study is what it began with.
+
+    Args:
+        space: whether the search space must be the same, too.
+
+    Raises:
+        StudyError: it is not; the message says what was and what is asked.
+    """
     settings = store.settings()
     asked = {
         "dataset": (settings.dataset, wanted.space.dataset),
-        "metric": (settings.metric, wanted.metric or settings.metric),
+        "metric": (", ".join(settings.metrics), ", ".join(wanted.metrics or settings.metrics)),
         "split": (settings.protocol, wanted.protocol or settings.protocol),
         "seed": (settings.seed, settings.seed if wanted.seed is None else wanted.seed),
-        "search space": (settings.space, json.loads(json.dumps(wanted.space.to_dict()))),
+        "imbalance": (settings.imbalance, wanted.imbalance or settings.imbalance),
     }
+    if space:
+        asked["search space"] = (settings.space, json.loads(json.dumps(wanted.space.to_dict())))
     for what, (before, now) in asked.items():
         if before != now:
             raise StudyError(
                 f"study {settings.name!r} began with another {what}: {_difference(before, now)}. "
                 "Give the same again to continue it, or --study NAME to begin a new one"
             )
-    _check_data(store, cohorts)
 
 
 def _check_data(store: StudyStore, cohorts: Mapping[int, Cohort]) -> None:

@@ -9,12 +9,13 @@ from histotune.errors import ConfigError, suggest
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.metrics import METRICS
+from histotune.presets import load_preset, preset_names
 from histotune.registry import Registry
 from histotune.space import load_space, space_names
 
 
 def catalogue(kind: str) -> list[dict[str, object]]:
-    """List what is registered under `kind`: name, summary, and parameters with their defaults.
+    """List what is registered under `kind`: name, summary, parameters with defaults and ranges, and source.
 
     >>> [entry["name"] for entry in catalogue("ensembles")]
     ['average', 'max', 'vote']
@@ -26,17 +27,33 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
     }  # fmt: skip
     if kind == "spaces":
-        return [{"name": name, "summary": load_space(name).description, "parameters": {}} for name in space_names()]
+        return [_plain(name, load_space(name).description) for name in space_names()]
+    if kind == "presets":
+        return [_preset(name) for name in preset_names()]
     if kind == "metrics":
-        return [{"name": name, "summary": m.description, "parameters": {}} for name, m in METRICS.items()]
+        return [_plain(name, metric.description) for name, metric in METRICS.items()]
     if kind not in registries:
-        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, [*registries, 'metrics', 'spaces'])}")
+        known = [*registries, "metrics", "spaces", "presets"]
+        raise ConfigError(f"there are no {kind!r} to list. {suggest(kind, known)}")
     entries = [registries[kind].entry(name) for name in registries[kind].names()]
     return [
         {
             "name": entry.name,
             "summary": entry.summary,
             "parameters": {p.name: "required" if p.required else p.default for p in entry.parameters},
+            "ranges": {p.name: str(p.range) for p in entry.parameters if p.range},
+            "source": entry.source,
         }
         for entry in entries
     ]
+
+
+def _plain(name: str, summary: str) -> dict[str, object]:
+    return {"name": name, "summary": summary, "parameters": {}, "ranges": {}, "source": ""}
+
+
+def _preset(name: str) -> dict[str, object]:
+    preset = load_preset(name)
+    loss = preset.config["loss"]
+    parameters = {"space": preset.space.stem, "loss": loss["name"], **{k: v for k, v in loss.items() if k != "name"}}
+    return _plain(name, preset.description) | {"parameters": parameters}

@@ -151,7 +151,7 @@ def evaluate(
 ) -> None:
     """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
     from histotune import cli_show
-    from histotune.study import evaluate as run
+    from histotune.jobs import evaluate as run
 
     found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
     cli_show.evaluation(found, json_wanted=json_wanted)
@@ -173,8 +173,10 @@ def predict(
 
 @app.command("list", epilog=_examples("list losses -v"))
 def list_(
-    kind: Annotated[str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics or spaces.")],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters and defaults.")] = False,
+    kind: Annotated[
+        str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics, spaces or presets.")
+    ],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
     """List what can be named in a search space or on the command line."""
@@ -199,6 +201,24 @@ def show_space(
     cli_show.space(
         load_space(space, fix=fix or [], ranges=range_ or [], choices=choices or []), json_wanted=json_wanted
     )
+
+
+@app.command(epilog=_examples("gc", "gc idc --keep 5 --yes"))
+def gc(
+    study: given.OptionalStudyArgument = None,
+    keep: Annotated[int, typer.Option(help="Best trials of each study whose weights stay.", min=0)] = 10,
+    yes: Annotated[bool, typer.Option("--yes", help="Free it; without, it is only shown.")] = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Show what can be freed on disk in STUDY, or in all studies and the cache; results and controls always stay."""
+    from histotune import cli_show
+    from histotune.places import Places
+    from histotune.tidy import tidy
+
+    tidied = tidy(Places.of(runs, cache), study, keep=keep, remove=yes)
+    cli_show.tidied(tidied, removed=yes, json_wanted=json_wanted)
 
 
 @app.command(epilog=_examples("ui --port 5000"))

@@ -15,6 +15,12 @@ def _spaces(incomplete: str) -> list[str]:
     return [name for name in space_names() if name.startswith(incomplete)]
 
 
+def _presets(incomplete: str) -> list[str]:
+    from histotune.presets import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 def _studies(incomplete: str) -> list[str]:
     runs = Path(os.environ.get("HISTOTUNE_RUNS", "runs"))
     names = (path.parent.name for path in runs.glob("*/study.json"))
@@ -24,7 +30,17 @@ def _studies(incomplete: str) -> list[str]:
 SpaceArgument = Annotated[
     str, typer.Argument(help="Search space: a shipped name or a YAML file.", autocompletion=_spaces)
 ]
+SpaceOfPresetArgument = Annotated[
+    str | None, typer.Argument(help="Search space; that of the preset if left out.", autocompletion=_spaces)
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="A published configuration; see `list presets`.", autocompletion=_presets),
+]
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_studies)]
+OptionalStudyArgument = Annotated[
+    str | None, typer.Argument(help="Name of a study; all of them if left out.", autocompletion=_studies)
+]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
 RunsOption = Annotated[
@@ -38,6 +54,9 @@ StudyOption = Annotated[str | None, typer.Option("--study", help="Study name; th
 SplitOption = Annotated[
     str | None, typer.Option("--split", help="Split protocol, such as patient or official_patient.")
 ]
+ImbalanceOption = Annotated[
+    str | None, typer.Option("--imbalance", help="long_tail thins the training part (natural: as it is).")
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
 RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]
@@ -46,6 +65,14 @@ PluginsOption = Annotated[Path | None, typer.Option("--plugins", help="Folder of
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of split and search; 0 if left out.", min=0)]
+StartOption = Annotated[
+    list[Path] | None,
+    typer.Option("--start-with", help="A configuration to train first: config.yaml of a trial, or a part of one."),
+]
+WarmOption = Annotated[
+    str | None,
+    typer.Option("--warm-start", help="Study whose trials the sampler may learn from.", autocompletion=_studies),
+]
 TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", help="An MLflow server instead of runs/mlflow.db.")
 ]
@@ -62,4 +89,20 @@ GpusOption = Annotated[
 ]
 ConcurrentOption = Annotated[
     int | None, typer.Option("--max-concurrent", help="Trials at once; as many as fit.", min=1)
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--trial-timeout",
+        help="Seconds without an epoch after which a trial counts as hung; 0: never.",
+        show_default="10 x the longest epoch, at least 600",
+        min=0.0,
+    ),
+]
+JoinOption = Annotated[
+    bool,
+    typer.Option("--join", help="Look on when another process searches in this study; take over what it leaves."),
+]
+KeepModelsOption = Annotated[
+    int, typer.Option("--keep-models", help="Best trials whose weights are kept; 0: of every trial.", min=0)
 ]

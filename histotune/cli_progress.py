@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from histotune.metrics import METRICS
+from histotune.search import Budget, Ledger
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
 BEST_SHOWN = 5
@@ -29,8 +30,11 @@ class Display:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Hear of an epoch of a single training."""
 
-    def began(self, store: StudyStore, trials: int | None) -> None:
-        """Hear that a search starts or goes on towards `trials` trials in all (None: until the time is up)."""
+    def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
+        """Hear that a search starts or goes on, and what is spent of its budget; the search keeps the ledger."""
+
+    def say(self, line: str) -> None:
+        """Hear a line for a person."""
 
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         """Hear that a trial runs."""
@@ -51,41 +55,42 @@ class PlainDisplay(Display):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.metric = "balanced_accuracy"
-        self.total: int | None = None
-        self.finished = 0
+        self.budget, self.ledger = Budget(1), Ledger()
+        self.began_at = time.monotonic()
         self.best: TrialRecord | None = None
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Print the end of a stage only."""
         if done == total:
-            self._say(f"{what}: {done}/{total}")
+            self.say(f"{what}: {done}/{total}")
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Print an epoch of a single training."""
         shown = ("train_loss", "balanced_accuracy", "auroc")
         figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
-        self._say(f"epoch {epoch}: {figures}")
+        self.say(f"epoch {epoch}: {figures}")
 
-    def began(self, store: StudyStore, trials: int | None) -> None:
-        """Count what an earlier search left."""
-        self.metric, self.total = store.settings().metric, trials
+    def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
+        """Take up what an earlier search left."""
+        settings = store.settings()
+        self.metric, self.budget, self.ledger = settings.metric, budget, ledger
+        self.began_at = time.monotonic()
+        if settings.training:
+            self.say(f"training part {settings.training}")
         for record in store.trials():
             self._count(record)
-        if self.finished:
-            self._say(f"study {store.folder.name!r} goes on: {self.finished} trials have ended")
+        if ledger.ended:
+            self.say(f"study {store.folder.name!r} goes on: {self._spent()}")
 
     def ended(self, record: TrialRecord) -> None:
         """Print a trial's result and the best so far."""
         self._count(record)
         result = f"{record.metrics[self.metric]:.4f}" if record.state == COMPLETE else record.reason or record.state
         best = f"best {self.best.metrics[self.metric]:.4f} (trial {self.best.number})" if self.best else "none complete"
-        count = f"{self.finished}/{self.total}" if self.total else f"{self.finished}"
-        self._say(
-            f"[{count}] trial {record.number}: {result} after {record.epochs} epochs, {record.seconds:.0f} s; {best}"
-        )
+        after = f"after {record.epochs} epochs, {record.seconds:.0f} s"
+        self.say(f"[{self._spent()}] trial {record.number}: {result} {after}; {best}")
 
     def _count(self, record: TrialRecord) -> None:
-        self.finished += 1
         if record.state == COMPLETE and (self.best is None or self._better(record, self.best)):
             self.best = record
 
@@ -93,7 +98,11 @@ class PlainDisplay(Display):
         sign = 1 if METRICS[self.metric].higher_is_better else -1
         return sign * one.metrics[self.metric] > sign * other.metrics[self.metric]
 
-    def _say(self, line: str) -> None:
+    def _spent(self) -> str:
+        return self.budget.spent(self.ledger, time.monotonic() - self.began_at)
+
+    def say(self, line: str) -> None:
+        """Print a line."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -105,7 +114,6 @@ class LiveDisplay(PlainDisplay):
         self.running: dict[int, tuple[str, int, float]] = {}
         self.complete: list[TrialRecord] = []
         self.names: dict[int, str] = {}
-        self.began_at = time.monotonic()
         self.before = 0
         self.bar: Progress | None = None
         self.live: Live | None = None
@@ -120,11 +128,11 @@ class LiveDisplay(PlainDisplay):
         task = known[what] if what in known else self.bar.add_task(what)
         self.bar.update(task, completed=done, total=total)
 
-    def began(self, store: StudyStore, trials: int | None) -> None:
+    def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
         """Replace the bars by the table."""
         self._end_bar()
-        super().began(store, trials)
-        self.before, self.began_at = self.finished, time.monotonic()
+        super().began(store, budget, ledger)
+        self.before = ledger.ended
         self.live = Live(self._screen(), console=self.console, refresh_per_second=4, get_renderable=self._screen)
         self.live.start()
 
@@ -174,13 +182,12 @@ class LiveDisplay(PlainDisplay):
         return Group(self._headline(), table)
 
     def _headline(self) -> Text:
-        done = f"{self.finished}/{self.total}" if self.total else str(self.finished)
-        passed, fresh = time.monotonic() - self.began_at, self.finished - self.before
+        passed, fresh = time.monotonic() - self.began_at, self.ledger.ended - self.before
         left = ""
-        if self.total and fresh:
-            left = f", about {(self.total - self.finished) * passed / fresh / 60:.0f} min left"
+        if self.budget.trials and fresh:
+            left = f", at most {(self.budget.trials - self.ledger.ended) * passed / fresh / 60:.0f} min left"
         best = f", best {self.metric} {self.best.metrics[self.metric]:.4f}" if self.best else ""
-        return Text(f"{done} trials ended{best}{left}", style="bold")
+        return Text(f"{self._spent()}{best}{left}", style="bold")
 
 
 def describe(config: Mapping[str, Any]) -> str:

@@ -15,23 +15,41 @@ SEARCH_EXAMPLES = (
     "search idc --time 2h --gpus-per-trial 0.25 --metric auroc",
     "search idc --study focal-only --fix loss=focal --range optimizer.learning_rate=1e-4:1e-2:log",
 )
-TRAIN_EXAMPLES = ("train idc --set loss.name=focal --set loss.gamma=2",)
+TRAIN_EXAMPLES = (
+    "train idc --set loss.name=focal --set loss.gamma=2",
+    "train --preset janowczyk --data idc_patches --set epochs=20",
+)
 
 
 def search(
     space: given.SpaceArgument,
     data: given.DataOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without --time.", min=1)] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without a budget.", min=1)] = None,
     time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    epochs_total: Annotated[
+        int | None, typer.Option(help="Epochs of the study in all, of stopped and failed trials, too.", min=1)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when none of the last N trials was better than the best before.", min=1)
+    ] = None,
+    start_with: given.StartOption = None,
+    warm_start: given.WarmOption = None,
     study: given.StudyOption = None,
-    metric: Annotated[str | None, typer.Option(help="Validation metric that ranks trials.")] = None,
-    sampler: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="asha (stops weak trials early) or none.")] = "asha",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric that ranks trials; further ones ask for a Pareto front."),
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, cmaes, random, grid.")] = "tpe",
+    scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, none.")] = "asha",
     split: given.SplitOption = None,
+    imbalance: given.ImbalanceOption = None,
     seed: given.SeedOption = None,
     cpus_per_trial: given.CpusOption = 1.0,
     gpus_per_trial: given.GpusOption = None,
     max_concurrent: given.ConcurrentOption = None,
+    trial_timeout: given.TimeoutOption = None,
+    join: given.JoinOption = False,
+    keep_models: given.KeepModelsOption = 20,
     fix: given.FixOption = None,
     range_: given.RangeOption = None,
     choices: given.ChoicesOption = None,
@@ -46,16 +64,18 @@ def search(
 ) -> None:
     """Search SPACE for its best configuration; the same command again continues the study."""
     from histotune import cli_progress, cli_show
-    from histotune.study import search as run
+    from histotune.jobs import search as run
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         found = run(
-            space, data=data, trials=trials, time=time, study=study, metric=metric, sampler=sampler,
-            scheduler=scheduler, protocol=split, seed=seed, cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent, fix=fix or [], ranges=range_ or [],
+            space, data=data, trials=trials, time=time, epochs_total=epochs_total, patience=patience,
+            start_with=start_with or [], warm_start=warm_start, study=study,
+            metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, imbalance=imbalance, seed=seed,
+            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent,
+            trial_timeout=trial_timeout, join=join, keep_models=keep_models, fix=fix or [], ranges=range_ or [],
             choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
             ray_address=ray_address, storage=storage, progress=display.progress, opened=display.began,
-            listeners=[display],
+            said=display.say, listeners=[display],
         )  # fmt: skip
     cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
@@ -64,11 +84,13 @@ def search(
 
 
 def train(
-    space: given.SpaceArgument,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over the space's default.")] = None,
+    space: given.SpaceOfPresetArgument = None,
+    preset: given.PresetOption = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over preset or default.")] = None,
     data: given.DataOption = None,
     study: given.StudyOption = None,
     split: given.SplitOption = None,
+    imbalance: given.ImbalanceOption = None,
     seed: given.SeedOption = None,
     strict: given.StrictOption = False,
     runs: given.RunsOption = None,
@@ -78,11 +100,11 @@ def train(
 ) -> None:
     """Train one configuration, without a search and without Ray, on the study's own split."""
     from histotune import cli_progress, cli_show
-    from histotune.study import train as run
+    from histotune.jobs import train as run
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         record = run(
-            space, set_ or [], data=data, study=study, protocol=split, seed=seed, strict=strict, runs=runs,
-            cache=cache, progress=display.progress, report=display.epoch,
+            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, seed=seed,
+            strict=strict, runs=runs, cache=cache, progress=display.progress, report=display.epoch,
         )  # fmt: skip
     cli_show.trial(record, json_wanted=json_wanted)

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from histotune.disk import megabytes
+from histotune.errors import ConfigError
 from histotune.files import without_nan, write_text
 
 if TYPE_CHECKING:
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 
     from histotune.cohort import Cohort
     from histotune.evaluate import Evaluation
+    from histotune.leaderboard import Line
     from histotune.merge import Merged
     from histotune.search import Summary
     from histotune.space import Space
     from histotune.store import StudyStore, TrialRecord
+    from histotune.tidy import Tidied
 
 SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
 ROWS = 25
@@ -61,7 +65,7 @@ def as_json(value: Any) -> None:
 
 def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: bool) -> None:
     """Print a study's leaderboard, what it means, and the next command to type."""
-    from histotune.leaderboard import leaderboard, lines, verdict
+    from histotune.leaderboard import gain, leaderboard, lines, verdict
 
     settings, entries = store.settings(), lines(store)
     board = leaderboard(store, entries)
@@ -69,29 +73,61 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
         as_json({"study": settings.name, "folder": str(store.folder), "leaderboard": board.to_dict("records")})
         return
     title = f"{settings.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
+    if settings.others:
+        title += f"; * on the Pareto front with {', '.join(settings.others)}"
     if settings.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
-    as_table(_board_rows(board, settings.metric), title, whole_cells=True)
+    as_table(_board_rows(board, settings.metrics), title, whole_cells=True)
+    if settings.training:
+        typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {settings.name} --json")
+    for line in _option_lines(store, entries):
+        typer.echo(line)
     for note in summary.notes if summary else ():
         typer.echo(f"Note: {note}")
     typer.echo(str(verdict(store, entries)))
+    typer.echo(str(gain(store, entries)))
     typer.echo(f"Next: histotune ensemble {settings.name} --top 5 --strategy average --export exports/{settings.name}")
 
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     """Print one training's result."""
+    from histotune.store import StudyStore
+
+    training = StudyStore(record.folder.parents[1]).settings().training
     if json_wanted:
-        as_json({"folder": str(record.folder), "state": record.state, "metrics": dict(record.metrics)})
+        told = {"folder": str(record.folder), "state": record.state, "training": training}
+        as_json(told | {"metrics": dict(record.metrics)})
         return
     typer.echo(f"{record.state} after {record.epochs} epochs, best epoch {record.best_epoch}, {record.seconds:.0f} s")
     if record.reason:
         typer.echo(f"{record.kind}: {record.reason}")
     as_table([{"metric": name, "validation": value} for name, value in record.metrics.items()])
+    if training:
+        typer.echo(_thinned(training))
     typer.echo(f"Folder: {record.folder}")
+
+
+def tidied(found: Tidied, *, removed: bool, json_wanted: bool) -> None:
+    """Print what can be freed, or was, by kind."""
+    if json_wanted:
+        rows = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in found.found]
+        as_json({"found": rows, "freed": found.freed, "skipped": found.skipped})
+        return
+    sizes: dict[str, list[int]] = {}
+    for one in found.found:
+        sizes.setdefault(one.why, []).append(one.size)
+    as_table([{"what": why, "how many": len(s), "size": megabytes(sum(s))} for why, s in sizes.items()])
+    total = megabytes(sum(one.size for one in found.found))
+    if found.skipped:
+        typer.echo(f"Left out, because they are in use: {', '.join(found.skipped)}")
+    if removed or not found.found:
+        typer.echo(f"Freed {megabytes(found.freed)}" if removed else "Nothing to free")
+    else:
+        typer.echo(f"{total} can be freed: the same command with --yes does it")
 
 
 def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
@@ -111,15 +147,19 @@ def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
 
 
 def catalogue(kind: str, entries: Sequence[Mapping[str, Any]], *, verbose: bool, json_wanted: bool) -> None:
-    """Print the registered names of a kind, with their parameters if asked."""
+    """Print the registered names of a kind; if asked, with their parameters, defaults, ranges and source."""
     if json_wanted:
         as_json(entries)
         return
-    rows = [{"name": entry["name"], "what": entry["summary"]} for entry in entries]
-    if verbose:
-        for row, entry in zip(rows, entries, strict=True):
-            row["parameters"] = ", ".join(f"{name}={value!r}" for name, value in entry["parameters"].items()) or "-"
-    as_table(rows, kind)
+    if not verbose:
+        as_table([{"name": entry["name"], "what": entry["summary"]} for entry in entries], kind)
+        return
+    for entry in entries:
+        typer.echo(f"{entry['name']}: {entry['summary']}")
+        for line in _parameters(entry):
+            typer.echo(f"    {line}")
+        if entry.get("source"):
+            typer.echo(f"    Source: {entry['source']}")
 
 
 def space(loaded: Space, *, json_wanted: bool) -> None:
@@ -182,12 +222,44 @@ def predictions(table: pd.DataFrame, output: Path) -> None:
     typer.echo(f"Wrote {len(table)} predictions to {output} ({counts})")
 
 
-def _board_rows(board: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    metrics = list(dict.fromkeys([metric, *SHOWN_METRICS]))
+def _board_rows(board: pd.DataFrame, asked: Sequence[str]) -> list[dict[str, Any]]:
+    metrics = list(dict.fromkeys([*asked, *SHOWN_METRICS]))
     figures = [m for m in metrics if m in board]
-    columns = ["rank", "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
+    marked = ["front"] if "front" in board else []
+    columns = ["rank", *marked, "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
     shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
+    if marked:
+        shown["front"] = shown["front"].map({True: "*", False: ""})
     return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
+
+
+def _thinned(training: str) -> str:
+    return f"Training part {training}; validation and test parts are natural."
+
+
+def _option_lines(store: StudyStore, entries: Sequence[Line]) -> list[str]:
+    """Say how the trials are spread over the options of a conditional space, a line for each switch."""
+    from histotune.leaderboard import option_shares
+
+    try:
+        shares = option_shares(store, entries)
+    except ConfigError as error:
+        return [f"Note: the trials per option are not known: {error}"]
+    spread: dict[str, list[str]] = {}
+    for share in shares:
+        spread.setdefault(share.path, []).append(f"{share.option} {share.trials} ({share.share:.0%})")
+    return [f"Trials by {path}: {', '.join(options)}" for path, options in spread.items()]
+
+
+def _parameters(entry: Mapping[str, Any]) -> list[str]:
+    """Write one line per parameter: name, default, and what it may be where that is known."""
+    rows = [(name, _word(value), entry["ranges"].get(name, "")) for name, value in entry["parameters"].items()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    return [f"{name:<{widths[0]}}  {default:<{widths[1]}}  {allowed}".rstrip() for name, default, allowed in rows]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value) or "''"
 
 
 def _cell(value: Any) -> str:

@@ -94,7 +94,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _one_of("optimizer.name", self.name, ("adamw", "sgd"))
+        _one_of("optimizer.name", self.name, ("adamw", "sgd", "adagrad"))
         _one_of("optimizer.schedule", self.schedule, ("cosine", "constant"))
         _within("optimizer.learning_rate", self.learning_rate, 0.0, math.inf, open_left=True)
         _within("optimizer.weight_decay", self.weight_decay, 0.0, math.inf)

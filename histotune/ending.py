@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from histotune import files, runtime
+from histotune import files, memory, runtime
 from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
@@ -55,7 +55,7 @@ def describe(folder: Path, session: Session) -> None:
     precision = str(session.autocast or "float32").removeprefix("torch.")
     how = {"seed": session.config.seed, "device": str(session.device), "precision": precision}
     cases = {"data": data.digest, "training_cases": len(data.train), "validation_cases": len(data.val)}
-    files.write_json(folder / ENVIRONMENT, runtime.environment() | how | cases)
+    files.write_json(folder / ENVIRONMENT, runtime.environment() | how | cases | memory.facts(session))
 
 
 def complete(folder: Path, progress: Progress, metrics: Mapping[str, float]) -> TrialRecord:

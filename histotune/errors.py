@@ -26,7 +26,7 @@ class TrialFailed(HistotuneError):
     """A trial ended without a result; `kind` is a word that can be counted.
 
     Args:
-        kind: one of `nan_loss`, `out_of_memory`, `bad_data`, `error`, `killed`, `hung`, `disk_full`.
+        kind: one of `nan_loss`, `out_of_memory`, `infeasible`, `bad_data`, `error`, `killed`, `hung`, `disk_full`.
         reason: one sentence for a person.
     """
 

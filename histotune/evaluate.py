@@ -189,10 +189,11 @@ def _refuse_known_images(model: Export, cohort: Cohort) -> None:
     store = StudyStore(model.study_folder)
     if not store.exists():
         return  # an export that travelled alone knows the digest of its data only
-    shared = set(store.split_table()["content"]) & set(cohort.table["content"])
+    table = store.split_table()
+    shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
     if shared:
         raise DataError(
-            f"{len(shared)} of {len(cohort)} images of {cohort.name!r} are images of study {model.study!r} too, "
+            f"{len(shared)} of {len(cohort)} images of {cohort.name!r} stand in a part of study {model.study!r} too, "
             f"so it is no external cohort for {model.name}; {advice}"
         )
 

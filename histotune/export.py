@@ -139,6 +139,12 @@ def _refuse_strangers(folder: Path) -> None:
 def _copy_member(member: TrialRecord, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
+        if name == WEIGHTS and not (member.folder / name).exists():
+            raise StudyError(
+                f"the weights of trial {member.number} were freed (--keep-models of the search, or `histotune gc`): "
+                "train it again with `histotune train SPACE --set ...` and the values of "
+                f"{member.folder / CONFIG}, or choose a trial that has its weights"
+            )
         if not (member.folder / name).exists():
             raise StudyError(f"{member.folder / name} is missing: trial {member.number} cannot be exported")
         shutil.copyfile(member.folder / name, folder / name)
@@ -166,7 +172,12 @@ def _facts(store: StudyStore) -> dict[str, Any]:
         "resize": settings.facts.get("resize", "area"),
         "metric": settings.metric,
         "study": {"name": settings.name, "folder": str(store.folder), "created": settings.created},
-        "split": {"protocol": settings.protocol, "leaky": settings.leaky, "seed": settings.seed},
+        "split": {
+            "protocol": settings.protocol,
+            "leaky": settings.leaky,
+            "seed": settings.seed,
+            "training": settings.training,
+        },
         "dataset": {
             "name": settings.dataset,
             "options": dict(settings.options),

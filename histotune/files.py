@@ -9,11 +9,15 @@ import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from histotune.errors import HistotuneError, StudyError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -101,7 +105,9 @@ def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
             holder = file.read().strip() or "an unknown process"
             raise StudyError(f"{path.parent} is in use by {holder}: wait for it to end, or stop it") from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({doing})")
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()} ({doing}) since {datetime.now():%Y-%m-%d %H:%M:%S}"
+        )
         file.flush()
         try:
             yield
@@ -109,10 +115,33 @@ def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
             file.truncate(0)
 
 
+def holder(path: Path) -> str:
+    """Say who holds the lock at `path`; "" when it is free, and also where a process that is gone left its name."""
+    if not path.exists():
+        return ""
+    with path.open("r", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "an unknown process"
+    return ""
+
+
+def _take(file: IO[str], *, wait: bool) -> bool:
+    """Take the lock; asked for thrice, because whoever asks for its `holder` has it for a moment."""
+    for _ in range(1 if wait else 3):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
 def unwritable(path: Path, error: OSError) -> HistotuneError:
     """Say that `path` could not be written, why, and what to do; for an `OSError` met while writing."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    why = "the disk is full" if full else f"{error.strerror or error}"
+    why = "the disk is full" if error.errno in FULL else f"{error.strerror or error}"
     return HistotuneError(
         f"cannot write {path}: {why}. Nothing half-written was left behind; free space or choose another folder"
     )

@@ -12,6 +12,8 @@ import pandas as pd
 
 from histotune import metrics
 from histotune.errors import StudyError
+from histotune.pareto import front
+from histotune.space import Share, read_space
 from histotune.statistics import Difference, paired_bootstrap
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
@@ -44,19 +46,39 @@ def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.
 
     Returns:
         One row per line: `rank` (Int64), `kind`, `number` (-1 where there is none), `name`, `state`, the study's
-        metric, the other metrics, `loss`, `backbone`, `epochs`, `best_epoch`, `seconds`, `parameters`, `digest`,
+        metric, the other metrics, `loss`, `backbone`, `epochs`, `best_epoch`, `seconds`, `latency_ms`, `parameters`,
+        `front` (in a study of several metrics: on their Pareto front), `digest`,
         `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed).
     """
     settings = store.settings()
     sign = metrics.direction(settings.metric)
     protocol = f"{settings.protocol} ({LEAKY})" if settings.leaky else settings.protocol
     found = sorted(lines(store) if entries is None else entries, key=lambda line: _order(line, settings.metric, sign))
-    fitting = [name for name in metrics.METRICS if name not in metrics.BINARY_ONLY or len(settings.classes) == 2]
-    names = [settings.metric, *(name for name in fitting if name != settings.metric)]
+    fitting = [name for name in metrics.METRICS if metrics.fits(name, len(settings.classes))]
+    asked = [name for name in settings.metrics if name in fitting]
+    names = [*asked, *(name for name in fitting if name not in asked)]
     board = pd.DataFrame([_row(line, names, protocol) for line in found], columns=_columns(names))
     ranked = np.array([line.record.state == COMPLETE for line in found], dtype=bool)
     board.insert(0, "rank", pd.Series(np.cumsum(ranked), dtype="Int64").where(ranked))
+    if settings.others:
+        trials = (board["kind"].eq(TRIAL) & board["rank"].notna()).to_numpy()
+        values = board[settings.metrics].to_numpy(float, copy=True)
+        values[~trials] = np.nan
+        board.insert(len(board.columns) - 3, "front", front(values, [*map(metrics.direction, settings.metrics)]))
     return board
+
+
+def option_shares(store: StudyStore, entries: Sequence[Line] | None = None) -> list[Share]:
+    """Return how many of the study's ended trials took each option of each switch of its space.
+
+    `entries` is as for `leaderboard`.
+
+    Raises:
+        ConfigError: the study's space names a component that is not registered any more.
+    """
+    settings = store.settings()
+    trials = store.trials() if entries is None else [line.record for line in entries if line.kind == TRIAL]
+    return read_space(settings.space, settings.name).shares(record.config() for record in trials)
 
 
 def lines(store: StudyStore) -> list[Line]:
@@ -98,10 +120,7 @@ def verdict(
     """
     settings = store.settings()
     sign = metrics.direction(settings.metric)
-    ranked = sorted(
-        (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE),
-        key=lambda line: _order(line, settings.metric, sign),
-    )
+    ranked = _ranked(store, entries)
     models = [line for line in ranked if line.kind != CONTROL]
     controls = [line for line in ranked if line.kind == CONTROL]
     if not models or not controls:
@@ -109,10 +128,37 @@ def verdict(
     winner, control = models[0], controls[0]
     difference = _compare(winner, control, settings.metric, settings.positive, replicates, seed)
     beats = (difference.low if sign > 0 else -difference.high) > 0
-    text = _words(winner, control, settings.metric, difference, beats)
+    text = _words(winner, f"the best control, {control.name}", settings.metric, difference, beats)
     if settings.leaky:
         text += f" This is a {LEAKY}: patients stand on both sides of the split, so no number here is honest."
     return Verdict(beats, text, f"{winner.kind} {winner.name}", control.name, difference)
+
+
+def gain(store: StudyStore, entries: Sequence[Line] | None = None, *, replicates: int = 2000, seed: int = 0) -> Verdict:
+    """Compare the best trial or ensemble with the space's default, which is trial 0, as `verdict` does with a control.
+
+    `entries` is as for `leaderboard`.
+
+    Raises:
+        StudyError: the two were scored on different cases.
+    """
+    settings = store.settings()
+    models = [line for line in _ranked(store, entries) if line.kind != CONTROL]
+    default = next((line for line in models if line.kind == TRIAL and line.record.number == 0), None)
+    if default is None:
+        return Verdict(False, "Whether the search beats the space's default is unknown: trial 0 is not complete.")
+    if models[0] is default:
+        return Verdict(False, "The space's default, trial 0, is the best model so far.", "trial 0", "trial 0")
+    difference = _compare(models[0], default, settings.metric, settings.positive, replicates, seed)
+    beats = (difference.low if metrics.direction(settings.metric) > 0 else -difference.high) > 0
+    text = _words(models[0], "the space's default, trial 0", settings.metric, difference, beats)
+    return Verdict(beats, text, f"{models[0].kind} {models[0].name}", "trial 0", difference)
+
+
+def _ranked(store: StudyStore, entries: Sequence[Line] | None) -> list[Line]:
+    metric = store.settings().metric
+    complete = (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE)
+    return sorted(complete, key=lambda line: _order(line, metric, metrics.direction(metric)))
 
 
 def _named(kind: str, folder: Path) -> list[Line]:
@@ -129,8 +175,8 @@ def _order(line: Line, metric: str, sign: float) -> tuple[int, float, int, str]:
 
 
 def _columns(names: Sequence[str]) -> list[str]:
-    after = ["loss", "backbone", "epochs", "best_epoch", "seconds", "parameters", "digest", "protocol", "note"]
-    return ["kind", "number", "name", "state", *names, *after]
+    after = ["loss", "backbone", "epochs", "best_epoch", "seconds", "latency_ms", "parameters"]
+    return ["kind", "number", "name", "state", *names, *after, "digest", "protocol", "note"]
 
 
 def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
@@ -147,6 +193,7 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
         "epochs": record.epochs,
         "best_epoch": record.best_epoch,
         "seconds": record.seconds,
+        "latency_ms": record.metrics.get("latency_ms", float("nan")),
         "parameters": record.parameters,
         "digest": record.digest,
         "protocol": protocol,
@@ -168,8 +215,8 @@ def _compare(winner: Line, control: Line, metric: str, positive: int, replicates
     first, second = winner.record.predictions(), control.record.predictions()
     if not np.array_equal(first.ids, second.ids):
         raise StudyError(
-            f"{winner.kind} {winner.name} and control {control.name} were scored on different cases: "
-            f"delete {control.record.folder} and start the study again, which fits the control anew"
+            f"{winner.kind} {winner.name} and {control.kind} {control.name} were scored on different cases: "
+            f"delete {control.record.folder} and start the study again, which makes it anew"
         )
     return paired_bootstrap(
         metric,
@@ -183,10 +230,10 @@ def _compare(winner: Line, control: Line, metric: str, positive: int, replicates
     )
 
 
-def _words(winner: Line, control: Line, metric: str, difference: Difference, beats: bool) -> str:
+def _words(winner: Line, rival: str, metric: str, difference: Difference, beats: bool) -> str:
     who, what = f"{winner.kind} {winner.name}", metric.replace("_", " ")
     interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     if np.isnan(difference.low):
-        return f"No verdict on {who} against the control {control.name}: too few validation patients ({interval})."
+        return f"No verdict on {who} against {rival}: too few validation patients ({interval})."
     does = "beats" if beats else "does not beat"
-    return f"{who[0].upper()}{who[1:]} {does} the best control, {control.name}, beyond noise ({interval}, by patient)."
+    return f"{who[0].upper()}{who[1:]} {does} {rival}, beyond noise ({interval}, by patient)."

@@ -15,7 +15,7 @@ Conventions, the same everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +29,11 @@ BINARY_ONLY = frozenset({"positive_f1"})
 
 
 class Metric(NamedTuple):
-    """What a metric means, and which direction is better."""
+    """What a metric means, which direction is better, and whether it is a cost: measured, not computed from scores."""
 
     description: str
     higher_is_better: bool
+    cost: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -52,7 +53,10 @@ METRICS: Mapping[str, Metric] = {
     "ece": Metric(f"expected calibration error, {ECE_BINS} equal-width bins of the top probability", False),
     "nll": Metric("negative log-likelihood, nats per case", False),
     "brier": Metric("mean squared error of the probabilities (more than two classes: summed over classes)", False),
+    "latency_ms": Metric("median milliseconds to score one image on the trial's device", False, cost=True),
+    "parameters": Metric("number of trained weights", False, cost=True),
 }
+COSTS = frozenset(name for name, metric in METRICS.items() if metric.cost)
 
 
 def check_metric(name: str, classes: int | None = None) -> str:
@@ -71,9 +75,35 @@ def check_metric(name: str, classes: int | None = None) -> str:
     return name
 
 
+def check_metrics(names: Sequence[str], classes: int | None = None) -> list[str]:
+    """Return `names` if they are metrics to search by: the first ranks and prunes, so that it cannot be a cost.
+
+    Raises:
+        ConfigError: there is none, one that is no metric, one twice, or a cost in front.
+
+    >>> check_metrics(["auroc", "latency_ms"])
+    ['auroc', 'latency_ms']
+    """
+    for name in names:
+        check_metric(name, classes)
+        if list(names).count(name) > 1:
+            raise ConfigError(f"metric {name!r} stands twice: name each metric once")
+    if not names or names[0] in COSTS:
+        raise ConfigError(
+            f"the first metric ranks trials, stops weak ones and chooses the best epoch, which "
+            f"{names[0] if names else 'nothing'!r} cannot: name one such as 'balanced_accuracy' before it"
+        )
+    return list(names)
+
+
 def direction(name: str) -> float:
     """Return 1.0 where more is better, -1.0 where less is."""
     return 1.0 if METRICS[check_metric(name)].higher_is_better else -1.0
+
+
+def fits(name: str, classes: int) -> bool:
+    """Whether a metric can be computed from probabilities of that many classes."""
+    return name not in COSTS and (name not in BINARY_ONLY or classes == 2)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -129,7 +159,7 @@ def evaluate(
     """
     _check(probabilities, labels)
     confusion = _confusion(probabilities, labels, positive, threshold)
-    names = [name for name in METRICS if name not in BINARY_ONLY or probabilities.shape[1] == 2]
+    names = [name for name in METRICS if fits(name, probabilities.shape[1])]
     return {
         name: OF_CLASSES[name](confusion, positive)
         if name in OF_CLASSES
@@ -142,7 +172,8 @@ def score(
     name: str, probabilities: np.ndarray, labels: np.ndarray, *, positive: int = 1, threshold: float | None = None
 ) -> float:
     """Return one metric; arguments and errors as in `evaluate`."""
-    check_metric(name, probabilities.shape[-1])
+    if check_metric(name, probabilities.shape[-1]) in COSTS:
+        raise ConfigError(f"metric {name!r} is measured, not computed from probabilities")
     _check(probabilities, labels)
     if name in OF_CLASSES:
         return OF_CLASSES[name](_confusion(probabilities, labels, positive, threshold), positive)

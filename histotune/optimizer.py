@@ -1,4 +1,4 @@
-"""AdamW or SGD, warm-up and cosine per step, and the moving average of the weights."""
+"""AdamW, SGD or AdaGrad, warm-up and cosine per step, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def build_optimizer(model: Model, config: OptimizerConfig) -> torch.optim.Optimi
     if config.name == "sgd":
         nesterov = config.momentum > 0
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+    if config.name == "adagrad":
+        return torch.optim.Adagrad(groups, lr=config.learning_rate)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

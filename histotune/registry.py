@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from histotune.errors import ConfigError, suggest
+from histotune.ranges import Range
 
 T = TypeVar("T")
 Builder = TypeVar("Builder", bound=Callable[..., Any])
@@ -27,6 +28,7 @@ class Parameter:
     name: str
     default: Any
     annotation: str
+    range: Range | None = None
 
     @property
     def required(self) -> bool:
@@ -42,6 +44,7 @@ class Entry(Generic[T]):
     build: Callable[..., T]
     summary: str
     parameters: tuple[Parameter, ...]
+    source: str = ""
     check_member: Callable[[str], None] | None = None
 
 
@@ -63,11 +66,20 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._discovered = False
 
-    def register(self, name: str, *, check_member: Callable[[str], None] | None = None) -> Callable[[Builder], Builder]:
+    def register(
+        self,
+        name: str,
+        *,
+        ranges: Mapping[str, Range] | None = None,
+        source: str = "",
+        check_member: Callable[[str], None] | None = None,
+    ) -> Callable[[Builder], Builder]:
         """Register the decorated builder; `name` ending in "/" registers a family of names.
 
         Args:
             name: public name.
+            ranges: what a parameter, by its public name, may be; checked before the builder is called.
+            source: where it was published.
             check_member: for a family, raises ConfigError when the part of a name after "/" is no member.
         """
 
@@ -75,7 +87,8 @@ class Registry(Generic[T]):
             if name in self._entries:
                 raise ConfigError(f"{self.kind} {name!r} is registered twice; choose another name")
             summary = (inspect.getdoc(builder) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, builder, summary, _parameters(builder), check_member)
+            parameters = _parameters(builder, ranges or {})
+            self._entries[name] = Entry(name, builder, summary, parameters, source, check_member)
             return builder
 
         return decorate
@@ -102,15 +115,17 @@ class Registry(Generic[T]):
         """Check that `name` exists and takes exactly these parameters, without building it.
 
         Raises:
-            ConfigError: unknown name, unknown parameter or missing required parameter.
+            ConfigError: unknown name, unknown parameter, missing required parameter, or a value outside its range.
         """
         entry = self.entry(name)
         if entry.check_member:
             entry.check_member(name.removeprefix(entry.name))
-        known = {p.name for p in entry.parameters}
-        for given in params:
+        known = {p.name: p.range for p in entry.parameters}
+        for given, value in params.items():
             if given not in known:
                 raise ConfigError(f"{self.kind} {name!r} has no parameter {given!r}. {suggest(given, known)}")
+            if allowed := known[given]:
+                allowed.check(f"{given!r} of {self.kind} {name!r}", value)
         missing = [p.name for p in entry.parameters if p.required and p.name not in params]
         if missing:
             raise ConfigError(f"{self.kind} {name!r} needs the parameter {missing[0]!r}")
@@ -163,9 +178,14 @@ def load_plugins(folder: Path) -> list[str]:
     return loaded
 
 
-def _parameters(builder: Callable[..., Any]) -> tuple[Parameter, ...]:
-    keywords = [p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return tuple(Parameter(p.name.removesuffix("_"), p.default, _annotation(p.annotation)) for p in keywords)
+def _parameters(builder: Callable[..., Any], ranges: Mapping[str, Range]) -> tuple[Parameter, ...]:
+    keywords = {
+        p.name.removesuffix("_"): p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    assert ranges.keys() <= keywords.keys(), f"ranges of {ranges.keys() - keywords.keys()}, which are no parameters"
+    return tuple(
+        Parameter(name, p.default, _annotation(p.annotation), ranges.get(name)) for name, p in keywords.items()
+    )
 
 
 def _annotation(annotation: Any) -> str:

@@ -5,6 +5,7 @@ torch is imported inside the functions: the command line reads this module befor
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
@@ -64,6 +65,15 @@ def share_gpu(share: float) -> None:
 
     if 0 < share < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
+
+
+def free_memory() -> None:
+    """Let go of what a training left that ran out of memory: its tensors hang on its error in a circle."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def autocast_dtype(precision: str, device: torch.device, *, dense: bool) -> torch.dtype | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from histotune import runtime
+from histotune import files, runtime
 from histotune.batches import Images, Preprocessing
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError, TrialFailed
@@ -30,6 +31,7 @@ class Session:
     Attributes:
         labels: int64 [N]; `present`: bool [N]; both by row number of the cohort.
         autocast: type of autocast in a training step, None for float32.
+        micro_batch: cases that go through the network at once in training.
     """
 
     config: TrialConfig
@@ -44,11 +46,23 @@ class Session:
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     autocast: torch.dtype | None
+    micro_batch: int
 
     @property
     def judged(self) -> Model:
         """The network that is validated and kept: the moving average's, or the trained one."""
         return self.average.model if self.average else self.model
+
+    @cached_property
+    def least(self) -> int:
+        """The smallest micro-batch that the network trains with: 2 with batch norm, else 1."""
+        return 1 + any(isinstance(module, _BatchNorm) for module in self.model.modules())
+
+    def loss(self, images: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+        """Return the mean loss of standardised images [B, 3, S, S] against labels [B] or [B, C], in training."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            features = self.model({self.modality: images}, {self.modality: present})
+            return self.model.objective.loss(features, labels)
 
     def state(self) -> dict[str, Any]:
         """Return what changes with training, as references to the live tensors."""
@@ -95,6 +109,7 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
         optimizer=build_optimizer(model, config.optimizer),
         average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
         autocast=runtime.autocast_dtype(config.precision, device, dense=model.dense),
+        micro_batch=config.batch_size,
     )
 
 
@@ -110,7 +125,7 @@ def named_failures() -> Iterator[None]:
     except DataError as error:
         raise TrialFailed("bad_data", str(error)) from error
     except HistotuneError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in files.FULL:
             raise TrialFailed("disk_full", str(error)) from error
         raise
     except RuntimeError as error:

@@ -11,6 +11,7 @@ import pandas as pd
 from histotune._deal import deal
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, DataError, suggest
+from histotune.imbalance import NATURAL, describe, thin
 
 TRAIN, VAL, TEST = "train", "val", "test"
 
@@ -22,6 +23,7 @@ class Split:
     Attributes:
         protocol: one of `PROTOCOLS`; `leaky` says whether patients may stand on both sides.
         train, val, test: int64, sorted.
+        training: what was made of the training part in a sentence, "" when nothing was.
     """
 
     protocol: str
@@ -29,6 +31,7 @@ class Split:
     val: np.ndarray
     test: np.ndarray
     leaky: bool = False
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ LEAKY = frozenset({"patch_random_70_30"})
 FRACTIONS = (0.6, 0.15, 0.25)
 _70_30 = (0.56, 0.14, 0.30)
 _PARTS = (TRAIN, VAL, TEST)
+_MANY = 1000  # patients of one case each, from which on they are dealt by class only
 
 
 def split(
@@ -82,6 +86,7 @@ def split(
     *,
     seed: int = 0,
     fractions: tuple[float, float, float] = FRACTIONS,
+    imbalance: str = NATURAL,
 ) -> Split:
     """Divide a cohort into training, validation and test part.
 
@@ -91,6 +96,7 @@ def split(
         protocol: one of `PROTOCOLS`.
         seed: of the study; the same seed gives the same split.
         fractions: of the cases that train, validate and test; protocols with their own fractions do not read it.
+        imbalance: one of `IMBALANCES`; cases that the training part loses are in no part.
 
     Raises:
         ConfigError: the protocol is unknown, or not one for this data.
@@ -101,7 +107,7 @@ def split(
         raise ConfigError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
     patients = cohort.table["patient"].to_numpy(str)
     if protocol == "patch_random_70_30":
-        parts = _by_patch(labels, _70_30, seed)
+        parts = _by_case(labels, _70_30, seed)
     elif protocol in ("official_patient", "given"):
         parts = _prescribed(cohort, patients, labels, protocol, seed)
     else:
@@ -110,7 +116,10 @@ def split(
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
-    return Split(protocol, train, val, test, leaky)
+    if imbalance == NATURAL:
+        return Split(protocol, train, val, test, leaky)
+    kept, said = _thinned(cohort, labels, train, imbalance, seed)
+    return Split(protocol, kept, val, test, leaky, said)
 
 
 def check_protocol(name: str) -> str:
@@ -158,13 +167,32 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
     return f"{len(then)} cases then, {len(now)} now: {'; '.join(changes)}" if changes else None
 
 
-def _by_patch(labels: np.ndarray, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
-    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N]."""
+def _thinned(
+    cohort: Cohort, labels: np.ndarray, train: np.ndarray, imbalance: str, seed: int
+) -> tuple[np.ndarray, str]:
+    """Return the rows of the training part that stay, and what to say of it."""
+    rarest = cohort.facts.get("long_tail_rarest")
+    place = cohort.classes.index(rarest) if rarest in cohort.classes else -1
+    kept = thin(train, labels, len(cohort.classes), imbalance, seed=seed, rarest=place)
+    before, after = (np.bincount(labels[rows], minlength=len(cohort.classes)) for rows in (train, kept))
+    return kept, describe(cohort.classes, before, after, imbalance)
+
+
+def _by_case(labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N].
+
+    A class of as many cases as there are parts, or more, is in every part.
+    """
     rng = np.random.default_rng(seed)
     parts = np.full(len(labels), -1)
+    last = len(fractions) - 1
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.rint(np.cumsum(fractions)[:2] * len(rows)).astype(int)
+        cuts = np.rint(np.cumsum(fractions)[:last] * len(rows)).astype(int)
+        if len(rows) > last:
+            for at in range(last):
+                least = cuts[at - 1] + 1 if at else 1
+                cuts[at] = max(least, min(cuts[at], len(rows) - last + at))
         for part, dealt in enumerate(np.split(rows, cuts)):
             parts[dealt] = part
     return parts
@@ -173,6 +201,8 @@ def _by_patch(labels: np.ndarray, fractions: tuple[float, float, float], seed: i
 def _by_patient(patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
     """Deal whole patients. Returns part numbers [N]."""
     names, owner = np.unique(patients, return_inverse=True)
+    if len(names) == len(labels) >= _MANY:  # every case its own patient: the same balance, without a step per case
+        return _by_case(labels, fractions, seed)
     classes = int(labels.max()) + 1
     counts = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(len(names), classes)
     if len(names) < len(fractions):
@@ -198,7 +228,7 @@ def _prescribed(cohort: Cohort, patients: np.ndarray, labels: np.ndarray, protoc
     _refuse_shared_patients(patients, parts, protocol)
     if 1 not in parts:
         rows = np.flatnonzero(parts == 0)
-        share = FRACTIONS[1] / (FRACTIONS[0] + FRACTIONS[1])
+        share = cohort.facts.get("validation_share", FRACTIONS[1] / (FRACTIONS[0] + FRACTIONS[1]))
         parts[rows] = _by_patient(patients[rows], labels[rows], (1 - share, share), seed)
     return parts
 

@@ -28,13 +28,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from histotune import files
+from histotune import files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
+from histotune.imbalance import NATURAL
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
-from histotune.trial_index import NAME as INDEX
-from histotune.trial_index import read_trials
 
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
 
@@ -55,8 +54,10 @@ class StudySettings:
         leaky: whether patients may stand on both sides of the split.
         seed: seed of split and search.
         metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
+        others: further metrics of a search for a Pareto front.
         space: the resolved search space.
         facts: the cohort's facts.
+        imbalance: what was made of the training part, one of `imbalance.IMBALANCES`; `training` says it in numbers.
         created: UTC time, ISO 8601.
         version: histotune's version.
     """
@@ -74,8 +75,16 @@ class StudySettings:
     metric: str
     space: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    imbalance: str = NATURAL
+    training: str = ""
     created: str = ""
     version: str = ""
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics of the search, the ranking one first."""
+        return [self.metric, *self.others]
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,7 @@ class TrialRecord:
 
     def config(self) -> dict[str, Any]:
         """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
-        if self.known_config:
-            return dict(self.known_config)
-        loaded: dict[str, Any] = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
-        return loaded
+        return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
 
     def curve(self) -> list[dict[str, Any]]:
         """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds` and every validation metric."""
@@ -195,6 +201,10 @@ class StudyStore:
         """Hold the study for one writer."""
         return files.lock(self.folder / "lock", doing)
 
+    def holder(self) -> str:
+        """Say which process holds the study; "" when none does."""
+        return files.holder(self.folder / "lock")
+
     def create(self, settings: StudySettings, cohort: Cohort, split: Split, labels: np.ndarray) -> None:
         """Write the study's fixed files; `study.json` comes last and makes it exist.
 
@@ -277,7 +287,7 @@ class StudyStore:
     def trials(self) -> list[TrialRecord]:
         """Return every ended trial, by number."""
         folder = self.folder / "trials"
-        ended = read_trials(folder, self.folder / INDEX).items()
+        ended = trial_index.read_trials(folder, self.folder / trial_index.NAME).items()
         return [_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended]
 
     @property

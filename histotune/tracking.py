@@ -261,6 +261,7 @@ def study_tags(store: StudyStore) -> dict[str, str]:
             "dataset": settings.dataset,
             "protocol": settings.protocol,
             "leaky": settings.leaky,
+            "imbalance": settings.imbalance,
             "synthetic": bool(settings.facts.get("synthetic", False)),
             "metric": settings.metric,
             "data_digest": " ".join(settings.digests.values()),

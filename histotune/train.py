@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from histotune import files
+from histotune import files, memory, runtime
 from histotune.augment import augment, mixup
 from histotune.batches import in_order, shuffled
 from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
+from histotune.cost import costs
 from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
 from histotune.errors import StudyError, TrialFailed
 from histotune.metrics import check_metric, direction, evaluate, softmax
@@ -73,23 +74,33 @@ def run_trial(
 
     Arguments and errors are those of `epochs`.
     """
-    training = epochs(config, data, folder, metric=metric)
-    try:
-        for epoch in training:
-            if report:
-                report(epoch.number, epoch.metrics)
-    except StopTrial:
-        training.close()
-        return conclude(folder, STOPPED)
-    except TrialFailed as error:
-        return fail(folder, error)
-    record = ended(folder, config)
-    assert record is not None
-    return record
+    while True:
+        training = epochs(config, data, folder, metric=metric)
+        try:
+            for epoch in training:
+                if report:
+                    report(epoch.number, epoch.metrics)
+        except StopTrial:
+            training.close()
+            return conclude(folder, STOPPED)
+        except TrialFailed as error:
+            failure = memory.verdict(folder, error)
+        else:
+            record = ended(folder, config)
+            assert record is not None
+            return record
+        if failure is not None:
+            return fail(folder, failure)
+        runtime.free_memory()
 
 
 def epochs(
-    config: TrialConfig, data: TrainingData, folder: Path, *, metric: str = "balanced_accuracy"
+    config: TrialConfig,
+    data: TrainingData,
+    folder: Path,
+    *,
+    metric: str = "balanced_accuracy",
+    share: float = 1.0,
 ) -> Generator[Epoch, None, None]:
     """Train, one item per epoch; go on from the folder's checkpoint as if there had been no interruption.
 
@@ -102,9 +113,10 @@ def epochs(
         data: cohort, split and the labels that training may see.
         folder: the trial folder; made when missing.
         metric: the validation metric by which the best epoch is chosen.
+        share: of the device's memory that the training may take.
 
     Raises:
-        TrialFailed: NaN loss, out of memory, disk full or bad data; `fail` puts it on record.
+        TrialFailed: NaN loss, infeasible, out of memory, disk full or bad data; `fail` puts it on record.
         ConfigError: a name or parameter that does not make sense.
         StudyError: the folder holds another configuration's trial, or a damaged checkpoint.
     """
@@ -117,7 +129,9 @@ def epochs(
         progress = _stored(checkpoint, config)
         open_folder(folder, config, progress.curve if progress else [])
         session = start(config, data)
+        session.micro_batch = memory.plan(session, folder, share)
         progress = _resume(session, progress) if progress else _begin(session, folder)
+        memory.describe(folder, session)
         while not _over(progress, config):
             began = time.perf_counter()
             loss = train_epoch(session, progress.epoch + 1)
@@ -142,7 +156,7 @@ def epochs(
         if config.tta:
             session.judged.load_state_dict(progress.best_weights)
             progress.keep(progress.best_weights, _validate(session, tta=True))
-        complete(folder, progress, _measure(progress.best_logits.numpy(), data))
+        complete(folder, progress, _measure(progress.best_logits.numpy(), data) | costs(session))
         yield _epoch(progress.curve[-1], finished=True)
 
 
@@ -168,11 +182,8 @@ def train_epoch(session: Session, number: int) -> float:
         if config.augment.mixup:
             soft = functional.one_hot(labels, len(session.data.classes)).float()
             images, labels = mixup(images, soft, config.augment.mixup, rng)
-        with torch.autocast(device.type, session.autocast, enabled=session.autocast is not None):
-            features = model({session.modality: images}, {session.modality: session.present[where]})
-            loss = model.objective.loss(features, labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss = _backward(session, images, labels, session.present[where])
         if config.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
         for group in optimizer.param_groups:
@@ -180,12 +191,24 @@ def train_epoch(session: Session, number: int) -> float:
         optimizer.step()
         if session.average:
             session.average.update(model, step)
-        summed += loss.detach() * len(rows)
+        summed += loss * len(rows)
         if step % _LOOK_EVERY[device.type] == 0 and not math.isfinite(summed.item()):
             raise _not_finite(config, number)
     if not math.isfinite(summed.item()):
         raise _not_finite(config, number)
     return summed.item() / len(session.data.train)
+
+
+def _backward(session: Session, images: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    """Add up the gradients of a batch's mean loss, one micro-batch after the other; returns that loss."""
+    cases = len(labels)
+    count = max(1, min(-(-cases // session.micro_batch), cases // session.least))
+    losses = []
+    for part in zip(*(tensor.tensor_split(count) for tensor in (images, labels, present)), strict=True):
+        loss = session.loss(*part) * (len(part[1]) / cases)
+        loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def _stored(checkpoint: Checkpoint, config: TrialConfig) -> Progress | None:
@@ -220,7 +243,8 @@ def _over(progress: Progress, config: TrialConfig) -> bool:
 
 
 def _validate(session: Session, *, tta: bool = False) -> np.ndarray:
-    batches = (session.images.take(rows) for rows in in_order(session.data.val, _BATCH))
+    at_once = _BATCH if session.micro_batch >= session.config.batch_size else min(_BATCH, session.micro_batch)
+    batches = (session.images.take(rows) for rows in in_order(session.data.val, at_once))
     return predict(session.judged, batches, session.preprocessing, tta=tta)
 
 

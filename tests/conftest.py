@@ -23,14 +23,25 @@ TinyFolder = Callable[..., Path]
 NewStudy = Callable[[Path], StudyStore]
 
 
+def _real(name: str, what: str) -> Path:
+    """Find real data in `$HISTOTUNE_TEST_DATA` or beside the project; skips where there are none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("HISTOTUNE_TEST_DATA") or beside) / name
+    if not folder.is_dir():
+        pytest.skip(f"the real {what} are not at {folder}; $HISTOTUNE_TEST_DATA names the folder that holds them")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def idc_patches() -> Path:
-    """Folder of the real IDC patches, in `$HISTOTUNE_TEST_DATA` or beside the project; skips where there are none."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("HISTOTUNE_TEST_DATA") or beside) / "idc_patches"
-    if not folder.is_dir():
-        pytest.skip(f"the real IDC patches are not at {folder}; $HISTOTUNE_TEST_DATA names the folder that holds them")
-    return folder
+    """Folder of the real IDC patches; skips where there are none."""
+    return _real("idc_patches", "IDC patches")
+
+
+@pytest.fixture(scope="session")
+def crc_tiles() -> Path:
+    """Folder of real colorectal tiles, 12 of each class; skips where there are none."""
+    return _real("nct_crc_tiles", "colorectal tiles")
 
 
 @pytest.fixture(scope="session")

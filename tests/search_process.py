@@ -39,4 +39,6 @@ if __name__ == "__main__":
     summary = run(
         StudyStore(Path(study)), load_space(space), {32: Path(cohort)}, Budget(int(trials)), listeners=[lines]
     )
+    for note in summary.notes:
+        lines.say(f"note {note}")
     lines.say(f"summary {summary.reason} {summary.ended} {summary.unfinished}")

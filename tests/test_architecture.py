@@ -15,21 +15,24 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands in a row may import what stands in an earlier row, and its own row.
 LAYERS = [
     {"errors"},
+    {"ranges"},
     {"registry"},
     {"config", "runtime", "files"},
-    {"cohort", "metrics", "class_balance"},
+    {"cohort", "metrics", "pareto", "class_balance", "imbalance"},
     {"datasets", "splits", "trial_index"},
     {"prepare", "store", "places"},
     {"augment", "backbones", "fusions", "losses", "ensembles"},
     {"batches", "model"},
-    {"optimizer", "session", "checkpoint", "ending", "train"},
+    {"optimizer", "memory", "session", "cost", "checkpoint", "ending", "train"},
     {"space"},
-    {"catalogue", "search", "tracking"},
+    {"disk", "presets", "search", "tracking"},
+    {"catalogue"},
     {"leaderboard", "calibration", "statistics", "controls"},
-    {"begin", "merge", "predict"},
+    {"begin", "merge", "predict", "tidy"},
     {"export", "mlflow_model"},
     {"evaluate"},
     {"study"},
+    {"jobs"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -102,11 +105,10 @@ def test_functions_stay_short() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
-                doc = node.body[0] if ast.get_docstring(node) else None
-                hidden = (doc.end_lineno or 0) - doc.lineno + 1 if doc else 0
-                lengths[f"{path.name}:{node.name}"] = (node.end_lineno or 0) - node.lineno + 1 - hidden
+                code = node.body[1:] if ast.get_docstring(node) else node.body  # parameters and docstring are free
+                lengths[f"{path.name}:{node.name}"] = (node.end_lineno or 0) - code[0].lineno + 1 if code else 0
     longest = max(lengths, key=lengths.__getitem__)
-    assert lengths[longest] <= 60, longest
+    assert lengths[longest] <= 50, longest
 
 
 def test_imports_have_no_cycle() -> None:

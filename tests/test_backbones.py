@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from histotune.backbones import BACKBONES, Backbone, BackboneInput
+from histotune.backbones._weights import load_weights
 from histotune.backbones.timm_image import known_names
 from histotune.errors import ConfigError
 from histotune.losses import LOSSES, ObjectiveInput
@@ -18,8 +19,9 @@ from histotune.losses import LOSSES, ObjectiveInput
 MEMBERS = {  # members that stand for a family
     "timm/": ["timm/resnet18", "timm/convnext_atto", "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"],
 }
+HEAVY = ("vgg19",)  # 140 million weights: its own short test stands at the end of the contract
 NAMES = [member for name in BACKBONES.names() for member in MEMBERS.get(name, [name])]
-EVERY = pytest.mark.parametrize("name", NAMES)
+EVERY = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in NAMES])
 
 
 def build(name: str, side: int = 32, **params: Any) -> Backbone:
@@ -76,6 +78,47 @@ def test_a_backbone_arrives_ready_to_train(name: str) -> None:
     assert build(name).training
 
 
+def test_vgg19_is_the_published_network_at_every_size() -> None:
+    backbone = build("vgg19").eval()
+    assert parameters(backbone) == 143_667_240 - 4_097_000  # without the classifier of 1000 classes
+    with torch.no_grad():
+        for side, positions in ((32, 1), (96, 9)):
+            tokens, pooled = backbone(torch.randn(1, 3, side, side))
+            assert tokens.shape == (1, positions, 512)
+            assert pooled.shape == (1, 4096)
+
+
+class TinyVgg(torch.nn.Module):
+    """A VGG of one convolution with the names of timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))
+        layers = {"fc1": torch.nn.Conv2d(2, 4, 7), "fc2": torch.nn.Conv2d(4, 4, 1)}
+        self.pre_logits = torch.nn.ModuleDict(layers)
+
+
+def test_weights_of_torchvision_fit_a_vgg(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    network, maps = TinyVgg(), torch.randn(3, 2, 7, 7)
+    theirs = torch.nn.Sequential(torch.nn.Linear(2 * 49, 4), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(4, 4))
+    state = {f"classifier.{name}": value for name, value in theirs.state_dict().items()}
+    state |= {f"features.0.{kind}": torch.ones_like(getattr(network.features[0], kind)) for kind in ("weight", "bias")}
+    torch.save(state | {"classifier.6.weight": torch.zeros(10, 4)}, tmp_path / "vgg.pth")
+    load_weights(network, tmp_path / "vgg.pth")
+    ours = network.pre_logits["fc2"](network.pre_logits["fc1"](maps).relu()).flatten(1)
+    assert torch.allclose(ours, theirs.eval()(maps.flatten(1)), atol=1e-5)
+    assert torch.equal(network.state_dict()["features.0.weight"], torch.ones(2, 3, 3, 3))
+
+
+def test_vgg19_takes_no_weights_that_do_not_fit(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "weights.pt")
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors are missing"):
+        build("vgg19", weights=str(tmp_path / "weights.pt"))
+    with pytest.raises(ConfigError, match="not both"):
+        build("vgg19", weights="x.pt", pretrained=True)
+
+
 # --- alexnet
 
 
@@ -102,7 +145,7 @@ def test_alexnet32_is_wider() -> None:
     assert build("alexnet32", features=1024).widths.pooled == 1024
 
 
-@pytest.mark.parametrize("name", ["alexnet", "alexnet32", "timm/resnet18"])
+@pytest.mark.parametrize("name", ["alexnet", "alexnet32", "cct_2", "vgg19", "timm/resnet18"])
 def test_a_table_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="reads images"):
         BACKBONES.build(name, BackboneInput((100,)))

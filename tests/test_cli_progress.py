@@ -9,6 +9,7 @@ from rich.console import Console
 
 from histotune.cli_progress import LiveDisplay, PlainDisplay, describe
 from histotune.config import TrialConfig
+from histotune.search import Budget, Ledger
 from histotune.store import StudyStore, TrialRecord
 
 
@@ -39,25 +40,28 @@ def test_a_stage_is_one_line_however_often_it_is_heard(console: Console) -> None
 
 def test_plain_lines_say_the_best_so_far(console: Console, small_study: StudyStore) -> None:
     display = PlainDisplay(console)
-    display.began(small_study, 3)
+    ledger = Ledger()
+    display.began(small_study, Budget(3, epochs=90, patience=2), ledger)
     for number, value in enumerate((0.7, 0.9, 0.8)):
+        ledger.end(number, 3, value)
         display.ended(record(small_study, number, value))
     lines = screen(display).splitlines()
-    assert lines[0].startswith("[1/3] trial 0: 0.7000")
+    assert lines[0].startswith("[1/3 trials, 3/90 epochs, 0/2 trials without a better one] trial 0: 0.7000")
+    assert lines[2].startswith("[3/3 trials, 9/90 epochs, 1/2 trials without a better one]")
     assert lines[1].endswith("best 0.9000 (trial 1)")
     assert lines[2].endswith("best 0.9000 (trial 1)")
 
 
 def test_a_stopped_trial_is_never_the_best(console: Console, small_study: StudyStore) -> None:
     display = PlainDisplay(console)
-    display.began(small_study, 2)
+    display.began(small_study, Budget(2), Ledger())
     display.ended(record(small_study, 0, 0.99, state="stopped"))
     assert "none complete" in screen(display)
 
 
 def test_a_running_trial_shows_no_figure_before_its_first_epoch(console: Console, small_study: StudyStore) -> None:
     display = LiveDisplay(console)
-    display.began(small_study, 2)
+    display.began(small_study, Budget(2), Ledger())
     display.started(0, TrialConfig().to_dict())
     console.print(display._screen())
     display.reported(0, 1, {"balanced_accuracy": 0.625})

@@ -14,9 +14,11 @@ from PIL import Image
 
 from histotune.cohort import read_labels
 from histotune.datasets import DATASETS, Dataset, Listing, Picture, locate
+from histotune.datasets.crc import CLASSES
 from histotune.datasets.idc import official_patients
 from histotune.errors import ConfigError, DataError
 from histotune.prepare import prepare
+from histotune.splits import split
 
 TinyFolder = Callable[..., Path]
 
@@ -38,10 +40,22 @@ def idc_folder(root: Path) -> Path:
     return root
 
 
+def crc_folder(root: Path, *, train: str = "NCT-CRC-HE-100K", test: str = "CRC-VAL-HE-7K", suffix: str = "tif") -> Path:
+    """Two training tiles and one test tile of each class; "" leaves a folder out."""
+    for folder, source, count in ((train, "", 2), (test, "TCGA-", 1)):
+        for at, name in enumerate(CLASSES if folder else ()):
+            for number in range(count):
+                tile = f"{name}-{source}{'ABCDEFGH'[number] * 8}.{suffix}"
+                noise(root / folder / name / tile, 100 * at + 10 * number + len(source), side=24)
+    return root
+
+
 def example(name: str, tmp_path: Path) -> tuple[Dataset, Path | None]:
     """A small instance of every dataset; a new dataset adds its line here."""
     if name == "idc":
         return DATASETS.build("idc"), idc_folder(tmp_path / "idc")
+    if name == "crc":
+        return DATASETS.build("crc"), crc_folder(tmp_path / "crc")
     if name == "image_folder":
         for at in range(12):
             noise(
@@ -221,6 +235,78 @@ def test_idc_names_the_files_that_it_does_not_know(tmp_path: Path) -> None:
     noise(tmp_path / "a" / "b.png", 0)
     with pytest.raises(DataError, match=r"1 PNG files have other names, such as a/b\.png"):
         DATASETS.build("idc").scan(tmp_path)
+
+
+# crc
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_crc_test_folder_becomes_the_test_part(tmp_path: Path, suffix: str) -> None:
+    table = DATASETS.build("crc").scan(crc_folder(tmp_path, suffix=suffix)).table
+    assert table["part"].value_counts().to_dict() == {"train": 18, "test": 9}
+    for path, label, part in zip(table["path"], table["label"], table["part"], strict=True):
+        folder, name, _ = path.split("/")
+        assert name == CLASSES[label]
+        assert part == {"NCT-CRC-HE-100K": "train", "CRC-VAL-HE-7K": "test"}[folder]
+
+
+def test_crc_class_folders_alone_have_no_parts(tmp_path: Path) -> None:
+    root = crc_folder(tmp_path, test="")
+    for data in (root, root / "NCT-CRC-HE-100K"):
+        assert set(DATASETS.build("crc").scan(data).table["part"]) == {""}
+
+
+def test_crc_folders_can_be_named(tmp_path: Path) -> None:
+    root = crc_folder(tmp_path, train="mine/raw", test="theirs")
+    by_name = DATASETS.build("crc", train_folder="mine/raw", test_folder="theirs").scan(root)
+    outside = DATASETS.build("crc", test_folder="../../theirs").scan(root / "mine" / "raw")
+    for listing in (by_name, outside):
+        assert listing.table["part"].value_counts().to_dict() == {"train": 18, "test": 9}
+    assert list(by_name.table["id"]) == list(outside.table["id"])
+    with pytest.raises(DataError, match="no folder 'elsewhere'"):
+        DATASETS.build("crc", test_folder="elsewhere").scan(root)
+
+
+def test_crc_says_that_patients_are_unknown_and_splits_as_its_test_set_prescribes(tmp_path: Path) -> None:
+    cohort = prepare(DATASETS.build("crc"), crc_folder(tmp_path / "crc"), image_size=16, cache=tmp_path / "cache")
+    assert cohort.facts["patients_known"] is False
+    assert "near-duplicates" in cohort.facts["patients_note"]
+    found = split(cohort, read_labels(cohort), DATASETS.build("crc").info.protocol)
+    assert found.leaky
+    assert set(cohort.table["part"][found.test]) == {"test"}
+    assert set(cohort.table["part"][np.concatenate([found.train, found.val])]) == {"train"}
+
+
+def test_crc_a_tile_in_the_wrong_class_is_listed_and_left_out(tmp_path: Path) -> None:
+    root = crc_folder(tmp_path, test="")
+    noise(root / "NCT-CRC-HE-100K" / "ADI" / "TUM-ZZZZZZZZ.tif", 1, side=24)
+    listing = DATASETS.build("crc").scan(root)
+    assert [(p.kind, p.path) for p in listing.problems] == [("contradiction", "NCT-CRC-HE-100K/ADI/TUM-ZZZZZZZZ.tif")]
+    assert len(listing.table) == 18
+
+
+def test_crc_says_which_classes_are_missing(tmp_path: Path) -> None:
+    root = crc_folder(tmp_path)
+    shutil.rmtree(root / "NCT-CRC-HE-100K" / "MUC")
+    with pytest.raises(DataError, match=r"NCT-CRC-HE-100K lacks the class folders MUC\. Expected"):
+        DATASETS.build("crc").scan(root)
+
+
+def test_crc_test_tiles_alone_are_no_training_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no training tiles.*--split patient"):
+        DATASETS.build("crc").scan(crc_folder(tmp_path, train=""))
+
+
+def test_crc_real_tiles(crc_tiles: Path, tmp_path: Path) -> None:
+    cohort = prepare(DATASETS.build("crc"), crc_tiles, image_size=32, cache=tmp_path)
+    assert cohort.classes == CLASSES
+    assert np.bincount(read_labels(cohort)).tolist() == [12] * 9
+    assert cohort.facts["sizes"] == {"224x224": 108}
+    assert not cohort.facts["left_out"]
+    found = split(cohort, read_labels(cohort), "patient")
+    assert [len(rows) for rows in (found.train, found.val, found.test)] == pytest.approx([65, 16, 27], abs=3)
+    with pytest.raises(DataError, match="no case of 108 is marked train and test"):
+        split(cohort, read_labels(cohort), "given")
 
 
 # image_folder

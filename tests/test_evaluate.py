@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune import metrics
+from histotune import files, metrics
 from histotune.cohort import Cohort
 from histotune.errors import DataError, HistotuneError, StudyError
 from histotune.evaluate import evaluate, evaluate_external
@@ -158,3 +158,16 @@ def test_nobody_walks_around_the_seal(
     disguised = small_cohort if digest == "same" else replace(small_cohort, digest="0" * 16)
     with pytest.raises(HistotuneError, match="sealed test part is measured"):
         evaluate_external(model, {32: disguised}, small_labels)
+
+
+def test_cases_that_the_study_left_out_are_an_external_cohort(
+    model: Export, small_cohort: Cohort, small_labels: np.ndarray, trained_study: StudyStore
+) -> None:
+    table = trained_study.split_table()
+    table.loc[:59, "part"] = ""  # as patients are who stand in none of the published lists
+    files.write_text(trained_study.folder / "split.csv", table.to_csv(index=False))
+    arrays = {name: array[:60] for name, array in small_cohort.arrays.items()}
+    present = {name: there[:60] for name, there in small_cohort.present.items()}
+    left = replace(small_cohort, table=small_cohort.table[:60], arrays=arrays, present=present, digest="0" * 16)
+    found = evaluate_external(model, {32: left}, small_labels[:60], replicates=REPLICATES)
+    assert found.cases == 60

@@ -16,7 +16,7 @@ from histotune.config import TrialConfig, unparse
 from histotune.controls import fit_controls
 from histotune.errors import StudyError
 from histotune.files import write_json
-from histotune.leaderboard import LEAKY, leaderboard, verdict
+from histotune.leaderboard import LEAKY, gain, leaderboard, option_shares, verdict
 from histotune.metrics import evaluate, softmax
 from histotune.splits import Split, TrainingData
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, StudyStore, write_record
@@ -180,3 +180,47 @@ def test_models_scored_on_other_cases_are_not_compared(
 
 def rewrite(store: StudyStore, number: int, metrics: Mapping[str, float]) -> None:
     write_record(store.trial_folder(number), {"state": COMPLETE, "metrics": dict(metrics)})
+
+
+def test_the_trials_per_option_are_counted_whatever_became_of_them(
+    small_study: StudyStore, small_data: TrainingData, tmp_path: Path
+) -> None:
+    space = {"dataset": "synthetic", "loss": {"choice": {"cross_entropy": {}, "focal": {}}}}
+    study = with_settings(small_study, tmp_path / "optional", space=space)
+    assert [share.trials for share in option_shares(study)] == [0, 0]
+    add(study, small_data, 0, 0.5)
+    add(study, small_data, 1, 0.5, state=STOPPED)
+    assert option_shares(study) == [("loss", "cross_entropy", 2, 1.0), ("loss", "focal", 0, 0.0)]
+    assert option_shares(with_settings(small_study, tmp_path / "flat", space={"dataset": "synthetic"})) == []
+
+
+def test_a_winner_is_held_against_the_default(small_study: StudyStore, small_data: TrainingData) -> None:
+    assert "trial 0 is not complete" in str(gain(small_study))
+    add(small_study, small_data, 0, 0.5)
+    assert str(gain(small_study)) == "The space's default, trial 0, is the best model so far."
+    add(small_study, small_data, 1, 9.0)
+    found = gain(small_study)
+    assert found.beats
+    assert str(found).startswith("Trial 1 beats the space's default, trial 0, beyond noise (+0.")
+    best, default = (small_study.trials()[n].metrics["balanced_accuracy"] for n in (1, 0))
+    assert found.difference is not None
+    assert found.difference.value == pytest.approx(best - default)
+
+
+@pytest.mark.parametrize("skill", [1.0, 1.05])
+def test_a_winner_by_a_hair_does_not_beat_the_default(
+    small_study: StudyStore, small_data: TrainingData, skill: float
+) -> None:
+    add(small_study, small_data, 0, 1.0)
+    predictions = small_study.trials()[0].predictions()
+    add(small_study, small_data, 1, skill)
+    logits = predictions.logits * skill
+    folder = small_study.trial_folder(1)
+    dataclasses.replace(predictions, logits=logits).save(folder / "predictions.npz")
+    better = {name: value + 1e-9 for name, value in evaluate(softmax(logits), predictions.labels).items()}
+    record = small_study.trials()[1]
+    write_record(folder, {"state": COMPLETE, "metrics": better, "epochs": 5, "digest": record.digest})
+    found = gain(small_study)
+    assert found.winner == "trial 1"
+    assert not found.beats
+    assert "does not beat the space's default, trial 0, beyond noise" in found.text

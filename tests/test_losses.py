@@ -1,21 +1,27 @@
-"""The contract of every objective, and each loss against its formula in float64 numpy."""
+"""The contract of every objective, the laws that tie losses together, their edges, and what they refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from histotune.class_balance import effective_number_weights
+from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError
 from histotune.losses import LOSSES, LinearObjective, Objective, ObjectiveInput
+from histotune.losses._affinity import Affinity
+from histotune.space import read_space
 
 WIDTH = 6
 EVERY = pytest.mark.parametrize("name", LOSSES.names())
+LEARNING = [name for name in LOSSES.names() if name != "sphereface_reproduction"]  # its margin keeps it from learning
 CLASSES = pytest.mark.parametrize("classes", [2, 5])
 
 
@@ -68,13 +74,13 @@ def test_gradient_reaches_features_and_every_parameter(name: str) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
 
 
-@EVERY
+@pytest.mark.parametrize("name", LEARNING)
 @CLASSES
 def test_descent_makes_right_labels_cheaper_than_wrong_ones(name: str, classes: int) -> None:
     objective, (features, labels) = build(name, classes), batch(classes, 10)
     features.requires_grad_()
-    optimizer = torch.optim.Adam([features, *objective.parameters()], lr=0.1)
-    for _ in range(150):
+    optimizer = torch.optim.Adam([features, *objective.parameters()], lr=0.3)
+    for _ in range(60):
         optimizer.zero_grad()
         objective.loss(features, labels).backward()
         optimizer.step()
@@ -110,6 +116,15 @@ def test_autocast_changes_neither_type_nor_much_of_the_value(name: str) -> None:
 
 
 @EVERY
+def test_arithmetic_is_float32_under_autocast(name: str) -> None:
+    objective, (features, labels) = build(name), batch()
+    scores, loss = objective.scores(features), objective.loss(features, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(objective.scores(features), scores)
+        assert torch.equal(objective.loss(features, labels), loss)
+
+
+@EVERY
 def test_saved_and_loaded_objective_scores_the_same(name: str) -> None:
     objective, (features, labels) = build(name), batch()
     torch.manual_seed(99)
@@ -136,77 +151,206 @@ def test_progress_is_heard_without_complaint(name: str, fraction: float) -> None
     assert torch.isfinite(objective.loss(features, labels))
 
 
-# --- values and gradients against formulas of their own, in float64
-
-Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+# --- the edges
 
 
-def log_softmax(z: np.ndarray) -> np.ndarray:
-    z = z - z.max(axis=1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
-
-
-def restated_cross_entropy(smoothing: float) -> Formula:
-    def formula(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-        softened = (1 - smoothing) * targets + smoothing / targets.shape[1]
-        return float(np.mean(np.sum(weights * softened * -log_softmax(logits), axis=1)))
-
-    return formula
-
-
-def restated_focal(gamma: float) -> Formula:
-    def formula(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-        log_p = log_softmax(logits)
-        return float(np.mean(np.sum(weights * targets * (1 - np.exp(log_p)) ** gamma * -log_p, axis=1)))
-
-    return formula
-
-
-CASES = [
-    *[
-        ("cross_entropy", {"label_smoothing": s, "beta": b}, restated_cross_entropy(s))
-        for s in (0, 0.1)
-        for b in (0, 0.99)
-    ],
-    *[("focal", {"gamma": g, "beta": b}, restated_focal(g)) for g in (0, 0.5, 1, 2, 5) for b in (0, 0.99, 1)],
-]
-
-
-@pytest.mark.parametrize(("name", "params", "formula"), CASES, ids=lambda v: v if isinstance(v, str) else None)
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_value_and_gradient_follow_the_formula(
-    name: str, params: dict[str, Any], formula: Formula, soft: bool, seed: int
-) -> None:
-    objective, (features, hard) = build(name, **params), batch(seed=seed)
-    assert isinstance(objective, LinearObjective)
-    rng = np.random.default_rng(seed)
-    targets = rng.dirichlet(np.ones(3), size=len(hard)) if soft else np.eye(3)[hard.numpy()]
-    labels = torch.from_numpy(targets).float() if soft else hard
-    weight, bias = (p.detach().double().numpy() for p in objective.head.parameters())
-    alphas = effective_number_weights((40, 55, 70), params["beta"])
-
-    def value(at: np.ndarray) -> float:
-        return formula(at @ weight.T + bias, targets, alphas)
-
+@EVERY
+@pytest.mark.parametrize("beta", [0.0, 0.999999])
+@pytest.mark.parametrize("place", ["centre", "opposite", "far", "one case", "one class"])
+def test_edges_keep_loss_and_gradients_finite(name: str, beta: float, place: str) -> None:
+    """On a centre and along a class vector, opposite to it (cosine -1), logits of about 1e4, one case, one class."""
+    takes_beta = any(p.name == "beta" for p in LOSSES.entry(name).parameters)
+    params: dict[str, Any] = {"beta": beta} if takes_beta else {}
+    objective = build(name, **params)
+    objective.set_progress(1.0)
+    features, labels = batch()
+    heads = next(p for p in objective.parameters() if p.ndim > 1).detach().reshape(3, -1, WIDTH)[:, 0]
+    if place == "centre":
+        features = heads[labels].clone()
+    elif place == "opposite":
+        features = -heads[labels]
+    elif place == "far":
+        features = 1e4 * features.sign() * features.abs().clamp_min(1.0)
+    elif place == "one case":
+        features, labels = features[:1], labels[:1]
+    else:
+        labels = torch.zeros_like(labels)
     features.requires_grad_()
     loss = objective.loss(features, labels)
     loss.backward()
-    at = features.detach().double().numpy()
-    assert loss.item() == pytest.approx(value(at), rel=1e-5)
+    assert torch.isfinite(objective.scores(features)).all()
+    assert torch.isfinite(loss)
+    for tensor in (features, *objective.parameters()):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("mode", ["paper", "released_keras"])
+def test_a_modulator_with_gradient_is_finite_on_a_centre(gamma: float, mode: str) -> None:
+    objective = build("cfal", gamma=gamma, detach_modulator=False, mode=mode)
+    features = objective.get_parameter("centres").detach()[:, 0].clone().requires_grad_()
+    objective.loss(features, torch.arange(3)).backward()
     assert features.grad is not None
-    step = 1e-6
-    for row, column in rng.integers(0, [len(at), WIDTH], size=(8, 2)):
-        nudge = np.zeros_like(at)
-        nudge[row, column] = step
-        slope = (value(at + nudge) - value(at - nudge)) / (2 * step)
-        assert features.grad[row, column].item() == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    assert torch.isfinite(features.grad).all()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_focal_without_focus_is_cross_entropy(seed: int) -> None:
-    focal, plain, (features, labels) = build("focal", gamma=0, beta=0), build("cross_entropy"), batch(seed=seed)
-    assert focal.loss(features, labels).item() == pytest.approx(plain.loss(features, labels).item(), rel=1e-6)
+def test_scores_of_affinities_survive_where_the_affinities_underflow() -> None:
+    with pytest.warns(UserWarning, match="affinities vanish"):
+        objective = build("cfal", sigma=1e-3)
+    features, _ = batch()
+    scores = objective.scores(features)
+    assert (scores.exp() == 0).all()
+    assert torch.isfinite(scores).all()
+    nearest = torch.cdist(features, objective.get_parameter("centres")[:, 0]).argmin(dim=1)
+    assert torch.equal(scores.argmax(dim=1), nearest)
+
+
+def test_automatic_sigma_travels_with_the_weights() -> None:
+    one, (features, labels) = build("cfal", sigma_mode="auto", centres=2), batch()
+    torch.manual_seed(99)
+    other = LOSSES.build("cfal", ObjectiveInput(WIDTH, (40, 55, 70)), sigma_mode="auto", centres=2)
+    assert other.get_buffer("sigma") != one.get_buffer("sigma")
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other.scores(features), one.scores(features))
+    assert torch.equal(other.loss(features, labels), one.loss(features, labels))
+
+
+# --- laws, for every registered objective
+
+SEEDS = st.integers(0, 2**31)
+LAW = settings(max_examples=8, deadline=None)
+
+
+def drawn(name: str, seed: int, counts: tuple[int, ...], **params: Any) -> tuple[Objective, torch.Tensor, torch.Tensor]:
+    """An objective in float64, features [9, WIDTH] and labels, all from a seed."""
+    torch.manual_seed(seed)
+    objective = LOSSES.build(name, ObjectiveInput(WIDTH, counts), **params).double()
+    return objective, torch.randn(9, WIDTH, dtype=torch.float64), torch.randint(len(counts), (9,))
+
+
+@EVERY
+@LAW
+@given(seed=SEEDS, order=st.permutations(range(4)), late=st.booleans())
+def test_names_of_the_classes_do_not_matter(name: str, seed: int, order: list[int], late: bool) -> None:
+    counts = (7, 90, 40, 300)
+    objective, features, labels = drawn(name, seed, counts)
+    other = LOSSES.build(name, ObjectiveInput(WIDTH, tuple(counts[k] for k in order))).double()
+    state = {key: value[order] if value.ndim else value for key, value in objective.state_dict().items()}
+    other.load_state_dict(state)
+    for each in (objective, other):
+        each.set_progress(float(late))
+    renamed = torch.tensor(order).argsort()[labels]
+    assert other.loss(features, renamed).item() == pytest.approx(objective.loss(features, labels).item(), rel=1e-9)
+    assert torch.allclose(other.scores(features), objective.scores(features)[:, order])
+
+
+@EVERY
+@LAW
+@given(seed=SEEDS, order=st.permutations(range(9)))
+def test_the_order_of_the_cases_does_not_matter(name: str, seed: int, order: list[int]) -> None:
+    objective, features, labels = drawn(name, seed, (7, 90, 40))
+    expected = objective.loss(features, labels).item()
+    assert objective.loss(features[order], labels[order]).item() == pytest.approx(expected, rel=1e-12)
+
+
+@EVERY
+@LAW
+@given(seed=SEEDS)
+def test_equal_counts_weigh_nothing(name: str, seed: int) -> None:
+    if all(p.name != "beta" for p in LOSSES.entry(name).parameters):
+        pytest.skip(f"{name} weighs no classes")
+    (weighed, features, labels), (plain, _, _) = (drawn(name, seed, (50, 50, 50), beta=b) for b in (0.99, 0.0))
+    for each in (weighed, plain):
+        each.set_progress(1.0)
+    assert weighed.loss(features, labels).item() == pytest.approx(plain.loss(features, labels).item(), rel=1e-6)
+
+
+# --- one loss that becomes another
+
+AFFINE = {"sigma": 9.0, "lambda": 0.4, "reg_weight": 0.1}
+REDUCTIONS = [
+    ("focal", {"gamma": 0.0}, "cross_entropy", {}),
+    ("cross_entropy", {"label_smoothing": 0.0, "tau": 0.0}, "cross_entropy", {}),
+    ("cfal", {**AFFINE, "gamma": 0.0, "beta": 0.99}, "class_balanced_affinity", {**AFFINE, "beta": 0.99}),
+    ("class_balanced_affinity", {**AFFINE, "beta": 0.0}, "gaussian_affinity", AFFINE),
+    ("cfal", {**AFFINE, "gamma": 0.0, "beta": 0.0, "mode": "released_keras"}, "gaussian_affinity", AFFINE),
+    ("cfal", {**AFFINE, "gamma": 0.0, "beta": 0.0, "reg_inside": False}, "gaussian_affinity", AFFINE),
+    ("arcface", {"scale": 7.0, "margin": 0.0}, "cosface", {"scale": 7.0, "margin": 0.0}),
+    ("sphereface", {"scale": 7.0, "margin": 1.0}, "cosface", {"scale": 7.0, "margin": 0.0}),
+    ("ldam", {"scale": 7.0, "margin": 0.0}, "cosface", {"scale": 7.0, "margin": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "other", "others"), REDUCTIONS)
+@LAW
+@given(seed=SEEDS)
+def test_reductions(name: str, params: dict[str, Any], other: str, others: dict[str, Any], seed: int) -> None:
+    counts = (7, 90, 40)
+    (one, features, labels), (two, _, _) = drawn(name, seed, counts, **params), drawn(other, seed, counts, **others)
+    two.load_state_dict(one.state_dict())
+    assert one.loss(features, labels).item() == pytest.approx(two.loss(features, labels).item(), rel=1e-9)
+    assert torch.allclose(one.scores(features), two.scores(features))
+
+
+@LAW
+@given(seed=SEEDS)
+def test_cosines_without_margin_are_the_normalised_softmax(seed: int) -> None:
+    objective, features, labels = drawn("arcface", seed, (5, 6, 7), margin=0.0, scale=9.0)
+    directions = objective.get_parameter("directions")
+    logits = 9.0 * functional.cosine_similarity(features[:, None], directions[None], dim=2)
+    assert objective.loss(features, labels).item() == pytest.approx(
+        functional.cross_entropy(logits, labels).item(), rel=1e-9
+    )
+
+
+@LAW
+@given(seed=SEEDS, weight=st.floats(0.0, 10.0))
+def test_two_classes_of_one_centre_have_no_diversity(seed: int, weight: float) -> None:
+    objective, features, labels = drawn("cfal", seed, (7, 90), reg_weight=weight)
+    without = drawn("cfal", seed, (7, 90), reg_weight=0.0)[0]
+    assert objective.diversity().item() == 0  # type: ignore[operator]
+    assert objective.loss(features, labels).item() == without.loss(features, labels).item()
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+def test_logit_adjustment_asks_more_of_rare_classes_and_leaves_the_scores(tau: float) -> None:
+    given_, (features, labels) = ObjectiveInput(WIDTH, (1, 9, 90)), batch()
+    plain, adjusted = (LOSSES.build("cross_entropy", given_, tau=t) for t in (0.0, tau))
+    adjusted.load_state_dict(plain.state_dict())
+    assert torch.equal(plain.scores(features), adjusted.scores(features))
+    rare, common = labels == 0, labels == 2
+    assert adjusted.loss(features[rare], labels[rare]) > plain.loss(features[rare], labels[rare])
+    assert adjusted.loss(features[common], labels[common]) < plain.loss(features[common], labels[common])
+
+
+def test_deferred_weights_wait_for_their_time() -> None:
+    given_, (features, _) = ObjectiveInput(WIDTH, (4, 400)), batch(2)
+    objective = LOSSES.build("ldam", given_, defer=0.8, beta=0.999)
+    rare = torch.zeros(len(features), dtype=torch.long)
+    losses = []
+    for fraction in (0.0, 0.79, 0.8, 1.0, 0.5):
+        objective.set_progress(fraction)
+        losses.append(objective.loss(features, rare).item())
+    weight = effective_number_weights((4, 400), 0.999)[0]
+    assert losses[0] == losses[1] == losses[4], "and a training that is resumed earlier waits again"
+    assert losses[2] == losses[3] == pytest.approx(weight * losses[0], rel=1e-6)
+
+
+def test_the_literal_sphereface_helps_the_true_class() -> None:
+    (literal, features, labels), (plain, _, _) = (
+        drawn(name, 3, (5, 6, 7), margin=m) for name, m in (("sphereface_reproduction", 0.35), ("sphereface", 1.0))
+    )
+    assert literal.loss(features, labels) < plain.loss(features, labels)
+
+
+@pytest.mark.parametrize("name", ["arcface", "cosface", "sphereface", "ldam"])
+def test_inference_scale_changes_the_scores_only(name: str) -> None:
+    (usual, features, labels), (faithful, _, _) = drawn(name, 1, (5, 6)), drawn(name, 1, (5, 6), inference_scale=1.0)
+    assert usual.loss(features, labels) == faithful.loss(features, labels)
+    scale = next(p.default for p in LOSSES.entry(name).parameters if p.name == "scale")
+    assert torch.allclose(usual.scores(features), scale * faithful.scores(features))
+    assert faithful.scores(features).abs().max() <= 1 + 1e-12
 
 
 def test_focal_turns_from_easy_cases() -> None:
@@ -225,9 +369,30 @@ def test_focal_turns_from_easy_cases() -> None:
 @pytest.mark.parametrize(
     ("name", "params", "word"),
     [
-        ("cross_entropy", {"label_smoothing": 1.0}, "label_smoothing"),
-        ("cross_entropy", {"beta": 1.5}, "beta"),
-        ("focal", {"gamma": -1.0}, "gamma"),
+        ("cross_entropy", {"label_smoothing": 1.0}, r"'label_smoothing' of loss 'cross_entropy' .* \[0, 1\), got 1.0"),
+        ("cross_entropy", {"beta": 1.5}, r"'beta' .* \[0, 1\], got 1.5"),
+        ("cross_entropy", {"tau": -1.0}, r"'tau' .* \[0, inf\), got -1.0"),
+        ("focal", {"gamma": -1.0}, r"'gamma' .* \[0, inf\), got -1.0"),
+        ("sigmoid_focal", {"gamma": float("nan")}, r"'gamma' .* got nan"),
+        ("cfal", {"sigma": 0.0}, r"'sigma' .* \(0, inf\), got 0.0"),
+        ("cfal", {"sigma": -130}, r"'sigma' .* \(0, inf\), got -130"),
+        ("cfal", {"sigma": float("inf")}, r"'sigma' .* got inf"),
+        ("cfal", {"sigma": "wide"}, r"'sigma' .* must be a number .* got 'wide'"),
+        ("cfal", {"lambda": 1.5}, r"'lambda' .* \[0, 1\], got 1.5"),
+        ("cfal", {"lambda_": 0.5}, "Did you mean 'lambda'"),
+        ("cfal", {"centres": 0}, r"'centres' .* got 0"),
+        ("cfal", {"centres": 1.5}, r"'centres' .* whole number .* got 1.5"),
+        ("cfal", {"sigma_mode": "automatic"}, r"absolute | auto, got 'automatic'"),
+        ("cfal", {"mode": "released"}, "Did you mean 'released_keras'"),
+        ("cfal", {"detach_modulator": "no"}, r"false | true, got 'no'"),
+        ("gaussian_affinity", {"beta": 0.9}, "no parameter 'beta'"),
+        ("class_balanced_affinity", {"gamma": 1.0}, "no parameter 'gamma'"),
+        ("arcface", {"margin": 28.6}, r"'margin' .* radians, got 28.6"),
+        ("arcface", {"scale": 0}, r"'scale' .* \(0, inf\), got 0"),
+        ("cosface", {"margin": 2.5}, r"'margin' .* \[0, 2\], got 2.5"),
+        ("sphereface", {"margin": 0.35}, r"'margin' .* \[1, 4\], got 0.35"),
+        ("sphereface_reproduction", {"margin": 1.0}, r"'margin' .* \(0, 1\), got 1.0"),
+        ("ldam", {"defer": 1.2}, r"'defer' .* \[0, 1\], got 1.2"),
         ("focal", {"gama": 1.0}, "Did you mean 'gamma'"),
         ("focl", {}, "Did you mean 'focal'"),
     ],
@@ -235,6 +400,55 @@ def test_focal_turns_from_easy_cases() -> None:
 def test_bad_parameters_are_named(name: str, params: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         LOSSES.build(name, ObjectiveInput(WIDTH, (4, 4)), **params)
+
+
+@EVERY
+def test_a_class_without_training_cases_is_refused_by_every_loss(name: str) -> None:
+    with pytest.raises(DataError, match=r"at least one case in the training part, got counts \[4, 0\]"):
+        LOSSES.build(name, ObjectiveInput(WIDTH, (4, 0)))
+
+
+def test_a_space_ranges_over_the_parameters_of_cfal() -> None:
+    searched = {
+        "lambda": {"low": 0.1, "high": 0.9, "step": 0.1},
+        "sigma": {"low": 10.0, "high": 500.0, "log": True},
+        "detach_modulator": {"choice": [True, False]},
+        "sigma_mode": {"choice": ["absolute", "auto"]},
+    }
+    values: dict[str, Any] = {
+        "dataset": "synthetic",
+        "loss": {"choice": {"cfal": searched, "arcface": {"margin": 0.1}}},
+    }
+    config = TrialConfig.from_dict(read_space(values, "mine").default())
+    assert config.loss.name == "cfal"
+    objective = LOSSES.build(config.loss.name, ObjectiveInput(WIDTH, (4, 4)), **config.loss.params)
+    assert isinstance(objective, Affinity)
+    assert objective.lambda_ == 0.1
+    searched["lambda"] = {"low": 0.1, "high": 1.9}
+    with pytest.raises(ConfigError, match=r"mine: .*'lambda' of loss 'cfal' must lie in \[0, 1\], got 1.9"):
+        read_space(values, "mine")
+
+
+@EVERY
+def test_every_parameter_says_what_it_may_be(name: str) -> None:
+    entry = LOSSES.entry(name)
+    assert entry.source
+    assert all(p.range for p in entry.parameters)
+    for parameter in entry.parameters:
+        assert parameter.range is not None
+        parameter.range.check(parameter.name, parameter.default)
+
+
+@pytest.mark.parametrize("name", ["gaussian_affinity", "class_balanced_affinity", "cfal"])
+def test_features_too_wide_for_sigma_are_warned_of_with_the_cure(name: str) -> None:
+    wide = ObjectiveInput(4096, (5, 5))
+    with pytest.warns(UserWarning, match=r"width 4096 .* 8192 .* sigma 130 .* about 8192, or lower"):
+        LOSSES.build(name, wide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LOSSES.build(name, wide, sigma=8192)
+        LOSSES.build(name, wide, sigma_mode="auto")
+        LOSSES.build(name, ObjectiveInput(64, (5,) * 9))
 
 
 # --- class weights

@@ -13,12 +13,16 @@ from optuna.trial import TrialState
 
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
+from histotune.memory import INFEASIBLE
 from histotune.search import Budget
-from histotune.search.conductor import STARTS, STOP, Conductor
+from histotune.search.budget import STARTUP, Ledger
+from histotune.search.conductor import STOP, Conductor
 from histotune.search.journal import RECORD, Journal
-from histotune.search.resume import take_up
+from histotune.search.mishaps import STARTS
+from histotune.search.resume import ledger, take_up
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import build_scheduler
+from histotune.search.start import Start
 from histotune.space import Space, read_space
 from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record, write_record
 
@@ -83,6 +87,8 @@ class Workers:
         ended = read_record(folder) is not None
         if not ended and self.outcome(number) == FAILED:
             self.write(folder, FAILED, {}, 0)
+        elif not ended and self.outcome(number) == INFEASIBLE:
+            self.write(folder, FAILED, {}, 0, INFEASIBLE)
         elif not ended and (folder / STOP).exists():
             self.write(folder, STOPPED, {METRIC: values[done - 1]}, done)
         elif not ended:
@@ -97,8 +103,10 @@ class Workers:
         conductor.ended(number)
         return True
 
-    def write(self, folder: Path, state: str, metrics: Mapping[str, float], epochs: int) -> None:
-        failure = {"kind": "nan_loss", "reason": "made-up"} if state == FAILED else {}
+    def write(
+        self, folder: Path, state: str, metrics: Mapping[str, float], epochs: int, kind: str = "nan_loss"
+    ) -> None:
+        failure = {"kind": kind, "reason": "made-up"} if state == FAILED else {}
         write_record(folder, {"state": state, "metrics": metrics, "epochs": epochs, **failure})
 
 
@@ -110,16 +118,19 @@ def begin(
     scheduler: str = "none",
     sampler: str = "tpe",
     seconds: float | None = None,
+    epochs: int | None = None,
+    patience: int | None = None,
     journal: Journal | None = None,
+    start: Start | None = None,
     **options: Any,
 ) -> Conductor:
     journal = journal or Journal(store.journal, "tests", maximize=True)
     stopper = build_scheduler(scheduler, EPOCHS)
     history = take_up(store, journal, stopper, metric=METRIC, sign=1)
-    proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials())
+    proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials(), start=start)
     return Conductor(
         store, journal, proposer, stopper, history,
-        budget=Budget(trials, seconds), at_once=2, metric=(METRIC, 1), **options,
+        budget=Budget(trials, seconds, epochs, patience), at_once=2, metric=(METRIC, 1), **options,
     )  # fmt: skip
 
 
@@ -139,6 +150,17 @@ def test_the_first_trial_is_the_default_and_none_repeats(store: StudyStore, spac
     assert len({TrialConfig.from_dict(config).digest() for config in configs}) == 12
 
 
+def test_given_configurations_are_trained_once_right_after_the_default(store: StudyStore, space: Space) -> None:
+    mine = [space.locate({"loss": {"name": "focal", "gamma": gamma}}) for gamma in (1.0, 4.0)]
+    start = Start(first=[mine[0], space.default_parameters(), mine[1], mine[0]])
+    workers = Workers(store)
+    for trials in (1, 2, 4):
+        workers.work(begin(store, space, trials, start=start))
+    assert [t.params for t in journal_of(store)[:3]] == [space.default_parameters(), *mine]
+    digests = [t.user_attrs["digest"] for t in journal_of(store)]
+    assert len(set(digests)) == len(digests) == 4
+
+
 def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, space: Space) -> None:
     Workers(store, lambda number: FAILED if number == 4 else COMPLETE).work(begin(store, space, 25, scheduler="asha"))
     trials = journal_of(store)
@@ -148,6 +170,24 @@ def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, s
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     seen = Proposer(space, "tpe", seed=0, maximize=True, history=trials)._seen.get_trials()
     assert [(t.params, t.value) for t in seen] == [(t.params, t.value) for t in complete]
+
+
+def test_the_sampler_learns_what_does_not_fit_and_a_continued_search_still_knows(
+    store: StudyStore, space: Space
+) -> None:
+    journal = Journal(store.journal, "tests", maximize=True)
+
+    def outcome(number: int) -> str:
+        fits = journal.trials()[number].params["optimizer.learning_rate"] < 1e-2
+        return COMPLETE if fits else INFEASIBLE
+
+    for trials in (20, 40):  # the second search knows it from the journal alone
+        Workers(store, outcome).work(begin(store, space, trials, journal=journal))
+    unfit = np.array([outcome(number) == INFEASIBLE for number in range(40)])
+    assert unfit.sum() > 2
+    assert unfit[20:].mean() < 0.3, "of a space of which a third does not fit"
+    seen = Proposer(space, "tpe", seed=0, maximize=True, history=journal.trials())._seen.get_trials()
+    assert [bool(trial.constraints) for trial in seen] == unfit.tolist()
 
 
 def test_facts_of_a_hidden_trial_stay_in_the_journal(store: StudyStore, space: Space) -> None:
@@ -222,6 +262,72 @@ def test_the_time_is_up_for_all_at_once(store: StudyStore, space: Space) -> None
     assert conductor.next() is None
 
 
+def replayed(store: StudyStore) -> Ledger:
+    return ledger(Journal(store.journal, "tests", maximize=True).trials(), 1)
+
+
+def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyStore, space: Space) -> None:
+    workers = Workers(store, lambda number: FAILED if number % 5 == 3 else COMPLETE)
+    conductor = begin(store, space, epochs=100, scheduler="asha")
+    workers.work(conductor)
+    summary = conductor.summary()
+    assert (summary.reason, summary.message) == ("epochs", "100 epochs of 100 have been trained")
+    assert len(workers.epochs) == 100
+    assert {record.state for record in store.trials()} == {COMPLETE, STOPPED, FAILED}
+
+
+def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyStore, space: Space) -> None:
+    workers = Workers(store)
+    conductor = begin(store, space, epochs=EPOCHS + 4)
+    workers.work(conductor)
+    assert conductor.summary().unfinished == 2
+    again = begin(store, space, epochs=EPOCHS + 4)
+    assert again.over()
+    assert again.summary().reason == "epochs"
+    workers.work(begin(store, space, epochs=2 * EPOCHS))
+    assert workers.epochs == list(dict.fromkeys(workers.epochs)), "an epoch was trained twice"
+    assert [record.state for record in store.trials()] == [COMPLETE] * 2
+    assert replayed(store).trained == len(workers.epochs) == 2 * EPOCHS
+
+
+@pytest.mark.parametrize("patience", [1, 4, 9])
+def test_patience_ends_a_search_that_no_longer_gets_better(store: StudyStore, space: Space, patience: int) -> None:
+    conductor = begin(store, space, 300, patience=patience, scheduler="asha")
+    Workers(store).work(conductor)
+    summary, spent = conductor.summary(), replayed(store)
+    assert summary.reason == "patience"
+    assert summary.unfinished == 0
+    assert spent.since_best >= patience
+    assert patience + STARTUP <= summary.ended < 300
+    assert spent.best == max(r.metrics["balanced_accuracy"] for r in store.trials() if r.state == COMPLETE)
+
+
+@pytest.mark.parametrize("patience", [3, 6])
+def test_a_search_in_pieces_ends_where_one_in_one_piece_does(tmp_path: Path, space: Space, patience: int) -> None:
+    one, pieces = StudyStore(tmp_path / "one"), StudyStore(tmp_path / "pieces")
+    Workers(one).work(begin(one, space, patience=patience, sampler="random", epochs=10_000))
+    workers = Workers(pieces)
+    for _ in range(1000):
+        conductor = begin(pieces, space, patience=patience, sampler="random", epochs=10_000)
+        workers.work(conductor, steps=7)
+        if conductor.over():
+            break
+    spent = replayed(pieces)
+    assert conductor.summary().reason == "patience"
+    assert spent.since_best >= patience
+    assert spent.ended == len(pieces.trials()) >= patience + STARTUP
+    assert spent.trained == len(workers.epochs)
+    assert replayed(one).since_best >= patience
+
+
+def test_the_first_budget_that_is_spent_ends_the_search(store: StudyStore, space: Space) -> None:
+    for budget, reason in (((3, None, 1000, 50), "trials"), ((50, None, 40, 50), "epochs")):
+        trials, seconds, epochs, patience = budget
+        conductor = begin(store, space, trials, seconds=seconds, epochs=epochs, patience=patience)
+        Workers(store).work(conductor)
+        assert conductor.summary().reason == reason
+
+
 def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyStore, space: Space) -> None:
     conductor = begin(store, space, 30)
     Workers(store, lambda number: FAILED if number not in (2, 5) else COMPLETE).work(conductor)
@@ -238,6 +344,36 @@ def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyStore, s
     assert (records[1].state, records[1].kind) == (FAILED, "killed")
     assert f"died {STARTS} times" in records[1].reason
     assert [records[n].state for n in (0, 2, 3)] == [COMPLETE] * 3
+
+
+def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(store: StudyStore, space: Space) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    conductor = begin(store, space, 4, clock=clock, trial_timeout=100.0)
+    for _ in range(STARTS):
+        assignment = conductor.next()
+        assert assignment is not None
+        assert assignment.number == 0
+        store.trial_folder(0).mkdir(parents=True, exist_ok=True)
+        conductor.begun(0)
+        for seconds in range(95, 0, -5):
+            now += 5
+            assert conductor.hanging() == [], f"{seconds} s too early"
+        conductor.reported(0, 1, {METRIC: 0.5})
+        now += 1e9  # the clock jumps
+        assert conductor.hanging() == []
+        found: list[int] = []
+        for _ in range(30):
+            now += 5
+            found += conductor.hanging()
+        assert found == [0]
+        conductor.died(0, "killed by signal 9")
+    record = store.trials()[0]
+    assert (record.state, record.kind) == (FAILED, "hung")
+    assert "no epoch for 100 s" in record.reason
 
 
 def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: StudyStore, space: Space) -> None:

@@ -183,6 +183,9 @@ def test_a_checkpoint_cut_short_costs_its_trial_only_time(
     again = search(3)
     again.finish()
     check_whole(small_study, 3)
+    notes = [line for line in again.lines if "began anew" in line]
+    assert notes
+    assert len(set(notes)) == len(notes), "said more than once"
 
 
 def worker_of(store: StudyStore) -> int:

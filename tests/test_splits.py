@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,31 @@ def test_the_leaky_protocol_says_so_in_name_and_flag() -> None:
 def test_unknown_patients_make_every_split_leaky() -> None:
     cohort = cohort_of([f"i{n}" for n in range(60)], known=False)
     assert split(cohort, np.arange(60) % 2, "patient").leaky
+
+
+def test_a_hundred_thousand_cases_of_unknown_patients_are_split_in_seconds() -> None:
+    labels = np.random.default_rng(0).choice(3, 100_000, p=[0.9, 0.0999, 0.0001]).astype(np.int64)
+    cohort = cohort_of([f"i{n:06d}" for n in range(len(labels))], known=False)
+    began = time.perf_counter()
+    found = split(cohort, labels, "patient", seed=1)
+    assert time.perf_counter() - began < 20
+    for label in range(3):
+        shares = [(labels[rows] == label).sum() / (labels == label).sum() for rows in rows_of(found)]
+        assert shares == pytest.approx(FRACTIONS, abs=0.5 / (labels == label).sum() + 1e-9)
+
+
+@pytest.mark.parametrize("rare", [3, 4, 5, 6, 7, 11])
+def test_a_rare_class_of_unknown_patients_is_in_every_part(rare: int) -> None:
+    labels = np.array([0] * 1200 + [1] * rare)
+    found = split(cohort_of([f"i{n:04d}" for n in range(len(labels))], known=False), labels, "patient")
+    assert all((labels[rows] == 1).any() for rows in rows_of(found))
+
+
+def test_the_source_may_prescribe_how_much_validates() -> None:
+    cohort = cohort_of([f"i{n:04d}" for n in range(2400)], parts=["train"] * 2000 + ["test"] * 400, known=False)
+    cohort = dataclasses.replace(cohort, facts={"validation_share": 0.15})
+    found = split(cohort, np.arange(2400) % 2, "given")
+    assert [len(rows) for rows in rows_of(found)] == [1700, 300, 400]
 
 
 def test_given_parts_are_taken_as_they_are() -> None:

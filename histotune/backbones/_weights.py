@@ -31,13 +31,15 @@ _OTHERS = {
 def load_weights(network: nn.Module, path: Path) -> None:
     """Load a state dict (safetensors or torch) into a network without classifier; a classifier in it is left out.
 
+    A VGG's may have timm's names or torchvision's.
+
     Raises:
         ConfigError: the file is missing, is no plain state dict (a pickle that would run code is refused), or does
             not fit the network.
     """
     if not path.is_file():
         raise ConfigError(f"weights file {str(path)!r} does not exist")
-    _fill(network, read_state(path), str(path))
+    _fill(network, _vgg_names(read_state(path), network), str(path))
 
 
 def load_package(network: nn.Module, name: str) -> None:
@@ -93,6 +95,18 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         shapes = f"{tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
         raise ConfigError(f"weights {source!r} do not fit: {name!r} has shape {shapes}")
     network.load_state_dict({name: state.get(name, wanted[name]) for name in wanted})
+
+
+def _vgg_names(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Rename torchvision's fully connected layers of a VGG to timm's convolutions over the last map."""
+    wanted = network.state_dict()
+    renamed = dict(state)
+    for theirs, ours in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
+        for kind in ("weight", "bias"):
+            value, place = state.get(f"{theirs}.{kind}"), wanted.get(f"{ours}.{kind}")
+            if value is not None and place is not None and value.numel() == place.numel():
+                renamed[f"{ours}.{kind}"] = value.reshape(place.shape)
+    return renamed
 
 
 def _timm_names(state: Mapping[str, Tensor], blocks: list[int]) -> dict[str, Tensor]:

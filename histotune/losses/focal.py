@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from histotune.class_balance import effective_number_weights
-from histotune.errors import ConfigError
-from histotune.losses._base import LOSSES, LinearObjective, ObjectiveInput
+from histotune.losses._base import LOSSES, LinearObjective, ObjectiveInput, full_precision
+from histotune.losses._ranges import BETA, GAMMA
 
 _SMALLEST = 1e-6  # of 1 - p before it is raised to gamma: below gamma = 1 its gradient would be infinite at p = 1
 
@@ -25,9 +24,9 @@ class Focal(LinearObjective):
     def __init__(self, given: ObjectiveInput, gamma: float, beta: float) -> None:
         super().__init__(given)
         self.gamma = gamma
-        weights = torch.from_numpy(effective_number_weights(given.counts, beta))
-        self.register_buffer("weights", weights.float(), persistent=False)
+        self.register_buffer("weights", given.class_weights(beta), persistent=False)
 
+    @full_precision
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of features [B, D] against labels [B] or probabilities [B, C]."""
         log_p = self.scores(features).log_softmax(dim=1)  # [B, C]
@@ -36,9 +35,11 @@ class Focal(LinearObjective):
         return (self.weights * targets * hardness * -log_p).sum() / len(labels)
 
 
-@LOSSES.register("focal")
+@LOSSES.register(
+    "focal",
+    ranges={"gamma": GAMMA, "beta": BETA},
+    source="Lin et al., 2017; Cui et al., 2019 (beta)",
+)
 def focal(given: ObjectiveInput, *, gamma: float = 2.0, beta: float = 0.0) -> Focal:
-    """Softmax focal loss; `gamma` >= 0 turns from easy cases, `beta` of the class weights in [0, 1] (0: none)."""
-    if gamma < 0.0:
-        raise ConfigError(f"loss.gamma must be at least 0, got {gamma}")
+    """Softmax focal loss; `gamma` turns from easy cases, `beta` of the class weights (0: none)."""
     return Focal(given, gamma, beta)

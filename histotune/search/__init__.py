@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from histotune.errors import ConfigError
-from histotune.metrics import METRICS, check_metric
-from histotune.search._events import Budget, Listener, Resources, Summary
+from histotune.metrics import METRICS, check_metrics
+from histotune.search._events import Listener, Resources, Summary
+from histotune.search.budget import Budget, Ledger
+from histotune.search.start import Start
 from histotune.space import Space
 from histotune.store import StudyStore
 
-if TYPE_CHECKING:
-    from histotune.search.conductor import Conductor
-    from histotune.search.depot import Depot
-
-__all__ = ["Budget", "Listener", "Resources", "Summary", "run"]
+__all__ = ["Budget", "Ledger", "Listener", "Resources", "Summary", "run"]
 
 
 def run(
@@ -35,6 +30,11 @@ def run(
     plugins: Sequence[Path] = (),
     address: str | None = None,
     storage: str | None = None,
+    opened: Callable[[Ledger], None] | None = None,
+    room: Callable[[Resources, int], None] | None = None,
+    start: Start | None = None,
+    trial_timeout: float | None = None,
+    keep_models: int = 0,
 ) -> Summary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -45,48 +45,51 @@ def run(
     Args:
         store: the study, which exists.
         cohorts: {image size: folder of the prepared cohort}.
-        sampler: `tpe` or `random`.
-        scheduler: `asha` or `none`.
+        sampler: `tpe`, `gp`, `cmaes`, `random` or `grid`.
+        scheduler: `asha`, `hyperband`, `median` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
         address: of a Ray cluster to join, `auto` or `HOST:PORT`; None starts a private Ray.
         storage: URI that all nodes reach (any that fsspec knows), where they do not see the study's folder.
+        opened: hears, before the first trial runs, of the ledger that the search will keep.
+        room: hears, before that, what a trial takes and how many run at once; what it raises ends the search.
+        start: what it begins with beyond the space's default.
+        trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
+            so far, 0 waits for ever.
+        keep_models: complete trials whose weights are kept, the best ones; 0 keeps all, those of stopped trials, too.
 
     Raises:
-        ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
-        StudyError: another process searches in this study.
+        ConfigError: more resources than there are, unknown names, or a size without a cohort; before any trial.
+        StudyError: another process searches in this study, no cluster answers, or the storage cannot be used.
     """
     # Optuna and Ray are imported by those who search, not by those who read a study
     from histotune.search.conductor import Conductor
     from histotune.search.journal import Journal
     from histotune.search.resume import take_up
-    from histotune.search.sampler import Proposer, build_sampler
+    from histotune.search.sampler import Proposer
+    from histotune.search.samplers import check_sampler
     from histotune.search.schedule import build_scheduler
+    from histotune.search.site import found, run_at
 
     resources = resources or Resources()
     if address is None:
         resources.check()
-    metric = store.settings().metric
-    check_metric(metric)
-    build_sampler(sampler, seed)
+    metric, *others = check_metrics(store.settings().metrics)
+    check_sampler(sampler, space)
     stopper = build_scheduler(scheduler, space.epochs())
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
     better = METRICS[metric].higher_is_better
-    sign = 1 if better else -1
-    with store.lock("histotune search"), contextlib.ExitStack() as stack:
-        scratch = None
-        if address is not None:
-            from histotune.search.cluster import capacity, joined_ray
-
-            scratch = stack.enter_context(joined_ray(address, store))
-            resources = resources.on(capacity())
-        at_once = resources.check(None if scratch is None else capacity())
-        depot = None if storage is None else _supplied(storage, store, cohorts)
-        journal = Journal(store.journal, store.folder.name, maximize=better)
-        history = take_up(store, journal, stopper, metric=metric, sign=sign)
-        proposer = Proposer(space, sampler, seed=seed, maximize=better, history=journal.trials())
+    sign, more = 1 if better else -1, [METRICS[name].higher_is_better for name in others]
+    place = found(address, storage, resources, store=store, cohorts=cohorts)
+    with store.lock("histotune search"), place as site:
+        if room is not None:
+            room(site.resources, site.at_once)
+        journal = Journal(store.journal, store.folder.name, maximize=better, others=more)
+        history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
+        past = journal.trials()
+        proposer = Proposer(space, sampler, seed=seed, maximize=better, others=more, history=past, start=start)
         conductor = Conductor(
             store,
             journal,
@@ -94,54 +97,17 @@ def run(
             stopper,
             history,
             budget=budget,
-            at_once=at_once,
+            at_once=site.at_once,
             metric=(metric, sign),
+            others=others,
             listeners=listeners,
+            notes=[start.note] if start is not None and start.note else [],
+            trial_timeout=trial_timeout,
+            keep_models=keep_models,
         )
+        if opened is not None:
+            opened(history.ledger)
         if not conductor.over():
-            _drive(conductor, store, cohorts, resources, at_once, plugins, scratch, depot)
+            run_at(site, conductor, store=store, cohorts=cohorts, plugins=plugins)
         conductor.deliver()
         return conductor.summary()
-
-
-def _supplied(storage: str, store: StudyStore, cohorts: Mapping[int, Path]) -> Depot:
-    from histotune.search.depot import Depot
-
-    depot = Depot.of(storage, store)
-    depot.pull_all(store)
-    for folder in cohorts.values():
-        depot.offer_cohort(folder)
-    return depot
-
-
-def _drive(
-    conductor: Conductor,
-    store: StudyStore,
-    cohorts: Mapping[int, Path],
-    resources: Resources,
-    at_once: int,
-    plugins: Sequence[Path],
-    joined: Path | None,
-    depot: Depot | None,
-) -> None:
-    from histotune.search._signals import Signals
-    from histotune.search.cluster import private_ray
-
-    signals = Signals()
-    cpus, gpus = at_once * resources.cpus_per_trial, math.ceil(at_once * resources.gpus - 1e-9)
-    private = private_ray(store, cpus=cpus, gpus=gpus, at_once=at_once)
-    with signals.caught(), private if joined is None else contextlib.nullcontext(joined) as scratch:
-        from histotune.search.driver import drive
-
-        signals.install()  # Ray's own SIGTERM handler exits at once
-        drive(
-            conductor,
-            signals,
-            study=store.folder,
-            cohorts=cohorts,
-            metric=store.settings().metric,
-            resources=resources,
-            scratch=scratch,
-            plugins=plugins,
-            depot=depot,
-        )

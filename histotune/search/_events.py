@@ -1,10 +1,9 @@
-"""What goes into a search and what comes out of it: budget, resources, events, summary."""
+"""What goes into a search and what comes out of it: resources, events, summary."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -12,11 +11,8 @@ from typing import Any, Protocol
 from histotune.errors import ConfigError
 from histotune.store import TrialRecord
 
-DEFAULT_TRIALS = 20
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-# Why a search came to its end.
-TRIALS, TIME, INTERRUPTED, FAILURES, EXHAUSTED = "trials", "time", "interrupted", "failures", "exhausted"
+# Why a search came to its end before its budget was spent.
+INTERRUPTED, FAILURES, EXHAUSTED = "interrupted", "failures", "exhausted"
 
 
 class Listener(Protocol):
@@ -30,39 +26,6 @@ class Listener(Protocol):
 
     def ended(self, record: TrialRecord) -> None:
         """Hear that a trial ended: complete, stopped by the scheduler, or failed."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a search is over.
-
-    Args:
-        trials: ended trials that the study shall have in all, those of earlier searches included.
-        seconds: time of this search; what then runs is left to be resumed.
-    """
-
-    trials: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a search that would never end, or never begin."""
-        if self.trials is None and self.seconds is None:
-            raise ConfigError("a search needs an end: give a number of trials, a time, or both")
-        if self.trials is not None and self.trials < 1:
-            raise ConfigError(f"trials must be at least 1, got {self.trials}")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ConfigError(f"time must be a positive number of seconds, got {self.seconds}")
-
-    @classmethod
-    def of(cls, *, trials: int | None = None, time: str | float | None = None) -> Budget:
-        """Read a budget as a user writes it; 20 trials where nothing is given.
-
-        >>> Budget.of(time="1.5h")
-        Budget(trials=None, seconds=5400.0)
-        """
-        if trials is None and time is None:
-            return cls(DEFAULT_TRIALS)
-        return cls(trials, None if time is None else _seconds(time))
 
 
 @dataclass(frozen=True)
@@ -130,7 +93,7 @@ class Summary:
     """How a search ended.
 
     Attributes:
-        reason: `trials`, `time`, `interrupted`, `failures` or `exhausted`.
+        reason: `trials`, `time`, `epochs`, `patience`, `interrupted`, `failures` or `exhausted`.
         message: the reason as a sentence for a person.
         ended: trials of the study that have ended, in all searches.
         complete, stopped, failed: those that this search ended, by state.
@@ -165,12 +128,3 @@ def available_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _seconds(time: str | float) -> float:
-    if isinstance(time, (int, float)):
-        return float(time)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smhd]?)\s*", time)
-    if not found:
-        raise ConfigError(f"time {time!r}: expected seconds, or a number with s, m, h or d, such as 90s, 30m or 2h")
-    return float(found[1]) * _UNITS[found[2] or "s"]

@@ -150,6 +150,11 @@ def _join(ray: Any, address: str, variables: dict[str, str]) -> None:
         raise StudyError(f"cannot join the Ray cluster at {address!r}: {why}") from error
 
 
+def temporary_folder(store: StudyStore) -> Path:
+    """Return where Ray keeps its files while the study is searched."""
+    return _folder(_mark(store))
+
+
 def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
     """Kill every process that a search with this mark started, and return how many there were."""
     found = _marked(mark)

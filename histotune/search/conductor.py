@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from histotune import files
-from histotune.errors import TrialFailed
-from histotune.search._events import EXHAUSTED, FAILURES, TIME, TRIALS, Budget, Listener, Summary
+from histotune import files, memory
+from histotune.disk import Keeper
+from histotune.search._events import EXHAUSTED, FAILURES, Listener, Summary
+from histotune.search.budget import TRIALS, Budget, Ledger
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, Journal
+from histotune.search.mishaps import Mishaps
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import Scheduler
-from histotune.store import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.search.watch import Watch
+from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
-FAILURES_IN_A_ROW = 5
-STARTS = 3  # of a trial whose worker dies under it; the last death is its result
-STILLBIRTHS = 5  # workers in a row that die before they begin: it is not the trial's fault, and will not get better
 STOP = "stop"  # file in a trial folder: the worker that finds it ends the trial there
 
 
@@ -35,16 +35,18 @@ class History:
     """What earlier searches of the study left.
 
     Attributes:
-        ended: number of ended trials.
+        ledger: what they spent.
         digests: {digest of a configuration: number of its trial}.
         unfinished: {number: configuration} of trials to take up again.
         deaths: {number: how often its worker died}.
+        longest: mean seconds of an epoch of the trial that took longest.
     """
 
-    ended: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, int] = field(default_factory=dict)
     unfinished: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
+    longest: float = 0.0
 
 
 class Conductor:
@@ -59,7 +61,11 @@ class Conductor:
         budget: when it is over.
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
+        others: further metrics, which the sampler alone hears of.
         listeners: hear of everything, after it was decided.
+        notes: what the summary shall tell from the start.
+        trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `Watch` has them.
+        keep_models: complete trials whose weights are kept, as `Keeper` has it.
         clock: seconds that only grow.
     """
 
@@ -74,31 +80,37 @@ class Conductor:
         budget: Budget,
         at_once: int,
         metric: tuple[str, int],
+        others: Sequence[str] = (),
         listeners: Sequence[Listener] = (),
+        notes: Sequence[str] = (),
+        trial_timeout: float | None = None,
+        keep_models: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
         self._history, self._budget, self._at_once, self._clock = history, budget, at_once, clock
         self._metric, self._sign = metric
+        self._others = list(others)
         self._listeners = list(listeners)
+        self._ledger = history.ledger
         self._waiting = deque(sorted(history.unfinished.items()))
         self._live: dict[int, Mapping[str, Any]] = {}
         self._events: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._counts: Counter[str] = Counter()
-        self._row: tuple[str, int] = ("", 0)  # kind of the latest failures, and how many in a row
         self._end: tuple[str, str] | None = None
         self._exhausted = False
-        self._begun: set[int] = set()
-        self._stillborn = 0
-        self._notes: list[str] = []
+        self._mishaps = Mishaps(history.deaths, Watch(trial_timeout, longest=history.longest))
+        self._keeper = Keeper(store, keep_models)
+        self._notes = list(notes)
         self._began = clock()
 
     @property
     def hungry(self) -> bool:
         """Whether one more trial may run now."""
         room = len(self._live) < self._at_once and not self._exhausted and self._end is None
-        planned = self._history.ended + len(self._live)
-        return room and (self._budget.trials is None or planned < self._budget.trials)
+        wanted = bool(self._waiting) or not self._budget.stale(self._ledger)
+        planned = self._ledger.ended + len(self._live)
+        return room and wanted and not self._budget.full(planned) and self._cut() is None
 
     def next(self) -> Assignment | None:
         """Return the next trial to run: an interrupted one, else a new configuration; None when there is none now."""
@@ -119,17 +131,18 @@ class Conductor:
 
     def begun(self, number: int) -> None:
         """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
-        self._begun.add(number)
-        self._stillborn = 0
+        self._mishaps.begun(number)
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Hear of an epoch; return whether the trial is to stop, which its folder then says, too.
 
         The first trial, the space's default, always runs to its end: everything is compared with it.
         """
+        self._mishaps.epoch(number)
         value = metrics[self._metric]
         if value == value:
             self._journal.report(number, epoch, value)
+        self._ledger.train(number, epoch)
         stop = self._scheduler.report(number, epoch, self._sign * value) and number > 0
         if stop:
             files.write_text(self._store.trial_folder(number) / STOP, f"after epoch {epoch}\n")
@@ -138,42 +151,55 @@ class Conductor:
 
     def ended(self, number: int) -> None:
         """Hear that a trial's folder is complete; a trial is counted once, however often it is said."""
+        self._mishaps.gone(number)
         if self._live.pop(number, None) is None:
             return
         record = read_record(self._store.trial_folder(number), number)
         assert record is not None
-        value = settle(self._journal, record, self._metric)
-        self._proposer.ended(number, value)
-        self._history.ended += 1
+        values = settle(self._journal, record, [self._metric, *self._others], order=self._ledger.ended)
+        self._proposer.ended(number, values, infeasible=record.kind == memory.INFEASIBLE)
+        self._ledger.end(number, record.epochs, None if values is None else self._sign * values[0])
         self._counts[record.state] += 1
+        self._keeper.ended(record)
         self._events.append(("ended", (record,)))
-        self._count_failure(record)
+        self._mishaps.count(record)
+        self._end_if_hopeless()
 
-    def died(self, number: int, reason: str) -> None:
-        """Hear that a trial's worker is gone: the trial starts again from its checkpoint, a few times at most."""
+    def hanging(self) -> list[int]:
+        """Return the trials that have been silent for too long, each once: their workers are to be killed."""
+        return self._mishaps.hanging(self._clock())
+
+    def died(self, number: int, reason: str, *, starved: bool = False) -> None:
+        """Hear that a trial's worker is gone: the trial starts again from its checkpoint, a few times at most.
+
+        Args:
+            starved: it was killed for want of memory: the trial goes on in half the micro-batch, as often as that can
+                be, and then it is infeasible.
+        """
+        self._mishaps.gone(number)
         if number not in self._live:
             return
-        if read_record(self._store.trial_folder(number), number) is not None:
+        folder = self._store.trial_folder(number)
+        if read_record(folder, number) is not None:
             self.ended(number)
             return
-        if number not in self._begun:
-            self._stillborn += 1
+        before = self._mishaps.deaths(number)
+        failure = self._mishaps.died(number, folder, reason, starved=starved)
+        if (deaths := self._mishaps.deaths(number)) != before:
+            self._journal.note(number, DEATHS, deaths)
+        if failure is None:
             self._waiting.appendleft((number, self._live.pop(number)))
-            if self._stillborn >= STILLBIRTHS:
-                self.finish(FAILURES, f"{STILLBIRTHS} workers in a row died before they began: {reason}")
-            return
-        self._begun.discard(number)
-        self._history.deaths[number] += 1
-        deaths = self._history.deaths[number]
-        self._journal.note(number, DEATHS, deaths)
-        if deaths < STARTS:
-            self._waiting.appendleft((number, self._live.pop(number)))
+            self._end_if_hopeless()
             return
         from histotune.train import fail  # torch: the driver needs it for nothing else
 
-        folder = self._store.trial_folder(number)
-        fail(folder, TrialFailed("killed", f"its worker died {deaths} times, the last time: {reason}"))
+        fail(folder, failure)
         self.ended(number)
+
+    def remark(self, note: str) -> None:
+        """Hear of something that a person should know; the summary says it once."""
+        if note not in self._notes:
+            self._notes.append(note)
 
     def finish(self, reason: str, message: str) -> None:
         """End the search now; what runs is left to be resumed."""
@@ -181,15 +207,10 @@ class Conductor:
 
     def over(self) -> bool:
         """Whether the search is over."""
-        if (
-            self._end is None
-            and self._budget.seconds is not None
-            and self._clock() - self._began > self._budget.seconds
-        ):
-            self.finish(TIME, f"the time of {self._budget.seconds:g} s is up")
-        if self._end is None and not self._live:
-            if self._budget.trials is not None and self._history.ended >= self._budget.trials:
-                self.finish(TRIALS, f"{self._history.ended} trials have ended")
+        self._end = self._end or self._cut()
+        if self._end is None and not self._live and not self.hungry:
+            if (enough := self._budget.enough(self._ledger)) is not None:
+                self.finish(*enough)
             elif self._exhausted:
                 self.finish(EXHAUSTED, "the space holds no configuration that was not tried")
         return self._end is not None
@@ -211,7 +232,7 @@ class Conductor:
         return Summary(
             reason=reason,
             message=message,
-            ended=self._history.ended,
+            ended=self._ledger.ended,
             complete=self._counts[COMPLETE],
             stopped=self._counts[STOPPED],
             failed=sum(self._counts.values()) - self._counts[COMPLETE] - self._counts[STOPPED],
@@ -220,27 +241,26 @@ class Conductor:
             notes=tuple(self._notes),
         )
 
+    def _cut(self) -> tuple[str, str] | None:
+        return self._budget.cut(self._ledger, self._clock() - self._began)
+
     def _start(self, number: int, config: Mapping[str, Any]) -> Assignment:
         self._live[number] = config
         self._events.append(("started", (number, config)))
         return Assignment(number, config)
 
-    def _count_failure(self, record: TrialRecord) -> None:
-        kind, times = self._row
-        if record.state != FAILED:
-            self._row = ("", 0)
-            return
-        self._row = (record.kind, times + 1 if record.kind == kind else 1)
-        if self._row[1] >= FAILURES_IN_A_ROW:
-            self.finish(FAILURES, f"{FAILURES_IN_A_ROW} trials in a row failed with {record.kind}: {record.reason}")
+    def _end_if_hopeless(self) -> None:
+        if self._mishaps.end:
+            self.finish(FAILURES, self._mishaps.end)
 
 
-def settle(journal: Journal, record: TrialRecord, metric: str) -> float | None:
-    """Write a record's end to the journal and return the value that a sampler may learn from, if any.
+def settle(journal: Journal, record: TrialRecord, metrics: Sequence[str], *, order: int) -> list[float] | None:
+    """Write a record's end to the journal and return the values that a sampler may learn from, if any.
 
-    A trial that was stopped or failed, or whose metric is undefined, has none.
+    A trial that was stopped or failed, or one of whose metrics is undefined, has none.
+    `order` says how many trials of the study had ended before it.
     """
-    value = record.metrics.get(metric, float("nan")) if record.state == COMPLETE else float("nan")
-    learnt = value if value == value else None
-    journal.tell(record, learnt)
+    values = [record.metrics.get(name, float("nan")) for name in metrics]
+    learnt = values if record.state == COMPLETE and all(value == value for value in values) else None
+    journal.tell(record, learnt, order)
     return learnt

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from histotune import memory
 from histotune.checkpoint import Checkpoint
-from histotune.search._events import INTERRUPTED, Resources
+from histotune.memory import ENVIRONMENT
+from histotune.search._events import FAILURES, INTERRUPTED, Resources
 from histotune.search._signals import Signals
 from histotune.search.conductor import STOP, Assignment, Conductor
 from histotune.search.depot import Depot
 from histotune.search.desk import pack
-from histotune.search.worker import ENDED, EPOCH, METRICS, TrialWorker
+from histotune.search.worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
 from histotune.store import StudyStore, read_record
 
 
@@ -46,22 +51,32 @@ class Bridge:
         self._signals = signals
         self._describe = describe
         self._courier = courier
+        self._kills = memory.oom_kills()
+        self._workers: dict[int, tuple[str, int]] = {}
 
     def suggest(self) -> Mapping[str, Any] | None:
         """Return the next trial's description for a worker, or None when none is to run now."""
-        assignment = self.conductor.next()
-        if assignment is None:
-            return None
-        self._courier.stop(assignment.number)
-        return self._describe(assignment)
+        with self._kept():
+            assignment = self.conductor.next()
+            if assignment is None:
+                return None
+            self._courier.send(assignment.number, STOP, ENVIRONMENT)
+            return self._describe(assignment)
+        return None
 
     def on_result(self, number: int, result: Mapping[str, Any]) -> str:
         """Hear a worker's answer and say what Tune shall do with the trial."""
         with self._kept():
+            if PROCESS in result:
+                self._workers[number] = result[NODE], result[PROCESS]
             self.conductor.begun(number)
             # a worker that is to stop hears of it through the trial's folder when it is asked to go on
             if EPOCH in result and self.conductor.reported(number, result[EPOCH], dict(result[METRICS])):
-                self._courier.stop(number)
+                self._courier.send(number, STOP)
+            if NOTE in result:
+                self.conductor.remark(result[NOTE])
+            if DISK in result:
+                self.conductor.finish(FAILURES, result[DISK])
             if result[ENDED]:
                 self._courier.fetch(number)
                 self.conductor.ended(number)
@@ -69,9 +84,12 @@ class Bridge:
 
     def on_error(self, number: int, trace: str) -> None:
         """Hear that a worker is gone, and what Ray says of it."""
+        kills, before = memory.oom_kills(), self._kills
+        self._kills = kills
         with self._kept():
             self._courier.fetch(number)
-            self.conductor.died(number, reason_of(trace))
+            starved = kills > before or "OutOfMemoryError" in trace  # the kernel's word, or Ray's memory monitor's
+            self.conductor.died(number, reason_of(trace), starved=starved)
 
     def on_step(self) -> None:
         """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
@@ -82,15 +100,32 @@ class Bridge:
             self.conductor.finish(INTERRUPTED, f"interrupted by {name}; the same command goes on from here")
         if self.conductor.over():
             raise _SearchOver
+        for number in self.conductor.hanging():
+            kill_process(*self._workers[number])
         if not self.conductor.hungry:
             self.conductor.deliver()
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
+        """Keep an error of the block; of several the first, whose consequences the others may be."""
         try:
             yield
         except BaseException as error:
-            self.error = error
+            self.error = self.error or error
+
+
+def kill_process(node: str, process: int) -> None:
+    """Kill a worker with SIGKILL, which needs nothing of it, on the node where it runs; Ray hears of it by itself."""
+
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):  # it died meanwhile
+            os.kill(process, signal.SIGKILL)
+
+    if node == ray.get_runtime_context().get_node_id():
+        kill()
+        return
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
 
 
 class Courier:
@@ -99,11 +134,12 @@ class Courier:
     def __init__(self, store: StudyStore, depot: Depot | None) -> None:
         self._store, self._depot = store, depot
 
-    def stop(self, number: int) -> None:
-        """Pass on the wish to stop, where there is one."""
+    def send(self, number: int, *names: str) -> None:
+        """Pass on those of the files `names` that stand in the trial's folder: what the driver decided on it."""
         folder = self._store.trial_folder(number)
-        if self._depot and (folder / STOP).exists():
-            self._depot.send(folder, STOP)
+        for name in names:
+            if self._depot and (folder / name).exists():
+                self._depot.send(folder, name)
 
     def fetch(self, number: int) -> None:
         """Bring the trial's files into the study; a record that stands there stays."""
@@ -135,6 +171,7 @@ def drive(
     cohorts: Mapping[int, Path],
     metric: str,
     resources: Resources,
+    at_once: int,
     scratch: Path,
     plugins: Sequence[Path] = (),
     depot: Depot | None = None,
@@ -152,6 +189,8 @@ def drive(
             "threads": resources.threads,
             "plugins": packed,
             "gpus": resources.gpus,
+            "cpus": resources.cpus_per_trial,
+            "at_once": at_once,
             "depot": depot.uri if depot else None,
         }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune import files
-from histotune.errors import StudyError
+from histotune.errors import HistotuneError, StudyError
 from histotune.store import COMPLETE, TrialRecord
 
 CONFIG, DIGEST, RECORD, DEATHS = "config", "digest", "record", "deaths"  # user attributes of a trial
+ORDER = "order"  # in `record`: how many trials of the study had ended before it
 
 
 class Journal:
@@ -31,22 +33,28 @@ class Journal:
         path: the file; a last line that a crash cut short is removed.
         name: the Optuna study's name.
         maximize: whether more of the metric is better.
+        others: the same of further metrics, for a search with several.
     """
 
-    def __init__(self, path: Path, name: str, *, maximize: bool) -> None:
+    def __init__(self, path: Path, name: str, *, maximize: bool, others: Sequence[bool] = ()) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path.parent.mkdir(parents=True, exist_ok=True)
         _mend(path)
+        self._path = path
+        self._failure: HistotuneError | None = None
         try:
             self._storage = JournalStorage(JournalFileBackend(str(path)))
             self._study = optuna.create_study(
                 storage=self._storage,
                 study_name=name,
-                direction="maximize" if maximize else "minimize",
+                directions=["maximize" if more else "minimize" for more in (maximize, *others)],
                 load_if_exists=True,
             )
         except ValueError as error:
-            raise StudyError(f"{path} is damaged: {error}. Restore it from a copy, or begin a new study") from error
+            raise StudyError(
+                f"{path} is damaged{_where(path)}: {error}. Restore it from a copy; or move it away: what the trial "
+                "folders hold is kept, and the search goes on without what only the journal knew"
+            ) from error
         self._id = self._storage.get_study_id_from_name(name)
 
     def trials(self) -> list[FrozenTrial]:
@@ -71,26 +79,40 @@ class Journal:
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Write the metric after an epoch."""
-        with _disk(self._study):
+        with self._writing():
             self._storage.set_trial_intermediate_value(self._trial(number), epoch, value)
 
     def note(self, number: int, key: str, value: Any) -> None:
         """Write a fact about a trial."""
-        with _disk(self._study):
+        with self._writing():
             self._storage.set_trial_user_attr(self._trial(number), key, value)
 
-    def tell(self, record: TrialRecord, value: float | None) -> None:
-        """Write how a trial ended; `value` is the metric of a complete trial, None hides the trial from samplers."""
-        self.note(record.number, RECORD, facts(record))
-        with _disk(self._study):
+    def tell(self, record: TrialRecord, values: list[float] | None, order: int) -> None:
+        """Write how a trial ended; `values` are the metrics of a complete trial, None hides the trial from samplers."""
+        self.note(record.number, RECORD, facts(record) | {ORDER: order})
+        with self._writing():
             self._storage.set_trial_state_values(
                 self._trial(record.number),
-                TrialState.FAIL if value is None else TrialState.COMPLETE,
-                None if value is None else [value],
+                TrialState.FAIL if values is None else TrialState.COMPLETE,
+                values,
             )
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn a failure to write into an error that a person can act on.
+
+        Nothing is written after it: a line that was cut short stays the last one, and the next start removes it.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except OSError as error:
+            self._failure = files.unwritable(self._path, error)
+            raise self._failure from error
+
     def _create(self, trial: FrozenTrial) -> int:
-        with _disk(self._study):
+        with self._writing():
             return self._storage.create_new_trial(self._id, template_trial=trial)
 
     def _trial(self, number: int) -> int:
@@ -103,15 +125,6 @@ def facts(record: TrialRecord) -> dict[str, Any]:
     if record.state == COMPLETE:
         return kept | {"metrics": files.without_nan(record.metrics)}
     return kept | {"metrics": files.without_nan(record.metrics), "kind": record.kind, "reason": record.reason}
-
-
-@contextlib.contextmanager
-def _disk(study: optuna.Study) -> Any:
-    """Turn a failure to write into an error that a person can act on."""
-    try:
-        yield
-    except OSError as error:
-        raise files.unwritable(Path(f"the journal of study {study.study_name}"), error) from error
 
 
 def _mend(path: Path) -> None:
@@ -127,3 +140,13 @@ def _mend(path: Path) -> None:
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
+
+
+def _where(path: Path) -> str:
+    """Name the first line that is no JSON, from 1."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            return f" in line {number}"
+    return ""

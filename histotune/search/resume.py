@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from optuna.trial import FrozenTrial
+from collections.abc import Sequence
+
+from optuna.trial import FrozenTrial, TrialState
 
 from histotune import files
+from histotune.search.budget import Ledger
 from histotune.search.conductor import STOP, History, settle
-from histotune.search.journal import CONFIG, DEATHS, DIGEST, RECORD, Journal, facts
+from histotune.search.journal import CONFIG, DEATHS, DIGEST, ORDER, RECORD, Journal, facts
 from histotune.search.schedule import Scheduler
 from histotune.store import StudyStore, TrialRecord, read_record
 
 
-def take_up(store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int) -> History:
+def take_up(
+    store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int, others: Sequence[str] = ()
+) -> History:
     """Bring journal and trial folders into agreement and say what is left to do.
 
     - A trial that the journal holds for running and whose folder is complete: told to the journal, never run again.
@@ -19,17 +24,16 @@ def take_up(store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric
     - An ended folder that the journal does not know, because the journal was lost: kept, and counted.
     - What the scheduler heard of every trial it hears again, and decides where a crash came before its decision.
     """
-    _adopt(store, journal)
-    history = History()
+    records = store.trials()
+    _adopt(journal, records)
+    for order, record in enumerate(_unheard(store, journal), start=_ended(journal)):
+        settle(journal, record, [metric, *others], order=order)
+    longest = max((r.seconds / r.epochs for r in records if r.epochs), default=0.0)
+    history = History(ledger(journal.trials(), sign), longest=longest)
     for trial in journal.trials():
         if DIGEST in trial.user_attrs:
             history.digests[trial.user_attrs[DIGEST]] = trial.number
-        record = None if trial.state.is_finished() else read_record(store.trial_folder(trial.number), trial.number)
-        if record is not None:
-            settle(journal, record, metric)
-        if trial.state.is_finished() or record is not None:
-            history.ended += record is not None or RECORD in trial.user_attrs
-        else:
+        if not trial.state.is_finished():
             history.unfinished[trial.number] = trial.user_attrs[CONFIG]
             history.deaths[trial.number] = trial.user_attrs.get(DEATHS, 0)
         for epoch, value in sorted(trial.intermediate_values.items()):
@@ -37,7 +41,32 @@ def take_up(store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric
     for trial in journal.trials():
         if trial.number in history.unfinished:
             _catch_up(store, journal, scheduler, trial, metric=metric, sign=sign)
+            for row in files.read_json_lines(store.trial_folder(trial.number) / "curve.jsonl"):
+                history.ledger.train(trial.number, row["epoch"])
     return history
+
+
+def ledger(trials: list[FrozenTrial], sign: int) -> Ledger:
+    """Add up what the trials of a journal spent, ended ones in the order in which they had ended."""
+    found = Ledger()
+    ended = [trial for trial in trials if RECORD in trial.user_attrs and trial.state.is_finished()]
+    for trial in sorted(ended, key=lambda one: (one.user_attrs[RECORD].get(ORDER, one.number), one.number)):
+        score = sign * trial.values[0] if trial.state == TrialState.COMPLETE else None
+        found.end(trial.number, trial.user_attrs[RECORD]["epochs"], score)
+    for trial in trials:
+        found.train(trial.number, max(trial.intermediate_values, default=0))
+    return found
+
+
+def _unheard(store: StudyStore, journal: Journal) -> list[TrialRecord]:
+    """Return the trials that ended before the journal could hear of it."""
+    running = [trial.number for trial in journal.trials() if not trial.state.is_finished()]
+    records = (read_record(store.trial_folder(number), number) for number in running)
+    return [record for record in records if record is not None]
+
+
+def _ended(journal: Journal) -> int:
+    return sum(trial.state.is_finished() and RECORD in trial.user_attrs for trial in journal.trials())
 
 
 def _catch_up(
@@ -57,10 +86,10 @@ def _catch_up(
         files.write_text(folder / STOP, "decided after an interruption\n")
 
 
-def _adopt(store: StudyStore, journal: Journal) -> None:
+def _adopt(journal: Journal, records: list[TrialRecord]) -> None:
     """Give the journal what only the folders know, up to the last ended one; a number is never given twice."""
     known = len(journal.trials())
-    lost: dict[int, TrialRecord] = {record.number: record for record in store.trials() if record.number >= known}
+    lost: dict[int, TrialRecord] = {record.number: record for record in records if record.number >= known}
     for number in range(known, max(lost, default=-1) + 1):
         record = lost.get(number)
         journal.adopt({} if record is None else {DIGEST: record.digest, RECORD: facts(record)})

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune import Trainable
 
-from histotune import runtime
+from histotune import memory, runtime
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
 from histotune.search.conductor import STOP
 from histotune.search.desk import Desk, unpack
+from histotune.session import named_failures
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, StudyStore, read_record
 from histotune.train import Epoch, conclude, epochs, fail
 
-EPOCH, METRICS, ENDED = "epoch", "metrics", "ended"  # what a step answers
+# What a step answers: always whether the trial has ended; an epoch; who the worker is; what a person should know; why
+# nobody can go on.
+ENDED, EPOCH, METRICS, NODE, PROCESS, NOTE, DISK = "ended", "epoch", "metrics", "node", "process", "note", "disk"
 
 
 class TrialWorker(Trainable):  # type: ignore[misc]
@@ -32,6 +38,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         """Get ready once in the life of the process."""
         unpack(config["plugins"])
         runtime.share_gpu(config["gpus"])
+        self._share = share(config)
         self._studies: dict[str, StudyStore] = {}
         self._data: dict[str, TrainingData] = {}
         self.reset_config(config)
@@ -44,24 +51,32 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         self._folder = self._desk.folder
         self._epochs: Generator[Epoch, None, None] | None = None
         self._begun = False
+        self._note = ""
         return True
 
     def step(self) -> dict[str, Any]:
         """Say that the worker is there, then train one epoch at a time, then end the trial; the one guard around it."""
         if not self._begun:
             self._begun = True  # from here on a death of this process is the trial's
-            return {ENDED: False}
+            return {ENDED: False, NODE: ray.get_runtime_context().get_node_id(), PROCESS: os.getpid()}
         try:
-            answer = self._advance()
-            self._desk.deliver()
-            return answer
+            with named_failures():
+                answer = self._advance()
+                self._desk.deliver()
+                return answer
         except TrialFailed as error:
-            failure = error
+            failure = memory.verdict(self._folder, error)
         except HistotuneError as error:
             failure = TrialFailed("error", str(error))
         except Exception as error:
             failure = TrialFailed("error", f"{type(error).__name__}: {error}")
         self._epochs = None
+        if failure is not None and failure.kind == "disk_full":
+            return {ENDED: False, DISK: failure.reason}  # it is not the trial's fault, and there is no place to say so
+        if failure is None:
+            runtime.free_memory()
+            self._desk.deliver()  # the folder says with how much less it is to be tried
+            return {ENDED: False}
         fail(self._folder, failure)
         self._desk.deliver()
         return {ENDED: True}
@@ -81,7 +96,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         else:
             epoch = next(self._epochs)
         # pairs, because Ray flattens mappings
-        return {EPOCH: epoch.number, METRICS: list(epoch.metrics.items()), ENDED: epoch.finished}
+        answer = {EPOCH: epoch.number, METRICS: list(epoch.metrics.items()), ENDED: epoch.finished}
+        note, self._note = self._note, ""
+        return answer | ({NOTE: note} if note else {})
 
     def _stop(self) -> dict[str, Any]:
         if self._epochs is not None:
@@ -94,8 +111,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         assert self._epochs is not None
         try:
             return next(self._epochs)
-        except StudyError:
+        except StudyError as error:
             # a damaged checkpoint, or what another configuration left unfinished under this number: train anew
+            self._note = f"trial {self._assignment['number']} began anew: {error}"
             shutil.rmtree(self._folder)
             self._epochs = self._train()
             return next(self._epochs)
@@ -103,7 +121,8 @@ class TrialWorker(Trainable):  # type: ignore[misc]
     def _train(self) -> Generator[Epoch, None, None]:
         given = self._assignment
         data = self._load(given["cohort"])
-        training = epochs(TrialConfig.from_dict(given["config"]), data, self._folder, metric=given["metric"])
+        config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": self._share}
+        training = epochs(config, data, self._folder, **how)
         assert isinstance(training, Generator)
         return training
 
@@ -111,3 +130,12 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         if folder not in self._data:
             self._data[folder] = self._desk.store.training_data(self._desk.cohort(Path(folder)))
         return self._data[folder]
+
+
+def share(assignment: Mapping[str, Any]) -> float:
+    """Say how much of the memory of its GPU, or of the node that it runs on, a trial may take."""
+    if assignment["gpus"]:
+        return float(min(1.0, assignment["gpus"]))
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next(node["Resources"]["CPU"] for node in ray.nodes() if node["NodeID"] == here)
+    return 1 / max(1, min(assignment["at_once"], math.floor(cpus / assignment["cpus"] + 1e-9)))

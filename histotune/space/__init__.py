@@ -7,24 +7,37 @@ stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histotune.backbones import BACKBONES
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.fusions import FUSIONS
-from histotune.losses import LOSSES, ObjectiveInput
+from histotune.space import _branches, _grid
+from histotune.space._branches import Share
+from histotune.space._check import check_config, check_values
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits
-from histotune.space._nodes import Choice, Constant, Draws, Fixed, Group, Node, Parameter, Switch
-from histotune.space._yaml import Item, find_space, item_of, read_file, space_names
+from histotune.space._locate import locate
+from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Switch
+from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
-__all__ = ["Draws", "Row", "Space", "check_config", "load_space", "read_space", "set_values", "space_names"]
+__all__ = [
+    "Condition",
+    "Draws",
+    "Row",
+    "Share",
+    "Space",
+    "check_config",
+    "load_space",
+    "read_configuration",
+    "read_space",
+    "set_values",
+    "space_names",
+]
 
-OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize")
+OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance")
 
 
 class Row(NamedTuple):
@@ -47,6 +60,7 @@ class Space:
         metric: validation metric that the search improves.
         protocol: split protocol, or None for the dataset's own.
         resize: how images come to the image size, `area` or `pad`.
+        imbalance: what becomes of the training part, or None for nothing.
         options: dataset options.
         description: one sentence for a person.
     """
@@ -56,6 +70,7 @@ class Space:
     metric: str
     protocol: str | None
     resize: str
+    imbalance: str | None
     options: Mapping[str, Any]
     description: str
     _tree: Group = field(repr=False)
@@ -82,6 +97,44 @@ class Space:
         """Whether {parameter name: value} is exactly what a draw from this space could have proposed."""
         active = {p.path: p for p, condition in self._tree.parameters() if _active(condition, values)}
         return active.keys() == values.keys() and all(p.contains(values[path]) for path, p in active.items())
+
+    def branches(self) -> list[Condition]:
+        """Return every option of every switch, each as the (path, option) pairs that lead to it.
+
+        `(("loss", "focal"),)` is one; in a space without conditions there are none.
+        """
+        return list(_branches.branches(self._tree))
+
+    def branches_of(self, config: Mapping[str, Any]) -> list[Condition]:
+        """Return the branches in which a trial's configuration lies."""
+        return list(_branches.taken(self._tree, config))
+
+    def shares(self, configs: Iterable[Mapping[str, Any]]) -> list[Share]:
+        """Return how often trials took each option of each switch, the options in the order of the space."""
+        return _branches.shares(self._tree, configs)
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Return {parameter name: value} of every combination, one at a time, so that early ones are far apart.
+
+        Raises:
+            ConfigError: a range without a step.
+        """
+        count = _grid.size(self._tree)
+        return (_grid.at(self._tree, index) for index in _grid.spread(count))
+
+    def locate(self, config: Item | Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+        """Return {parameter name: value} of the draw that gives a configuration, or a part of one over the default.
+
+        Args:
+            config: as `read_configuration` reads it, or plain.
+            whole: refuse a configuration that lacks what the space searches, instead of taking the default.
+
+        Raises:
+            ConfigError: it lies outside the space; with file, line and path.
+        """
+        return locate(
+            self._tree, config if isinstance(config, Item) else item_of(config, "its configuration"), whole=whole
+        )
 
     def image_sizes(self) -> tuple[int, ...]:
         """Return every image size that a draw may ask for, pixels, sorted."""
@@ -157,19 +210,6 @@ def set_values(config: Mapping[str, Any], assignments: Sequence[str]) -> dict[st
     return tree.draw(Fixed({}))
 
 
-def check_config(config: TrialConfig) -> None:
-    """Check that every component of a configuration is registered and takes the parameters given.
-
-    Raises:
-        ConfigError: an unknown name or parameter, or a value that a loss refuses.
-    """
-    for name, branch in config.model.branches.items():
-        _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
-    _at("model.fusion", FUSIONS.check, config.model.fusion.name, config.model.fusion.params)
-    probe = ObjectiveInput(feature_dim=4, counts=(3, 2))
-    _at("loss", lambda loss: LOSSES.build(loss.name, probe, **loss.params), config.loss)
-
-
 def _build(root: Item, name: str) -> Space:
     tree = compile_group(TrialConfig, root, "", skip=OWN_KEYS)
     given = {key: root.value[key] for key in OWN_KEYS if key in root.value}
@@ -186,13 +226,14 @@ def _build(root: Item, name: str) -> Space:
         metric=plain.get("metric", "balanced_accuracy"),
         protocol=plain.get("protocol"),
         resize=plain.get("resize", "area"),
+        imbalance=plain.get("imbalance"),
         options=plain.get("options", {}),
         description=plain.get("description", ""),
         _tree=tree,
         _plain=root.plain(),
     )
     _check_sizes(tree, root)
-    _check_values(space, root)
+    check_values(tree, root)
     return space
 
 
@@ -202,32 +243,6 @@ def _check_sizes(tree: Group, root: Item) -> None:
         raise root.value["image_size"].error(
             "image_size", "must be one number or {choice: [...]}: the images are prepared once for each size"
         )
-
-
-def _check_values(space: Space, root: Item) -> None:
-    """Try the default, every option and both ends of every range: a value that cannot be is found now."""
-    defaults = {p.path: p.default for p, _ in space._tree.parameters()}
-    fixed = [(constant.path, constant.where) for constant in _constant_nodes(space._tree)]
-    _try(space, defaults, [("", root.where), *fixed])
-    for parameter, condition in space._tree.parameters():
-        for value in parameter.values():
-            _try(space, defaults | dict(condition) | {parameter.path: value}, [("", parameter.where)])
-
-
-def _try(space: Space, values: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
-    """Check one configuration; an error names the place of the longest path that its message begins with."""
-    try:
-        check_config(TrialConfig.from_dict(space.suggest(Fixed(values))))
-    except ConfigError as error:
-        _, where = max(place for place in places if str(error).startswith(place[0]))
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _at(path: str, check: Any, *arguments: Any) -> None:
-    try:
-        check(*arguments)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 def _active(condition: Sequence[tuple[str, str]], values: Mapping[str, Any]) -> bool:
@@ -241,10 +256,3 @@ def _constants(node: Node, path: str) -> list[tuple[str, Any]]:
         return []
     inner = ((child, f"{path}.{key}" if path else key) for key, child in node.children.items())
     return [row for child, inside in inner for row in _constants(child, inside)]
-
-
-def _constant_nodes(node: Node) -> list[Constant]:
-    if isinstance(node, Constant):
-        return [node]
-    inner = node.children if isinstance(node, Group) else node.options if isinstance(node, Switch) else {}
-    return [constant for child in inner.values() for constant in _constant_nodes(child)]

@@ -90,6 +90,21 @@ def find_space(name_or_path: str | Path, beside: Path | None = None) -> Path:
     raise ConfigError(f"unknown search space {text!r}. {suggest(text, space_names())}")
 
 
+def read_configuration(path: Path) -> Item:
+    """Read one configuration, or a part of one, such as the `config.yaml` of a trial.
+
+    Raises:
+        ConfigError: there is no such file, it is not YAML, or not a mapping.
+    """
+    try:
+        found = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error}") from error
+    if not isinstance(found.value, dict):
+        raise found.error("", f"a configuration is a mapping of keys such as 'loss:', got {found.plain()!r}")
+    return found
+
+
 def space_names() -> list[str]:
     """Return the names of the spaces that come with histotune, sorted."""
     return sorted({path.stem for folder in SHIPPED for path in folder.glob("*.yaml")})

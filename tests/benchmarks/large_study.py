@@ -28,13 +28,13 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState, create_trial
 
 from histotune.config import TrialConfig
+from histotune.jobs import train
 from histotune.search.journal import CONFIG, DIGEST, RECORD, Journal, facts
 from histotune.search.resume import take_up
 from histotune.search.sampler import Proposer
 from histotune.search.schedule import build_scheduler
 from histotune.space import Space, load_space
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
-from histotune.study import train
 from histotune.trial_index import NAME as INDEX
 
 GOAL = 2.0  # seconds of `histotune leaderboard`

@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from histotune.jobs import search
+from histotune.search import Budget, Ledger
 from histotune.search.cluster import _mark, _marked
 from histotune.store import StudyStore, TrialRecord
-from histotune.study import search
 
 SPACE = {
     "dataset": "synthetic",
@@ -49,7 +50,7 @@ class Meter:
         self.workers: set[int] = set()
         self.mark = ""
 
-    def opened(self, store: StudyStore, trials: int | None) -> None:
+    def opened(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
         """Note by which mark the search's processes are known."""
         self.mark = _mark(store)
 

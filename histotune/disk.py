@@ -1,0 +1,211 @@
+"""Disk: which weights a study keeps, what a search will need, and what can be freed."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from histotune import files
+from histotune.config import TrialConfig
+from histotune.errors import ConfigError, StudyError
+from histotune.metrics import direction
+from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord
+
+WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.pt"
+KEEP = 20  # trials whose weights a search keeps
+TIGHT = 0.8  # share of the free disk from which on a search warns
+_SMALL = 64 * 1024  # bytes of a trial's small files
+_PER_CASE = 128  # bytes of a validation case in predictions.npz: id, patient, label, logits
+
+
+class Keeper:
+    """Keeps the weights of the best `keep` complete trials while a search runs, and frees those of the others.
+
+    Nothing else of a trial goes: it stays ranked, and its predictions can be combined. Members of saved ensembles are
+    kept whatever their rank.
+
+    Args:
+        keep: how many; 0 keeps the weights of every trial.
+
+    Raises:
+        ConfigError: `keep` is negative.
+    """
+
+    def __init__(self, store: StudyStore, keep: int) -> None:
+        if keep < 0:
+            raise ConfigError(f"keep_models must be at least 0, got {keep}")
+        self._store, self._keep = store, keep
+        self._sign, self._metric = 0.0, ""
+        self._best: list[tuple[float, int]] = []  # a heap, the worst first; of equals the later trial is worse
+        if keep:
+            self._metric = store.settings().metric
+            self._sign = direction(self._metric)
+            for record in store.trials():
+                self.ended(record)
+
+    def ended(self, record: TrialRecord) -> None:
+        """Hear of an ended trial and free the weights that are not to be kept any more."""
+        if not self._keep:
+            return
+        if record.state == COMPLETE:
+            value = self._sign * record.metrics.get(self._metric, float("nan"))
+            heapq.heappush(self._best, (value if value == value else float("-inf"), -record.number))
+        elif record.state == STOPPED:
+            (record.folder / WEIGHTS).unlink(missing_ok=True)
+        if len(self._best) > self._keep:
+            number = -heapq.heappop(self._best)[1]
+            if number not in members(self._store):
+                (self._store.trial_folder(number) / WEIGHTS).unlink(missing_ok=True)
+
+
+def members(store: StudyStore) -> set[int]:
+    """Return the trials that saved ensembles are made of."""
+    saved = (json.loads(path.read_text(encoding="utf-8")) for path in store.ensembles.glob("*/ensemble.json"))
+    return {number for ensemble in saved for number in ensemble["members"]}
+
+
+@dataclass(frozen=True)
+class Waste:
+    """A file or folder that nobody needs any more.
+
+    Args:
+        path: what would go.
+        size: bytes.
+        why: what it is, in a few words.
+    """
+
+    path: Path
+    size: int
+    why: str
+
+
+def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
+    """List what can be freed of a study that nobody searches in: never a result, never a control.
+
+    - checkpoints and half-written files of trials that have ended,
+    - weights of trials that the scheduler stopped: they are not exported,
+    - weights of complete trials beyond the `keep` best that are in no saved ensemble.
+    """
+    metric = store.settings().metric
+    sign, records, kept = direction(metric), store.trials(), members(store)
+    complete = [record for record in records if record.state == COMPLETE and metric in record.metrics]
+    ranked = sorted(complete, key=lambda r: (-sign * r.metrics[metric], r.number))
+    beyond = {record.number for record in ranked[keep:]} - kept
+    found = []
+    for record in records:
+        found += [_waste(path, "checkpoint of an ended trial") for path in _there(record.folder / CHECKPOINT)]
+        found += [_waste(path, "half-written file") for path in record.folder.glob(".*.*") if path.is_file()]
+        if record.state == STOPPED or record.number in beyond:
+            why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"
+            found += [_waste(path, why) for path in _there(record.folder / WEIGHTS)]
+    return found
+
+
+def unused_cohorts(runs: Path, cache: Path) -> list[Waste]:
+    """List prepared cohorts that no study in `runs` names; they can be prepared again from the data."""
+    named = set()
+    for path in runs.glob("*/study.json"):
+        named |= set(json.loads(path.read_text(encoding="utf-8"))["digests"].values())
+    found = []
+    for path in sorted(cache.glob("*/cohort.json")):
+        if json.loads(path.read_text(encoding="utf-8"))["digest"] not in named:
+            found.append(_waste(path.parent, f"prepared cohort that no study in {runs} names"))
+    return found
+
+
+def folder_waste(folder: Path, why: str) -> list[Waste]:
+    """List a folder, if it is there, with all that it holds."""
+    return [_waste(folder, why)] if folder.is_dir() and not folder.is_symlink() else []
+
+
+def free(found: Iterable[Waste]) -> int:
+    """Remove what was found and return the bytes that were freed.
+
+    Raises:
+        HistotuneError: something cannot be removed; what stands before it in the list is gone.
+    """
+    freed = 0
+    for one in found:
+        try:
+            if one.path.is_dir():
+                shutil.rmtree(one.path)
+            else:
+                one.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.unwritable(one.path, error) from error
+        freed += one.size
+    return freed
+
+
+def need(store: StudyStore, config: TrialConfig, *, trials: int, at_once: int, keep: int) -> int:
+    """Estimate the bytes that `trials` more trials will take on disk at most, beside what is there.
+
+    A trial's weights are those of `config`, or of the largest network among the study's trials where that is larger;
+    a checkpoint holds up to five times as much (network, best epoch, two states of the optimiser, moving average).
+    """
+    from histotune.model import build_model
+
+    settings, parts = store.settings(), store.split_table()["part"]
+    parameters = build_model(config, [1] * len(settings.classes), trained=True).parameter_count()
+    weights = 4 * max([parameters, *(record.parameters for record in store.trials())])
+    small = _SMALL + _PER_CASE * int((parts == "val").sum())
+    return weights * (min(trials, keep) if keep else trials) + trials * small + at_once * 5 * weights
+
+
+def preflight(
+    store: StudyStore,
+    config: TrialConfig,
+    *,
+    trials: int | None,
+    at_once: int,
+    keep: int,
+    cpus: float,
+    gpus: float,
+    memory: int | None,
+) -> str:
+    """Compare what a search will need with what there is, and say it in one line.
+
+    Args:
+        trials: how many more trials; None where only time ends the search: the disk for 100 is asked for.
+        cpus, gpus: of all trials that run at once.
+        memory: bytes of the machine that they run on; None where that is many machines.
+
+    Raises:
+        StudyError: the disk cannot hold it.
+    """
+    needed = need(store, config, trials=100 if trials is None else trials, at_once=at_once, keep=keep)
+    there = shutil.disk_usage(store.folder).free
+    disk = f"about {megabytes(needed)} of disk, {megabytes(there)} are free"
+    if needed > there:
+        raise StudyError(
+            f"the search needs {disk} in {store.folder}: free some (`histotune gc {store.folder.name}` shows what can "
+            "go), keep fewer models (--keep-models), or ask for fewer trials"
+        )
+    if needed > TIGHT * there:
+        warnings.warn(f"the search needs {disk} in {store.folder}: that is tight", stacklevel=2)
+    total = "" if memory is None else f" and {megabytes(memory)} of memory"
+    return f"{at_once} at once on {cpus:g} CPUs, {gpus:g} GPUs{total}; {disk}"
+
+
+def megabytes(size: float) -> str:
+    """Write a number of bytes for a person.
+
+    >>> megabytes(3_500_000), megabytes(81_000_000_000)
+    ('4 MB', '81.0 GB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _waste(path: Path, why: str) -> Waste:
+    files_in = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    return Waste(path, sum(one.stat().st_size for one in files_in), why)
+
+
+def _there(path: Path) -> Iterator[Path]:
+    if path.exists():
+        yield path

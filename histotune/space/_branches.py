@@ -1,0 +1,67 @@
+"""The options of a conditional space: all there are, and those that a configuration took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from histotune.space._nodes import Condition, Group, Node, Switch
+
+
+class Share(NamedTuple):
+    """How often one option of a switch was taken.
+
+    Attributes:
+        path: the switch, such as `loss`.
+        option: one of its names.
+        trials: how many took the option.
+        share: of the trials that came to the switch; 0 where none did.
+    """
+
+    path: str
+    option: str
+    trials: int
+    share: float
+
+
+def branches(node: Node, condition: Condition = ()) -> Iterator[Condition]:
+    """Yield every option of every switch as the draws that lead to it, outer ones first."""
+    if isinstance(node, Group):
+        for child in node.children.values():
+            yield from branches(child, condition)
+    elif isinstance(node, Switch):
+        for name, group in node.options.items():
+            branch = (*condition, (node.path, name))
+            yield branch
+            yield from branches(group, branch)
+
+
+def taken(node: Node, config: Any, condition: Condition = ()) -> Iterator[Condition]:
+    """Yield the branches in which a configuration lies; what the space does not know is in none."""
+    if not isinstance(config, Mapping):
+        return
+    if isinstance(node, Group):
+        for key, child in node.children.items():
+            yield from taken(child, config.get(key), condition)
+    elif isinstance(node, Switch) and config.get("name") in node.options:
+        branch = (*condition, (node.path, config["name"]))
+        yield branch
+        yield from taken(node.options[config["name"]], config, branch)
+
+
+def shares(node: Node, configs: Iterable[Any]) -> list[Share]:
+    """Count the configurations on every branch."""
+    counts = Counter(branch for config in configs for branch in taken(node, config))
+    came = Counter[Condition]()
+    for branch, count in counts.items():
+        came[switch_of(branch)] += count
+    return [
+        Share(*branch[-1], counts[branch], counts[branch] / came[switch_of(branch)] if counts[branch] else 0.0)
+        for branch in branches(node)
+    ]
+
+
+def switch_of(branch: Condition) -> Condition:
+    """Return what the options of one switch have in common."""
+    return (*branch[:-1], (branch[-1][0], ""))

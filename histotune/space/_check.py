@@ -1,0 +1,60 @@
+"""Whether what a space can draw can be built: found when the space is read, not after hours of search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from histotune.backbones import BACKBONES
+from histotune.config import TrialConfig
+from histotune.errors import ConfigError
+from histotune.fusions import FUSIONS
+from histotune.losses import LOSSES, ObjectiveInput
+from histotune.space._nodes import Constant, Fixed, Group, Node, Switch
+from histotune.space._yaml import Item
+
+
+def check_config(config: TrialConfig) -> None:
+    """Check that every component of a configuration is registered and takes the parameters given.
+
+    Raises:
+        ConfigError: an unknown name or parameter, or a value that a loss refuses.
+    """
+    for name, branch in config.model.branches.items():
+        _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
+    _at("model.fusion", FUSIONS.check, config.model.fusion.name, config.model.fusion.params)
+    probe = ObjectiveInput(feature_dim=4, counts=(3, 2))
+    _at("loss", lambda loss: LOSSES.build(loss.name, probe, **loss.params), config.loss)
+
+
+def check_values(tree: Group, root: Item) -> None:
+    """Try the default, every option and both ends of every range: a value that cannot be is found now."""
+    defaults = {p.path: p.default for p, _ in tree.parameters()}
+    fixed = [(constant.path, constant.where) for constant in _constant_nodes(tree)]
+    _try(tree, defaults, [("", root.where), *fixed])
+    for parameter, condition in tree.parameters():
+        for value in parameter.values():
+            _try(tree, defaults | dict(condition) | {parameter.path: value}, [("", parameter.where)])
+
+
+def _try(tree: Group, values: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
+    """Check one configuration; an error names the place of the longest path that its message begins with."""
+    try:
+        check_config(TrialConfig.from_dict(tree.draw(Fixed(values))))
+    except ConfigError as error:
+        _, where = max(place for place in places if str(error).startswith(place[0]))
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _at(path: str, check: Any, *arguments: Any) -> None:
+    try:
+        check(*arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _constant_nodes(node: Node) -> list[Constant]:
+    if isinstance(node, Constant):
+        return [node]
+    inner = node.children if isinstance(node, Group) else node.options if isinstance(node, Switch) else {}
+    return [constant for child in inner.values() for constant in _constant_nodes(child)]

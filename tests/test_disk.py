@@ -1,0 +1,163 @@
+"""Disk: what is kept, what may go, what never goes, and what is refused before it is full."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from histotune import disk
+from histotune.cli import app
+from histotune.config import TrialConfig
+from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
+from histotune.errors import ConfigError, StudyError
+from histotune.export import export_ensemble, export_trial
+from histotune.merge import merge
+from histotune.places import Places
+from histotune.search.cluster import temporary_folder
+from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
+from histotune.tidy import tidy
+
+METRIC = "balanced_accuracy"
+
+
+def kept(store: StudyStore) -> set[int]:
+    """Return the trials that have their weights."""
+    return {record.number for record in store.trials() if (record.folder / WEIGHTS).exists()}
+
+
+def ended(store: StudyStore, number: int, value: float, state: str = COMPLETE) -> TrialRecord:
+    """Write a made-up trial with weights."""
+    folder = store.trial_folder(number)
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS).write_bytes(b"0" * 1000)
+    write_record(folder, {"state": state, "metrics": {METRIC: value}, "epochs": 1})
+    return TrialRecord(number, state, folder, metrics={METRIC: value})
+
+
+def test_the_best_keep_their_weights_whatever_the_order(small_study: StudyStore) -> None:
+    values = [0.5, 0.9, 0.7, 0.9, 0.6, float("nan"), 0.8, 0.95]
+    keeper = Keeper(small_study, 3)
+    for number, value in enumerate(values):
+        keeper.ended(ended(small_study, number, value))
+    assert kept(small_study) == {7, 1, 3}
+    again = Keeper(small_study, 3)  # a search that goes on
+    again.ended(ended(small_study, 8, 0.99))
+    assert kept(small_study) == {7, 1, 8}
+
+
+def test_weights_of_stopped_trials_go_at_once_and_zero_keeps_all(small_study: StudyStore) -> None:
+    Keeper(small_study, 0).ended(ended(small_study, 0, 0.9, STOPPED))
+    assert kept(small_study) == {0}
+    Keeper(small_study, 5).ended(ended(small_study, 1, 0.9, STOPPED))
+    assert kept(small_study) == set()
+
+
+def test_a_negative_number_to_keep_is_refused(small_study: StudyStore) -> None:
+    with pytest.raises(ConfigError, match="keep_models must be at least 0, got -1"):
+        Keeper(small_study, -1)
+
+
+def test_members_of_ensembles_stay(trained_study: StudyStore) -> None:
+    merged = merge(trained_study, top=2)
+    assert {one.path.parent.name for one in waste(trained_study, 0)} == {
+        f"{number:05d}" for number in range(3) if number not in merged.members
+    }
+    keeper = Keeper(trained_study, 1)
+    keeper.ended(ended(trained_study, 3, 1.0))
+    assert set(merged.members) <= kept(trained_study)
+
+
+def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path) -> None:
+    places = Places.of(trained_study.folder.parent, tmp_path / "cache")
+    first = trained_study.trial_folder(0)
+    (first / CHECKPOINT).write_bytes(b"0" * 5000)
+    (first / ".metrics.json.abc").write_bytes(b"0" * 10)
+    ended(trained_study, 3, 0.9, STOPPED)
+    running = trained_study.trial_folder(4)
+    running.mkdir()
+    (running / CHECKPOINT).write_bytes(b"0" * 7000)
+    control = trained_study.controls / "colour"
+    control.mkdir(parents=True)
+    (control / WEIGHTS).write_bytes(b"0")
+    temporary_folder(trained_study).mkdir()
+    (tmp_path / "cache" / "old").mkdir(parents=True)
+    (tmp_path / "cache" / "old" / "cohort.json").write_text('{"digest": "nobody"}')
+
+    shown = tidy(places, keep=2)
+    assert shown.freed == 0
+    assert {one.path.name for one in shown.found} == {
+        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", temporary_folder(trained_study).name
+    }  # fmt: skip
+    assert all(one.path.exists() for one in shown.found)
+    before = trained_study.trials()
+
+    freed = tidy(places, keep=2, remove=True)
+    assert freed.freed == sum(one.size for one in shown.found) > 6000
+    assert not any(one.path.exists() for one in shown.found)
+    assert trained_study.trials() == before
+    assert len(kept(trained_study)) == 2
+    assert (running / CHECKPOINT).exists(), "an unfinished trial goes on from it"
+    assert (control / WEIGHTS).exists(), "controls stay"
+    assert tidy(places, keep=2).found == []
+
+
+def test_a_study_in_use_is_left_alone(trained_study: StudyStore, tmp_path: Path) -> None:
+    places = Places.of(trained_study.folder.parent, tmp_path / "cache")
+    with trained_study.lock("a test"):
+        assert tidy(places, keep=0, remove=True).skipped == [trained_study.folder.name]
+        with pytest.raises(StudyError, match="a test"):
+            tidy(places, trained_study.folder.name, keep=0, remove=True)
+    assert kept(trained_study) == {0, 1, 2}
+
+
+def test_an_export_of_freed_weights_says_what_to_do(trained_study: StudyStore, tmp_path: Path) -> None:
+    merged = merge(trained_study, top=3)
+    number = merged.members[0]
+    (trained_study.trial_folder(number) / WEIGHTS).unlink()
+    for export in (
+        lambda: export_trial(trained_study, number, tmp_path / "one"),
+        lambda: export_ensemble(trained_study, merged, tmp_path / "all"),
+    ):
+        with pytest.raises(StudyError, match=rf"weights of trial {number} were freed.*train it again with"):
+            export()
+    assert merge(trained_study, top=3).metrics == merged.metrics, "predictions are enough to combine"
+
+
+def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
+    small_study: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrialConfig()
+    ask = {"trials": 50, "at_once": 2, "keep": 20}
+    needed = need(small_study, config, **ask)
+    assert needed < need(small_study, config, trials=50, at_once=2, keep=0)
+    line = preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+    assert "are free" in line
+    assert "1.0 GB of memory" in line
+    assert "memory" not in preflight(small_study, config, cpus=2, gpus=0, memory=None, **ask), (
+        "a cluster's nodes differ"
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed * 1.1))
+    with pytest.warns(UserWarning, match="that is tight"):
+        preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(StudyError, match=r"needs about .* of disk, .* are free.*histotune gc"):
+        preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+
+
+def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) -> None:
+    where = ["--runs", str(trained_study.folder.parent), "--cache", str(tmp_path / "cache")]
+    command = ["gc", trained_study.folder.name, "--keep", "1", *where]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    assert "weights beyond the 1 best" in shown.output
+    assert "--yes does it" in shown.output
+    assert len(kept(trained_study)) == 3
+    assert "Freed" in CliRunner().invoke(app, [*command, "--yes"]).output
+    assert len(kept(trained_study)) == 1
+    assert "Nothing to free" in CliRunner().invoke(app, command).output
+    assert CliRunner().invoke(app, ["gc", "smal", *where]).exit_code == 2
+    assert disk.megabytes(2e9) == "2.0 GB"

@@ -1,0 +1,176 @@
+"""A long-tailed training part has the published profile, the same cases for the same seed, and touches nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from histotune.cli import app
+from histotune.cohort import Cohort
+from histotune.datasets.crc import CLASSES
+from histotune.errors import ConfigError, StudyError
+from histotune.imbalance import LONG_TAIL, check_imbalance, long_tail, thin
+from histotune.jobs import train
+from histotune.splits import split
+from histotune.study import open_study
+
+CRC = np.array([10407, 10566, 11512, 11557, 8896, 13536, 8763, 10446, 14317])  # of NCT-CRC-HE-100K, in class order
+ADI, TUM = 0, 8
+
+
+def test_the_published_tail_of_nct_crc() -> None:
+    """58,000 images, 19.0 % of the largest class and 5.2 % of the rarest; the exponential form gives 5.5 %."""
+    kept = long_tail(CRC, rarest=ADI)
+    assert kept.sum() == pytest.approx(58_000, abs=5)
+    assert kept.argmax() == TUM
+    assert kept.argmin() == ADI
+    assert kept[TUM] / kept.sum() == pytest.approx(0.190, abs=0.0005)
+    assert kept[ADI] / kept.sum() == pytest.approx(0.052, abs=0.004)
+    assert (kept <= CRC).all()
+
+
+def test_the_profile_is_exponential() -> None:
+    ratios = np.diff(np.log(np.sort(long_tail(np.full(9, 100_000)))))
+    assert ratios == pytest.approx(np.full(8, ratios[0]), abs=1e-4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=2, max_size=12))
+def test_classes_keep_their_order_and_none_is_lost(counts: list[int]) -> None:
+    before = np.array(counts)
+    after = long_tail(before)
+    assert (after >= 1).all()
+    assert (after <= before).all()
+    assert after.sum() <= np.rint(0.58 * before.sum()) + len(counts)
+    order = np.argsort(-before, kind="stable")
+    assert (np.diff(after[order]) <= 0).all()
+
+
+def test_a_class_with_too_few_cases_shrinks_the_others_not_the_profile() -> None:
+    plenty, few = long_tail(np.array([1000, 1000, 1000])), long_tail(np.array([1000, 1000, 20]))
+    assert few[2] == 20
+    assert few / few.sum() == pytest.approx(plenty / plenty.sum(), abs=0.02)
+
+
+def test_the_seed_decides_which_cases_stay_not_how_many() -> None:
+    labels = np.repeat(np.arange(9), 200)
+    rows = np.flatnonzero(np.arange(len(labels)) % 3)
+    first, again, other = (thin(rows, labels, 9, LONG_TAIL, seed=seed) for seed in (4, 4, 5))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(np.bincount(labels[first]), np.bincount(labels[other]))
+    assert np.array_equal(first, np.sort(first))
+    assert set(first) < set(rows)
+
+
+def crc_like(classes: tuple[str, ...] = CLASSES, rarest: str = "ADI") -> tuple[Cohort, np.ndarray]:
+    labels = np.repeat(np.arange(len(classes)), CRC[: len(classes)] // 50)
+    ids = [f"i{n:05d}" for n in range(len(labels))]
+    parts = np.where(np.arange(len(labels)) % 10 == 0, "test", "train")
+    table = pd.DataFrame({"id": ids, "patient": ids, "site": "", "content": ids, "x": -1, "y": -1, "part": parts})
+    facts = {"patients_known": False, "long_tail_rarest": rarest}
+    return Cohort("own", table, classes, {}, {}, "d", Path(), facts=facts), labels
+
+
+def test_only_the_training_part_is_thinned() -> None:
+    cohort, labels = crc_like()
+    natural, thinned = (split(cohort, labels, "given", imbalance=name) for name in ("natural", LONG_TAIL))
+    assert np.array_equal(natural.val, thinned.val)
+    assert np.array_equal(natural.test, thinned.test)
+    assert set(thinned.train) < set(natural.train)
+    assert len(thinned.train) / len(natural.train) == pytest.approx(0.58, abs=0.005)
+    assert np.bincount(labels[thinned.train]).argmin() == ADI
+    assert natural.training == ""
+    assert thinned.training.startswith(f"long_tail: {len(thinned.train):,} of {len(natural.train):,} cases, 3.4 to 1 (")
+
+
+def test_a_rarest_class_that_the_data_lack_means_nothing() -> None:
+    cohort, labels = crc_like(rarest="elsewhere")
+    assert np.bincount(labels[split(cohort, labels, "given", imbalance=LONG_TAIL).train]).argmin() == 6  # NORM
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'long_tail'"):
+        check_imbalance("longtail")
+
+
+# --- as a user asks for it
+
+SPACE = """
+dataset: synthetic
+options: {cases: 240, patients: 24, side: 32}
+image_size: 16
+epochs: 1
+model: {branches: {image: {backbone: {name: alexnet, width: 4}}}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A space over few small images."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Any]:
+    return {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+
+
+def test_a_study_keeps_its_imbalance_and_refuses_another(small: Path, places: dict[str, Any]) -> None:
+    train(small, [], imbalance="long_tail", **places)
+    found = open_study("small", runs=places["runs"]).store
+    counts = json.loads((next(found.singles.iterdir()) / "model.json").read_text())["counts"]
+    parts = found.split_table()["part"].value_counts()
+    assert found.settings().imbalance == "long_tail"
+    assert sum(counts) == parts["train"]
+    assert max(counts) / min(counts) == pytest.approx(5.9, abs=0.3)  # two classes: r = 2 / 1.71 - 1
+    assert f"{sum(counts)} of " in found.settings().training
+    assert parts[""] > 0
+    again = train(small, ["loss.name=focal"], **places)
+    assert json.loads((again.folder / "model.json").read_text())["counts"] == counts
+    with pytest.raises(StudyError, match="began with another imbalance: 'long_tail' then, 'natural' now"):
+        train(small, [], imbalance="natural", **places)
+    with pytest.raises(StudyError, match="began with another seed: 0 then, 3 now"):
+        train(small, [], seed=3, **places)
+
+
+def test_studies_from_before_there_was_a_choice_are_natural(small: Path, places: dict[str, Any]) -> None:
+    train(small, [], **places)
+    path = places["runs"] / "small" / "study.json"
+    saved = json.loads(path.read_text())
+    del saved["imbalance"], saved["training"]
+    path.write_text(json.dumps(saved))
+    assert open_study("small", runs=places["runs"]).settings.imbalance == "natural"
+
+
+def test_the_command_line_takes_it_from_option_and_space_and_prints_the_counts(
+    small: Path, places: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "tail.yaml").write_text("extends: small.yaml\nimbalance: long_tail\n")
+    where = ["--runs", str(places["runs"]), "--cache", str(places["cache"])]
+    calls = ([str(small), "--imbalance", "long_tail"], [str(tmp_path / "tail.yaml")])
+    for call in calls:
+        answer = CliRunner().invoke(app, ["train", *call, *where])
+        assert answer.exit_code == 0, answer.output
+        assert "Training part long_tail: " in answer.output
+        assert "to 1 (" in answer.output
+    wrong = CliRunner().invoke(app, ["search", str(small), "--imbalance", "longtail", *where])
+    assert wrong.exit_code == 2
+    assert "Did you mean 'long_tail'" in wrong.stderr
+
+
+def test_an_unknown_name_in_a_space_is_refused_before_anything_is_prepared(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text("extends: small.yaml\nimbalance: tail\n")
+    with pytest.raises(ConfigError, match=f"unknown imbalance 'tail'.*'{LONG_TAIL}'"):
+        train(tmp_path / "odd.yaml", runs=tmp_path / "runs", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,213 @@
+"""What goes wrong inside a trial has a name, costs what it must and nothing else: a real Ray, real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from histotune.cohort import Cohort
+from histotune.config import TrialConfig
+from histotune.errors import HistotuneError, StudyError
+from histotune.memory import INFEASIBLE
+from histotune.registry import PLUGINS, load_plugins
+from histotune.search import Budget, Resources, Summary, run
+from histotune.search.cluster import _mark, _marked
+from histotune.search.follow import SETTLED, follow
+from histotune.search.journal import DEATHS, Journal
+from histotune.search.sampler import Proposer
+from histotune.space import read_space
+from histotune.splits import TrainingData
+from histotune.store import COMPLETE, FAILED, StudyStore, TrialRecord
+from histotune.train import run_trial
+
+SPACE = {"dataset": "synthetic", "epochs": 3, "batch_size": 16}
+RATE = {"optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}}
+
+Plugin = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Plugin:
+    """Factory of a folder with one loss: its name, and what its `loss(self, features, labels)` does first."""
+
+    def write(name: str, body: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        code = "\n".join(f"        {line}" for line in body.splitlines())
+        (folder / f"{name}.py").write_text(
+            "import os, pathlib, time, resource\n"
+            "import torch\n"
+            "from histotune.losses import LOSSES, LinearObjective\n"
+            "from torch.nn import functional\n\n\n"
+            "class Made(LinearObjective):\n"
+            "    def loss(self, features, labels):\n"
+            f"{code}\n"
+            "        return functional.cross_entropy(self.scores(features), labels)\n\n\n"
+            f"@LOSSES.register({name!r})\n"
+            "def made(given):\n"
+            "    '''Cross-entropy after something went wrong.'''\n"
+            "    return Made(given)\n"
+        )
+        load_plugins(folder)
+        PLUGINS.remove(folder)
+        return folder
+
+    return write
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_killed_and_after_three_times_it_is_a_result(
+    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin
+) -> None:
+    hangs = plugin("hangs", "time.sleep(10_000)")
+    space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", "hangs"]}}, "hanging")
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), plugins=[hangs], trial_timeout=12.0)
+    states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
+    assert states["cross_entropy"].state == COMPLETE, states["cross_entropy"].reason
+    assert (states["hangs"].state, states["hangs"].kind) == (FAILED, "hung")
+    assert "no epoch for 12 s" in states["hangs"].reason
+    assert "3 times" in states["hangs"].reason
+    assert (summary.ended, summary.failed) == (2, 1)
+    trials = Journal(small_study.journal, "small", maximize=True).trials()
+    assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0, 3}
+    assert not _marked(_mark(small_study))
+
+
+def test_a_trial_that_runs_out_of_memory_goes_on_in_smaller_pieces(
+    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin
+) -> None:
+    """The kernel's limit of address space stands 200 MB above what the worker has; a case takes 60 or 400 MB."""
+    limited = (
+        "space = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "if not hasattr(torch, 'limited'):\n"
+        "    torch.limited = space + 200 * 2**20\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (torch.limited, resource.RLIM_INFINITY))\n"
+        "held = torch.empty(len(labels) * {} * 2**20, dtype=torch.uint8)\n"
+    )
+    folders = [plugin("hungry", limited.format(60)), plugin("greedy", limited.format(400))]
+    space = read_space(SPACE | {"loss": {"choice": ["hungry", "greedy"]}}, "memory")
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), plugins=folders)
+    states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
+    assert states["hungry"].state == COMPLETE, states["hungry"].reason
+    assert json.loads((states["hungry"].folder / "environment.json").read_text())["micro_batch"] == 2
+    assert (states["greedy"].state, states["greedy"].kind) == (FAILED, INFEASIBLE)
+    assert "out of memory before the first step" in states["greedy"].reason
+    assert (summary.complete, summary.failed) == (1, 1)
+    trials = Journal(small_study.journal, "small", maximize=True).trials()
+    assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0}
+    seen = Proposer(space, "tpe", seed=0, maximize=True, history=trials)._seen.get_trials()
+    assert [trial.constraints for trial in seen if trial.state == TrialState.PRUNED] == [{"memory": 1.0}]
+
+
+def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goes_on(
+    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin, tmp_path: Path
+) -> None:
+    """The worker may write no file of more than 1000 bytes from its second epoch on, as long as there is a mark."""
+    mark = tmp_path / "disk-is-full"
+    mark.touch()
+    full = plugin(
+        "full",
+        f"if pathlib.Path({str(mark)!r}).exists() and list(pathlib.Path({str(small_study.folder)!r}).glob("
+        "'trials/00001/checkpoint.pt')):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))",
+    )
+    space = read_space(SPACE | {"loss": "full"} | RATE, "full")
+
+    def search() -> Summary:
+        one = Resources(max_concurrent=1)
+        return run(small_study, space, {32: small_cohort.folder}, Budget(3), one, scheduler="none", plugins=[full])
+
+    first = search()
+    assert first.reason == "failures"
+    assert re.search(r"cannot write .*00001.*: the disk is full", first.message)
+    assert (first.ended, first.failed, first.unfinished) == (1, 0, 1)
+    finished = small_study.trials()[0]
+    mark.unlink()
+    second = search()
+    assert (second.reason, second.ended, second.complete) == ("trials", 3, 2)
+    assert small_study.trials()[0] == finished
+    for record in small_study.trials():
+        assert [row["epoch"] for row in record.curve()] == [1, 2, 3]
+
+
+def test_a_journal_that_cannot_grow_is_mended_at_the_next_start(small_study: StudyStore) -> None:
+    journal = Journal(small_study.journal, "small", maximize=True)
+    number = journal.propose({}, {}, {"config": {}, "digest": "0"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = small_study.journal.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(HistotuneError, match=r"cannot write .*journal.log: the disk is full"):
+            journal.report(number, 1, 0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(HistotuneError, match="the disk is full"):
+        journal.report(number, 2, 0.5)  # would follow on half a line
+    assert small_study.journal.read_bytes().startswith(before)
+    again = Journal(small_study.journal, "small", maximize=True)
+    assert b'"step":' not in small_study.journal.read_bytes()
+    again.report(number, 1, 0.25)
+    assert again.trials()[number].intermediate_values == {1: 0.25}
+
+
+def test_who_joins_looks_on_and_takes_over_what_is_left(
+    small_study: StudyStore, small_data: TrainingData, tmp_path: Path
+) -> None:
+    """A process holds the study, ends a trial, and dies; the one that joined hears of the trial, and goes on."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from histotune.store import StudyStore\n"
+        "with StudyStore(Path(sys.argv[1])).lock('histotune search'):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(small_study.folder)], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert re.search(rf"process {holder.pid} on .* \(histotune search\) since 20\d\d-", small_study.holder())
+    with pytest.raises(StudyError, match=rf"in use by process {holder.pid} .* since 20"), small_study.lock("another"):
+        pass
+    heard: list[str] = []
+
+    class Ears:
+        def started(self, number: int, config: Mapping[str, Any]) -> None:
+            heard.append(f"started {number}")
+
+        def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+            assert "auroc" in metrics
+            heard.append(f"epoch {epoch}")
+
+        def ended(self, record: TrialRecord) -> None:
+            heard.append(record.state)
+
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            run_trial(TrialConfig(epochs=2), small_data, small_study.trial_folder(0))
+        if looks == 5:
+            holder.kill()
+            holder.wait()
+
+    assert follow(small_study, Budget(2), [Ears()], sleep=sleep) > 0
+    assert heard == ["started 0", "epoch 1", "epoch 2", COMPLETE]
+    assert looks >= 5 + SETTLED - 1, "one that begins lets go of the study in between"
+    assert small_study.holder() == ""
+    holder.stdout.close()
+    assert follow(small_study, Budget(2)) == 0.0, "nobody to look on to"
+    with small_study.lock("the next"):
+        pass
