@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 import torch
 
+from histotune import files, memory
 from histotune.cohort import Cohort
-from histotune.errors import ConfigError, StudyError
+from histotune.errors import ConfigError, StudyError, TrialFailed
+from histotune.memory import ENVIRONMENT
 from histotune.registry import load_plugins
 from histotune.runtime import share_gpu
-from histotune.search import Budget, Resources, run
+from histotune.search import Budget, Resources, run, worker
 from histotune.search.cluster import _mark, _marked
+from histotune.search.conductor import STOP
 from histotune.search.depot import COHORT_FILES, Depot
+from histotune.search.driver import Courier
 from histotune.space import read_space
 from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
 
@@ -79,6 +83,7 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
 ) -> None:
     import ray
 
+    share = ray.remote(worker.share)
     where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
     with pytest.raises(ConfigError, match="cluster's 1 nodes have 1 CPUs"):
         run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), Resources(64), **where)
@@ -94,7 +99,37 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
     assert {path.name for path in (stored / "cohorts").glob("*/*")} == set(COHORT_FILES)
     ray.init(address=cluster.address)
     assert ray.cluster_resources()["CPU"] == 1
+    shares = [share.remote({"gpus": 0.0, "cpus": cpus, "at_once": n}) for cpus, n in ((1.0, 8), (0.25, 8), (0.25, 2))]
+    assert ray.get(shares) == [1.0, 0.25, 0.5], "a trial's share of its node, however many run on others"
     ray.shutdown()
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0.25, 0.25), (1.0, 1.0), (2.0, 1.0)])
+def test_a_share_of_a_gpu_is_what_was_asked(gpus: float, expected: float) -> None:
+    assert worker.share({"gpus": gpus, "cpus": 1.0, "at_once": 3}) == expected
+
+
+def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: StudyStore, tmp_path: Path) -> None:
+    depot, first, second = (
+        Depot.of(f"file://{tmp_path}/bucket", small_study),
+        tmp_path / "a/00007",
+        tmp_path / "b/00007",
+    )
+    courier, ours = Courier(small_study, depot), small_study.trial_folder(7)
+    courier.fetch(7)
+    assert not courier.knows(7), "it died before its node could say"
+    files.write_json(first / ENVIRONMENT, {"micro_batch": 32, "least_micro_batch": 1})
+    depot.push(first, {})
+    courier.fetch(7)
+    assert courier.knows(7)
+    assert memory.verdict(ours, TrialFailed(memory.OUT_OF_MEMORY, "killed")) is None
+    courier.send(7, STOP, ENVIRONMENT)
+    depot.pull(second)
+    assert json.loads((second / ENVIRONMENT).read_text()) == {"micro_batch": 16, "least_micro_batch": 1}
+    assert not (second / STOP).exists()
+    files.write_text(ours / STOP, "after epoch 2\n")
+    courier.send(7, STOP)
+    assert depot.has(second, STOP)
 
 
 @pytest.mark.slow

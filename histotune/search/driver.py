@@ -89,7 +89,7 @@ class Bridge:
         with self._kept():
             self._courier.fetch(number)
             starved = kills > before or "OutOfMemoryError" in trace  # the kernel's word, or Ray's memory monitor's
-            self.conductor.died(number, reason_of(trace), starved=starved)
+            self.conductor.died(number, reason_of(trace), starved=starved and self._courier.knows(number))
 
     def on_step(self) -> None:
         """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
@@ -140,6 +140,13 @@ class Courier:
         for name in names:
             if self._depot and (folder / name).exists():
                 self._depot.send(folder, name)
+
+    def knows(self, number: int) -> bool:
+        """Whether the study's folder says with which micro-batch a trial ran; through a storage, after its first epoch.
+
+        Where there is none between them, a trial whose folder does not say it never got that far.
+        """
+        return self._depot is None or (self._store.trial_folder(number) / ENVIRONMENT).exists()
 
     def fetch(self, number: int) -> None:
         """Bring the trial's files into the study; a record that stands there stays."""
