@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from histotune.disk import megabytes
-from histotune.errors import ConfigError
 from histotune.files import without_nan, write_text
 
 if TYPE_CHECKING:
@@ -241,12 +240,8 @@ def _option_lines(store: StudyStore, entries: Sequence[Line]) -> list[str]:
     """Say how the trials are spread over the options of a conditional space, a line for each switch."""
     from histotune.leaderboard import option_shares
 
-    try:
-        shares = option_shares(store, entries)
-    except ConfigError as error:
-        return [f"Note: the trials per option are not known: {error}"]
     spread: dict[str, list[str]] = {}
-    for share in shares:
+    for share in option_shares(store, entries):
         spread.setdefault(share.path, []).append(f"{share.option} {share.trials} ({share.share:.0%})")
     return [f"Trials by {path}: {', '.join(options)}" for path, options in spread.items()]
 

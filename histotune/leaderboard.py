@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotune import metrics
+from histotune import metrics, space
 from histotune.errors import StudyError
 from histotune.pareto import front
-from histotune.space import Share, read_space
 from histotune.statistics import Difference, paired_bootstrap
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
@@ -68,17 +67,13 @@ def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.
     return board
 
 
-def option_shares(store: StudyStore, entries: Sequence[Line] | None = None) -> list[Share]:
+def option_shares(store: StudyStore, entries: Sequence[Line] | None = None) -> list[space.Share]:
     """Return how many of the study's ended trials took each option of each switch of its space.
 
     `entries` is as for `leaderboard`.
-
-    Raises:
-        ConfigError: the study's space names a component that is not registered any more.
     """
-    settings = store.settings()
     trials = store.trials() if entries is None else [line.record for line in entries if line.kind == TRIAL]
-    return read_space(settings.space, settings.name).shares(record.config() for record in trials)
+    return space.option_shares(store.settings().space, (record.config() for record in trials))
 
 
 def lines(store: StudyStore) -> list[Line]:

@@ -25,7 +25,7 @@ from histotune.search.conductor import STOP
 from histotune.search.depot import COHORT_FILES, Depot
 from histotune.search.driver import Courier
 from histotune.space import read_space
-from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
+from histotune.store import COMPLETE, FAILED, StudyStore, TrialRecord, read_record
 
 TOKEN = "a-token-of-thirty-two-characters-"
 SPACE = {
@@ -152,6 +152,45 @@ def test_a_search_goes_on_when_a_node_dies(
     assert [record.number for record in small_study.trials()] == list(range(8))
     assert summary.failed == 0
     assert killer.ends == 8
+
+
+HANGS = """
+import time
+
+from histotune.losses import LOSSES, LinearObjective
+
+
+class Hanging(LinearObjective):
+    def loss(self, features, labels):
+        time.sleep(10_000)
+
+
+@LOSSES.register('hanging_there')
+def hanging(given):
+    '''Never come to an end.'''
+    return Hanging(given)
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_on_another_node_is_killed_there(
+    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path
+) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "hanging.py").write_text(HANGS)
+    load_plugins(plugins)
+    space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", "hanging_there"]}}, "s")
+    second = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)  # the only one where two CPUs are
+    where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
+    resources, cohorts = Resources(2), {32: small_cohort.folder}
+    summary = run(small_study, space, cohorts, Budget(2), resources, plugins=[plugins], trial_timeout=12.0, **where)
+    cluster.remove_node(second)
+    assert (summary.ended, summary.complete, summary.failed) == (2, 1, 1)
+    failed = next(record for record in small_study.trials() if record.state == FAILED)
+    assert failed.kind == "hung"
+    assert "3 times" in failed.reason
+    assert failed.config()["loss"]["name"] == "hanging_there"
 
 
 def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyStore, small_cohort: Cohort) -> None:
