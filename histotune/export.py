@@ -141,8 +141,8 @@ def _copy_member(member: TrialRecord, folder: Path) -> None:
     for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
         if name == WEIGHTS and not (member.folder / name).exists():
             raise StudyError(
-                f"the weights of trial {member.number} were freed (--keep-models of the search, or `histotune gc`): "
-                "train it again with `histotune train SPACE --set ...` and the values of "
+                f"the weights of trial {member.number} are not there (`--keep-models` of a search and "
+                "`histotune gc` free them): train it again with `histotune train SPACE --set ...` and the values of "
                 f"{member.folder / CONFIG}, or choose a trial that has its weights"
             )
         if not (member.folder / name).exists():

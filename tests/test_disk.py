@@ -122,7 +122,7 @@ def test_an_export_of_freed_weights_says_what_to_do(trained_study: StudyStore, t
         lambda: export_trial(trained_study, number, tmp_path / "one"),
         lambda: export_ensemble(trained_study, merged, tmp_path / "all"),
     ):
-        with pytest.raises(StudyError, match=rf"weights of trial {number} were freed.*train it again with"):
+        with pytest.raises(StudyError, match=rf"weights of trial {number} are not there.*train it again with"):
             export()
     assert merge(trained_study, top=3).metrics == merged.metrics, "predictions are enough to combine"
 

@@ -114,7 +114,7 @@ def test_only_complete_trials_are_exported(trained_study: StudyStore, tmp_path: 
 
 def test_a_trial_without_weights_leaves_nothing_behind(trained_study: StudyStore, tmp_path: Path) -> None:
     (trained_study.trial_folder(0) / "model.safetensors").unlink()
-    with pytest.raises(StudyError, match=r"model\.safetensors is missing"):
+    with pytest.raises(StudyError, match="the weights of trial 0 are not there"):
         export_trial(trained_study, 0, tmp_path / "exports" / "zero")
     assert not list((tmp_path / "exports").iterdir())
 

@@ -23,7 +23,8 @@ from histotune.space import Condition, Space
 RANDOM_DRAWS = 200  # of a repeated configuration, after those by the sampler
 SEEN = (TrialState.COMPLETE, TrialState.RUNNING)
 MIN_DRAWS = 2  # proposals that every option of a conditional space gets before the sampler alone decides
-FORCED_DRAWS = 20  # at random, of a repeated configuration under one forced option: then it holds nothing new
+FORCED_DRAWS = 20  # at random, of a repeated configuration under one forced option
+LISTED = 10_000  # combinations of a space that is listed to its end when draws bring nothing new
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Proposer:
         """Propose a configuration whose digest is not `known`; the first of a study is the space's default.
 
         Returns:
-            None when hundreds of draws in a row brought nothing new: the space has been tried.
+            None when everything was tried: a small space to its last combination, a large one by hundreds of draws.
         """
         for sampler, fixed in self._attempts():
             self._seen.sampler = sampler
@@ -124,9 +125,17 @@ class Proposer:
         while behind := self._behind():
             yield from ((self._sampler, _together(behind)) for _ in range(self._draws))
             yield from ((self._random, dict(behind[0])) for _ in range(FORCED_DRAWS))
+            yield from self._rest(behind[0])
             self._spent.add(behind[0])
         yield from ((self._sampler, {}) for _ in range(self._draws))
         yield from ((self._random, {}) for _ in range(RANDOM_DRAWS))
+        yield from self._rest(())
+
+    def _rest(self, branch: Condition) -> Iterator[tuple[BaseSampler, Mapping[str, Any]]]:
+        """List what a small space holds in a branch: random draws hardly ever find its last corners."""
+        if self._space.size() <= LISTED:
+            wanted = dict(branch).items()
+            yield from ((self._random, values) for values in self._space.combinations() if wanted <= values.items())
 
     def _behind(self) -> list[Condition]:
         """Return the branches that were proposed too rarely, the rarest first, without those that hold nothing new."""

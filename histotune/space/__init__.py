@@ -7,6 +7,7 @@ stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,13 @@ class Space:
     def branches_of(self, config: Mapping[str, Any]) -> list[Condition]:
         """Return the branches in which a trial's configuration lies."""
         return list(_branches.taken(self._tree, config))
+
+    def size(self) -> float:
+        """Return how many configurations the space holds; infinity when it has a range without a step."""
+        try:
+            return _grid.size(self._tree)
+        except ConfigError:
+            return math.inf
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Return {parameter name: value} of every combination, one at a time, so that early ones are far apart.
