@@ -77,7 +77,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             runtime.free_memory()
             self._desk.deliver()  # the folder says with how much less it is to be tried
             return {ENDED: False}
-        fail(self._folder, failure)
+        fail(self._folder, failure, config=self._assignment["config"])
         self._desk.deliver()
         return {ENDED: True}
 
