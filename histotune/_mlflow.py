@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histotune import runtime
+
+if TYPE_CHECKING:
+    from histotune.store import TrialRecord
 
 BATCH = 800  # MLflow takes 1000 metrics, parameters and tags together in one call
 _SETTINGS = {
@@ -97,6 +100,23 @@ def save_model(place: Path, code: Path, export: Path, requirements: list[str], m
 def metric(name: str, value: float, when: float, step: int = 0) -> Any:
     """Return a metric's value at the time `when`, seconds since 1970."""
     return api().entities.Metric(name, float(value), milliseconds(when), step)
+
+
+def final_metrics(record: TrialRecord, when: float) -> Iterator[Any]:
+    """Give the best epoch's metrics under their plain names, which MLflow's tables show."""
+    facts = {"epochs": record.epochs, "best_epoch": record.best_epoch, "seconds": record.seconds}
+    for name, value in {**record.metrics, **facts, "parameters": record.parameters}.items():
+        yield metric(name, value, when)
+
+
+def curve(rows: Sequence[Mapping[str, Any]], began: float) -> Iterator[Any]:
+    """Give every epoch's metrics as `epoch/NAME`, with the epoch as step."""
+    elapsed = 0.0
+    for row in rows:
+        elapsed += row.get("seconds") or 0.0
+        for name, value in row.items():
+            if name != "epoch" and isinstance(value, (int, float)):
+                yield metric(f"epoch/{name}", value, began + elapsed, row["epoch"])
 
 
 def params(values: Mapping[str, Any]) -> list[Any]:

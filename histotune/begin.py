@@ -16,6 +16,7 @@ from histotune.datasets import DATASETS, locate
 from histotune.errors import StudyError
 from histotune.imbalance import NATURAL, check_imbalance
 from histotune.metrics import check_metrics
+from histotune.places import Places
 from histotune.prepare import prepare
 from histotune.space import Space
 from histotune.splits import check_protocol, describe_change, split
@@ -23,26 +24,6 @@ from histotune.store import StudySettings, StudyStore
 
 Progress = Callable[[str, int, int], None]
 """Hears (what is being done, how much of it is done, of how much)."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are kept.
-
-    Args:
-        runs: folder of all studies, with MLflow's database beside them.
-        cache: folder of prepared cohorts.
-    """
-
-    runs: Path
-    cache: Path
-
-    @classmethod
-    def of(cls, runs: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Places:
-        """Fill what is not given from `$HISTOTUNE_RUNS`, `$HISTOTUNE_CACHE`, then `runs`, `~/.cache/histotune`."""
-        runs = runs or os.environ.get("HISTOTUNE_RUNS") or "runs"
-        cache = cache or os.environ.get("HISTOTUNE_CACHE") or Path.home() / ".cache" / "histotune"
-        return cls(Path(runs).absolute(), Path(cache).expanduser().absolute())
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def prepare(
 ) -> None:
     """Decode a dataset once into a memory-mapped cohort and list what is wrong with its files."""
     from histotune import cli_progress, cli_show
-    from histotune.begin import Places, prepare_cohort
+    from histotune.begin import prepare_cohort
+    from histotune.places import Places
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         places = Places.of(None, cache)
@@ -101,10 +102,11 @@ def leaderboard(
     study: given.StudyArgument, runs: given.RunsOption = None, json_wanted: given.JsonOption = False
 ) -> None:
     """Rank the trials, ensembles and controls of a study on its validation part."""
-    from histotune import cli_show
-    from histotune.study import open_study
+    from histotune import cli_show  # without histotune.study, which loads torch
+    from histotune.places import Places
+    from histotune.store import StudyStore
 
-    cli_show.study(open_study(study, runs=runs), json_wanted=json_wanted)
+    cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
 
 
 @app.command(epilog=_examples("ensemble idc --top 5 --strategy vote --export exports/idc-vote"))
@@ -212,7 +214,7 @@ def gc(
 ) -> None:
     """Show what can be freed on disk in STUDY, or in all studies and the cache; results and controls always stay."""
     from histotune import cli_show
-    from histotune.begin import Places
+    from histotune.places import Places
     from histotune.tidy import tidy
 
     tidied = tidy(Places.of(runs, cache), study, keep=keep, remove=yes)
@@ -225,7 +227,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI over all studies, on 127.0.0.1 only."""
-    from histotune.begin import Places
+    from histotune.places import Places
     from histotune.tracking import ui_command
 
     command, environment = ui_command(Places.of(runs).runs, port)

@@ -76,6 +76,12 @@ WarmOption = Annotated[
 TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", help="An MLflow server instead of runs/mlflow.db.")
 ]
+RayOption = Annotated[
+    str | None, typer.Option("--ray-address", help="Join a Ray cluster: auto or HOST:PORT; else a private Ray.")
+]
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Path (instead of --runs) or URI that all nodes of the cluster reach.")
+]
 CpusOption = Annotated[float, typer.Option("--cpus-per-trial", help="CPU cores of a trial.", min=0.1)]
 GpusOption = Annotated[
     float | None,

@@ -57,6 +57,8 @@ def search(
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     tracking_uri: given.TrackingOption = None,
+    ray_address: given.RayOption = None,
+    storage: given.StorageOption = None,
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
@@ -72,9 +74,10 @@ def search(
             cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent,
             trial_timeout=trial_timeout, join=join, keep_models=keep_models, fix=fix or [], ranges=range_ or [],
             choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            progress=display.progress, opened=display.began, said=display.say, listeners=[display],
+            ray_address=ray_address, storage=storage, progress=display.progress, opened=display.began,
+            said=display.say, listeners=[display],
         )  # fmt: skip
-    cli_show.study(found, json_wanted=json_wanted)
+    cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
         typer.echo(found.summary.message, err=True)
         raise typer.Exit(EXIT_CODES[found.summary.reason])

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from histotune.disk import megabytes
-from histotune.errors import ConfigError
 from histotune.files import without_nan, write_text
 
 if TYPE_CHECKING:
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
 
     from histotune.cohort import Cohort
     from histotune.evaluate import Evaluation
+    from histotune.leaderboard import Line
     from histotune.merge import Merged
+    from histotune.search import Summary
     from histotune.space import Space
-    from histotune.store import TrialRecord
-    from histotune.study import Study
+    from histotune.store import StudyStore, TrialRecord
     from histotune.tidy import Tidied
 
 SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
@@ -62,14 +62,16 @@ def as_json(value: Any) -> None:
     typer.echo(json.dumps(without_nan(value), indent=2, default=str))
 
 
-def study(found: Study, *, json_wanted: bool) -> None:
+def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: bool) -> None:
     """Print a study's leaderboard, what it means, and the next command to type."""
-    board = found.leaderboard()
+    from histotune.leaderboard import gain, leaderboard, lines, verdict
+
+    settings, entries = store.settings(), lines(store)
+    board = leaderboard(store, entries)
     if json_wanted:
-        as_json({"study": found.name, "folder": str(found.store.folder), "leaderboard": board.to_dict("records")})
+        as_json({"study": settings.name, "folder": str(store.folder), "leaderboard": board.to_dict("records")})
         return
-    settings = found.settings
-    title = f"{found.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
+    title = f"{settings.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
     if settings.others:
         title += f"; * on the Pareto front with {', '.join(settings.others)}"
     if settings.leaky:
@@ -80,14 +82,14 @@ def study(found: Study, *, json_wanted: bool) -> None:
     if settings.training:
         typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
-        typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {found.name} --json")
-    for line in _option_lines(found):
+        typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {settings.name} --json")
+    for line in _option_lines(store, entries):
         typer.echo(line)
-    for note in found.summary.notes if found.summary else ():
+    for note in summary.notes if summary else ():
         typer.echo(f"Note: {note}")
-    typer.echo(str(found.verdict()))
-    typer.echo(str(found.gain()))
-    typer.echo(f"Next: histotune ensemble {found.name} --top 5 --strategy average --export exports/{found.name}")
+    typer.echo(str(verdict(store, entries)))
+    typer.echo(str(gain(store, entries)))
+    typer.echo(f"Next: histotune ensemble {settings.name} --top 5 --strategy average --export exports/{settings.name}")
 
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:
@@ -234,14 +236,12 @@ def _thinned(training: str) -> str:
     return f"Training part {training}; validation and test parts are natural."
 
 
-def _option_lines(found: Study) -> list[str]:
+def _option_lines(store: StudyStore, entries: Sequence[Line]) -> list[str]:
     """Say how the trials are spread over the options of a conditional space, a line for each switch."""
-    try:
-        shares = found.option_shares()
-    except ConfigError as error:
-        return [f"Note: the trials per option are not known: {error}"]
+    from histotune.leaderboard import option_shares
+
     spread: dict[str, list[str]] = {}
-    for share in shares:
+    for share in option_shares(store, entries):
         spread.setdefault(share.path, []).append(f"{share.option} {share.trials} ({share.share:.0%})")
     return [f"Trials by {path}: {', '.join(options)}" for path, options in spread.items()]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from histotune import files, memory
+from histotune import files
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics import direction
@@ -158,13 +158,22 @@ def need(store: StudyStore, config: TrialConfig, *, trials: int, at_once: int, k
 
 
 def preflight(
-    store: StudyStore, config: TrialConfig, *, trials: int | None, at_once: int, keep: int, cpus: float, gpus: float
+    store: StudyStore,
+    config: TrialConfig,
+    *,
+    trials: int | None,
+    at_once: int,
+    keep: int,
+    cpus: float,
+    gpus: float,
+    memory: int | None,
 ) -> str:
     """Compare what a search will need with what there is, and say it in one line.
 
     Args:
         trials: how many more trials; None where only time ends the search: the disk for 100 is asked for.
         cpus, gpus: of all trials that run at once.
+        memory: bytes of the machine that they run on; None where that is many machines.
 
     Raises:
         StudyError: the disk cannot hold it.
@@ -179,8 +188,8 @@ def preflight(
         )
     if needed > TIGHT * there:
         warnings.warn(f"the search needs {disk} in {store.folder}: that is tight", stacklevel=2)
-    total = megabytes(memory.total_memory())
-    return f"{at_once} at once on {cpus:g} CPUs, {gpus:g} GPUs and {total} of memory; {disk}"
+    total = "" if memory is None else f" and {megabytes(memory)} of memory"
+    return f"{at_once} at once on {cpus:g} CPUs, {gpus:g} GPUs{total}; {disk}"
 
 
 def megabytes(size: float) -> str:

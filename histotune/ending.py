@@ -76,8 +76,15 @@ def conclude(folder: Path, state: str = STOPPED) -> TrialRecord:
     return _end(folder, state, progress, {name: value for name, value in best.items() if name not in _NO_METRIC})
 
 
-def fail(folder: Path, error: TrialFailed, *, state: str = FAILED) -> TrialRecord:
-    """Put a failure on record; `state` may also be `infeasible`. Its checkpoint goes: a failure would repeat itself."""
+def fail(
+    folder: Path, error: TrialFailed, *, state: str = FAILED, config: Mapping[str, Any] | None = None
+) -> TrialRecord:
+    """Put a failure on record; `state` may also be `infeasible`. Its checkpoint goes: a failure would repeat itself.
+
+    `config` is what it was to train, for a folder that does not say it: a trial may fail before it begins.
+    """
+    if config is not None and not (folder / CONFIG).exists():
+        open_folder(folder, TrialConfig.from_dict(config), [])
     Checkpoint(folder).delete()
     return _end(folder, state, _nothing(folder), {}, kind=error.kind, reason=error.reason)
 

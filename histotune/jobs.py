@@ -10,13 +10,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from histotune.begin import Places, Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
+from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import log_models
+from histotune.memory import total_memory
+from histotune.places import Places
 from histotune.predict import load
 from histotune.presets import starting_point
 from histotune.registry import PLUGINS
@@ -64,6 +66,8 @@ def search(
     runs: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
+    ray_address: str | None = None,
+    storage: str | None = None,
     progress: Progress | None = None,
     opened: Callable[[StudyStore, Budget, Ledger], None] | None = None,
     said: Callable[[str], None] | None = None,
@@ -89,6 +93,9 @@ def search(
         protocol: split protocol; None takes the space's, then the dataset's.
         imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
+        ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
+        storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
+            fsspec knows (`s3://...`) results travel to the study's folder here.
         progress: hears how far preparations are; `opened` hears when the trials begin (store, budget, what is
             spent of it, which the search keeps up to date), `said` a line with what they will need and what there is.
         trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
@@ -103,8 +110,10 @@ def search(
     """
     budget = Budget.of(trials=trials, time=time, epochs_total=epochs_total, patience=patience)
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
-    at_once = resources.check()
+    if ray_address is None:
+        resources.check()
     Watch(trial_timeout)
+    runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     check_sampler(sampler, loaded)  # here and below: refused before anything is prepared
@@ -117,7 +126,6 @@ def search(
         budget = budget.after(follow(there, budget, listeners, opened))
         progress = opened = None  # they are past that
     store, prepared = begin(wanted, study, place, progress)
-    _check_room(store, loaded, budget, resources, at_once, keep_models, said)
     start = begin_with(store, loaded, first, other)
     tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
     tracker.mirror()
@@ -126,6 +134,8 @@ def search(
         store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
         plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
         opened=None if opened is None else functools.partial(opened, store, budget), start=start,
+        room=functools.partial(_check_room, store, loaded, budget, keep_models, ray_address is not None, said),
+        address=ray_address, storage=storage,
     )  # fmt: skip
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
@@ -145,17 +155,19 @@ def _check_room(
     store: StudyStore,
     space: Space,
     budget: Budget,
+    keep: int,
+    joined: bool,
+    said: Callable[[str], None] | None,
     resources: Resources,
     at_once: int,
-    keep: int,
-    said: Callable[[str], None] | None,
 ) -> None:
     left = None if budget.trials is None else budget.trials - len(store.trials())
     if left is not None and left <= 0:
         return
     cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
     config = TrialConfig.from_dict(space.default())
-    line = preflight(store, config, trials=left, at_once=at_once, keep=keep, cpus=cpus, gpus=gpus)
+    memory = None if joined else total_memory()
+    line = preflight(store, config, trials=left, at_once=at_once, keep=keep, cpus=cpus, gpus=gpus, memory=memory)
     if said is not None:
         said(f"{'trials' if left is None else f'{left} trials'}, {line}")
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotune import metrics
+from histotune import metrics, space
 from histotune.errors import StudyError
 from histotune.pareto import front
-from histotune.space import Share, read_space
 from histotune.statistics import Difference, paired_bootstrap
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
@@ -35,11 +34,14 @@ class Line:
     record: TrialRecord
 
 
-def leaderboard(store: StudyStore) -> pd.DataFrame:
+def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.DataFrame:
     """Rank what has ended, best first; stopped trials stand below, failed ones last, both without a rank.
 
     A stopped trial had fewer epochs than the others, so its number says little about what it would have reached.
     Controls are ranked among the models they are there to judge.
+
+    Args:
+        entries: what `lines(store)` gave, where it was called already; it reads thousands of files at worst.
 
     Returns:
         One row per line: `rank` (Int64), `kind`, `number` (-1 where there is none), `name`, `state`, the study's
@@ -50,7 +52,7 @@ def leaderboard(store: StudyStore) -> pd.DataFrame:
     settings = store.settings()
     sign = metrics.direction(settings.metric)
     protocol = f"{settings.protocol} ({LEAKY})" if settings.leaky else settings.protocol
-    found = sorted(lines(store), key=lambda line: _order(line, settings.metric, sign))
+    found = sorted(lines(store) if entries is None else entries, key=lambda line: _order(line, settings.metric, sign))
     fitting = [name for name in metrics.METRICS if metrics.fits(name, len(settings.classes))]
     asked = [name for name in settings.metrics if name in fitting]
     names = [*asked, *(name for name in fitting if name not in asked)]
@@ -65,14 +67,13 @@ def leaderboard(store: StudyStore) -> pd.DataFrame:
     return board
 
 
-def option_shares(store: StudyStore) -> list[Share]:
+def option_shares(store: StudyStore, entries: Sequence[Line] | None = None) -> list[space.Share]:
     """Return how many of the study's ended trials took each option of each switch of its space.
 
-    Raises:
-        ConfigError: the study's space names a component that is not registered any more.
+    `entries` is as for `leaderboard`.
     """
-    settings = store.settings()
-    return read_space(settings.space, settings.name).shares(record.config() for record in store.trials())
+    trials = store.trials() if entries is None else [line.record for line in entries if line.kind == TRIAL]
+    return space.option_shares(store.settings().space, (record.config() for record in trials))
 
 
 def lines(store: StudyStore) -> list[Line]:
@@ -101,18 +102,20 @@ class Verdict:
         return self.text
 
 
-def verdict(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verdict:
+def verdict(
+    store: StudyStore, entries: Sequence[Line] | None = None, *, replicates: int = 2000, seed: int = 0
+) -> Verdict:
     """Compare the best trial or ensemble with the best control by a paired bootstrap over validation patients.
 
     The winner was chosen on these very cases among many, so even "beats" is a hope that the sealed test part must
-    confirm.
+    confirm. `entries` is as for `leaderboard`.
 
     Raises:
         StudyError: the two were scored on different cases.
     """
     settings = store.settings()
     sign = metrics.direction(settings.metric)
-    ranked = _ranked(store)
+    ranked = _ranked(store, entries)
     models = [line for line in ranked if line.kind != CONTROL]
     controls = [line for line in ranked if line.kind == CONTROL]
     if not models or not controls:
@@ -126,14 +129,16 @@ def verdict(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verd
     return Verdict(beats, text, f"{winner.kind} {winner.name}", control.name, difference)
 
 
-def gain(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verdict:
+def gain(store: StudyStore, entries: Sequence[Line] | None = None, *, replicates: int = 2000, seed: int = 0) -> Verdict:
     """Compare the best trial or ensemble with the space's default, which is trial 0, as `verdict` does with a control.
+
+    `entries` is as for `leaderboard`.
 
     Raises:
         StudyError: the two were scored on different cases.
     """
     settings = store.settings()
-    models = [line for line in _ranked(store) if line.kind != CONTROL]
+    models = [line for line in _ranked(store, entries) if line.kind != CONTROL]
     default = next((line for line in models if line.kind == TRIAL and line.record.number == 0), None)
     if default is None:
         return Verdict(False, "Whether the search beats the space's default is unknown: trial 0 is not complete.")
@@ -145,9 +150,9 @@ def gain(store: StudyStore, *, replicates: int = 2000, seed: int = 0) -> Verdict
     return Verdict(beats, text, f"{models[0].kind} {models[0].name}", "trial 0", difference)
 
 
-def _ranked(store: StudyStore) -> list[Line]:
+def _ranked(store: StudyStore, entries: Sequence[Line] | None) -> list[Line]:
     metric = store.settings().metric
-    complete = (line for line in lines(store) if line.record.state == COMPLETE)
+    complete = (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE)
     return sorted(complete, key=lambda line: _order(line, metric, metrics.direction(metric)))
 
 
@@ -193,9 +198,10 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
 
 def _components(line: Line) -> tuple[str, str]:
     """Name a trial's loss and its backbones ("" for what is no trial)."""
-    if line.kind not in (TRIAL, SINGLE) or not (line.record.folder / "config.yaml").exists():
+    record = line.record
+    if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / "config.yaml").exists()):
         return "", ""
-    config = line.record.config()
+    config = record.config()
     backbones = [branch["backbone"]["name"] for branch in config["model"]["branches"].values()]
     return config["loss"]["name"], " + ".join(backbones)
 

@@ -59,6 +59,14 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(max(1, threads))
 
 
+def share_gpu(share: float) -> None:
+    """Let this process take no more than its share of the GPU's memory, where it has a GPU and not all of it."""
+    import torch
+
+    if 0 < share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 def free_memory() -> None:
     """Let go of what a training left that ran out of memory: its tensors hang on its error in a circle."""
     import torch

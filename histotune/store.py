@@ -11,6 +11,7 @@ runs/<study>/
     trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json
     ensembles/<name>/      merged predictions and their settings
     lock                   held by the one process that may search
+    trials.json            cache of the ended trials, built anew where it is missing or stale
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from histotune import files
+from histotune import files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
@@ -110,11 +111,11 @@ class TrialRecord:
     kind: str = ""
     reason: str = ""
     started: float = 0.0
+    known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def config(self) -> dict[str, Any]:
-        """Read the trial's configuration."""
-        loaded: dict[str, Any] = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
-        return loaded
+        """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
+        return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
 
     def curve(self) -> list[dict[str, Any]]:
         """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds` and every validation metric."""
@@ -158,9 +159,12 @@ def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
     path = folder / "metrics.json"
     if not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    return _record(folder, number, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
     metrics = {k: float("nan") if v is None else float(v) for k, v in saved.pop("metrics", {}).items()}
-    return TrialRecord(number=number, folder=folder, metrics=metrics, **saved)
+    return TrialRecord(number=number, folder=folder, metrics=metrics, known_config=config, **saved)
 
 
 class StudyStore:
@@ -282,9 +286,9 @@ class StudyStore:
 
     def trials(self) -> list[TrialRecord]:
         """Return every ended trial, by number."""
-        folders = sorted((self.folder / "trials").glob("[0-9]*"), key=lambda p: int(p.name))
-        records = (read_record(folder, int(folder.name)) for folder in folders)
-        return [record for record in records if record is not None]
+        folder = self.folder / "trials"
+        ended = trial_index.read_trials(folder, self.folder / trial_index.NAME).items()
+        return [_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended]
 
     @property
     def _sealed(self) -> Path:

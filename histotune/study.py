@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotune.begin import Places
 from histotune.export import export_ensemble, export_trial, log_ensemble
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
 from histotune.merge import Merged, merge
+from histotune.places import Places
 from histotune.search import Summary
 from histotune.space import Share
 from histotune.store import StudyStore, TrialRecord

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from histotune.begin import Places
 from histotune.disk import Waste, folder_waste, free, unused_cohorts, waste
 from histotune.errors import ConfigError
+from histotune.places import Places
 from histotune.search.cluster import temporary_folder
 from histotune.store import StudyStore
 

@@ -23,6 +23,8 @@ from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_rec
 T = TypeVar("T")
 
 PARENT = "mlflow.parentRunId"
+MIRRORED = "mirrored"  # tag of the study's run: every trial below this number has its run, closed
+FEW = 20  # runs that are asked for one by one instead of all runs of the study
 _SERVED = ("http://", "https://", "databricks")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on chats
 _STATUS = {COMPLETE: "FINISHED", STOPPED: "KILLED"}  # everything else: FAILED
@@ -81,12 +83,13 @@ class MlflowTracker:
         self.experiment = ""
         self.parent = ""
         self._client: Any = None
+        self._there: set[int] = set()  # numbers of the trials whose runs are known to be closed
 
     def mirror(self) -> int:
         """Add everything ended that MLflow lacks; returns how many were added or completed."""
         others = [*_folders("control", self.store.controls), *_folders("single", self.store.singles)]
-        entries = others + [_trial(record) for record in self.store.trials()]
-        return self.attempt(lambda client: self._add(client, entries, self.runs_of(client)), 0)
+        trials = self.store.trials()
+        return self.attempt(lambda client: self._catch_up(client, others, trials), 0)
 
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         """Do nothing: a run is created when its trial has ended."""
@@ -186,15 +189,32 @@ class MlflowTracker:
         client.set_terminated(run, "FINISHED")
         return str(run)
 
+    def _catch_up(self, client: Any, others: Sequence[Entry], trials: Sequence[TrialRecord]) -> int:
+        """Add what is missing; the study's run remembers up to which number nothing is, so that nobody asks again."""
+        done = int(client.get_run(self.parent).data.tags.get(MIRRORED, 0))
+        self._there |= set(range(done))
+        entries = [*others, *(_trial(record) for record in trials if record.number >= done)]
+        if len(entries) <= FEW:
+            there = {key: run for entry in entries for key, run in self.runs_of(client, entry.key).items()}
+        else:
+            there = self.runs_of(client)
+        added = self._add(client, entries, there)
+        client.set_tag(self.parent, MIRRORED, str(self._first_gap()))
+        return added
+
+    def _first_gap(self) -> int:
+        return next(number for number in range(len(self._there) + 1) if number not in self._there)
+
     def _add(self, client: Any, entries: Sequence[Entry], there: Mapping[str, Any]) -> int:
         added = 0
         for entry in entries:
             run = there.get(entry.key)
-            if run is not None and run.info.status != "RUNNING":
-                continue
-            # A run that is still open was cut short by a kill: writing the same again completes it.
-            self._write(client, entry, run.info.run_id if run else None)
-            added += 1
+            if run is None or run.info.status == "RUNNING":
+                # A run that is still open was cut short by a kill: writing the same again completes it.
+                self._write(client, entry, run.info.run_id if run else None)
+                added += 1
+            if entry.kind == "trial":
+                self._there.add(entry.record.number)
         return added
 
     def _write(self, client: Any, entry: Entry, run: str | None) -> None:
@@ -206,7 +226,7 @@ class MlflowTracker:
             tags = _trial_tags(entry, config)
             name = " ".join(filter(None, [entry.key.replace("/", " "), tags.get("backbone"), tags.get("loss")]))
             run = self.open_run(client, name, tags, began)
-        values = [*_final_metrics(record, ended), *_curve(record.curve(), began)]
+        values = [*_mlflow.final_metrics(record, ended), *_mlflow.curve(record.curve(), began)]
         _mlflow.log(client, run, values, _mlflow.params(config))
         client.set_terminated(run, _STATUS.get(record.state, "FAILED"), _mlflow.milliseconds(ended))
 
@@ -228,6 +248,7 @@ class MlflowTracker:
         states = {f"trials_{state}": sum(t.state == state for t in trials) for state in {t.state for t in trials}}
         for key, value in _mlflow.tags(states | ({"best_trial": best.number} if best else {})).items():
             client.set_tag(self.parent, key, value)
+        client.set_tag(self.parent, MIRRORED, str(self._first_gap()))
         client.set_terminated(self.parent, "FINISHED")
 
 
@@ -277,20 +298,3 @@ def _trial_tags(entry: Entry, config: Mapping[str, Any]) -> dict[str, str]:
             "reason": record.reason,
         }
     )
-
-
-def _final_metrics(record: TrialRecord, when: float) -> Iterator[Any]:
-    """Give the best epoch's metrics under their plain names, which MLflow's tables show."""
-    facts = {"epochs": record.epochs, "best_epoch": record.best_epoch, "seconds": record.seconds}
-    for name, value in {**record.metrics, **facts, "parameters": record.parameters}.items():
-        yield _mlflow.metric(name, value, when)
-
-
-def _curve(rows: Sequence[Mapping[str, Any]], began: float) -> Iterator[Any]:
-    """Give every epoch's metrics as `epoch/NAME`, with the epoch as step."""
-    elapsed = 0.0
-    for row in rows:
-        elapsed += row.get("seconds") or 0.0
-        for name, value in row.items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                yield _mlflow.metric(f"epoch/{name}", value, began + elapsed, row["epoch"])

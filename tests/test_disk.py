@@ -10,13 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from histotune import disk
-from histotune.begin import Places
 from histotune.cli import app
 from histotune.config import TrialConfig
 from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
 from histotune.errors import ConfigError, StudyError
 from histotune.export import export_ensemble, export_trial
 from histotune.merge import merge
+from histotune.places import Places
 from histotune.search.cluster import temporary_folder
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
 from histotune.tidy import tidy
@@ -134,13 +134,18 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     ask = {"trials": 50, "at_once": 2, "keep": 20}
     needed = need(small_study, config, **ask)
     assert needed < need(small_study, config, trials=50, at_once=2, keep=0)
-    assert "are free" in preflight(small_study, config, cpus=2, gpus=0, **ask)
+    line = preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+    assert "are free" in line
+    assert "1.0 GB of memory" in line
+    assert "memory" not in preflight(small_study, config, cpus=2, gpus=0, memory=None, **ask), (
+        "a cluster's nodes differ"
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed * 1.1))
     with pytest.warns(UserWarning, match="that is tight"):
-        preflight(small_study, config, cpus=2, gpus=0, **ask)
+        preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(StudyError, match=r"needs about .* of disk, .* are free.*histotune gc"):
-        preflight(small_study, config, cpus=2, gpus=0, **ask)
+        preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
 
 
 def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) -> None:

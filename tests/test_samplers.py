@@ -19,7 +19,7 @@ from histotune.search import sampler as sampler_module
 from histotune.search.journal import CONFIG
 from histotune.search.sampler import MIN_DRAWS, Proposal, Proposer
 from histotune.search.samplers import SAMPLERS, check_sampler
-from histotune.space import Condition, Space, read_space
+from histotune.space import Condition, Space, _branches, read_space
 from histotune.space._nodes import Choice, Constant, Fixed, Group, Node, Switch
 
 FLAT = {
@@ -299,7 +299,7 @@ def test_a_space_without_conditions_is_left_to_the_sampler() -> None:
 def test_shares_of_a_switch_add_up_to_the_trials_that_came_to_it(space: Space, data: st.DataObject) -> None:
     every = [space.suggest(Fixed(values)) for values in space.combinations()]
     configs = data.draw(st.lists(st.sampled_from(every), max_size=12))
-    shares = space.shares(configs)
+    shares = _branches.shares(space._tree, configs)
     assert len(shares) == len(space.branches())
     for path in {share.path for share in shares}:
         own = [share for share in shares if share.path == path]

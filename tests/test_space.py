@@ -12,7 +12,7 @@ from histotune.config import TrialConfig
 from histotune.datasets import DATASETS
 from histotune.errors import ConfigError
 from histotune.metrics import check_metric
-from histotune.space import Space, check_config, load_space, read_space, set_values, space_names
+from histotune.space import Space, _branches, check_config, load_space, read_space, set_values, space_names
 
 SMALL = """
 dataset: synthetic
@@ -72,6 +72,15 @@ def test_the_effective_space_reads_back_as_itself(name: str) -> None:
     again = read_space(space.to_dict(), name)
     assert again.describe() == space.describe()
     assert again.to_dict() == space.to_dict()
+
+
+@pytest.mark.parametrize("name", [*space_names(), "optimizers"])
+def test_the_switches_of_the_plain_data_are_those_of_the_space(name: str) -> None:
+    optimizer = {"choice": {"adamw": {"weight_decay": {"low": 0.01, "high": 0.1}}, "sgd": None}}
+    several = {"dataset": "synthetic", "optimizer": optimizer, "loss": {"choice": ["focal", {"name": "cross_entropy"}]}}
+    space = read_space(several, name) if name == "optimizers" else load_space(name)
+    assert list(_branches.branches(_branches.switches(space.to_dict()))) == space.branches()
+    assert name != "optimizers" or len(space.branches()) == 4
 
 
 def test_a_parameter_exists_only_under_its_own_option(small: Path) -> None:

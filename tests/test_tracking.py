@@ -24,7 +24,7 @@ from histotune.export import export_ensemble, export_trial, log_ensemble, log_mo
 from histotune.merge import merge
 from histotune.predict import load
 from histotune.store import StudyStore, TrialRecord, read_record, write_record
-from histotune.tracking import PARENT, MlflowTracker, ui_command
+from histotune.tracking import MIRRORED, PARENT, MlflowTracker, ui_command
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +162,7 @@ def test_a_run_that_a_kill_left_open_is_completed(store: StudyStore) -> None:
     tracker.mirror()
     client = _mlflow.api().MlflowClient(tracker.uri)
     client.update_run(runs(store)["trial/0"].info.run_id, status="RUNNING")
+    client.set_tag(tracker.parent, MIRRORED, "0")  # which is written when runs are closed: not yet, when a kill came
     assert tracker_of(store).mirror() == 1
     run = runs(store)["trial/0"]
     assert run.info.status == "FINISHED"
@@ -411,3 +412,30 @@ def test_the_interface_answers(interface: str) -> None:
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.5)
     pytest.fail("MLflow's interface did not answer within 120 s")
+
+
+def test_old_trials_are_not_asked_for_again(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        end_trial(store, number)
+    assert tracker_of(store).mirror() == 3
+    end_trial(store, 3)
+    asked: list[str] = []
+    known = MlflowTracker.runs_of
+
+    def listen(self: MlflowTracker, client: Any, key: str = "") -> dict[str, Any]:
+        asked.append(key)
+        return known(self, client, key)
+
+    monkeypatch.setattr(MlflowTracker, "runs_of", listen)
+    assert tracker_of(store).mirror() == 1
+    assert asked == ["trial/3"]
+    assert sorted(runs(store)) == ["study", "trial/0", "trial/1", "trial/2", "trial/3"]
+
+
+def test_a_gap_among_the_trials_is_filled_later(store: StudyStore) -> None:
+    end_trial(store, 0)
+    end_trial(store, 2)
+    assert tracker_of(store).mirror() == 2
+    end_trial(store, 1)
+    assert tracker_of(store).mirror() == 1
+    assert {"trial/0", "trial/1", "trial/2"} <= runs(store).keys()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from histotune.errors import ConfigError
 from histotune.metrics import METRICS, check_metrics
@@ -13,9 +12,6 @@ from histotune.search.budget import Budget, Ledger
 from histotune.search.start import Start
 from histotune.space import Space
 from histotune.store import StudyStore
-
-if TYPE_CHECKING:
-    from histotune.search.conductor import Conductor
 
 __all__ = ["Budget", "Ledger", "Listener", "Resources", "Summary", "run"]
 
@@ -32,7 +28,10 @@ def run(
     seed: int = 0,
     listeners: Sequence[Listener] = (),
     plugins: Sequence[Path] = (),
+    address: str | None = None,
+    storage: str | None = None,
     opened: Callable[[Ledger], None] | None = None,
+    room: Callable[[Resources, int], None] | None = None,
     start: Start | None = None,
     trial_timeout: float | None = None,
     keep_models: int = 0,
@@ -50,15 +49,18 @@ def run(
         scheduler: `asha`, `hyperband`, `median` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
+        address: of a Ray cluster to join, `auto` or `HOST:PORT`; None starts a private Ray.
+        storage: URI that all nodes reach (any that fsspec knows), where they do not see the study's folder.
         opened: hears, before the first trial runs, of the ledger that the search will keep.
+        room: hears, before that, what a trial takes and how many run at once; what it raises ends the search.
         start: what it begins with beyond the space's default.
         trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
             so far, 0 waits for ever.
         keep_models: complete trials whose weights are kept, the best ones; 0 keeps all, those of stopped trials, too.
 
     Raises:
-        ConfigError: more resources than there are, unknown names, or a size without a cohort; before Ray starts.
-        StudyError: another process searches in this study.
+        ConfigError: more resources than there are, unknown names, or a size without a cohort; before any trial.
+        StudyError: another process searches in this study, no cluster answers, or the storage cannot be used.
     """
     # Optuna and Ray are imported by those who search, not by those who read a study
     from histotune.search.conductor import Conductor
@@ -67,9 +69,12 @@ def run(
     from histotune.search.sampler import Proposer
     from histotune.search.samplers import check_sampler
     from histotune.search.schedule import build_scheduler
+    from histotune.search.site import found, run_at
 
     resources = resources or Resources()
-    at_once, (metric, *others) = resources.check(), check_metrics(store.settings().metrics)
+    if address is None:
+        resources.check()
+    metric, *others = check_metrics(store.settings().metrics)
     check_sampler(sampler, space)
     stopper = build_scheduler(scheduler, space.epochs())
     missing = [size for size in space.image_sizes() if size not in cohorts]
@@ -77,7 +82,10 @@ def run(
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
     better = METRICS[metric].higher_is_better
     sign, more = 1 if better else -1, [METRICS[name].higher_is_better for name in others]
-    with store.lock("histotune search"):
+    place = found(address, storage, resources, store=store, cohorts=cohorts)
+    with store.lock("histotune search"), place as site:
+        if room is not None:
+            room(site.resources, site.at_once)
         journal = Journal(store.journal, store.folder.name, maximize=better, others=more)
         history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
         past = journal.trials()
@@ -89,7 +97,7 @@ def run(
             stopper,
             history,
             budget=budget,
-            at_once=at_once,
+            at_once=site.at_once,
             metric=(metric, sign),
             others=others,
             listeners=listeners,
@@ -100,37 +108,6 @@ def run(
         if opened is not None:
             opened(history.ledger)
         if not conductor.over():
-            _drive(conductor, store, cohorts, metric, resources, at_once, plugins)
+            run_at(site, conductor, store=store, cohorts=cohorts, plugins=plugins)
         conductor.deliver()
         return conductor.summary()
-
-
-def _drive(
-    conductor: Conductor,
-    store: StudyStore,
-    cohorts: Mapping[int, Path],
-    metric: str,
-    resources: Resources,
-    at_once: int,
-    plugins: Sequence[Path],
-) -> None:
-    from histotune.search._signals import Signals
-    from histotune.search.cluster import private_ray
-
-    signals = Signals()
-    cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
-    with signals.caught(), private_ray(store, cpus=cpus, gpus=gpus, at_once=at_once) as scratch:
-        from histotune.search.driver import drive
-
-        signals.install()  # Ray's own SIGTERM handler exits at once
-        drive(
-            conductor,
-            signals,
-            study=store.folder,
-            cohorts=cohorts,
-            metric=metric,
-            resources=resources,
-            at_once=at_once,
-            scratch=scratch,
-            plugins=plugins,
-        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from histotune.errors import ConfigError
@@ -42,26 +42,40 @@ class Resources:
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
 
-    def check(self) -> int:
+    def check(self, nodes: Sequence[tuple[float, float]] | None = None) -> int:
         """Return how many trials run at once.
+
+        Args:
+            nodes: (CPUs, GPUs) of every node of a cluster; None asks this machine.
 
         Raises:
             ConfigError: more is asked than there is; with the numbers.
         """
-        cpus, gpus = available_cpus(), available_gpus()
+        there = [(available_cpus(), available_gpus())] if nodes is None else nodes
+        where = "this machine has" if nodes is None else f"the cluster's {len(nodes)} nodes have"
         if self.cpus_per_trial <= 0 or self.gpus < 0:
             raise ConfigError(f"a trial needs more than 0 CPUs and at least 0 GPUs, got {self}")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise ConfigError(f"max_concurrent must be at least 1, got {self.max_concurrent}")
-        at_once = self.max_concurrent or 1
-        for what, each, there in (("CPUs", self.cpus_per_trial, cpus), ("GPUs", self.gpus, gpus)):
-            if each * at_once > there + 1e-9:
+        at_once, fit = self.max_concurrent or 1, sum(self._fit(*node) for node in there)
+        for place, what, each in ((0, "CPUs", self.cpus_per_trial), (1, "GPUs", self.gpus)):
+            has = [node[place] for node in there]
+            if each * at_once > sum(has) + 1e-9 or each > max(has) + 1e-9:
                 asked = f"{each:g} {what} per trial" + (f" x {at_once} trials at once" if at_once > 1 else "")
-                raise ConfigError(f"{asked} asked, but this machine has {there} {what}; ask for less")
-        if self.max_concurrent is not None:
-            return self.max_concurrent
+                numbers = " + ".join(f"{number:g}" for number in has)
+                raise ConfigError(f"{asked} asked, but {where} {numbers} {what}; ask for less")
+        if at_once > fit:
+            raise ConfigError(f"{at_once} trials at once asked, but only {fit} fit: {where} {there} (CPUs, GPUs)")
+        return self.max_concurrent or fit
+
+    def on(self, nodes: Sequence[tuple[float, float]]) -> Resources:
+        """Return the resources on a cluster: a trial takes a GPU where nothing is said and a node has one."""
+        default = float(any(gpus >= 1 for _, gpus in nodes))
+        return replace(self, gpus_per_trial=default if self.gpus_per_trial is None else self.gpus_per_trial)
+
+    def _fit(self, cpus: float, gpus: float) -> int:
         fit = [cpus / self.cpus_per_trial] + ([gpus / self.gpus] if self.gpus else [])
-        return max(1, math.floor(min(fit) + 1e-9))
+        return math.floor(min(fit) + 1e-9)
 
     @property
     def gpus(self) -> float:
@@ -105,7 +119,12 @@ def available_cpus() -> int:
 
 
 def available_gpus() -> int:
-    """Return how many GPUs this process may use."""
+    """Return how many GPUs this process may use.
+
+    `HISTOTUNE_LOGICAL_GPUS` is for tests of placement on a machine that has none.
+    """
+    if logical := os.environ.get("HISTOTUNE_LOGICAL_GPUS"):
+        return int(logical)
     import torch
 
     return torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""A private Ray on this machine: loopback, no dashboard, its files in one short-lived folder, nothing left behind."""
+"""A private Ray on this machine, on loopback, of which nothing is left behind; or a cluster that already runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ _SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Ray's own snapshots: nobody reads them
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+_PRIVATE = ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+_SETTINGS_JOINED = {name: value for name, value in _SETTINGS.items() if name not in _PRIVATE} | {
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000"  # the conductor hands out no more trials than fit
+}
+_WORKER = {
+    name: _SETTINGS[name] for name in ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS")
+}
+PATIENCE = 5.0  # seconds in which a cluster takes a connection; its first answer may take twice as long
 
 
 @contextlib.contextmanager
@@ -68,6 +78,76 @@ def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) ->
             ray.shutdown()
             kill_leftovers(mark)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def joined_ray(address: str, store: StudyStore) -> Iterator[Path]:
+    """Join a cluster that runs; yields a temporary folder of this machine. In the end only our own workers go.
+
+    Args:
+        address: `auto` or `HOST:PORT`.
+
+    Raises:
+        StudyError: nothing answers there, or the cluster asks for another token.
+    """
+    mark = _mark(store)
+    runtime.disable_telemetry()
+    kill_leftovers(mark)  # Ray ends the workers of a dead driver by itself, but only after a while
+    with _environment(_SETTINGS_JOINED):
+        import ray
+
+        if ray.is_initialized():
+            raise StudyError("Ray already runs in this process; call ray.shutdown() before a search")
+        with tempfile.TemporaryDirectory(prefix="ht-") as scratch, _quiet():
+            try:
+                _join(ray, address, {MARK: mark} | _WORKER)
+                yield Path(scratch)
+            finally:
+                ray.shutdown()
+                kill_leftovers(mark)
+
+
+def capacity() -> list[tuple[float, float]]:
+    """Return (CPUs, GPUs) of every living node of the cluster that this process joined."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(float(has.get("CPU", 0)), float(has.get("GPU", 0))) for has in alive]
+
+
+def _join(ray: Any, address: str, variables: dict[str, str]) -> None:
+    """Connect, within seconds or not at all: what Ray tries for minutes is asked beforehand."""
+    from ray._private import services
+    from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
+
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+        if found is None:
+            raise StudyError(f"no Ray runs on this machine ({address=}); start one by `ray start --head` or name one")
+        host, _, port = found.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"no Ray cluster answers at {address!r} ({error}): give `auto` or HOST:PORT of its head, as `ray start` "
+            "printed it"
+        ) from error
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        GcsClient(address=found).get_all_node_info(timeout=2 * PATIENCE)
+        ray.init(
+            address=found,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": variables},
+        )
+    except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+        refused = isinstance(error, ray.exceptions.AuthenticationError) or "nauthenticated" in str(error)
+        help_ = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to its file"
+        why = f"the cluster refused the token: {help_}" if refused else f"{error}"
+        raise StudyError(f"cannot join the Ray cluster at {address!r}: {why}") from error
 
 
 def temporary_folder(store: StudyStore) -> Path:
@@ -113,18 +193,30 @@ def _kept_to_itself() -> Iterator[None]:
     Ray reads the first two from the environment when it is imported, which may have been long ago; for the third,
     its message that a worker died, it has no setting, and the trial's record says the same.
     """
-    from ray._private import ray_constants, worker
+    from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    before = ray_constants.ENABLE_RAY_CLUSTER, worker.print_to_stdstream
+    before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False  # else "127.0.0.1" is resolved to an address that others reach
-    worker.print_to_stdstream = lambda data, ignore_prefix: None
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
     try:
+        with _quiet():
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    from ray._private import worker
+
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda data, ignore_prefix: None
+    try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER, worker.print_to_stdstream = before
+        worker.print_to_stdstream = before
 
 
 def _mark(store: StudyStore) -> str:

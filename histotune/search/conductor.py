@@ -193,7 +193,7 @@ class Conductor:
             return
         from histotune.train import fail  # torch: the driver needs it for nothing else
 
-        fail(folder, failure)
+        fail(folder, failure, config=self._live[number])
         self.ended(number)
 
     def remark(self, note: str) -> None:

@@ -18,10 +18,15 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from histotune import memory
+from histotune.checkpoint import Checkpoint
+from histotune.memory import ENVIRONMENT
 from histotune.search._events import FAILURES, INTERRUPTED, Resources
 from histotune.search._signals import Signals
-from histotune.search.conductor import Assignment, Conductor
+from histotune.search.conductor import STOP, Assignment, Conductor
+from histotune.search.depot import Depot
+from histotune.search.desk import pack
 from histotune.search.worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
+from histotune.store import StudyStore, read_record
 
 
 class _SearchOver(BaseException):
@@ -35,12 +40,17 @@ class Bridge:
     """
 
     def __init__(
-        self, conductor: Conductor, signals: Signals, describe: Callable[[Assignment], Mapping[str, Any]]
+        self,
+        conductor: Conductor,
+        signals: Signals,
+        describe: Callable[[Assignment], Mapping[str, Any]],
+        courier: Courier,
     ) -> None:
         self.conductor = conductor
         self.error: BaseException | None = None
         self._signals = signals
         self._describe = describe
+        self._courier = courier
         self._kills = memory.oom_kills()
         self._workers: dict[int, tuple[str, int]] = {}
 
@@ -48,7 +58,10 @@ class Bridge:
         """Return the next trial's description for a worker, or None when none is to run now."""
         with self._kept():
             assignment = self.conductor.next()
-            return None if assignment is None else self._describe(assignment)
+            if assignment is None:
+                return None
+            self._courier.send(assignment.number, STOP, ENVIRONMENT)
+            return self._describe(assignment)
         return None
 
     def on_result(self, number: int, result: Mapping[str, Any]) -> str:
@@ -57,14 +70,15 @@ class Bridge:
             if PROCESS in result:
                 self._workers[number] = result[NODE], result[PROCESS]
             self.conductor.begun(number)
-            if EPOCH in result:
-                # a worker that is to stop hears of it through the trial's folder when it is asked to go on
-                self.conductor.reported(number, result[EPOCH], dict(result[METRICS]))
+            # a worker that is to stop hears of it through the trial's folder when it is asked to go on
+            if EPOCH in result and self.conductor.reported(number, result[EPOCH], dict(result[METRICS])):
+                self._courier.send(number, STOP)
             if NOTE in result:
                 self.conductor.remark(result[NOTE])
             if DISK in result:
                 self.conductor.finish(FAILURES, result[DISK])
             if result[ENDED]:
+                self._courier.fetch(number)
                 self.conductor.ended(number)
         return str(FIFOScheduler.STOP if result[ENDED] or self.error else FIFOScheduler.CONTINUE)
 
@@ -73,8 +87,9 @@ class Bridge:
         kills, before = memory.oom_kills(), self._kills
         self._kills = kills
         with self._kept():
+            self._courier.fetch(number)
             starved = kills > before or "OutOfMemoryError" in trace  # the kernel's word, or Ray's memory monitor's
-            self.conductor.died(number, reason_of(trace), starved=starved)
+            self.conductor.died(number, reason_of(trace), starved=starved and self._courier.knows(number))
 
     def on_step(self) -> None:
         """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
@@ -113,6 +128,36 @@ def kill_process(node: str, process: int) -> None:
     ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
 
 
+class Courier:
+    """Carries trial folders between the study and a storage that stands between driver and workers, where one does."""
+
+    def __init__(self, store: StudyStore, depot: Depot | None) -> None:
+        self._store, self._depot = store, depot
+
+    def send(self, number: int, *names: str) -> None:
+        """Pass on those of the files `names` that stand in the trial's folder: what the driver decided on it."""
+        folder = self._store.trial_folder(number)
+        for name in names:
+            if self._depot and (folder / name).exists():
+                self._depot.send(folder, name)
+
+    def knows(self, number: int) -> bool:
+        """Whether the study's folder says with which micro-batch a trial ran; through a storage, after its first epoch.
+
+        Where there is none between them, a trial whose folder does not say it never got that far.
+        """
+        return self._depot is None or (self._store.trial_folder(number) / ENVIRONMENT).exists()
+
+    def fetch(self, number: int) -> None:
+        """Bring the trial's files into the study; a record that stands there stays."""
+        folder = self._store.trial_folder(number)
+        if self._depot and read_record(folder) is None:
+            self._depot.pull(folder)
+            if read_record(folder) is not None:
+                (folder / STOP).unlink(missing_ok=True)
+                Checkpoint(folder).delete()
+
+
 def reason_of(trace: str) -> str:
     r"""Pick the sentence of Ray's account of a dead worker that says why.
 
@@ -136,8 +181,10 @@ def drive(
     at_once: int,
     scratch: Path,
     plugins: Sequence[Path] = (),
+    depot: Depot | None = None,
 ) -> None:
     """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes."""
+    packed = pack(plugins)
 
     def describe(assignment: Assignment) -> Mapping[str, Any]:
         return {
@@ -147,11 +194,14 @@ def drive(
             "cohort": str(cohorts[assignment.config["image_size"]]),
             "metric": metric,
             "threads": resources.threads,
-            "share": resources.gpus if 0 < resources.gpus < 1 else 1.0 if resources.gpus else 1 / at_once,
-            "plugins": [str(folder) for folder in plugins],
+            "plugins": packed,
+            "gpus": resources.gpus,
+            "cpus": resources.cpus_per_trial,
+            "at_once": at_once,
+            "depot": depot.uri if depot else None,
         }
 
-    bridge = Bridge(conductor, signals, describe)
+    bridge = Bridge(conductor, signals, describe, Courier(StudyStore(study), depot))
     with contextlib.suppress(_SearchOver):
         tune.run(
             TrialWorker,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ import ray
 from ray.tune import Trainable
 
 from histotune import memory, runtime
-from histotune.cohort import load
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
-from histotune.registry import load_plugins
 from histotune.search.conductor import STOP
+from histotune.search.desk import Desk, unpack
 from histotune.session import named_failures
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, StudyStore, read_record
@@ -36,8 +36,10 @@ class TrialWorker(Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Get ready once in the life of the process."""
-        for folder in config["plugins"]:
-            load_plugins(Path(folder))
+        unpack(config["plugins"])
+        runtime.share_gpu(config["gpus"])
+        self._share = share(config)
+        self._studies: dict[str, StudyStore] = {}
         self._data: dict[str, TrainingData] = {}
         self.reset_config(config)
 
@@ -45,7 +47,8 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         """Leave the last trial behind and turn to the next."""
         runtime.set_threads(new_config["threads"])
         self._assignment = new_config
-        self._folder = StudyStore(Path(new_config["study"])).trial_folder(new_config["number"])
+        self._desk = Desk(new_config, self._studies)
+        self._folder = self._desk.folder
         self._epochs: Generator[Epoch, None, None] | None = None
         self._begun = False
         self._note = ""
@@ -58,7 +61,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             return {ENDED: False, NODE: ray.get_runtime_context().get_node_id(), PROCESS: os.getpid()}
         try:
             with named_failures():
-                return self._advance()
+                answer = self._advance()
+                self._desk.deliver()
+                return answer
         except TrialFailed as error:
             failure = memory.verdict(self._folder, error)
         except HistotuneError as error:
@@ -70,8 +75,10 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             return {ENDED: False, DISK: failure.reason}  # it is not the trial's fault, and there is no place to say so
         if failure is None:
             runtime.free_memory()
+            self._desk.deliver()  # the folder says with how much less it is to be tried
             return {ENDED: False}
-        fail(self._folder, failure)
+        fail(self._folder, failure, config=self._assignment["config"])
+        self._desk.deliver()
         return {ENDED: True}
 
     def cleanup(self) -> None:
@@ -81,7 +88,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
     def _advance(self) -> dict[str, Any]:
         if read_record(self._folder) is not None:
             return {ENDED: True}  # it ended before the driver could hear of it
-        if (self._folder / STOP).exists():
+        if self._desk.stop_asked():
             return self._stop()
         if self._epochs is None:
             self._epochs = self._train()
@@ -97,7 +104,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         if self._epochs is not None:
             self._epochs.close()  # writes the checkpoint that the record is made from
         conclude(self._folder, STOPPED)
-        (self._folder / STOP).unlink()
+        (self._folder / STOP).unlink(missing_ok=True)
         return {ENDED: True}
 
     def _first(self) -> Epoch:
@@ -114,13 +121,21 @@ class TrialWorker(Trainable):  # type: ignore[misc]
     def _train(self) -> Generator[Epoch, None, None]:
         given = self._assignment
         data = self._load(given["cohort"])
-        config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": given["share"]}
+        config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": self._share}
         training = epochs(config, data, self._folder, **how)
         assert isinstance(training, Generator)
         return training
 
     def _load(self, folder: str) -> TrainingData:
         if folder not in self._data:
-            store = StudyStore(Path(self._assignment["study"]))
-            self._data[folder] = store.training_data(load(Path(folder)))
+            self._data[folder] = self._desk.store.training_data(self._desk.cohort(Path(folder)))
         return self._data[folder]
+
+
+def share(assignment: Mapping[str, Any]) -> float:
+    """Say how much of the memory of its GPU, or of the node that it runs on, a trial may take."""
+    if assignment["gpus"]:
+        return float(min(1.0, assignment["gpus"]))
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next(node["Resources"]["CPU"] for node in ray.nodes() if node["NodeID"] == here)
+    return 1 / max(1, min(assignment["at_once"], math.floor(cpus / assignment["cpus"] + 1e-9)))

@@ -32,6 +32,7 @@ __all__ = [
     "Space",
     "check_config",
     "load_space",
+    "option_shares",
     "read_configuration",
     "read_space",
     "set_values",
@@ -109,10 +110,6 @@ class Space:
     def branches_of(self, config: Mapping[str, Any]) -> list[Condition]:
         """Return the branches in which a trial's configuration lies."""
         return list(_branches.taken(self._tree, config))
-
-    def shares(self, configs: Iterable[Mapping[str, Any]]) -> list[Share]:
-        """Return how often trials took each option of each switch, the options in the order of the space."""
-        return _branches.shares(self._tree, configs)
 
     def size(self) -> float:
         """Return how many configurations the space holds; infinity when it has a range without a step."""
@@ -201,6 +198,16 @@ def read_space(
 ) -> Space:
     """Read a space from plain data, such as `Space.to_dict` gives; `name` stands for the file in errors."""
     return _build(apply_edits(item_of(values, name), fix, ranges, choices), name)
+
+
+def option_shares(values: Mapping[str, Any], configs: Iterable[Mapping[str, Any]]) -> list[Share]:
+    """Return how often trials took each option of each switch, the options in the order of the space.
+
+    Args:
+        values: the space as plain data, such as `Space.to_dict` gives.
+        configs: what the trials trained.
+    """
+    return _branches.shares(_branches.switches(values), configs)
 
 
 def set_values(config: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from histotune.space._nodes import Condition, Group, Node, Switch
+from histotune.space._nodes import Condition, Constant, Group, Node, Switch
+from histotune.space._yaml import is_component
 
 
 class Share(NamedTuple):
@@ -23,6 +24,20 @@ class Share(NamedTuple):
     option: str
     trials: int
     share: float
+
+
+def switches(plain: Any, path: str = "") -> Node:
+    """Return the switches of a space's plain data, which a study keeps, and nothing else of it.
+
+    It needs neither torch nor the components, which may be registered no more.
+    """
+    options = plain.get("choice") if isinstance(plain, Mapping) else None
+    if isinstance(options, Mapping) or (options and is_component(path)):
+        names = [option if isinstance(option, str) else option["name"] for option in options]
+        return Switch(path, {name: Group({}) for name in names}, names[0], "")
+    if not isinstance(plain, Mapping) or options:
+        return Constant(path, plain)
+    return Group({key: switches(inner, f"{path}.{key}" if path else key) for key, inner in plain.items()})
 
 
 def branches(node: Node, condition: Condition = ()) -> Iterator[Condition]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from histotune.backbones import BACKBONES
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.fusions import FUSIONS
-from histotune.losses import LOSSES, ObjectiveInput
 from histotune.space._nodes import Constant, Fixed, Group, Node, Switch
 from histotune.space._yaml import Item
 
@@ -20,6 +17,10 @@ def check_config(config: TrialConfig) -> None:
     Raises:
         ConfigError: an unknown name or parameter, or a value that a loss refuses.
     """
+    from histotune.backbones import BACKBONES  # here and in _compile: torch, for those who read a space
+    from histotune.fusions import FUSIONS
+    from histotune.losses import LOSSES, ObjectiveInput
+
     for name, branch in config.model.branches.items():
         _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
     _at("model.fusion", FUSIONS.check, config.model.fusion.name, config.model.fusion.params)

@@ -6,11 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-from histotune.backbones import BACKBONES
 from histotune.config import Spec
 from histotune.errors import ConfigError, suggest
-from histotune.fusions import FUSIONS
-from histotune.losses import LOSSES
 from histotune.registry import Registry
 from histotune.space._nodes import Choice, Constant, Group, Node, Range, Switch
 from histotune.space._yaml import Item
@@ -44,6 +41,10 @@ def compile_group(kind: type, item: Item, path: str, skip: tuple[str, ...] = ())
 
 def registry_of(path: str) -> Registry[Any]:
     """Return the registry that names the component at `path`."""
+    from histotune.backbones import BACKBONES
+    from histotune.fusions import FUSIONS
+    from histotune.losses import LOSSES
+
     if path == "loss":
         return LOSSES
     return FUSIONS if path == "model.fusion" else BACKBONES
