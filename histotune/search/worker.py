@@ -13,6 +13,7 @@ import ray
 from ray.tune import Trainable
 
 from histotune import memory, runtime
+from histotune.checkpoint import Checkpoint
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
 from histotune.search.conductor import STOP
@@ -103,9 +104,15 @@ class TrialWorker(Trainable):  # type: ignore[misc]
     def _stop(self) -> dict[str, Any]:
         if self._epochs is not None:
             self._epochs.close()  # writes the checkpoint that the record is made from
-        conclude(self._folder, STOPPED)
+        answer: dict[str, Any] = {ENDED: True}
+        try:
+            conclude(self._folder, STOPPED)
+        except StudyError as error:  # a damaged checkpoint; what was decided stands
+            answer[NOTE] = f"trial {self._assignment['number']} was stopped and has no result: {error}"
+            Checkpoint(self._folder).delete()
+            conclude(self._folder, STOPPED)
         (self._folder / STOP).unlink(missing_ok=True)
-        return {ENDED: True}
+        return answer
 
     def _first(self) -> Epoch:
         assert self._epochs is not None
