@@ -116,11 +116,11 @@ def search(
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
-    check_sampler(sampler, loaded)  # here and below: refused before anything is prepared
+    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
+    check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
     build_scheduler(scheduler, loaded.epochs())
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
-    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
     there = StudyStore(place.runs / (study or loaded.name))
     if join and there.exists() and there.holder():
         budget = budget.after(follow(there, budget, listeners, opened))

@@ -216,6 +216,12 @@ def test_a_grid_over_a_range_without_steps_is_refused_with_its_path(range_: dict
     check_sampler("random", space)
 
 
+def test_cmaes_is_refused_for_several_metrics() -> None:
+    check_sampler("cmaes", SPACES["flat"])
+    with pytest.raises(ConfigError, match="improves one metric"):
+        check_sampler("cmaes", SPACES["flat"], 2)
+
+
 def test_whole_numbers_stay_whole_in_a_grid() -> None:
     space = read_space({"dataset": "synthetic", "patience": {"low": 1, "high": 7, "step": 3}}, "whole")
     assert sorted(values["patience"] for values in combinations(space)) == [1, 4, 7]

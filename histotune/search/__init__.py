@@ -75,7 +75,7 @@ def run(
     if address is None:
         resources.check()
     metric, *others = check_metrics(store.settings().metrics)
-    check_sampler(sampler, space)
+    check_sampler(sampler, space, 1 + len(others))
     stopper = build_scheduler(scheduler, space.epochs())
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:

@@ -211,7 +211,7 @@ def _together(branches: Iterable[Condition]) -> dict[str, str]:
 
 def _tells(trial: FrozenTrial) -> bool:
     """Whether a sampler may see a trial of the journal."""
-    return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or _infeasible(trial)
+    return trial.state in SEEN or _infeasible(trial)
 
 
 def _infeasible(trial: FrozenTrial) -> bool:

@@ -102,12 +102,14 @@ def memory(name: str) -> int:
     return 50 if name == "gp" else 250  # what a Gaussian process computes grows with the cube of the trials
 
 
-def check_sampler(name: str, space: Space) -> None:
-    """Check that a sampler exists and can propose from a space.
+def check_sampler(name: str, space: Space, metrics: int = 1) -> None:
+    """Check that a sampler exists and can propose from a space, for that many metrics.
 
     Raises:
-        ConfigError: an unknown name, or a grid over a range without a step.
+        ConfigError: an unknown name, a grid over a range without a step, or CMA-ES for several metrics.
     """
     build_sampler(name, 0)
+    if name == "cmaes" and metrics > 1:
+        raise ConfigError("sampler 'cmaes' improves one metric: choose tpe, gp or random for several, or one --metric")
     if name == GRID:
         space.combinations()
