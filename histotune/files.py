@@ -98,12 +98,10 @@ def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        if not _take(file, wait=wait):
             file.seek(0)
             holder = file.read().strip() or "an unknown process"
-            raise StudyError(f"{path.parent} is in use by {holder}: wait for it to end, or stop it") from None
+            raise StudyError(f"{path.parent} is in use by {holder}: wait for it to end, or stop it")
         file.truncate(0)
         file.write(
             f"process {os.getpid()} on {socket.gethostname()} ({doing}) since {datetime.now():%Y-%m-%d %H:%M:%S}"

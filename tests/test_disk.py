@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from histotune import disk
+from histotune import disk, files
 from histotune.cli import app
 from histotune.config import TrialConfig
 from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
@@ -161,3 +162,16 @@ def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) 
     assert "Nothing to free" in CliRunner().invoke(app, command).output
     assert CliRunner().invoke(app, ["gc", "smal", *where]).exit_code == 2
     assert disk.megabytes(2e9) == "2.0 GB"
+
+
+def test_who_asks_for_the_holder_does_not_keep_a_search_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "study" / "lock"
+    with files.lock(path, "an earlier search"):
+        pass
+    with path.open("r", encoding="utf-8") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # as `holder` has it for a moment, which ends while the lock waits
+        monkeypatch.setattr("time.sleep", lambda seconds: asking.close())
+        with files.lock(path, "a search"):
+            assert "a search" in files.holder(path)
