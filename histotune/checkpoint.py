@@ -6,7 +6,7 @@ import io
 import pickle
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from histotune import files
 from histotune.errors import StudyError
 
 NAME = "checkpoint.pt"
+KEPT = "checkpoint-*.pt"  # those that other trials may go on from, by epoch
 _SHARE = 0.1  # of the training time that may go into writing checkpoints
 
 
@@ -33,6 +34,7 @@ class Progress:
         curve: one mapping per epoch, as curve.jsonl has it.
         best_epoch: the one with the best validation metric, from 1; `best_weights` and `best_logits` [n, C] are its.
         best_value: its metric, signed so that more is better.
+        inherited: epochs that another trial trained; the best epoch is one of this trial's own as soon as it has one.
         state: state of network, optimiser and moving average after the last epoch.
     """
 
@@ -43,6 +45,7 @@ class Progress:
     curve: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = float("nan")
+    inherited: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     best_logits: Tensor = field(default_factory=lambda: torch.zeros(0))
     state: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +58,8 @@ class Progress:
     def add(self, row: Mapping[str, float], value: float) -> None:
         """Add an epoch; it is the best when its `value` is larger than any before, or the first that is a number."""
         self.curve.append({"epoch": self.epoch + 1, **row})
-        if not self.best_epoch or value > self.best_value or (self.best_value != self.best_value and value == value):
+        first = self.best_epoch <= self.inherited
+        if first or value > self.best_value or (self.best_value != self.best_value and value == value):
             self.best_epoch, self.best_value = self.epoch, value
 
     def keep(self, weights: Mapping[str, Tensor], logits: np.ndarray) -> None:
@@ -86,13 +90,23 @@ class Checkpoint:
         if progress.epoch == self._epoch:
             return
         began = time.monotonic()
-        shallow = {f.name: getattr(progress, f.name) for f in fields(progress)}
-        buffer = io.BytesIO()
-        torch.save(shallow, buffer)
-        files.write_atomically(self.path, lambda file: file.write(buffer.getbuffer()))
+        _write(self.path, progress)
         self._written = time.monotonic()
         self._cost = self._written - began
         self._epoch = progress.epoch
+
+    def keep(self, progress: Progress) -> None:
+        """Write `progress` beside it, under a name of its own, for other trials to go on from."""
+        _write(self.path.with_name(kept(progress.epoch)), progress)
+
+    def inherit(self, source: Path, digest: str) -> None:
+        """Begin the trial, whose configuration has `digest`, where another one stood when it wrote `source`.
+
+        Raises:
+            StudyError: `source` is no checkpoint.
+        """
+        progress = _read(source)
+        _write(self.path, replace(progress, digest=digest, started=time.time(), inherited=progress.epoch))
 
     def load(self) -> Progress | None:
         """Read what `save` wrote, with tensors on the CPU; None when there is none. Nothing is unpickled but tensors.
@@ -100,15 +114,29 @@ class Checkpoint:
         Raises:
             StudyError: the file is no checkpoint.
         """
-        if not self.path.exists():
-            return None
-        try:
-            return Progress(**torch.load(self.path, map_location="cpu", weights_only=True))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
-            raise StudyError(
-                f"{self.path} is no checkpoint that this version can read ({error}): delete it to train anew"
-            ) from error
+        return _read(self.path) if self.path.exists() else None
 
     def delete(self) -> None:
         """Remove it; an ended trial needs none."""
         self.path.unlink(missing_ok=True)
+
+
+def kept(epoch: int) -> str:
+    """Return the name of the checkpoint that was kept after an epoch."""
+    return KEPT.replace("*", f"{epoch:05d}")
+
+
+def _write(path: Path, progress: Progress) -> None:
+    shallow = {f.name: getattr(progress, f.name) for f in fields(progress)}
+    buffer = io.BytesIO()
+    torch.save(shallow, buffer)
+    files.write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def _read(path: Path) -> Progress:
+    try:
+        return Progress(**torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+        raise StudyError(
+            f"{path} is no checkpoint that this version can read ({error}): delete it to train anew"
+        ) from error

@@ -227,8 +227,8 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI over all studies, on 127.0.0.1 only."""
+    from histotune._mlflow import ui_command
     from histotune.places import Places
-    from histotune.tracking import ui_command
 
     command, environment = ui_command(Places.of(runs).runs, port)
     typer.echo(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)")

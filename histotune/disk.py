@@ -16,7 +16,7 @@ from histotune.errors import ConfigError, StudyError
 from histotune.metrics import direction
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord
 
-WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.pt"
+WEIGHTS, CHECKPOINT, KEPT = "model.safetensors", "checkpoint.pt", "checkpoint-*.pt"
 KEEP = 20  # trials whose weights a search keeps
 TIGHT = 0.8  # share of the free disk from which on a search warns
 _SMALL = 64 * 1024  # bytes of a trial's small files
@@ -87,7 +87,8 @@ class Waste:
 def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
     """List what can be freed of a study that nobody searches in: never a result, never a control.
 
-    - checkpoints and half-written files of trials that have ended,
+    - checkpoints and half-written files of trials that have ended; a search with `pbt` that goes on then has nothing
+      to go on from,
     - weights of trials that the scheduler stopped: they are not exported,
     - weights of complete trials beyond the `keep` best that are in no saved ensemble.
     """
@@ -99,6 +100,7 @@ def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
     found = []
     for record in records:
         found += [_waste(path, "checkpoint of an ended trial") for path in _there(record.folder / CHECKPOINT)]
+        found += [_waste(path, "checkpoint kept for other trials") for path in record.folder.glob(KEPT)]
         found += [_waste(path, "half-written file") for path in record.folder.glob(".*.*") if path.is_file()]
         if record.state == STOPPED or record.number in beyond:
             why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"
@@ -142,7 +144,7 @@ def free(found: Iterable[Waste]) -> int:
     return freed
 
 
-def need(store: StudyStore, config: TrialConfig, *, trials: int, at_once: int, keep: int) -> int:
+def need(store: StudyStore, config: TrialConfig, *, trials: int, checkpoints: int, keep: int) -> int:
     """Estimate the bytes that `trials` more trials will take on disk at most, beside what is there.
 
     A trial's weights are those of `config`, or of the largest network among the study's trials where that is larger;
@@ -154,7 +156,7 @@ def need(store: StudyStore, config: TrialConfig, *, trials: int, at_once: int, k
     parameters = build_model(config, [1] * len(settings.classes), trained=True).parameter_count()
     weights = 4 * max([parameters, *(record.parameters for record in store.trials())])
     small = _SMALL + _PER_CASE * int((parts == "val").sum())
-    return weights * (min(trials, keep) if keep else trials) + trials * small + at_once * 5 * weights
+    return weights * (min(trials, keep) if keep else trials) + trials * small + checkpoints * 5 * weights
 
 
 def preflight(
@@ -163,6 +165,7 @@ def preflight(
     *,
     trials: int | None,
     at_once: int,
+    checkpoints: int,
     keep: int,
     cpus: float,
     gpus: float,
@@ -172,13 +175,14 @@ def preflight(
 
     Args:
         trials: how many more trials; None where only time ends the search: the disk for 100 is asked for.
+        checkpoints: that stand there at once.
         cpus, gpus: of all trials that run at once.
         memory: bytes of the machine that they run on; None where that is many machines.
 
     Raises:
         StudyError: the disk cannot hold it.
     """
-    needed = need(store, config, trials=100 if trials is None else trials, at_once=at_once, keep=keep)
+    needed = need(store, config, trials=100 if trials is None else trials, checkpoints=checkpoints, keep=keep)
     there = shutil.disk_usage(store.folder).free
     disk = f"about {megabytes(needed)} of disk, {megabytes(there)} are free"
     if needed > there:

@@ -15,6 +15,7 @@ from histotune import files, memory, runtime
 from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
+from histotune.lineage import inherited
 from histotune.model import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_weights
 from histotune.session import Session
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
@@ -113,7 +114,7 @@ def _end(
         "metrics": dict(metrics),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "seconds": sum(row["seconds"] for row in progress.curve),
+        "seconds": sum(row["seconds"] for row in progress.curve[inherited(folder) :]),
         "parameters": progress.parameters,
         "kind": kind,
         "reason": reason,

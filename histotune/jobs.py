@@ -25,8 +25,9 @@ from histotune.registry import PLUGINS
 from histotune.search import Budget, Ledger, Listener, Resources
 from histotune.search import run as run_search
 from histotune.search.follow import follow
+from histotune.search.population import check_scheduler
 from histotune.search.samplers import check_sampler
-from histotune.search.schedule import build_scheduler
+from histotune.search.schedule import Population
 from histotune.search.start import begin_with, read_starts
 from histotune.search.watch import Watch
 from histotune.space import Space, check_config, load_space, set_values
@@ -118,7 +119,7 @@ def search(
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
-    build_scheduler(scheduler, loaded.epochs())
+    kept = len(check_scheduler(scheduler, loaded).turns) * Population.KEPT
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
     there = StudyStore(place.runs / (study or loaded.name))
@@ -134,7 +135,7 @@ def search(
         store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
         plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
         opened=None if opened is None else functools.partial(opened, store, budget), start=start,
-        room=functools.partial(_check_room, store, loaded, budget, keep_models, ray_address is not None, said),
+        room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, ray_address is not None, said),
         address=ray_address, storage=storage,
     )  # fmt: skip
     tracker.finish()
@@ -156,6 +157,7 @@ def _check_room(
     space: Space,
     budget: Budget,
     keep: int,
+    kept: int,
     joined: bool,
     said: Callable[[str], None] | None,
     resources: Resources,
@@ -167,7 +169,10 @@ def _check_room(
     cpus, gpus = at_once * resources.cpus_per_trial, at_once * resources.gpus
     config = TrialConfig.from_dict(space.default())
     memory = None if joined else total_memory()
-    line = preflight(store, config, trials=left, at_once=at_once, keep=keep, cpus=cpus, gpus=gpus, memory=memory)
+    line = preflight(
+        store, config, trials=left, at_once=at_once, checkpoints=at_once + kept, keep=keep, cpus=cpus, gpus=gpus,
+        memory=memory,
+    )  # fmt: skip
     if said is not None:
         said(f"{'trials' if left is None else f'{left} trials'}, {line}")
 

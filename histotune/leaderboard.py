@@ -12,6 +12,7 @@ import pandas as pd
 
 from histotune import metrics, space
 from histotune.errors import StudyError
+from histotune.lineage import read_parent
 from histotune.pareto import front
 from histotune.statistics import Difference, paired_bootstrap
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
@@ -47,7 +48,8 @@ def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.
         One row per line: `rank` (Int64), `kind`, `number` (-1 where there is none), `name`, `state`, the study's
         metric, the other metrics, `loss`, `backbone`, `epochs`, `best_epoch`, `seconds`, `latency_ms`, `parameters`,
         `front` (in a study of several metrics: on their Pareto front), `digest`,
-        `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed).
+        `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed, or which
+        trial it goes on from).
     """
     settings = store.settings()
     sign = metrics.direction(settings.metric)
@@ -192,8 +194,13 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
         "parameters": record.parameters,
         "digest": record.digest,
         "protocol": protocol,
-        "note": f"{record.kind}: {record.reason}" if record.kind else record.reason,
+        "note": f"{record.kind}: {record.reason}" if record.kind else record.reason or _descent(line),
     }
+
+
+def _descent(line: Line) -> str:
+    parent = read_parent(line.record.folder) if line.kind == TRIAL else None
+    return f"goes on from trial {parent.number} after epoch {parent.epoch}" if parent else ""
 
 
 def _components(line: Line) -> tuple[str, str]:

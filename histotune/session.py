@@ -70,9 +70,14 @@ class Session:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave; the optimiser's settings stay those of the configuration."""
         self.model.load_state_dict(state["model"])
+        own = [
+            {name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         if self.average:
             self.average.model.load_state_dict(state["average"])
 

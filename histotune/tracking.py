@@ -6,8 +6,6 @@ search leaves no run behind that pretends to be running; `mirror` adds whatever 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from histotune import _mlflow, files
-from histotune.errors import StudyError
+from histotune.lineage import inherited, read_parent
 from histotune.metrics import METRICS
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
@@ -28,27 +26,6 @@ FEW = 20  # runs that are asked for one by one instead of all runs of the study
 _SERVED = ("http://", "https://", "databricks")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on chats
 _STATUS = {COMPLETE: "FINISHED", STOPPED: "KILLED"}  # everything else: FAILED
-
-
-def ui_command(runs: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment that serve MLflow's interface over `runs` on this machine only.
-
-    One worker and no job execution: 0.4 GB of memory instead of 1.5 GB.
-
-    Raises:
-        StudyError: nothing was tracked in `runs` yet.
-    """
-    if not (runs / "mlflow.db").exists():
-        raise StudyError(
-            f"there is no MLflow database in {runs}: run a search first, such as `histotune search demo --trials 8`, "
-            "or name the folder of the studies with --runs"
-        )
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", _mlflow.database_uri(runs)]
-    command += ["--no-serve-artifacts", "--default-artifact-root", _mlflow.artifacts(runs).as_uri()]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    safe = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    return command, os.environ | quiet | safe
 
 
 @dataclass(frozen=True)
@@ -226,7 +203,8 @@ class MlflowTracker:
             tags = _trial_tags(entry, config)
             name = " ".join(filter(None, [entry.key.replace("/", " "), tags.get("backbone"), tags.get("loss")]))
             run = self.open_run(client, name, tags, began)
-        values = [*_mlflow.final_metrics(record, ended), *_mlflow.curve(record.curve(), began)]
+        rows = record.curve()[inherited(record.folder) :]
+        values = [*_mlflow.final_metrics(record, ended), *_mlflow.curve(rows, began)]
         _mlflow.log(client, run, values, _mlflow.params(config))
         client.set_terminated(run, _STATUS.get(record.state, "FAILED"), _mlflow.milliseconds(ended))
 
@@ -296,5 +274,6 @@ def _trial_tags(entry: Entry, config: Mapping[str, Any]) -> dict[str, str]:
             "fusion": model.get("fusion", {}).get("name", ""),
             "failure": record.kind,
             "reason": record.reason,
+            "parent_trial": parent.number if (parent := read_parent(record.folder)) else "",
         }
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,7 @@ def epochs(
     *,
     metric: str = "balanced_accuracy",
     share: float = 1.0,
+    keep: Collection[int] = (),
 ) -> Generator[Epoch, None, None]:
     """Train, one item per epoch; go on from the folder's checkpoint as if there had been no interruption.
 
@@ -114,6 +115,7 @@ def epochs(
         folder: the trial folder; made when missing.
         metric: the validation metric by which the best epoch is chosen.
         share: of the device's memory that the training may take.
+        keep: epochs after which the checkpoint is kept, too, under a name of its own, for other trials to go on from.
 
     Raises:
         TrialFailed: NaN loss, infeasible, out of memory, disk full or bad data; `fail` puts it on record.
@@ -130,7 +132,7 @@ def epochs(
         open_folder(folder, config, progress.curve if progress else [])
         session = start(config, data)
         session.micro_batch = memory.plan(session, folder, share)
-        progress = _resume(session, progress) if progress else _begin(session, folder)
+        progress = _resume(session, folder, progress) if progress else _begin(session, folder)
         memory.describe(folder, session)
         while not _over(progress, config):
             began = time.perf_counter()
@@ -146,6 +148,8 @@ def epochs(
             files.append_json(folder / CURVE, progress.curve[-1])
             if not _over(progress, config):
                 progress.state = session.state()
+                if progress.epoch in keep:
+                    checkpoint.keep(progress)
                 if checkpoint.due():
                     checkpoint.save(progress)
                 try:
@@ -232,8 +236,10 @@ def _begin(session: Session, folder: Path) -> Progress:
     return Progress(session.config.digest(), time.time(), session.model.parameter_count(), validation)
 
 
-def _resume(session: Session, progress: Progress) -> Progress:
+def _resume(session: Session, folder: Path, progress: Progress) -> Progress:
     session.load_state(progress.state)
+    if progress.epoch == progress.inherited:
+        describe(folder, session)
     return progress
 
 

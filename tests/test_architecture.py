@@ -19,7 +19,7 @@ LAYERS = [
     {"registry"},
     {"config", "runtime", "files"},
     {"cohort", "metrics", "pareto", "class_balance", "imbalance"},
-    {"datasets", "splits", "trial_index"},
+    {"datasets", "splits", "trial_index", "lineage"},
     {"prepare", "store", "places"},
     {"augment", "backbones", "fusions", "losses", "ensembles"},
     {"batches", "model"},

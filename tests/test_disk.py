@@ -132,21 +132,21 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     small_study: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig()
-    ask = {"trials": 50, "at_once": 2, "keep": 20}
+    ask = {"trials": 50, "checkpoints": 2, "keep": 20}
     needed = need(small_study, config, **ask)
-    assert needed < need(small_study, config, trials=50, at_once=2, keep=0)
-    line = preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+    assert needed < need(small_study, config, trials=50, checkpoints=2, keep=0)
+    line = preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
     assert "are free" in line
     assert "1.0 GB of memory" in line
-    assert "memory" not in preflight(small_study, config, cpus=2, gpus=0, memory=None, **ask), (
+    assert "memory" not in preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=None, **ask), (
         "a cluster's nodes differ"
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed * 1.1))
     with pytest.warns(UserWarning, match="that is tight"):
-        preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+        preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(StudyError, match=r"needs about .* of disk, .* are free.*histotune gc"):
-        preflight(small_study, config, cpus=2, gpus=0, memory=10**9, **ask)
+        preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
 
 
 def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from histotune import _mlflow, files
+from histotune._mlflow import ui_command
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
@@ -24,7 +25,7 @@ from histotune.export import export_ensemble, export_trial, log_ensemble, log_mo
 from histotune.merge import merge
 from histotune.predict import load
 from histotune.store import StudyStore, TrialRecord, read_record, write_record
-from histotune.tracking import MIRRORED, PARENT, MlflowTracker, ui_command
+from histotune.tracking import MIRRORED, PARENT, MlflowTracker
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ class Affinity(Objective):
     """
 
     soft_labels = True
-    sigma: Tensor
+    scale: Tensor
     weights: Tensor
     pairs: Tensor
 
@@ -94,11 +94,16 @@ class Affinity(Objective):
         nn.init.trunc_normal_(self.centres, std=deviation, a=-2 * deviation, b=2 * deviation)
         self.register_buffer("weights", given.class_weights(focus.beta), persistent=False)
         self.register_buffer("pairs", torch.triu_indices(number, number, 1), persistent=False)  # [2, number of pairs]
-        sigma = head.sigma
-        if head.sigma_mode == "auto" and number > 1:
-            sigma = head.sigma_factor * self.centre_distances().mean().item()
-        self.register_buffer("sigma", torch.tensor(sigma))  # saved: under `auto` it comes from the first centres
-        _warn_if_vanishing(given, head, sigma)
+        auto = head.sigma_mode == "auto" and number > 1
+        scale = self.centre_distances().mean().detach() if auto else torch.tensor(1.0)
+        self.register_buffer("scale", scale, persistent=auto)  # saved: it comes from the first centres
+        self._factor = head.sigma_factor if auto else head.sigma
+        _warn_if_vanishing(given, head, self.sigma.item())
+
+    @property
+    def sigma(self) -> Tensor:
+        """The width of the affinities, a scalar."""
+        return self.scale * self._factor
 
     @full_precision
     def scores(self, features: Tensor) -> Tensor:

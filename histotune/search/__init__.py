@@ -46,7 +46,7 @@ def run(
         store: the study, which exists.
         cohorts: {image size: folder of the prepared cohort}.
         sampler: `tpe`, `gp`, `cmaes`, `random` or `grid`.
-        scheduler: `asha`, `hyperband`, `median` or `none`.
+        scheduler: `asha`, `hyperband`, `median`, `pbt` or `none`.
         seed: of the sampler.
         plugins: folders whose components the workers shall know, too.
         address: of a Ray cluster to join, `auto` or `HOST:PORT`; None starts a private Ray.
@@ -65,10 +65,11 @@ def run(
     # Optuna and Ray are imported by those who search, not by those who read a study
     from histotune.search.conductor import Conductor
     from histotune.search.journal import Journal
+    from histotune.search.population import Nursery, check_scheduler
     from histotune.search.resume import take_up
     from histotune.search.sampler import Proposer
     from histotune.search.samplers import check_sampler
-    from histotune.search.schedule import build_scheduler
+    from histotune.search.schedule import Population
     from histotune.search.site import found, run_at
 
     resources = resources or Resources()
@@ -76,7 +77,7 @@ def run(
         resources.check()
     metric, *others = check_metrics(store.settings().metrics)
     check_sampler(sampler, space, 1 + len(others))
-    stopper = build_scheduler(scheduler, space.epochs())
+    stopper = check_scheduler(scheduler, space)
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
@@ -90,6 +91,9 @@ def run(
         history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
         past = journal.trials()
         proposer = Proposer(space, sampler, seed=seed, maximize=better, others=more, history=past, start=start)
+        nursery = None
+        if isinstance(stopper, Population):
+            nursery = Nursery(store, site.depot, stopper, space, seed=seed, history=past)
         conductor = Conductor(
             store,
             journal,
@@ -100,6 +104,7 @@ def run(
             at_once=site.at_once,
             metric=(metric, sign),
             others=others,
+            nursery=nursery,
             listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
             trial_timeout=trial_timeout,
@@ -108,6 +113,9 @@ def run(
         if opened is not None:
             opened(history.ledger)
         if not conductor.over():
-            run_at(site, conductor, store=store, cohorts=cohorts, plugins=plugins)
+            run_at(site, conductor, store=store, cohorts=cohorts, plugins=plugins, keep=stopper.turns)
         conductor.deliver()
-        return conductor.summary()
+        summary = conductor.summary()
+        if nursery is not None and not summary.unfinished:
+            nursery.close()
+        return summary

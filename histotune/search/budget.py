@@ -38,6 +38,10 @@ class Ledger:
         self._reached[number] = max(before, epoch)
         self.trained += self._reached[number] - before
 
+    def inherit(self, number: int, epochs: int) -> None:
+        """Hear that a trial begins with epochs that another one trained: they are not spent twice."""
+        self._reached[number] = epochs
+
     def end(self, number: int, epochs: int, score: float | None) -> None:
         """Put the end of a trial on record; a stopped or failed one has no score. A tie with the best is no gain."""
         self.train(number, epochs)

@@ -10,11 +10,13 @@ from typing import Any
 
 from histotune import files, memory
 from histotune.disk import Keeper
+from histotune.lineage import Parent
 from histotune.search._events import EXHAUSTED, FAILURES, Listener, Summary
 from histotune.search.budget import TRIALS, Budget, Ledger
-from histotune.search.journal import CONFIG, DEATHS, DIGEST, Journal
+from histotune.search.journal import CONFIG, DEATHS, DIGEST, PARENT, Journal
 from histotune.search.mishaps import Mishaps
-from histotune.search.sampler import Proposer
+from histotune.search.population import Nursery
+from histotune.search.sampler import Proposal, Proposer
 from histotune.search.schedule import Scheduler
 from histotune.search.watch import Watch
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
@@ -24,10 +26,15 @@ STOP = "stop"  # file in a trial folder: the worker that finds it ends the trial
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial for a worker."""
+    """A trial for a worker.
+
+    Attributes:
+        parent: whose checkpoint it begins from; None when it begins by itself.
+    """
 
     number: int
     config: Mapping[str, Any]
+    parent: Parent | None = None
 
 
 @dataclass
@@ -38,6 +45,7 @@ class History:
         ledger: what they spent.
         digests: {digest of a configuration: number of its trial}.
         unfinished: {number: configuration} of trials to take up again.
+        parents: {number: whose checkpoint it begins from} of those that do not begin by themselves.
         deaths: {number: how often its worker died}.
         longest: mean seconds of an epoch of the trial that took longest.
     """
@@ -45,6 +53,7 @@ class History:
     ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, int] = field(default_factory=dict)
     unfinished: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    parents: dict[int, Parent] = field(default_factory=dict)
     deaths: Counter[int] = field(default_factory=Counter)
     longest: float = 0.0
 
@@ -62,6 +71,7 @@ class Conductor:
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
         others: further metrics, which the sampler alone hears of.
+        nursery: hands out trials that go on from another's checkpoint; None where the scheduler leaves no place to any.
         listeners: hear of everything, after it was decided.
         notes: what the summary shall tell from the start.
         trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `Watch` has them.
@@ -81,6 +91,7 @@ class Conductor:
         at_once: int,
         metric: tuple[str, int],
         others: Sequence[str] = (),
+        nursery: Nursery | None = None,
         listeners: Sequence[Listener] = (),
         notes: Sequence[str] = (),
         trial_timeout: float | None = None,
@@ -90,7 +101,7 @@ class Conductor:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
         self._history, self._budget, self._at_once, self._clock = history, budget, at_once, clock
         self._metric, self._sign = metric
-        self._others = list(others)
+        self._others, self._nursery = list(others), nursery
         self._listeners = list(listeners)
         self._ledger = history.ledger
         self._waiting = deque(sorted(history.unfinished.items()))
@@ -119,15 +130,13 @@ class Conductor:
         if self._waiting:
             number, config = self._waiting.popleft()
             return self._start(number, config)
+        if self._nursery is not None and (descendant := self._nursery.next()) is not None:
+            return self._propose(*descendant)
         proposal = self._proposer.propose(self._history.digests.__contains__)
         if proposal is None:
             self._exhausted = True
             return None
-        attributes = {CONFIG: proposal.config, DIGEST: proposal.digest}
-        number = self._journal.propose(proposal.params, proposal.distributions, attributes)
-        self._proposer.running(number)
-        self._history.digests[proposal.digest] = number
-        return self._start(number, proposal.config)
+        return self._propose(proposal)
 
     def begun(self, number: int) -> None:
         """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
@@ -146,6 +155,8 @@ class Conductor:
         stop = self._scheduler.report(number, epoch, self._sign * value) and number > 0
         if stop:
             files.write_text(self._store.trial_folder(number) / STOP, f"after epoch {epoch}\n")
+        if self._nursery is not None:
+            self._nursery.reported(number, epoch)
         self._events.append(("reported", (number, epoch, dict(metrics))))
         return stop
 
@@ -161,6 +172,8 @@ class Conductor:
         self._ledger.end(number, record.epochs, None if values is None else self._sign * values[0])
         self._counts[record.state] += 1
         self._keeper.ended(record)
+        if self._nursery is not None:
+            self._nursery.ended(record)
         self._events.append(("ended", (record,)))
         self._mishaps.count(record)
         self._end_if_hopeless()
@@ -244,10 +257,24 @@ class Conductor:
     def _cut(self) -> tuple[str, str] | None:
         return self._budget.cut(self._ledger, self._clock() - self._began)
 
+    def _propose(self, proposal: Proposal, parent: Parent | None = None) -> Assignment:
+        """Write a proposal down and hand it out; another trial's descendant is no repetition of its configuration."""
+        attributes = {CONFIG: proposal.config} | ({PARENT: parent} if parent else {DIGEST: proposal.digest})
+        number = self._journal.propose(proposal.params, proposal.distributions, attributes)
+        if parent is None:
+            self._proposer.running(number)
+            self._history.digests[proposal.digest] = number
+        else:
+            self._history.parents[number] = parent
+            self._ledger.inherit(number, parent.epoch)
+        if self._nursery is not None:
+            self._nursery.begun(number, proposal.params, parent)
+        return self._start(number, proposal.config)
+
     def _start(self, number: int, config: Mapping[str, Any]) -> Assignment:
         self._live[number] = config
         self._events.append(("started", (number, config)))
-        return Assignment(number, config)
+        return Assignment(number, config, self._history.parents.get(number))
 
     def _end_if_hopeless(self) -> None:
         if self._mishaps.end:

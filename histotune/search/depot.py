@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import os
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 import fsspec
 
 from histotune import files
+from histotune.checkpoint import KEPT
 from histotune.checkpoint import NAME as CHECKPOINT
 from histotune.cohort import load
 from histotune.errors import ConfigError, StudyError
@@ -87,11 +89,15 @@ class Depot:
         return store
 
     def pull(self, folder: Path) -> None:
-        """Bring a trial folder up to what the storage has of it, the record of its end last."""
+        """Bring a trial folder up to what the storage has of it, the record of its end last.
+
+        Checkpoints that are kept for other trials stay there: `bring` gets the one that is needed.
+        """
         place = f"trials/{folder.name}"
         with self._reached():
             for name in sorted(self._names(place), key=lambda name: name == LAST):
-                self._get(f"{place}/{name}", folder / name)
+                if not fnmatch.fnmatch(name, KEPT):
+                    self._get(f"{place}/{name}", folder / name)
 
     def pull_all(self, store: StudyStore) -> None:
         """Bring every trial that has not ended in the study's folder up to what the storage has of it."""
@@ -118,6 +124,18 @@ class Depot:
         """Store one file of a trial folder."""
         with self._reached():
             self._put(folder / name, f"trials/{folder.name}/{name}")
+
+    def bring(self, path: Path) -> None:
+        """Bring one file of a trial folder, if the storage has it."""
+        if self.has(path.parent, path.name):
+            with self._reached():
+                self._get(f"trials/{path.parent.name}/{path.name}", path)
+
+    def remove(self, folder: Path, name: str) -> None:
+        """Remove one file of a trial folder from the storage, if it is there."""
+        if self.has(folder, name):
+            with self._reached():
+                self._system.rm(self._at(f"trials/{folder.name}/{name}"))
 
     def has(self, folder: Path, name: str) -> bool:
         """Whether the storage has that file of a trial folder."""

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from histotune.checkpoint import Checkpoint, kept
 from histotune.cohort import Cohort, load
-from histotune.errors import StudyError
+from histotune.errors import StudyError, TrialFailed
+from histotune.lineage import Parent, write_parent
 from histotune.places import Places
 from histotune.registry import load_plugins
 from histotune.search.conductor import STOP
@@ -56,6 +58,24 @@ class Desk:
         """Bring what the trial wrote to where the driver sees it."""
         if self._depot and self.folder.exists():
             self._depot.push(self.folder, self._sent)
+
+    def inherit(self, parent: Parent, digest: str) -> None:
+        """Let the trial, whose configuration has `digest`, begin where its parent stood, unless it has begun.
+
+        Raises:
+            TrialFailed: what it was to begin from is gone.
+            StudyError: that is no checkpoint.
+        """
+        checkpoint = Checkpoint(self.folder)
+        if checkpoint.path.exists():
+            return
+        source = self.store.trial_folder(parent.number) / kept(parent.epoch)
+        if self._depot and not source.exists():
+            self._depot.bring(source)
+        if not source.exists():
+            raise TrialFailed("bad_data", f"the checkpoint of trial {parent.number} after epoch {parent.epoch} is gone")
+        write_parent(self.folder, parent)
+        checkpoint.inherit(source, digest)
 
     def cohort(self, folder: Path) -> Cohort:
         """Open the prepared cohort, memory-mapped; a node that lacks it copies it once from the storage."""

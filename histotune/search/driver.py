@@ -182,14 +182,20 @@ def drive(
     scratch: Path,
     plugins: Sequence[Path] = (),
     depot: Depot | None = None,
+    keep: Sequence[int] = (),
 ) -> None:
-    """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes."""
+    """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes.
+
+    `keep` names the epochs after which a trial's checkpoint is kept.
+    """
     packed = pack(plugins)
 
     def describe(assignment: Assignment) -> Mapping[str, Any]:
         return {
             "number": assignment.number,
             "config": assignment.config,
+            "parent": assignment.parent,
+            "keep": keep,
             "study": str(study),
             "cohort": str(cohorts[assignment.config["image_size"]]),
             "metric": metric,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import yaml
 
 from histotune import files
+from histotune.lineage import inherited
 from histotune.metrics import direction
 from histotune.search._events import Listener
 from histotune.search.budget import Budget, Ledger
@@ -71,15 +72,23 @@ class _Watcher:
 
     def _end(self, record: TrialRecord) -> None:
         self._ended.add(record.number)
+        self._inherit(record.number)
         value = record.metrics.get(self._metric, float("nan")) if record.state == COMPLETE else float("nan")
         self.ledger.end(record.number, record.epochs, direction(self._metric) * value if value == value else None)
+
+    def _inherit(self, number: int) -> int:
+        """Return how many of a trial's epochs another one trained, which are not told."""
+        epochs = inherited(self._store.trial_folder(number))
+        if epochs and number not in self._epochs:
+            self.ledger.inherit(number, epochs)
+        return epochs
 
     def _tell(self, number: int) -> None:
         folder = self._store.trial_folder(number)
         record = read_record(folder, number)
         rows = files.read_json_lines(folder / "curve.jsonl")
         if number not in self._epochs:
-            self._epochs[number] = 0
+            self._epochs[number] = self._inherit(number)
             for listener in self._listeners:
                 listener.started(number, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         for row in rows[self._epochs[number] :]:

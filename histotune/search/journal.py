@@ -18,7 +18,7 @@ from histotune import files
 from histotune.errors import HistotuneError, StudyError
 from histotune.store import COMPLETE, TrialRecord
 
-CONFIG, DIGEST, RECORD, DEATHS = "config", "digest", "record", "deaths"  # user attributes of a trial
+CONFIG, DIGEST, RECORD, DEATHS, PARENT = "config", "digest", "record", "deaths", "parent"  # user attributes of a trial
 ORDER = "order"  # in `record`: how many trials of the study had ended before it
 
 

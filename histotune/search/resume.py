@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from histotune import files
+from histotune.lineage import Parent
 from histotune.search.budget import Ledger
 from histotune.search.conductor import STOP, History, settle
-from histotune.search.journal import CONFIG, DEATHS, DIGEST, ORDER, RECORD, Journal, facts
+from histotune.search.journal import CONFIG, DEATHS, DIGEST, ORDER, PARENT, RECORD, Journal, facts
 from histotune.search.schedule import Scheduler
 from histotune.store import StudyStore, TrialRecord, read_record
 
@@ -33,6 +34,8 @@ def take_up(
     for trial in journal.trials():
         if DIGEST in trial.user_attrs:
             history.digests[trial.user_attrs[DIGEST]] = trial.number
+        if PARENT in trial.user_attrs:
+            history.parents[trial.number] = Parent(*trial.user_attrs[PARENT])
         if not trial.state.is_finished():
             history.unfinished[trial.number] = trial.user_attrs[CONFIG]
             history.deaths[trial.number] = trial.user_attrs.get(DEATHS, 0)
@@ -49,6 +52,9 @@ def take_up(
 def ledger(trials: list[FrozenTrial], sign: int) -> Ledger:
     """Add up what the trials of a journal spent, ended ones in the order in which they had ended."""
     found = Ledger()
+    for trial in trials:
+        if PARENT in trial.user_attrs:
+            found.inherit(trial.number, Parent(*trial.user_attrs[PARENT]).epoch)
     ended = [trial for trial in trials if RECORD in trial.user_attrs and trial.state.is_finished()]
     for trial in sorted(ended, key=lambda one: (one.user_attrs[RECORD].get(ORDER, one.number), one.number)):
         score = sign * trial.values[0] if trial.state == TrialState.COMPLETE else None
@@ -74,10 +80,10 @@ def _catch_up(
 ) -> None:
     """Decide on the last epoch of an interrupted trial as if there had been no interruption."""
     folder = store.trial_folder(trial.number)
-    stop = False
+    stop, inherited = False, trial.user_attrs.get(PARENT, (0, 0))[1]
     for row in files.read_json_lines(folder / "curve.jsonl"):
         value = row.get(metric)
-        if value is None:
+        if value is None or row["epoch"] <= inherited:
             continue
         if row["epoch"] not in trial.intermediate_values:
             journal.report(trial.number, row["epoch"], value)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
 from histotune.memory import INFEASIBLE
-from histotune.search.journal import CONFIG, RECORD
+from histotune.search.journal import CONFIG, PARENT, RECORD
 from histotune.search.samplers import GRID, build_sampler, draws, memory
 from histotune.search.start import Known, Start
 from histotune.space import Condition, Space
@@ -41,7 +41,8 @@ class Proposer:
     """Asks a sampler for configurations over a study in memory that holds only what the sampler may see.
 
     It sees complete trials with their value and running ones without (so that it does not propose beside them).
-    Trials that were stopped or failed, and trials from outside the present space, it does not see; but those for which
+    Trials that were stopped or failed, that began from another's checkpoint, or that come from outside the present
+    space, it does not see; but those for which
     the memory does not suffice it sees as violating a constraint, so that it learns where the boundary runs. Of many
     complete trials it sees the best and the latest, `memory` of each, up to four times as many in all before it forgets
     again: a proposal takes as long in a study of ten thousand trials as in one of a thousand.
@@ -176,14 +177,14 @@ class Proposer:
     def _learn(self, known: Known) -> None:
         """Add a trial of another study, unless the present space is a narrower one."""
         if self._space.accepts(known.params):
-            replay = _Replay(known.params)
+            replay = Replay(known.params)
             self._space.suggest(replay)
             params, distributions = dict(known.params), replay.distributions
             self._seen.add_trial(create_trial(values=known.values, params=params, distributions=distributions))
 
     def _show(self, trial: FrozenTrial) -> None:
         """Add an earlier trial as it would stand if the present space had proposed it."""
-        replay = _Replay(trial.params)
+        replay = Replay(trial.params)
         self._space.suggest(replay)
         if _infeasible(trial):
             self._seen.add_trial(_forbidden(trial.params, replay.distributions))
@@ -210,8 +211,8 @@ def _together(branches: Iterable[Condition]) -> dict[str, str]:
 
 
 def _tells(trial: FrozenTrial) -> bool:
-    """Whether a sampler may see a trial of the journal."""
-    return trial.state in SEEN or _infeasible(trial)
+    """Whether a sampler may see a trial of the journal: not one that trained another's weights on."""
+    return PARENT not in trial.user_attrs and (trial.state in SEEN or _infeasible(trial))
 
 
 def _infeasible(trial: FrozenTrial) -> bool:
@@ -233,7 +234,7 @@ def _worth_seeing(trials: Sequence[FrozenTrial], count: int, *, maximize: bool) 
     return [trial for trial in trials if trial.state != TrialState.COMPLETE or trial.number in kept]
 
 
-class _Replay:
+class Replay:
     """Answers draws from known values and keeps the distributions that asked for them."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
@@ -243,14 +244,17 @@ class _Replay:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
+        """Return the number under `name`."""
         self.distributions[name] = optuna.distributions.FloatDistribution(low, high, log=log, step=step)
         return float(self._params[name])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Return the whole number under `name`."""
         self.distributions[name] = optuna.distributions.IntDistribution(low, high, log=log, step=step)
         return int(self._params[name])
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """Return the option under `name`."""
         self.distributions[name] = optuna.distributions.CategoricalDistribution(choices)
         return self._params[name]
 

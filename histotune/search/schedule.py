@@ -22,9 +22,11 @@ class Scheduler:
 
     Attributes:
         grace: the first epoch after which a trial may be stopped.
+        turns: epochs after which a trial's checkpoint is kept for others to go on from.
     """
 
     grace: float = math.inf
+    turns: tuple[int, ...] = ()
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Hear the score of a trial after an epoch (from 1; more is better); return whether to stop the trial."""
@@ -133,6 +135,48 @@ class Median(Scheduler):
         return max((value for at, value in own.items() if at <= epoch), default=-math.inf) < median
 
 
+class Population(Scheduler):
+    """Who gives way in population based training (Jaderberg et al., 2017), by truncation, at five turns of a training.
+
+    A trial whose score after a turn is in the worst quarter of those that were seen there is stopped; in its place
+    one of the best quarter is trained on with other parameters, see `population.Nursery`. The first three trials at a
+    turn go on.
+
+    Args:
+        epochs: epochs of a full training.
+    """
+
+    SEEN, QUARTER = 4, 0.25
+    KEPT = 5  # of the best at a turn, their checkpoints may be gone on from
+
+    def __init__(self, epochs: int) -> None:
+        step = max(1, round(epochs / 5))
+        self.turns = tuple(range(step, epochs - step + 1, step))
+        self.grace = min(self.turns, default=math.inf)
+        self._scores: dict[int, dict[int, float]] = {turn: {} for turn in self.turns}
+
+    def report(self, number: int, epoch: int, score: float) -> bool:
+        """Record the score if the epoch is a turn; stop the trial if it is among the worst there."""
+        scores = self._scores.get(epoch)
+        if scores is None:
+            return False
+        own = scores.setdefault(number, score)
+        others = [other for trial, other in scores.items() if trial != number and not math.isnan(other)]
+        if len(others) + 1 < self.SEEN:
+            return False
+        return math.isnan(own) or own < float(np.percentile(others, 100 * self.QUARTER))
+
+    def best(self, turn: int) -> list[int]:
+        """Return the trials with the best scores at a turn, the best first, `KEPT` at most."""
+        scores = {trial: score for trial, score in self._scores[turn].items() if not math.isnan(score)}
+        return sorted(scores, key=lambda trial: (-scores[trial], trial))[: self.KEPT]
+
+    def elite(self, turn: int) -> list[int]:
+        """Return those of the best that are within the best quarter."""
+        seen = sum(not math.isnan(score) for score in self._scores[turn].values())
+        return self.best(turn)[: math.ceil(self.QUARTER * seen)]
+
+
 def rungs(epochs: int, grace: int | None = None, eta: float = 3.0) -> tuple[int, ...]:
     """Return the epochs at which trials are compared.
 
@@ -160,6 +204,7 @@ SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
     "asha": Asha,
     "hyperband": Hyperband,
     "median": Median,
+    "pbt": Population,
     "none": lambda epochs: Scheduler(),
 }
 """Name -> builder from the epochs of a full training."""

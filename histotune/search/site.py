@@ -60,7 +60,13 @@ def found(
 
 
 def run_at(
-    site: Site, conductor: Conductor, *, store: StudyStore, cohorts: Mapping[int, Path], plugins: Sequence[Path]
+    site: Site,
+    conductor: Conductor,
+    *,
+    store: StudyStore,
+    cohorts: Mapping[int, Path],
+    plugins: Sequence[Path],
+    keep: Sequence[int] = (),
 ) -> None:
     """Run what the conductor hands out until it says that the search is over, or a signal comes."""
     from histotune.search._signals import Signals
@@ -84,6 +90,7 @@ def run_at(
             scratch=scratch,
             plugins=plugins,
             depot=site.depot,
+            keep=keep,
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from histotune import files
 from histotune.errors import ConfigError, StudyError
+from histotune.lineage import read_parent
 from histotune.metrics import direction
 from histotune.space import Space, read_configuration
 from histotune.store import COMPLETE, StudyStore, TrialRecord
@@ -126,6 +127,8 @@ def _fitting(space: Space, records: Sequence[TrialRecord], metrics: Sequence[str
     for record in records:
         values = [record.metrics.get(name, float("nan")) for name in metrics]
         try:
+            if read_parent(record.folder) is not None:
+                raise ConfigError("it trained on from another trial's checkpoint")
             if any(value != value for value in values):
                 raise ConfigError(f"no value of {' and '.join(metrics)}")
             found.append(Known(space.locate(record.config(), whole=True), values))

@@ -16,6 +16,7 @@ from histotune import memory, runtime
 from histotune.checkpoint import Checkpoint
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
+from histotune.lineage import Parent
 from histotune.search.conductor import STOP
 from histotune.search.desk import Desk, unpack
 from histotune.session import named_failures
@@ -129,7 +130,9 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         given = self._assignment
         data = self._load(given["cohort"])
         config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": self._share}
-        training = epochs(config, data, self._folder, **how)
+        if given["parent"] is not None:
+            self._desk.inherit(Parent(*given["parent"]), config.digest())
+        training = epochs(config, data, self._folder, **how, keep=given["keep"])
         assert isinstance(training, Generator)
         return training
 

@@ -21,12 +21,15 @@ from histotune.space._check import check_config, check_values
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits
 from histotune.space._locate import locate
-from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Switch
+from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Range, Switch
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
 __all__ = [
+    "Choice",
     "Condition",
     "Draws",
+    "Parameter",
+    "Range",
     "Row",
     "Share",
     "Space",
