@@ -126,6 +126,11 @@ def kept(epoch: int) -> str:
     return KEPT.replace("*", f"{epoch:05d}")
 
 
+def kept_after(path: Path) -> int:
+    """Return the epoch of a checkpoint that was kept."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def _write(path: Path, progress: Progress) -> None:
     shallow = {f.name: getattr(progress, f.name) for f in fields(progress)}
     buffer = io.BytesIO()

@@ -40,7 +40,7 @@ def search(
         typer.Option(help="Metric that ranks trials; further ones ask for a Pareto front."),
     ] = None,
     sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, cmaes, random, grid.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, none.")] = "asha",
+    scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, pbt, none.")] = "asha",
     split: given.SplitOption = None,
     imbalance: given.ImbalanceOption = None,
     seed: given.SeedOption = None,

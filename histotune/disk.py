@@ -100,7 +100,7 @@ def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
     found = []
     for record in records:
         found += [_waste(path, "checkpoint of an ended trial") for path in _there(record.folder / CHECKPOINT)]
-        found += [_waste(path, "checkpoint kept for other trials") for path in record.folder.glob(KEPT)]
+        found += [_waste(path, "checkpoint kept for other trials") for path in sorted(record.folder.glob(KEPT))]
         found += [_waste(path, "half-written file") for path in record.folder.glob(".*.*") if path.is_file()]
         if record.state == STOPPED or record.number in beyond:
             why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"

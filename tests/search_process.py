@@ -1,4 +1,4 @@
-"""A search as a process of its own, for tests that kill it: study folder, cohort folder, space file, trials."""
+"""A search as a process of its own, for tests that kill it: study, cohort, space file, trials, scheduler."""
 
 from __future__ import annotations
 
@@ -33,11 +33,16 @@ class Lines:
 
 
 if __name__ == "__main__":
-    study, cohort, space, trials = sys.argv[1:]
+    study, cohort, space, trials, scheduler = sys.argv[1:]
     lines = Lines()
     lines.say("begun")
     summary = run(
-        StudyStore(Path(study)), load_space(space), {32: Path(cohort)}, Budget(int(trials)), listeners=[lines]
+        StudyStore(Path(study)),
+        load_space(space),
+        {32: Path(cohort)},
+        Budget(int(trials)),
+        scheduler=scheduler,
+        listeners=[lines],
     )
     for note in summary.notes:
         lines.say(f"note {note}")

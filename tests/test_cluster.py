@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from histotune import files, memory
+from histotune.checkpoint import KEPT, Checkpoint, Progress, kept
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, StudyError, TrialFailed
+from histotune.lineage import Parent, read_parent
 from histotune.memory import ENVIRONMENT
 from histotune.registry import load_plugins
 from histotune.runtime import share_gpu
@@ -23,6 +25,7 @@ from histotune.search import Budget, Resources, run, worker
 from histotune.search.cluster import _mark, _marked
 from histotune.search.conductor import STOP
 from histotune.search.depot import COHORT_FILES, Depot
+from histotune.search.desk import Desk
 from histotune.search.driver import Courier
 from histotune.space import read_space
 from histotune.store import COMPLETE, FAILED, StudyStore, TrialRecord, read_record
@@ -130,6 +133,39 @@ def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: S
     files.write_text(ours / STOP, "after epoch 2\n")
     courier.send(7, STOP)
     assert depot.has(second, STOP)
+
+
+def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyStore, tmp_path: Path) -> None:
+    depot, there = Depot.of(f"file://{tmp_path}/bucket", small_study), tmp_path / "a/00003"
+    progress = Progress("parent", 1.0, curve=[{"epoch": 1}, {"epoch": 2}], best_epoch=1, best_value=0.5)
+    Checkpoint(there).keep(progress)
+    depot.push(there, {})
+    depot.pull(small_study.trial_folder(3))
+    assert not small_study.trial_folder(3).exists(), "kept checkpoints do not travel with every look"
+    desk = Desk({"study": str(small_study.folder), "number": 9, "depot": depot.uri}, {})
+    desk.inherit(Parent(3, 2), "child")
+    found = Checkpoint(desk.folder).load()
+    assert found is not None
+    assert (found.digest, found.inherited, found.epoch, found.best_epoch) == ("child", 2, 2, 1)
+    assert read_parent(desk.folder) == Parent(3, 2)
+    with pytest.raises(TrialFailed, match="checkpoint of trial 4 after epoch 2 is gone"):
+        Desk({"study": str(small_study.folder), "number": 10, "depot": depot.uri}, {}).inherit(Parent(4, 2), "child")
+    assert depot.find(f"trials/*/{KEPT}") == [Path("trials/00003") / kept(2)]
+    depot.remove(there, kept(2))
+    assert not depot.has(there, kept(2))
+
+
+@pytest.mark.slow
+def test_a_population_trains_through_a_storage(
+    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path
+) -> None:
+    told = json.loads((small_study.folder / "study.json").read_text())
+    files.write_json(small_study.folder / "study.json", told | {"metric": "auroc"})  # it differs after an epoch
+    where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
+    summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(20), scheduler="pbt", **where)
+    assert (summary.ended, summary.failed) == (20, 0)
+    assert [parent for record in small_study.trials() if (parent := read_parent(record.folder))]
+    assert not [*tmp_path.glob("bucket/**/checkpoint*"), *small_study.folder.glob("trials/*/checkpoint*")]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histotune import files
 from histotune.cohort import Cohort
+from histotune.lineage import Parent, read_parent
 from histotune.search.cluster import _folder, _mark, _marked
-from histotune.search.journal import DEATHS, RECORD, Journal
+from histotune.search.journal import DEATHS, PARENT, RECORD, Journal
 from histotune.store import COMPLETE, STOPPED, StudyStore
 
 SCRIPT = Path(__file__).parent / "search_process.py"
@@ -33,8 +36,8 @@ optimizer: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}}}
 class Search:
     """A search in a process group of its own."""
 
-    def __init__(self, store: StudyStore, cohort: Cohort, space: Path, trials: int) -> None:
-        command = [sys.executable, str(SCRIPT), str(store.folder), str(cohort.folder), str(space), str(trials)]
+    def __init__(self, store: StudyStore, cohort: Cohort, space: Path, trials: int, scheduler: str) -> None:
+        command = [sys.executable, str(SCRIPT), *map(str, (store.folder, cohort.folder, space, trials, scheduler))]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
@@ -75,13 +78,13 @@ class Search:
 
 
 @pytest.fixture
-def search(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> Iterator[Callable[[int], Search]]:
+def search(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> Iterator[Callable[..., Search]]:
     """Factory of searches of one study; what still runs in the end is killed."""
     space, searches = tmp_path / "tiny.yaml", list[Search]()
     space.write_text(SPACE)
 
-    def begin(trials: int) -> Search:
-        searches.append(Search(small_study, small_cohort, space, trials))
+    def begin(trials: int, scheduler: str = "asha") -> Search:
+        searches.append(Search(small_study, small_cohort, space, trials, scheduler))
         return searches[-1]
 
     yield begin
@@ -149,6 +152,36 @@ def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search],
     last = search(30)
     last.finish()
     check_whole(small_study, 30)
+
+
+@pytest.mark.slow
+def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search], small_study: StudyStore) -> None:
+    told = json.loads((small_study.folder / "study.json").read_text())
+    files.write_json(small_study.folder / "study.json", told | {"metric": "auroc"})  # it differs after an epoch
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        one = search(40, "pbt")
+        one.until("started")
+        for _ in range(int(rng.integers(0, 9))):
+            one.until("reported")
+        time.sleep(float(rng.uniform(0.0, 1.0)))
+        one.kill()
+    search(40, "pbt").finish()
+    records = small_study.trials()
+    assert [record.number for record in records] == list(range(40))
+    assert {record.state for record in records} <= {COMPLETE, STOPPED}
+    journal = Journal(small_study.journal, "small", maximize=True).trials()
+    born = [trial for trial in journal if PARENT in trial.user_attrs]
+    stopped = sum(record.state == STOPPED for record in records)
+    assert stopped - 2 <= len(born) <= stopped, "but those that the budget left no place for"
+    assert born
+    for trial in born:
+        parent, folder = Parent(*trial.user_attrs[PARENT]), small_study.trial_folder(trial.number)
+        assert read_parent(folder) == parent
+        own, theirs = records[trial.number].curve(), records[parent.number].curve()
+        assert own[: parent.epoch] == theirs[: parent.epoch]
+        assert [row["epoch"] for row in own] == list(range(1, len(own) + 1))
+    assert not list(small_study.folder.glob("trials/*/checkpoint*.pt"))
 
 
 @pytest.mark.slow

@@ -95,21 +95,11 @@ def run(
         if isinstance(stopper, Population):
             nursery = Nursery(store, site.depot, stopper, space, seed=seed, history=past)
         conductor = Conductor(
-            store,
-            journal,
-            proposer,
-            stopper,
-            history,
-            budget=budget,
-            at_once=site.at_once,
-            metric=(metric, sign),
-            others=others,
-            nursery=nursery,
-            listeners=listeners,
+            store, journal, proposer, stopper, history, budget=budget, at_once=site.at_once, metric=(metric, sign),
+            others=others, nursery=nursery, listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
-            trial_timeout=trial_timeout,
-            keep_models=keep_models,
-        )
+            trial_timeout=trial_timeout, keep_models=keep_models,
+        )  # fmt: skip
         if opened is not None:
             opened(history.ledger)
         if not conductor.over():

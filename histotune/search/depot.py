@@ -131,6 +131,13 @@ class Depot:
             with self._reached():
                 self._get(f"trials/{path.parent.name}/{path.name}", path)
 
+    def find(self, pattern: str) -> list[Path]:
+        """Return the files of the study in the storage that match, relative to it."""
+        with self._reached():
+            self._system.invalidate_cache()
+            root = self._at("")
+            return [Path(str(path).removeprefix(root)) for path in self._system.glob(self._at(pattern))]
+
     def remove(self, folder: Path, name: str) -> None:
         """Remove one file of a trial folder from the storage, if it is there."""
         if self.has(folder, name):

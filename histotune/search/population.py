@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from histotune.checkpoint import kept
+from histotune.checkpoint import KEPT, kept, kept_after
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.lineage import Parent
@@ -63,7 +63,10 @@ class Nursery:
         self._due: Counter[int] = Counter()
         self._young: dict[int, Parent] = {}  # descendants that have not ended, whose parents' checkpoints must stay
         self._born = 0
-        self._held = {turn: set(population.best(turn)) for turn in population.turns}
+        self._reached: dict[int, int] = {}  # the last epoch of each trial; a crash may have lost the folder some
+        self._held: dict[int, set[int]] = {turn: set() for turn in population.turns}
+        for path in store.folder.glob(f"trials/*/{KEPT}") if depot is None else depot.find(f"trials/*/{KEPT}"):
+            self._held.setdefault(kept_after(path), set()).add(int(path.parent.name))
         for trial in history:
             if PARENT in trial.user_attrs:
                 parent = Parent(*trial.user_attrs[PARENT])
@@ -72,8 +75,9 @@ class Nursery:
                 if not trial.state.is_finished():
                     self._young[trial.number] = parent
             record = trial.user_attrs.get(RECORD, {})
-            if record.get("state") == STOPPED and record["epochs"] in population.turns:
-                self._due[record["epochs"]] += 1
+            self._reached[trial.number] = max([record.get("epochs", 0), *trial.intermediate_values])
+            if record.get("state") == STOPPED:
+                self._give_way(trial.number)
 
     def next(self) -> tuple[Proposal, Parent] | None:
         """Return the descendant that is due and its parent; None when none is.
@@ -100,7 +104,8 @@ class Nursery:
 
     def reported(self, number: int, epoch: int) -> None:
         """Hear of an epoch that the population has heard of: checkpoints of trials that fell behind go."""
-        if epoch in self._held:
+        self._reached[number] = epoch
+        if epoch in self._population.turns:
             self._held[epoch].add(number)
             self._sweep(epoch)
 
@@ -109,8 +114,8 @@ class Nursery:
         parent = self._young.pop(record.number, None)
         if parent is not None:
             self._sweep(parent.epoch)
-        if record.state == STOPPED and record.epochs in self._held:
-            self._due[record.epochs] += 1
+        if record.state == STOPPED:
+            self._give_way(record.number)
 
     def close(self) -> None:
         """Free every checkpoint that was kept: nothing will begin from them."""
@@ -118,6 +123,11 @@ class Nursery:
             for number in numbers:
                 self._free(Parent(number, turn))
             numbers.clear()
+
+    def _give_way(self, number: int) -> None:
+        turn = self._reached.get(number, 0)
+        if turn in self._population.turns:
+            self._due[turn] += 1
 
     def _descendant(self, parent: Parent, rng: np.random.Generator) -> Proposal | None:
         params = self._params.get(parent.number, {})

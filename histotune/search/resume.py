@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from histotune import files
-from histotune.lineage import Parent
+from histotune.lineage import Parent, read_parent
 from histotune.search.budget import Ledger
 from histotune.search.conductor import STOP, History, settle
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, ORDER, PARENT, RECORD, Journal, facts
@@ -98,4 +98,8 @@ def _adopt(journal: Journal, records: list[TrialRecord]) -> None:
     lost: dict[int, TrialRecord] = {record.number: record for record in records if record.number >= known}
     for number in range(known, max(lost, default=-1) + 1):
         record = lost.get(number)
-        journal.adopt({} if record is None else {DIGEST: record.digest, RECORD: facts(record)})
+        if record is None:
+            journal.adopt({})
+            continue
+        parent = read_parent(record.folder)
+        journal.adopt(({PARENT: parent} if parent else {DIGEST: record.digest}) | {RECORD: facts(record)})
