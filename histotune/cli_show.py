@@ -85,6 +85,10 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {settings.name} --json")
     for line in _option_lines(store, entries):
         typer.echo(line)
+    if descent := [
+        f"{name} ({note})" for name, note in zip(board["name"], board["note"], strict=True) if "goes on" in note
+    ]:
+        typer.echo(f"Descendants: {', '.join(descent[:ROWS])}")
     for note in summary.notes if summary else ():
         typer.echo(f"Note: {note}")
     typer.echo(str(verdict(store, entries)))

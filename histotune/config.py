@@ -51,18 +51,18 @@ class HeadConfig:
 
     Args:
         feature_dim: width of the features that the objective sees; 0 keeps the fused width, without a linear layer.
-        feature_norm: `none`, `batch` or `layer`.
+        feature_norm: `none`, `batch`, `layer`, or `auto`: what the loss asks for, `layer` before the affinity losses.
         dropout: probability of dropping a feature, in [0, 1).
     """
 
     feature_dim: int = 0
-    feature_norm: str = "none"
+    feature_norm: str = "auto"
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         _at_least("model.head.feature_dim", self.feature_dim, 0)
-        _one_of("model.head.feature_norm", self.feature_norm, ("none", "batch", "layer"))
+        _one_of("model.head.feature_norm", self.feature_norm, ("auto", "none", "batch", "layer"))
         _within("model.head.dropout", self.dropout, 0.0, 1.0, open_right=True)
 
 

@@ -19,7 +19,7 @@ from histotune.ensembles import ENSEMBLES
 from histotune.errors import DataError, StudyError
 from histotune.predict import CHUNK, Export
 from histotune.statistics import Difference, Interval, intervals, paired_bootstrap
-from histotune.store import StudyStore
+from histotune.store import StudySettings, StudyStore
 
 SEALED, EXTERNAL = "sealed test part", "external cohort"
 BEST_MEMBER, UNIFORM_MEAN = "best member", "uniform mean"
@@ -109,10 +109,10 @@ def evaluate(
         part=SEALED,
         dataset=settings.dataset,
         protocol=settings.protocol,
-        leaky=settings.leaky,
+        leaky=_leaky(settings),
         synthetic=bool(settings.facts.get("synthetic", False)),
         openings_before=before,
-        note=_note(store, model, before),
+        note=_note(store, model, before) or _patients_note(settings),
     )
     _record(store, evaluation, command)
     if before:
@@ -261,6 +261,18 @@ def _note(store: StudyStore, model: Export, before: int) -> str:
         f"first on {openings[0]['time']}, {same} of them for this very model. Choosing among models by these numbers "
         f"makes them optimistic; the record is {store.folder / 'sealed' / 'openings.jsonl'}"
     )
+
+
+def _leaky(settings: StudySettings) -> bool:
+    """Whether patients of the test part may stand in the training part; a prescribed test part may be known not to."""
+    apart = settings.protocol == "given" and settings.facts.get("test_of_other_patients", False)
+    return settings.leaky and not apart
+
+
+def _patients_note(settings: StudySettings) -> str:
+    if settings.facts.get("patients_known", True):
+        return ""
+    return "Patients are unknown and every image counts as one: the intervals are narrower than they should be."
 
 
 def _record(store: StudyStore, evaluation: Evaluation, command: str) -> None:

@@ -200,7 +200,7 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
 
 def _descent(line: Line) -> str:
     parent = read_parent(line.record.folder) if line.kind == TRIAL else None
-    return f"goes on from trial {parent.number} after epoch {parent.epoch}" if parent else ""
+    return f"goes on from {parent.number} after epoch {parent.epoch}" if parent else ""
 
 
 def _components(line: Line) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from histotune.batches import Preprocessing
 from histotune.config import HeadConfig, TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.fusions import FUSIONS
-from histotune.losses import LOSSES, ObjectiveInput
+from histotune.losses import LOSSES, Objective, ObjectiveInput
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
@@ -48,8 +49,12 @@ class Model(nn.Module):
         widths = {name: backbone.widths for name, backbone in branches.items()}
         self.branches = nn.ModuleDict(branches)
         self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
-        self.head, width = _head(config.model.head, self.fusion.out_dim)
+        width = config.model.head.feature_dim or self.fusion.out_dim
+        self.head = nn.Sequential()
+        if config.model.head.feature_dim:
+            self.head.append(nn.Linear(self.fusion.out_dim, width))
         self.objective = LOSSES.build(config.loss.name, ObjectiveInput(width, tuple(counts)), **config.loss.params)
+        self.head.extend(_after_projection(config.model.head, width, self.objective))
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""
@@ -159,7 +164,9 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     device = device or runtime.device()
     config = TrialConfig.from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
     facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-    model = build_model(config, facts["counts"], trained=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how it would train
+        model = build_model(config, facts["counts"], trained=True)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -175,13 +182,11 @@ def _score(model: Model, images: Tensor) -> Tensor:
     return model.logits(dict.fromkeys(modalities, images), dict.fromkeys(modalities, present))
 
 
-def _head(config: HeadConfig, width: int) -> tuple[nn.Sequential, int]:
+def _after_projection(config: HeadConfig, width: int, objective: Objective) -> list[nn.Module]:
+    norm = objective.wanted_norm if config.feature_norm == "auto" else config.feature_norm
     layers: list[nn.Module] = []
-    if config.feature_dim:
-        layers.append(nn.Linear(width, config.feature_dim))
-        width = config.feature_dim
-    if config.feature_norm != "none":
-        layers.append(nn.BatchNorm1d(width) if config.feature_norm == "batch" else nn.LayerNorm(width))
+    if norm != "none":
+        layers.append(nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width))
     if config.dropout:
         layers.append(nn.Dropout(config.dropout))
-    return nn.Sequential(*layers), width
+    return layers

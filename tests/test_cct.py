@@ -177,3 +177,15 @@ def test_the_head_sets_width_and_norm_of_the_features(width: int, norm: str) -> 
         assert torch.allclose(features.mean(dim=1), torch.zeros(6), atol=1e-5)
     if norm == "batch":
         assert torch.allclose(features.mean(dim=0), torch.zeros(width or 128), atol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "normed"), [("cfal", True), ("gaussian_affinity", True), ("cross_entropy", False)])
+def test_the_loss_says_which_norm_it_needs_where_nobody_does(loss: str, normed: bool) -> None:
+    def layers(**head: object) -> set[type]:
+        model = {"branches": {"image": {"backbone": "alexnet"}}, "head": head}
+        config = TrialConfig.from_dict({"image_size": 32, "loss": loss, "model": model})
+        return {type(layer) for layer in build_model(config, (3, 2)).head}
+
+    assert (torch.nn.LayerNorm in layers()) == normed
+    assert layers(feature_norm="none") == set()
+    assert layers(feature_norm="batch") == {torch.nn.BatchNorm1d}

@@ -271,6 +271,7 @@ def test_crc_says_that_patients_are_unknown_and_splits_as_its_test_set_prescribe
     cohort = prepare(DATASETS.build("crc"), crc_folder(tmp_path / "crc"), image_size=16, cache=tmp_path / "cache")
     assert cohort.facts["patients_known"] is False
     assert "near-duplicates" in cohort.facts["patients_note"]
+    assert cohort.facts["test_of_other_patients"]
     found = split(cohort, read_labels(cohort), DATASETS.build("crc").info.protocol)
     assert found.leaky
     assert set(cohort.table["part"][found.test]) == {"test"}

@@ -13,7 +13,7 @@ import pytest
 from histotune import files, metrics
 from histotune.cohort import Cohort
 from histotune.errors import DataError, HistotuneError, StudyError
-from histotune.evaluate import evaluate, evaluate_external
+from histotune.evaluate import _patients_note, evaluate, evaluate_external
 from histotune.export import export_ensemble, export_trial
 from histotune.merge import merge
 from histotune.predict import Export, load
@@ -54,6 +54,22 @@ def test_it_measures_the_sealed_cases(
     assert found.confusion == metrics.confusion_matrix(metrics.decide(probabilities), labels, 2).tolist()
     assert found.synthetic
     assert not found.leaky
+
+
+def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(
+    model: Export, small_cohort: Cohort, trained_study: StudyStore
+) -> None:
+    path = trained_study.folder / "study.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    leaky = told | {"leaky": True, "protocol": "given"}
+    for apart, protocol in ((True, "given"), (False, "given"), (True, "patch_random_70_30")):
+        facts = told["facts"] | {"patients_known": False, "test_of_other_patients": apart}
+        files.write_json(path, leaky | {"facts": facts, "protocol": protocol})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the second opening
+            found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
+        assert found.leaky == (not (apart and protocol == "given"))
+    assert "narrower" in _patients_note(trained_study.settings())
 
 
 def test_intervals_hold_their_value(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:

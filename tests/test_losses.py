@@ -210,7 +210,7 @@ def test_automatic_sigma_travels_with_the_weights() -> None:
     one, (features, labels) = build("cfal", sigma_mode="auto", centres=2), batch()
     torch.manual_seed(99)
     other = LOSSES.build("cfal", ObjectiveInput(WIDTH, (40, 55, 70)), sigma_mode="auto", centres=2)
-    assert other.get_buffer("sigma") != one.get_buffer("sigma")
+    assert other.get_buffer("scale") != one.get_buffer("scale")
     other.load_state_dict(one.state_dict())
     assert torch.equal(other.scores(features), one.scores(features))
     assert torch.equal(other.loss(features, labels), one.loss(features, labels))

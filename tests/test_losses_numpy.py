@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from histotune import _torchvision
 from histotune.losses import LOSSES, LinearObjective, Objective, ObjectiveInput
+from histotune.losses._affinity import Affinity
 
 WIDTH = 5
 COUNTS = (12, 300, 45, 7)
@@ -284,7 +285,8 @@ def test_automatic_sigma_is_the_mean_distance_between_centres(factor: float) -> 
     objective = LOSSES.build("cfal", ObjectiveInput(64, (5, 5, 5)), sigma_mode="auto", sigma_factor=factor, centres=2)
     centres = objective.get_parameter("centres").detach().double().numpy().reshape(6, 64)
     distances = [((a - b) ** 2).sum() for a, b in itertools.combinations(centres, 2)]
-    assert objective.get_buffer("sigma").item() == pytest.approx(factor * np.mean(distances), rel=1e-5)
+    assert isinstance(objective, Affinity)
+    assert objective.sigma.item() == pytest.approx(factor * np.mean(distances), rel=1e-5)
     assert np.mean(distances) == pytest.approx(4 * 64 / 6, rel=0.25), "4 H / (C M), as published"
 
 

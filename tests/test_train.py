@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ def test_the_loaded_model_repeats_the_validation_predictions(
     assert logits == pytest.approx(record.predictions().logits, abs=1e-5)
     assert predictor.classes == data.classes
     assert predictor.logits(np.zeros((0, SIDE, SIDE, 3), np.uint8)).shape == (0, 2)
+
+
+def test_a_loaded_model_does_not_warn_of_how_it_would_train(data: TrainingData, tmp_path: Path) -> None:
+    narrow = {"name": "cfal", "sigma": 1.0}
+    with pytest.warns(UserWarning, match="affinities vanish"):
+        run_trial(config(epochs=1, loss=narrow), data, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(tmp_path)
 
 
 def test_averaged_predictions_do_not_change_when_the_image_is_turned(data: TrainingData, tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ class Listing:
             int64; `x`, `y` are pixels in the slide or -1; `part` is "train", "val", "test" or "".
         classes: class names in the order of the label numbers.
         positive: index of the positive class.
-        facts: what reports must say; `patients_known` is False when every image had to count as its own patient.
+        facts: what reports must say; `patients_known` is False when every image had to count as its own patient; then
+            `test_of_other_patients` says whether a prescribed test part is known to be of other patients all the same.
         problems: files that are listed and left out already.
     """
 

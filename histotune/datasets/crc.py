@@ -62,6 +62,7 @@ class Crc(Dataset):
         facts = {
             "patients_known": False,
             "patients_note": _UNKNOWN_PATIENTS,
+            "test_of_other_patients": test == TEST,
             "validation_share": VALIDATION_SHARE,
             "long_tail_rarest": RAREST,
         }

@@ -81,6 +81,7 @@ class Affinity(Objective):
     """
 
     soft_labels = True
+    wanted_norm = "layer"  # sigma is a squared distance: it means something at a known scale of the features only
     scale: Tensor
     weights: Tensor
     pairs: Tensor

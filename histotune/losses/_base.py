@@ -54,9 +54,11 @@ class Objective(nn.Module):
     whatever the loss does to them in training. `loss` is the mean over the batch, a float32 scalar, also under
     autocast; it is finite, with finite gradients, for every finite input. (In a float64 objective all is float64.)
     Soft targets: `loss` also takes labels [B, C] of probabilities when `soft_labels` is True (mixup needs it).
+    `wanted_norm` is what should stand before it, `none`, `batch` or `layer`, where a configuration does not say.
     """
 
     soft_labels: bool = False
+    wanted_norm: str = "none"
 
     def scores(self, features: Tensor) -> Tensor:
         """Map features [B, D] to logits [B, C], float32."""
