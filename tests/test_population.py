@@ -144,6 +144,10 @@ def test_the_worst_quarter_gives_way_to_the_best(scores: list[float]) -> None:
     assert population.best(2) == best[:5]
 
 
+def test_an_epoch_that_is_no_turn_has_no_best() -> None:
+    assert Population(EPOCHS).best(3) == Population(EPOCHS).elite(3) == [], "a study that began with other epochs"
+
+
 # A search without an engine
 
 

@@ -167,14 +167,16 @@ class Population(Scheduler):
         return math.isnan(own) or own < float(np.percentile(others, 100 * self.QUARTER))
 
     def best(self, turn: int) -> list[int]:
-        """Return the trials with the best scores at a turn, the best first, `KEPT` at most."""
-        scores = {trial: score for trial, score in self._scores[turn].items() if not math.isnan(score)}
+        """Return the trials with the best scores at a turn, the best first, `KEPT` at most; none at another epoch."""
+        scores = self._defined(turn)
         return sorted(scores, key=lambda trial: (-scores[trial], trial))[: self.KEPT]
 
     def elite(self, turn: int) -> list[int]:
         """Return those of the best that are within the best quarter."""
-        seen = sum(not math.isnan(score) for score in self._scores[turn].values())
-        return self.best(turn)[: math.ceil(self.QUARTER * seen)]
+        return self.best(turn)[: math.ceil(self.QUARTER * len(self._defined(turn)))]
+
+    def _defined(self, turn: int) -> dict[int, float]:
+        return {trial: score for trial, score in self._scores.get(turn, {}).items() if not math.isnan(score)}
 
 
 def rungs(epochs: int, grace: int | None = None, eta: float = 3.0) -> tuple[int, ...]:
