@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from histotune import memory
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError
@@ -106,6 +107,42 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_smaller_pieces(
     assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0}
     seen = Proposer(space, "tpe", seed=0, maximize=True, history=trials)._seen.get_trials()
     assert [trial.constraints for trial in seen if trial.state == TrialState.PRUNED] == [{"memory": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("cases", "state"), [(0, FAILED), pytest.param(4, COMPLETE, marks=pytest.mark.slow)], ids=["never fits", "fits"]
+)
+def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_smaller_micro_batch(
+    small_study: StudyStore,
+    small_cohort: Cohort,
+    plugin: Plugin,
+    monkeypatch: pytest.MonkeyPatch,
+    cases: int,
+    state: str,
+) -> None:
+    """The threshold stands 3 GB above what is in use; more cases at once than fit take memory until they are killed."""
+    takes = f"taken = [torch.ones(2**24) for _ in range(100 * (len(labels) > {cases})) if not time.sleep(0.02)]"
+    thirsty = plugin(f"thirsty_{cases}", takes)  # 64 MB each
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = {name: int(count) for name, count, *_ in lines}
+    used, total = kilobytes["MemTotal:"] - kilobytes["MemAvailable:"], memory.total_memory() / 2**10
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(used + 3 * 2**20) / total:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", thirsty.name]}}, "memory")
+    one = Resources(max_concurrent=1)
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), one, plugins=[thirsty])
+    states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
+    assert (summary.reason, summary.ended, states["cross_entropy"].state) == ("trials", 2, COMPLETE)
+    starved = states[thirsty.name]
+    assert starved.state == state, starved.reason
+    if state == COMPLETE:
+        assert json.loads((starved.folder / "environment.json").read_text())["micro_batch"] == cases
+        assert [row["epoch"] for row in starved.curve()] == [1, 2, 3]
+    else:
+        assert starved.kind == INFEASIBLE
+        assert "killed due to the node running low on memory" in starved.reason
+    trials = Journal(small_study.journal, "small", maximize=True).trials()
+    assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0}
 
 
 def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goes_on(
