@@ -24,6 +24,7 @@ from histotune.presets import starting_point
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Ledger, Listener, Resources
 from histotune.search import run as run_search
+from histotune.search.cluster import head_of
 from histotune.search.follow import follow
 from histotune.search.samplers import check_sampler
 from histotune.search.schedule import build_scheduler
@@ -121,6 +122,8 @@ def search(
     build_scheduler(scheduler, loaded.epochs())
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
+    if ray_address is not None:
+        head_of(ray_address)
     there = StudyStore(place.runs / (study or loaded.name))
     if join and there.exists() and there.holder():
         budget = budget.after(follow(there, budget, listeners, opened))

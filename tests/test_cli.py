@@ -107,6 +107,14 @@ def test_wrong_names_and_values_are_named(call: Call, arguments: list[str], word
     refused(call(*arguments), *words)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "somewhere", "ray://127.0.0.1:10001", ":6379"])
+def test_a_cluster_that_does_not_answer_is_named_before_anything_is_prepared(
+    call: Call, tmp_path: Path, address: str
+) -> None:
+    refused(call("search", "demo", "--ray-address", address), "no Ray cluster answers at", address, "HOST:PORT")
+    assert {path.name for path in tmp_path.iterdir()} == {"small.yaml"}
+
+
 def test_malformed_yaml_names_file_and_line(call: Call, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("dataset: idc\nloss: {choice: [cross_entropy\n")
     refused(call("show-space", "bad.yaml"), "bad.yaml", "line")
