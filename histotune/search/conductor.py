@@ -162,7 +162,8 @@ class Conductor:
         self._counts[record.state] += 1
         self._keeper.ended(record)
         self._events.append(("ended", (record,)))
-        self._mishaps.count(record)
+        unended = {*self._live, *(waiting for waiting, _ in self._waiting)}
+        self._mishaps.count(record, fits=self._ledger.best_at > 0 or 0 in unended)  # 0 is the default, which runs first
         self._end_if_hopeless()
 
     def hanging(self) -> list[int]:
