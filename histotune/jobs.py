@@ -14,6 +14,7 @@ from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
+from histotune.errors import StudyInUse
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import log_models
@@ -125,21 +126,29 @@ def search(
     if ray_address is not None:
         head_of(ray_address)
     there = StudyStore(place.runs / (study or loaded.name))
-    if join and there.exists() and there.holder():
-        budget = budget.after(follow(there, budget, listeners, opened))
-        progress = opened = None  # they are past that
-    store, prepared = begin(wanted, study, place, progress)
-    start = begin_with(store, loaded, first, other)
-    tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
-    tracker.mirror()
-    folders = {size: cohort.folder for size, cohort in prepared.items()}
-    summary = run_search(
-        store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
-        plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
-        opened=None if opened is None else functools.partial(opened, store, budget), start=start,
-        room=functools.partial(_check_room, store, loaded, budget, keep_models, ray_address is not None, said),
-        address=ray_address, storage=storage,
-    )  # fmt: skip
+    while True:
+        if join and there.exists() and (holder := there.holder()):
+            if said is not None:
+                said(f"looking on, and taking over what is left: {holder}")
+            budget = budget.after(follow(there, budget, listeners, opened))
+            progress = None  # they are past that
+        try:
+            store, prepared = begin(wanted, study, place, progress)
+            start = begin_with(store, loaded, first, other)
+            tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
+            tracker.mirror()
+            folders = {size: cohort.folder for size, cohort in prepared.items()}
+            summary = run_search(
+                store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, start=start,
+                plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
+                opened=None if opened is None else functools.partial(opened, store, budget), seed=store.settings().seed,
+                room=functools.partial(_check_room, store, loaded, budget, keep_models, ray_address is not None, said),
+                address=ray_address, storage=storage,
+            )  # fmt: skip
+            break
+        except StudyInUse:  # somebody was faster: look on to them
+            if not join:
+                raise
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
