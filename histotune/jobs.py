@@ -98,8 +98,9 @@ def search(
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
         storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
             fsspec knows (`s3://...`) results travel to the study's folder here.
-        progress: hears how far preparations are; `opened` hears when the trials begin (store, budget, what is
-            spent of it, which the search keeps up to date), `said` a line with what they will need and what there is.
+        progress: hears how far preparations are; `opened` hears when the trials begin, and again after a take-over
+            (store, budget, what is spent of it, which the search keeps up to date), `said` a line with what they will
+            need and what there is.
         trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
             is ten times the longest epoch so far, at least ten minutes; 0 is never.
         join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
