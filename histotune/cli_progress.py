@@ -129,12 +129,15 @@ class LiveDisplay(PlainDisplay):
         self.bar.update(task, completed=done, total=total)
 
     def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
-        """Replace the bars by the table."""
+        """Replace the bars by the table; a search that took another over begins a second time."""
         self._end_bar()
+        self.complete.clear()
+        self.running.clear()
         super().began(store, budget, ledger)
         self.before = ledger.ended
-        self.live = Live(self._screen(), console=self.console, refresh_per_second=4, get_renderable=self._screen)
-        self.live.start()
+        if self.live is None:
+            self.live = Live(self._screen(), console=self.console, refresh_per_second=4, get_renderable=self._screen)
+            self.live.start()
 
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         """Add a running trial."""

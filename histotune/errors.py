@@ -22,6 +22,10 @@ class StudyError(HistotuneError):
     """A study is missing, locked, or does not match what it began with."""
 
 
+class StudyInUse(StudyError):
+    """Another process holds the study."""
+
+
 class TrialFailed(HistotuneError):
     """A trial ended without a result; `kind` is a word that can be counted.
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from histotune.errors import HistotuneError, StudyError
+from histotune.errors import HistotuneError, StudyError, StudyInUse
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
 
@@ -94,14 +94,14 @@ def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
         wait: wait for the holder, where it holds the lock for moments only, instead of refusing.
 
     Raises:
-        StudyError: another process holds it; the message says which one.
+        StudyInUse: another process holds it; the message says which one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         if not _take(file, wait=wait):
             file.seek(0)
             holder = file.read().strip() or "an unknown process"
-            raise StudyError(f"{path.parent} is in use by {holder}: wait for it to end, or stop it")
+            raise StudyInUse(f"{path.parent} is in use by {holder}: wait for it to end, or stop it")
         file.truncate(0)
         file.write(
             f"process {os.getpid()} on {socket.gethostname()} ({doing}) since {datetime.now():%Y-%m-%d %H:%M:%S}"

@@ -14,6 +14,7 @@ from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort
 from histotune.cohort import read_labels
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
+from histotune.errors import StudyInUse
 from histotune.evaluate import Evaluation, evaluate_external
 from histotune.evaluate import evaluate as evaluate_sealed
 from histotune.export import log_models
@@ -24,6 +25,7 @@ from histotune.presets import starting_point
 from histotune.registry import PLUGINS
 from histotune.search import Budget, Ledger, Listener, Resources
 from histotune.search import run as run_search
+from histotune.search.cluster import head_of
 from histotune.search.follow import follow
 from histotune.search.population import check_scheduler
 from histotune.search.samplers import check_sampler
@@ -97,8 +99,9 @@ def search(
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
         storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
             fsspec knows (`s3://...`) results travel to the study's folder here.
-        progress: hears how far preparations are; `opened` hears when the trials begin (store, budget, what is
-            spent of it, which the search keeps up to date), `said` a line with what they will need and what there is.
+        progress: hears how far preparations are; `opened` hears when the trials begin, and again after a take-over
+            (store, budget, what is spent of it, which the search keeps up to date), `said` a line with what they will
+            need and what there is.
         trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
             is ten times the longest epoch so far, at least ten minutes; 0 is never.
         join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
@@ -122,22 +125,33 @@ def search(
     kept = len(check_scheduler(scheduler, loaded).turns) * Population.KEPT
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
+    joined = ray_address is not None
+    if ray_address is not None:
+        head_of(ray_address)
     there = StudyStore(place.runs / (study or loaded.name))
-    if join and there.exists() and there.holder():
-        budget = budget.after(follow(there, budget, listeners, opened))
-        progress = opened = None  # they are past that
-    store, prepared = begin(wanted, study, place, progress)
-    start = begin_with(store, loaded, first, other)
-    tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
-    tracker.mirror()
-    folders = {size: cohort.folder for size, cohort in prepared.items()}
-    summary = run_search(
-        store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, seed=store.settings().seed,
-        plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
-        opened=None if opened is None else functools.partial(opened, store, budget), start=start,
-        room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, ray_address is not None, said),
-        address=ray_address, storage=storage,
-    )  # fmt: skip
+    while True:
+        if join and there.exists() and (holder := there.holder()):
+            if said is not None:
+                said(f"looking on, and taking over what is left: {holder}")
+            budget = budget.after(follow(there, budget, listeners, opened))
+            progress = None  # they are past that
+        try:
+            store, prepared = begin(wanted, study, place, progress)
+            start = begin_with(store, loaded, first, other)
+            tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
+            tracker.mirror()
+            folders = {size: cohort.folder for size, cohort in prepared.items()}
+            summary = run_search(
+                store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, start=start,
+                plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
+                opened=None if opened is None else functools.partial(opened, store, budget), seed=store.settings().seed,
+                room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said),
+                address=ray_address, storage=storage,
+            )  # fmt: skip
+            break
+        except StudyInUse:  # somebody was faster: look on to them
+            if not join:
+                raise
     tracker.finish()
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)

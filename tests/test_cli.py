@@ -93,6 +93,9 @@ def test_impossible_cohorts(call: Call, tiny_folder: Callable[..., Path], patien
         (["search", "demo", "--sampler", "tpee"], ["tpee", "Did you mean 'tpe'"]),
         (["search", "demo", "--scheduler", "ashaa"], ["ashaa", "Did you mean 'asha'"]),
         (["search", "demo", "--time", "soon"], ["soon", "30m"]),
+        (["search", "demo", "--warm-start", "nothing"], ["no study 'nothing' in"]),
+        (["search", "demo", "--start-with", "gone.yaml"], ["gone.yaml cannot be read"]),
+        (["search", "demo", "--start-with", "small.yaml"], ["small.yaml, line 2: description: unknown key"]),
         (["list", "loses"], ["loses", "Did you mean 'losses'"]),
         (["leaderboard", "nothing"], ["nothing"]),
         (["ensemble", "nothing"], ["nothing"]),
@@ -105,6 +108,14 @@ def test_impossible_cohorts(call: Call, tiny_folder: Callable[..., Path], patien
 )
 def test_wrong_names_and_values_are_named(call: Call, arguments: list[str], words: list[str]) -> None:
     refused(call(*arguments), *words)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "somewhere", "ray://127.0.0.1:10001", ":6379"])
+def test_a_cluster_that_does_not_answer_is_named_before_anything_is_prepared(
+    call: Call, tmp_path: Path, address: str
+) -> None:
+    refused(call("search", "demo", "--ray-address", address), "no Ray cluster answers at", address, "HOST:PORT")
+    assert {path.name for path in tmp_path.iterdir()} == {"small.yaml"}
 
 
 def test_malformed_yaml_names_file_and_line(call: Call, tmp_path: Path) -> None:

@@ -59,6 +59,19 @@ def test_a_stopped_trial_is_never_the_best(console: Console, small_study: StudyS
     assert "none complete" in screen(display)
 
 
+@pytest.mark.parametrize("kind", [PlainDisplay, LiveDisplay])
+def test_who_takes_a_search_over_goes_on_counting(
+    console: Console, trained_study: StudyStore, kind: type[PlainDisplay]
+) -> None:
+    display = kind(console)
+    display.began(trained_study, Budget(5), Ledger(ended=2))
+    display.began(trained_study, Budget(5), Ledger(ended=3))
+    assert display._spent() == "3/5 trials"
+    if isinstance(display, LiveDisplay):
+        assert len(display.complete) == len(trained_study.trials())
+    display.close()
+
+
 def test_a_running_trial_shows_no_figure_before_its_first_epoch(console: Console, small_study: StudyStore) -> None:
     display = LiveDisplay(console)
     display.began(small_study, Budget(2), Ledger())

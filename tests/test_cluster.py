@@ -17,6 +17,7 @@ from histotune import files, memory
 from histotune.checkpoint import KEPT, Checkpoint, Progress, kept
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, StudyError, TrialFailed
+from histotune.jobs import search
 from histotune.lineage import Parent, read_parent
 from histotune.memory import ENVIRONMENT
 from histotune.registry import load_plugins
@@ -240,9 +241,13 @@ def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyStor
 
 
 def test_another_token_is_refused_with_what_to_set(
-    small_study: StudyStore, small_cohort: Cohort, cluster: Any, monkeypatch: pytest.MonkeyPatch
+    small_study: StudyStore, small_cohort: Cohort, cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-of-thirty-two-characters")
+    with pytest.raises(StudyError, match="RAY_AUTH_TOKEN"):
+        search("demo", runs=tmp_path / "new", cache=tmp_path / "cache", ray_address=cluster.address)
+    assert not (tmp_path / "new").exists(), "found before anything is prepared"
+    assert not (tmp_path / "cache").exists()
     with pytest.raises(StudyError, match="RAY_AUTH_TOKEN"):
         run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), address=cluster.address)
 

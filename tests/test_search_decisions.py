@@ -337,6 +337,29 @@ def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyStore, spac
     assert summary.ended < 20
 
 
+def test_infeasible_trials_do_not_end_a_search_of_which_one_trial_fits(store: StudyStore, space: Space) -> None:
+    conductor = begin(store, space, 8)
+    Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(conductor, steps=EPOCHS - 2)
+    assert conductor.summary().failed >= 5, "while the default has not ended"
+    for trials in (16, 32):  # the second search knows it from the journal
+        conductor = begin(store, space, trials)
+        Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(conductor)
+        assert (conductor.summary().reason, conductor.summary().ended) == ("trials", trials)
+
+
+@pytest.mark.parametrize("default", [INFEASIBLE, FAILED])
+def test_five_infeasible_trials_in_a_row_end_a_search_of_which_none_fits(
+    store: StudyStore, space: Space, default: str
+) -> None:
+    for ended in (range(5, 8), range(10, 16)):
+        conductor = begin(store, space, 30)
+        Workers(store, lambda number: INFEASIBLE if number else default).work(conductor)
+        summary = conductor.summary()
+        assert (summary.reason, summary.complete) == ("failures", 0)
+        assert "5 trials in a row failed with infeasible: made-up" in summary.message
+        assert summary.ended in ended
+
+
 def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyStore, space: Space) -> None:
     conductor = begin(store, space, 4)
     Workers(store, lambda number: "killed" if number == 1 else COMPLETE).work(conductor)

@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from histotune import memory
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError
@@ -64,6 +66,22 @@ def plugin(tmp_path: Path) -> Plugin:
     return write
 
 
+class Deaf:
+    """Hears nothing; a listener of a test overrides what it wants to hear."""
+
+    def started(self, number: int, config: Mapping[str, Any]) -> None: ...
+
+    def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None: ...
+
+    def ended(self, record: TrialRecord) -> None: ...
+
+
+def micro_batch(folder: Path) -> int:
+    """Return the micro-batch that a trial's folder speaks of, 0 where it says nothing."""
+    path = folder / "environment.json"
+    return int(json.loads(path.read_text())["micro_batch"]) if path.exists() else 0
+
+
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_killed_and_after_three_times_it_is_a_result(
     small_study: StudyStore, small_cohort: Cohort, plugin: Plugin
@@ -82,30 +100,138 @@ def test_a_trial_that_hangs_is_killed_and_after_three_times_it_is_a_result(
     assert not _marked(_mark(small_study))
 
 
+# The kernel's limit of address space stands 200 MB above what the worker has at its first loss.
+LIMITED = """
+space = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+if not hasattr(torch, 'limited'):
+    torch.limited = space + 200 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (torch.limited, resource.RLIM_INFINITY))
+"""
+TAKES = LIMITED + "held = torch.empty(len(labels) * {} * 2**20, dtype=torch.uint8)"  # so many MB a case
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["one folder", "storage"])
 def test_a_trial_that_runs_out_of_memory_goes_on_in_smaller_pieces(
-    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin
+    small_study: StudyStore,
+    small_cohort: Cohort,
+    plugin: Plugin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: bool,
 ) -> None:
-    """The kernel's limit of address space stands 200 MB above what the worker has; a case takes 60 or 400 MB."""
-    limited = (
-        "space = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
-        "if not hasattr(torch, 'limited'):\n"
-        "    torch.limited = space + 200 * 2**20\n"
-        "    resource.setrlimit(resource.RLIMIT_AS, (torch.limited, resource.RLIM_INFINITY))\n"
-        "held = torch.empty(len(labels) * {} * 2**20, dtype=torch.uint8)\n"
-    )
-    folders = [plugin("hungry", limited.format(60)), plugin("greedy", limited.format(400))]
-    space = read_space(SPACE | {"loss": {"choice": ["hungry", "greedy"]}}, "memory")
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), plugins=folders)
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "node"))
+    storage = f"file://{tmp_path}/bucket" if stored else None
+    hungry, greedy = (f"{name}_{'stored' if stored else 'here'}" for name in ("hungry", "greedy"))
+    folders = [plugin(hungry, TAKES.format(60)), plugin(greedy, TAKES.format(400))]
+    space = read_space(SPACE | {"loss": {"choice": [hungry, greedy]}}, "memory")
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), plugins=folders, storage=storage)
     states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
-    assert states["hungry"].state == COMPLETE, states["hungry"].reason
-    assert json.loads((states["hungry"].folder / "environment.json").read_text())["micro_batch"] == 2
-    assert (states["greedy"].state, states["greedy"].kind) == (FAILED, INFEASIBLE)
-    assert "out of memory before the first step" in states["greedy"].reason
+    assert states[hungry].state == COMPLETE, states[hungry].reason
+    assert micro_batch(states[hungry].folder) == 2
+    if stored:
+        assert micro_batch(tmp_path / "bucket/small/trials" / states[hungry].folder.name) == 2
+    assert (states[greedy].state, states[greedy].kind) == (FAILED, INFEASIBLE)
+    assert "out of memory before the first step" in states[greedy].reason
     assert (summary.complete, summary.failed) == (1, 1)
     trials = Journal(small_study.journal, "small", maximize=True).trials()
     assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0}
     seen = Proposer(space, "tpe", seed=0, maximize=True, history=trials)._seen.get_trials()
     assert [trial.constraints for trial in seen if trial.state == TrialState.PRUNED] == [{"memory": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("cases", "state"), [(0, FAILED), pytest.param(4, COMPLETE, marks=pytest.mark.slow)], ids=["never fits", "fits"]
+)
+def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_smaller_micro_batch(
+    small_study: StudyStore,
+    small_cohort: Cohort,
+    plugin: Plugin,
+    monkeypatch: pytest.MonkeyPatch,
+    cases: int,
+    state: str,
+) -> None:
+    """The threshold stands 3 GB above what is in use; more cases at once than fit take memory until they are killed."""
+    takes = f"taken = [torch.ones(2**24) for _ in range(100 * (len(labels) > {cases})) if not time.sleep(0.02)]"
+    thirsty = plugin(f"thirsty_{cases}", takes)  # 64 MB each
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = {name: int(count) for name, count, *_ in lines}
+    used, total = kilobytes["MemTotal:"] - kilobytes["MemAvailable:"], memory.total_memory() / 2**10
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(used + 3 * 2**20) / total:.4f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", thirsty.name]}}, "memory")
+    one = Resources(max_concurrent=1)
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), one, plugins=[thirsty])
+    states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
+    assert (summary.reason, summary.ended, states["cross_entropy"].state) == ("trials", 2, COMPLETE)
+    starved = states[thirsty.name]
+    assert starved.state == state, starved.reason
+    if state == COMPLETE:
+        assert micro_batch(starved.folder) == cases
+        assert [row["epoch"] for row in starved.curve()] == [1, 2, 3]
+    else:
+        assert starved.kind == INFEASIBLE
+        assert "killed due to the node running low on memory" in starved.reason
+    trials = Journal(small_study.journal, "small", maximize=True).trials()
+    assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0}
+
+
+@pytest.mark.slow
+def test_through_a_storage_the_smaller_micro_batch_outlives_its_worker(
+    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is killed when it tries 8 cases, for 16 did not fit: the next one begins with 8 and ends with 2."""
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "node"))
+    died, stored = tmp_path / "died", tmp_path / "bucket/small/trials/00000"
+    dies = (
+        f"died = pathlib.Path({str(died)!r})\n"
+        "if len(labels) == 8 and not died.exists():\n"
+        "    died.touch()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    folder = plugin("dying", dies + TAKES.format(60))
+    begins = list[int]()
+
+    class Ears(Deaf):
+        def started(self, number: int, config: Mapping[str, Any]) -> None:
+            begins.append(micro_batch(stored))
+
+    where: dict[str, Any] = {"storage": f"file://{tmp_path}/bucket", "plugins": [folder], "listeners": [Ears()]}
+    space = read_space(SPACE | {"loss": "dying"} | RATE, "storage")
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(1), **where)
+    assert (summary.complete, summary.notes, begins) == (1, (), [0, 8])
+    assert [micro_batch(folder) for folder in (stored, small_study.trial_folder(0))] == [2, 2]
+    assert [row["epoch"] for row in small_study.trials()[0].curve()] == [1, 2, 3]
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clocks of driver and workers jump a day back and ten years forth, in turn, while time limits are set."""
+    jumps = [0.0, -86_400.0, 3e8]
+    folder = plugin(
+        "jumping",
+        "time.real, time.calls = getattr(time, 'real', time.time), getattr(time, 'calls', 0) + 1\n"
+        f"jump = {jumps}[time.calls // 20 % 3]\n"
+        "time.time = lambda: time.real() + jump",
+    )
+    real, ended = time.time, list[str]()
+    monkeypatch.setattr(time, "time", lambda: real() + jumps[len(ended) % 3])
+
+    class Ears(Deaf):
+        def ended(self, record: TrialRecord) -> None:
+            ended.append(record.state)
+
+    space = read_space(SPACE | {"loss": "jumping"} | RATE, "clock")
+    limits: dict[str, Any] = {"trial_timeout": 300.0, "scheduler": "none", "plugins": [folder], "listeners": [Ears()]}
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(4, seconds=1000.0), **limits)
+    assert (summary.reason, summary.notes) == ("trials", ())
+    assert summary.seconds < 1000
+    assert ended == [COMPLETE] * 4
+    for record in small_study.trials():
+        assert [row["epoch"] for row in record.curve()] == [1, 2, 3]
+        assert 0 < record.seconds < 1000
+    started = [record.started - real() for record in small_study.trials()]
+    assert min(started) < -80_000, "the clock of the workers did not jump"
 
 
 def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goes_on(

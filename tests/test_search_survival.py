@@ -9,18 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
-from histotune import files
+from histotune import _mlflow, files
 from histotune.cohort import Cohort
 from histotune.lineage import Parent, read_parent
-from histotune.search.cluster import _folder, _mark, _marked
+from histotune.pareto import front
+from histotune.search.cluster import _folder, _mark, _marked, kill_leftovers
 from histotune.search.journal import DEATHS, PARENT, RECORD, Journal
 from histotune.store import COMPLETE, STOPPED, StudyStore
+from histotune.study import Study
 
 SCRIPT = Path(__file__).parent / "search_process.py"
 EPOCHS = 6
@@ -33,14 +39,13 @@ optimizer: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}}}
 """
 
 
-class Search:
-    """A search in a process group of its own."""
+class Process:
+    """A process in a group of its own, whose lines are read as they come."""
 
-    def __init__(self, store: StudyStore, cohort: Cohort, space: Path, trials: int, scheduler: str) -> None:
-        command = [sys.executable, str(SCRIPT), *map(str, (store.folder, cohort.folder, space, trials, scheduler))]
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment, **options
         )
         self.lines: list[str] = []
 
@@ -58,6 +63,26 @@ class Search:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def finish(self) -> None:
+        rest, _ = self.process.communicate(timeout=600)
+        self.lines += rest.splitlines()
+        assert self.process.returncode == 0, self.lines
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            self.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+class Search(Process):
+    """A search of a study that exists, by `search_process.py`."""
+
+    def __init__(self, store: StudyStore, cohort: Cohort, space: Path, trials: int, scheduler: str) -> None:
+        arguments = (store.folder, cohort.folder, space, trials, scheduler)
+        super().__init__([sys.executable, str(SCRIPT), *map(str, arguments)])
+
     def interrupt(self, number: int) -> float:
         """Send a signal to the driver and return the seconds until it has ended."""
         began = time.monotonic()
@@ -65,11 +90,6 @@ class Search:
         rest, _ = self.process.communicate(timeout=60)
         self.lines += rest.splitlines()
         return time.monotonic() - began
-
-    def finish(self) -> None:
-        rest, _ = self.process.communicate(timeout=600)
-        self.lines += rest.splitlines()
-        assert self.process.returncode == 0, self.lines
 
     def epochs(self) -> list[tuple[int, int]]:
         """Return (trial, epoch) of every report, in order."""
@@ -89,12 +109,28 @@ def search(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> Ite
 
     yield begin
     for one in searches:
-        if one.process.poll() is None:
-            one.kill()
-        if one.process.stdout is not None:
-            one.process.stdout.close()
-    for process in _marked(_mark(small_study)):
-        os.kill(process, signal.SIGKILL)
+        one.close()
+    kill_leftovers(_mark(small_study))
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
+    """Factory of `histotune ARGUMENTS` in a folder of its own, in which `small.yaml` names a space."""
+    monkeypatch.setenv("HISTOTUNE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.yaml").write_text(SPACE + "options: {cases: 240, patients: 24, side: 32}\n")
+    begun = list[Process]()
+
+    def begin(*arguments: object) -> Process:
+        code = [sys.executable, "-c", "from histotune.cli import main; main()", *map(str, arguments)]
+        begun.append(Process(code, stderr=subprocess.STDOUT, cwd=tmp_path))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.close()
+    for study in (tmp_path / "runs").glob("*/study.json"):
+        kill_leftovers(_mark(StudyStore(study.parent)))
 
 
 def check_whole(store: StudyStore, trials: int) -> None:
@@ -223,6 +259,86 @@ def test_a_checkpoint_cut_short_costs_its_trial_only_time(
     notes = [line for line in again.lines if "began anew" in line]
     assert notes
     assert len(set(notes)) == len(notes), "said more than once"
+
+
+# The command itself, in processes of their own
+
+
+def check_mirror(store: StudyStore) -> None:
+    """MLflow has one run for every trial, and none that pretends to be running."""
+    client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, run_view_type=_mlflow.api().entities.ViewType.ALL, max_results=1000)
+    keys = sorted(run.data.tags["key"] for run in found if run.data.tags["kind"] == "trial")
+    assert keys == sorted(f"trial/{record.number}" for record in store.trials())
+    assert "RUNNING" not in {run.info.status for run in found}
+
+
+@pytest.mark.slow
+def test_of_two_that_join_a_search_one_takes_over_and_the_other_looks_on(
+    command: Callable[..., Process], tmp_path: Path
+) -> None:
+    search = ("search", "small.yaml", "--trials", 8, "--fix", "batch_size=2")  # longer, so that two more can come
+    store = StudyStore(tmp_path / "runs" / "small")
+    first = command(*search)
+    first.until(r"trial \d+: ")
+    joined = [command(*search, "--join") for _ in range(2)]
+    for one in joined:
+        one.until(f"looking on, .* process {first.process.pid} ")
+        one.until(r"\[\d/8 trials\] trial \d+: ")
+    first.kill()
+    assert len(store.trials()) < 8, "it was done before it was killed"
+    for one in joined:
+        one.finish()
+    check_whole(store, 8)
+    check_mirror(store)
+    for one in joined:
+        assert any("[8/8 trials] trial" in line for line in one.lines), one.lines
+        assert any("ranked by balanced_accuracy" in line for line in one.lines)
+    assert sum("at once on" in line for one in joined for line in one.lines) == 1, "both searched"
+
+
+@pytest.mark.slow
+def test_who_joins_ends_when_the_search_does(command: Callable[..., Process], tmp_path: Path) -> None:
+    search = ("search", "small.yaml", "--trials", 6, "--fix", "batch_size=2")
+    first = command(*search)
+    first.until("at once on")
+    second = command(*search, "--join")
+    second.until(f"looking on, .* process {first.process.pid} ")
+    first.finish()
+    second.finish()
+    check_whole(StudyStore(tmp_path / "runs" / "small"), 6)
+    assert any("[6/6 trials] trial" in line for line in second.lines), second.lines
+    assert not any("at once on" in line for line in second.lines), "it searched, too"
+    shown = [[line for line in one.lines if "balanced_accuracy" in line] for one in (first, second)]
+    assert shown[0] == shown[1] != []
+
+
+@pytest.mark.slow
+def test_several_metrics_survive_a_kill_and_the_front_is_what_the_folders_say(
+    command: Callable[..., Process], tmp_path: Path
+) -> None:
+    metrics, signs = ["balanced_accuracy", "latency_ms"], [1, -1]
+    search = ("search", "small.yaml", "--trials", 7, "--metric", metrics[0], "--metric", metrics[1])
+    first = command(*search, "--scheduler", "none")
+    first.until(r"trial 2: ")
+    first.kill()
+    store = StudyStore(tmp_path / "runs" / "small")
+    before = {record.number: record.metrics for record in store.trials()}
+    assert 3 <= len(before) < 7
+    again = command(*search, "--scheduler", "none")
+    again.finish()
+    check_whole(store, 7)
+    check_mirror(store)
+    records = store.trials()
+    assert all(records[number].metrics == known for number, known in before.items())
+    values = np.array([[record.metrics[name] for name in metrics] for record in records])
+    on_front = set(np.flatnonzero(front(values, signs)))
+    assert set(Study(store).pareto_front()["number"]) == on_front
+    study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(store.journal))))
+    assert {trial.number for trial in study.best_trials} == on_front
+    assert [trial.values for trial in study.get_trials()] == values.tolist()
+    assert any("* on the Pareto front with latency_ms" in line for line in again.lines)
 
 
 def worker_of(store: StudyStore) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
 
+from histotune.cli import app
 from histotune.config import TrialConfig, unparse
 from histotune.errors import ConfigError, StudyError
 from histotune.files import write_json
@@ -199,3 +203,44 @@ def test_another_study_later_is_refused(
     begin_with(small_study, space, [], other)
     with pytest.raises(StudyError, match="began with a warm start from"):
         begin_with(small_study, space, [], new_study(tmp_path / "third"))
+
+
+SMALL = """
+dataset: synthetic
+options: {cases: 240, patients: 24, side: 32}
+epochs: 2
+batch_size: 32
+loss: {choice: {cross_entropy: {}, focal: {gamma: {low: 0.5, high: 5.0}}}}
+optimizer: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}
+"""
+
+
+@pytest.mark.slow
+def test_by_command_another_study_is_learnt_from_and_not_needed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HISTOTUNE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "mine.yaml").write_text("loss: {name: focal, gamma: 4.5}\n")
+
+    def search(study: str, *arguments: str) -> Result:
+        return CliRunner().invoke(app, ["search", "small.yaml", "--scheduler", "none", "--study", study, *arguments])
+
+    assert search("a", "--trials", "3").exit_code == 0
+    note = "Note: The sampler knows 3 complete trials of study 'a'. They are no results of this study."
+    first = search("b", "--trials", "3", "--warm-start", "a", "--start-with", "mine.yaml")
+    assert (first.exit_code, note in first.stdout) == (0, True), first.output
+    new = StudyStore(tmp_path / "runs" / "b")
+    configs = [record.config() for record in new.trials()]
+    assert len(configs) == 3
+    assert configs[0] == TrialConfig.from_dict(load_space("small.yaml").default()).to_dict(), "the default is first"
+    assert configs[1]["loss"] == {"name": "focal", "gamma": 4.5}
+    shutil.move(tmp_path / "runs" / "a", tmp_path / "runs" / "c")
+    again = search("b", "--trials", "4")
+    assert (again.exit_code, note in again.stdout, len(new.trials())) == (0, True, 4), again.output
+    other = search("b", "--trials", "5", "--warm-start", "c")
+    assert (other.exit_code, len(new.trials())) == (2, 4)
+    assert "Error: study 'b' began with a warm start from" in other.stderr
+    assert json.loads((new.folder / "warm_start.json").read_text())["study"] == str(tmp_path / "runs" / "a")

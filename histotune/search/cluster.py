@@ -115,34 +115,60 @@ def capacity() -> list[tuple[float, float]]:
     return [(float(has.get("CPU", 0)), float(has.get("GPU", 0))) for has in alive]
 
 
+def head_of(address: str) -> str:
+    """Return HOST:PORT of a cluster's head, which answered within seconds and took our token.
+
+    Args:
+        address: `auto` or `HOST:PORT`.
+
+    Raises:
+        StudyError: no cluster answers there, or it asks for another token.
+    """
+    runtime.disable_telemetry()
+    with _environment(_SETTINGS_JOINED), _refusals_in_words(address):
+        from ray._private import services
+        from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
+
+        try:
+            if address.startswith(":"):
+                raise ValueError("no host")  # of which Ray would log a traceback
+            found = services.canonicalize_bootstrap_address(address)
+            if found is None:
+                raise StudyError(f"no Ray runs on this machine ({address=}); start one by `ray start --head`")
+            host, _, port = found.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"no Ray cluster answers at {address!r} ({error}): give `auto` or HOST:PORT of its head, as "
+                "`ray start` printed it"
+            ) from error
+        if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+        GcsClient(address=found).get_all_node_info(timeout=2 * PATIENCE)
+    return str(found)
+
+
 def _join(ray: Any, address: str, variables: dict[str, str]) -> None:
     """Connect, within seconds or not at all: what Ray tries for minutes is asked beforehand."""
-    from ray._private import services
-    from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
-
-    try:
-        found = services.canonicalize_bootstrap_address(address)
-        if found is None:
-            raise StudyError(f"no Ray runs on this machine ({address=}); start one by `ray start --head` or name one")
-        host, _, port = found.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"no Ray cluster answers at {address!r} ({error}): give `auto` or HOST:PORT of its head, as `ray start` "
-            "printed it"
-        ) from error
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-    try:
-        GcsClient(address=found).get_all_node_info(timeout=2 * PATIENCE)
+    found = head_of(address)
+    with _refusals_in_words(address):
         ray.init(
             address=found,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
         )
+
+
+@contextlib.contextmanager
+def _refusals_in_words(address: str) -> Iterator[None]:
+    """Turn what Ray raises where a cluster cannot be joined into a `StudyError` that says why."""
+    import ray
+
+    try:
+        yield
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         refused = isinstance(error, ray.exceptions.AuthenticationError) or "nauthenticated" in str(error)
         help_ = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to its file"

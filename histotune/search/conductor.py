@@ -175,7 +175,8 @@ class Conductor:
         if self._nursery is not None:
             self._nursery.ended(record)
         self._events.append(("ended", (record,)))
-        self._mishaps.count(record)
+        unended = {*self._live, *(waiting for waiting, _ in self._waiting)}
+        self._mishaps.count(record, fits=self._ledger.best_at > 0 or 0 in unended)  # 0 is the default, which runs first
         self._end_if_hopeless()
 
     def hanging(self) -> list[int]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -208,7 +210,7 @@ def drive(
         }
 
     bridge = Bridge(conductor, signals, describe, Courier(StudyStore(study), depot))
-    with contextlib.suppress(_SearchOver):
+    with contextlib.suppress(_SearchOver), _starved_workers_are_dead():
         tune.run(
             TrialWorker,
             name="search",
@@ -223,6 +225,26 @@ def drive(
             verbose=0,
             raise_on_failed_trial=False,
         )
+
+
+@contextlib.contextmanager
+def _starved_workers_are_dead() -> Iterator[None]:
+    """Make Tune take the word of Ray's memory monitor for the death of a worker: it knows no such error of an actor.
+
+    Without it, a worker that the monitor kills is the end of Tune's loop, and of the search.
+    """
+    before = RayActorManager._actor_task_failed
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        starved = isinstance(exception, OutOfMemoryError)
+        death = RayActorError(error_msg=f"{OutOfMemoryError.__name__}: {exception}") if starved else exception
+        before(self, tracked_actor_task, death)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = before
 
 
 class _Searcher(Searcher):  # type: ignore[misc]

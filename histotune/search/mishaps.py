@@ -84,12 +84,16 @@ class Mishaps:
         how_often = f"its worker died {self._deaths[number]} times, the last time: {reason}"
         return TrialFailed("hung" if hung else "killed", how_often)
 
-    def count(self, record: TrialRecord) -> None:
-        """Hear how a trial ended: too many failures of a kind in a row are the end."""
+    def count(self, record: TrialRecord, *, fits: bool = False) -> None:
+        """Hear how a trial ended: too many failures of a kind in a row are the end.
+
+        Infeasible trials are not, where it `fits`, that is where some trial of the study fits into memory or may do:
+        the sampler learns from them where the boundary is.
+        """
         kind, times = self._row
         if record.state != FAILED:
             self._row = ("", 0)
             return
         self._row = (record.kind, times + 1 if record.kind == kind else 1)
-        if self._row[1] >= FAILURES_IN_A_ROW:
+        if self._row[1] >= FAILURES_IN_A_ROW and not (fits and record.kind == memory.INFEASIBLE):
             self.end = f"{FAILURES_IN_A_ROW} trials in a row failed with {record.kind}: {record.reason}"

@@ -117,7 +117,8 @@ def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:
             f"configurations are trained here, instead of its scores being shown to the sampler{left}."
         )
         return Start([one.params for one in best], [], study, note)
-    note = f"The sampler knows {len(fitting)} complete trials of study {name}{left}. They are no results of this study."
+    known = f"{len(fitting)} complete trial{'s' if len(fitting) > 1 else ''}"
+    note = f"The sampler knows {known} of study {name}{left}. They are no results of this study."
     return Start([], fitting, study, note)
 
 
