@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -17,9 +17,6 @@ from histotune.search import Summary
 from histotune.space import Share
 from histotune.store import StudyStore, TrialRecord
 from histotune.tracking import MlflowTracker
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure as PlotlyFigure
 
 
 class Study:
@@ -102,8 +99,10 @@ class Study:
         data: str | os.PathLike[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
         **options: Any,
-    ) -> PlotlyFigure:
-        """Draw a figure of the study; write it to `folder` as `<name>.html`, and if asked `<name>.png`, too.
+    ) -> Any:
+        """Draw a figure of the study as a plotly figure.
+
+        Where a folder is given, write it there as `<name>.html`, and if asked `<name>.png`, too.
 
         Args:
             data: where the study's data are now; None looks where they were when it began.
