@@ -272,6 +272,12 @@ def test_weights_go_from_equal_to_inverse_frequency(counts: list[int]) -> None:
     assert weights[7] == pytest.approx(effective_number_weights(counts, 1 - 1 / volumes[7]))
 
 
+@pytest.mark.parametrize("beta", [0.9, 0.9999, 0.999999])
+def test_the_betas_that_are_used_lie_on_the_axis(beta: float) -> None:
+    volumes, _ = weights_by_beta([7, 7], {0.0, beta, 1.0})
+    assert volumes[-1] == pytest.approx(max(1e2, 1 / (1 - beta)))
+
+
 def test_betas_and_counts_are_the_studys(numbers: dict[str, Any], study: StudyStore, small_cohort: Cohort) -> None:
     found = numbers["effect_of_beta"]
     assert found.used == (0.0, 0.999)  # the defaults of losses that were given none included

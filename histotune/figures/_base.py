@@ -59,7 +59,7 @@ class Source:
         return dict(sorted(found.items()))
 
     def part(self, name: str) -> tuple[int, int]:
-        """Return how many cases and patients stand in a part of the split: `train`, `val` or `test`."""
+        """Return how many cases and patients stand in a part of the split: `splits.TRAIN`, `VAL` or `TEST`."""
         table = self.store.split_table()
         rows = table[table["part"] == name]
         return len(rows), rows["patient"].nunique()
@@ -73,6 +73,8 @@ class Source:
         told = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
         if self.settings.leaky:
             told += f" ({LEAKY}: patients stand on both sides)"
+        if self.settings.training:
+            told += f", training part {self.settings.training}"
         return told + (" (synthetic images)" if self.settings.facts.get("synthetic") else "")
 
 

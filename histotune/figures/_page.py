@@ -81,6 +81,10 @@ def write_image(drawn: PlotlyFigure, path: Path) -> Path:
 
 
 def _sentence(error: RuntimeError) -> str:
-    """Take the first sentence of an error that may hold several."""
-    first = error.args[0] if error.args else type(error).__name__
-    return str(first).strip().rstrip(".")
+    """Take the first sentence of an error that may hold several.
+
+    >>> _sentence(RuntimeError("No browser found. To install one, ...", "more"))
+    'No browser found'
+    """
+    first = str(error.args[0]) if error.args else type(error).__name__
+    return first.strip().partition(". ")[0].rstrip(".")

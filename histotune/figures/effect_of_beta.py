@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, loss_of
 from histotune.model import CLASSES
+from histotune.splits import TRAIN
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -44,12 +45,14 @@ class BetaEffect:
     study: str = ""
 
 
-def weights_by_beta(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def weights_by_beta(counts: Sequence[int], used: Collection[float] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Return volumes 1 / (1 - beta) [n] and the class weights [n, C] of `effective_number_weights` there.
 
-    They go from beta 0 to where the weights have arrived at inverse frequency: ten times the largest count.
+    They go from beta 0 to where the weights have arrived at inverse frequency, ten times the largest count, and as far
+    as the betas that are `used`.
     """
-    decades = int(np.ceil(np.log10(max(counts)))) + 1
+    furthest = max([10.0 * max(counts), *(1 / (1 - beta) for beta in used if beta < 1)])
+    decades = int(np.ceil(np.log10(furthest).round(6)))  # 1 / (1 - .9999) is a little more than 10^4
     volumes = np.logspace(0, decades, decades * _PER_DECADE + 1)
     return volumes, np.stack([effective_number_weights(counts, 1 - 1 / volume) for volume in volumes])
 
@@ -66,9 +69,9 @@ class EffectOfBeta(Figure[BetaEffect]):
                 "search on, or train one"
             )
         facts = json.loads((lines[0].record.folder / CLASSES).read_text(encoding="utf-8"))
-        volumes, weights = weights_by_beta(facts["counts"])
         used = {float(loss["beta"]) for loss in map(loss_of, lines) if "beta" in loss}
-        _, patients = source.part("train")
+        volumes, weights = weights_by_beta(facts["counts"], used)
+        _, patients = source.part(TRAIN)
         return BetaEffect(
             tuple(facts["classes"]),
             tuple(facts["counts"]),
@@ -93,7 +96,7 @@ class EffectOfBeta(Figure[BetaEffect]):
         layout = {
             "xaxis": _style.axis("beta", type="log", tickvals=marks, ticktext=words),
             "yaxis": _style.axis("weight of a case (mean over classes 1)", rangemode="tozero"),
-            "shapes": [_used(beta) for beta in numbers.used if 0 < beta < 1 - 1 / numbers.volumes[-1]],
+            "shapes": [_used(beta) for beta in numbers.used if 0 < beta < 1],
         }
         caption = (
             f"Training part: {_style.counted(sum(numbers.counts), 'case')} of "

@@ -13,6 +13,7 @@ from histotune.config import TrialConfig
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, loss_of
 from histotune.leaderboard import Line
+from histotune.splits import VAL
 from histotune.statistics import patient_bootstrap
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class EffectOfSigma(Figure[SigmaEffect]):
         bars = len(known) <= _MOST_BARS
         trials = [Scored(line.name, loss_of(line)["name"], sigma, *_score(source, line, bars)) for line, sigma in known]
         alike = len({_otherwise(line) for line, _ in known}) <= 1
-        cases, patients = source.part("val")
+        cases, patients = source.part(VAL)
         ordered = tuple(sorted(trials, key=lambda trial: (trial.loss, trial.sigma, trial.model)))
         return SigmaEffect(
             sigmas, distances, values, source.settings.metric, ordered, alike, cases, patients, str(source)

@@ -145,8 +145,9 @@ class LearnedFeatures(Figure[Learned]):
             f"{how}. The same cases in every panel: {which}, of {_style.counted(numbers.patients, 'patient')}; "
             f"{numbers.study}. Best model of each loss: {', '.join(panel.model for panel in numbers.panels)}."
         )
+        below = 20 + 24 * -(-len(numbers.classes) // 3)  # the legend, of which a phone has three names in a line
         title = "Learned features of validation cases, by loss"
-        return _style.figure(title, caption, traces, layout, height=100 + 270 * rows, above=36, below=44)
+        return _style.figure(title, caption, traces, layout, height=100 + 270 * rows, above=36, below=below)
 
 
 @FIGURES.register(

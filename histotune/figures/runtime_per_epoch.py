@@ -12,6 +12,7 @@ from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source
 from histotune.leaderboard import SINGLE, TRIAL, Line, components
+from histotune.splits import TRAIN, VAL
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -90,7 +91,7 @@ class RuntimePerEpoch(Figure[Runtime]):
         settings = list(dict.fromkeys(one.setting for one in found))
         shown = tuple(one for one in found if one.setting in settings[:_MOST])
         left_out = len(settings[_MOST:])
-        return Runtime(shown, left_out, source.part("train"), source.part("val"), str(source))
+        return Runtime(shown, left_out, source.part(TRAIN), source.part(VAL), str(source))
 
     def draw(self, numbers: Runtime) -> PlotlyFigure:
         """Draw a line from the shortest to the longest epoch, with a mark at the median."""
@@ -120,7 +121,7 @@ class RuntimePerEpoch(Figure[Runtime]):
         if numbers.left_out:
             caption += f" {_style.counted(numbers.left_out, 'setting')} with fewer losses not shown."
         title = "Runtime: seconds per epoch by loss"
-        return _style.figure(title, caption, traces, layout, height=110 + (26 + 14 * len(settings)) * len(losses))
+        return _style.figure(title, caption, traces, layout, height=110 + (24 + 20 * len(settings)) * len(losses))
 
 
 @FIGURES.register("runtime_per_epoch")
