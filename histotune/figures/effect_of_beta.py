@@ -104,7 +104,8 @@ class EffectOfBeta(Figure[BetaEffect]):
             f"beta 0 weighs all cases alike, beta 1, at the right, by inverse frequency."
         )
         if numbers.used:
-            caption += f" Betas of the study's trials (dotted): {', '.join(f'{beta:g}' for beta in numbers.used)}."
+            used = ", ".join(f"{beta:g}" for beta in numbers.used)
+            caption += f" Betas of the study's trials, dotted between 0 and 1: {used}."
         title = "Effect of beta: weight of a training case of each class"
         return _style.figure(title, caption, lines, layout, height=420)
 
@@ -118,4 +119,4 @@ def effect_of_beta() -> EffectOfBeta:
 def _used(beta: float) -> dict[str, Any]:
     at = 1 / (1 - beta)
     line = {"color": _style.INK, "width": 1.5, "dash": "dot"}
-    return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "layer": "below", "line": line}
+    return {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line}
