@@ -218,8 +218,7 @@ def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
 def figure(numbers: Any, written: Sequence[Path], *, json_wanted: bool) -> None:
     """Print where a figure was written, or its numbers."""
     if json_wanted:
-        plain = {name: _listed(value) for name, value in asdict(numbers).items()}
-        as_json({"files": list(written), "numbers": plain})
+        as_json({"files": list(written), "numbers": _listed(asdict(numbers))})
         return
     for path in written:
         typer.echo(f"Wrote {path}")
