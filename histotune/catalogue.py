@@ -6,6 +6,7 @@ from histotune.backbones import BACKBONES
 from histotune.datasets import DATASETS
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, suggest
+from histotune.figures import FIGURES
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.metrics import METRICS
@@ -25,6 +26,7 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     """
     registries: dict[str, Registry] = {
         "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
+        "figures": FIGURES,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

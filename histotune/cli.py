@@ -171,10 +171,36 @@ def predict(
     cli_show.predictions(load(exported).predict(images, strict=strict), output)
 
 
+@app.command(epilog=_examples("figure confusion_matrix idc", "figure learned_features idc --set method=tsne --png"))
+def figure(
+    name: Annotated[str, typer.Argument(help="See `histotune list figures -v`.", autocompletion=given.figures)],
+    study: given.StudyArgument,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the figure's parameters.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="reports/STUDY")] = None,
+    png: Annotated[bool, typer.Option("--png", help="Also as an image; needs kaleido and Chrome.")] = False,
+    data: given.DataOption = None,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Draw a figure of a study as a self-contained page."""
+    from histotune import cli_show, figures
+    from histotune.places import Places
+    from histotune.space import read_values
+    from histotune.store import StudyStore
+
+    places = Places.of(runs, cache)
+    options = read_values(set_ or [], option="--set")
+    numbers = figures.compute(name, StudyStore(places.runs / study), places=places, data=data, **options)
+    written = figures.save(name, numbers, out or Path("reports") / study, png=png)
+    cli_show.figure(numbers, written, json_wanted=json_wanted)
+
+
 @app.command("list", epilog=_examples("list losses -v"))
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics, spaces or presets.")
+        str,
+        typer.Argument(help="backbones, fusions, losses, datasets, ensembles, figures, metrics, spaces or presets."),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
     json_wanted: given.JsonOption = False,

@@ -21,6 +21,13 @@ def _presets(incomplete: str) -> list[str]:
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
+def figures(incomplete: str) -> list[str]:
+    """Complete the name of a figure."""
+    from histotune.figures import FIGURES
+
+    return [name for name in FIGURES.names() if name.startswith(incomplete)]
+
+
 def _studies(incomplete: str) -> list[str]:
     runs = Path(os.environ.get("HISTOTUNE_RUNS", "runs"))
     names = (path.parent.name for path in runs.glob("*/study.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +219,15 @@ def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
         typer.echo(found.note)
 
 
+def figure(numbers: Any, written: Sequence[Path], *, json_wanted: bool) -> None:
+    """Print where a figure was written, or its numbers."""
+    if json_wanted:
+        as_json({"files": list(written), "numbers": _listed(asdict(numbers))})
+        return
+    for path in written:
+        typer.echo(f"Wrote {path}")
+
+
 def predictions(table: pd.DataFrame, output: Path) -> None:
     """Write predictions and say what became of the images."""
     write_text(output, table.to_csv(index=False))
@@ -259,6 +269,15 @@ def _parameters(entry: Mapping[str, Any]) -> list[str]:
 
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) or "''"
+
+
+def _listed(value: Any) -> Any:
+    """Turn arrays in nested mappings and sequences into lists."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_listed(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _cell(value: Any) -> str:

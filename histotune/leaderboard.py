@@ -117,9 +117,9 @@ def verdict(
     """
     settings = store.settings()
     sign = metrics.direction(settings.metric)
-    ranked = _ranked(store, entries)
-    models = [line for line in ranked if line.kind != CONTROL]
-    controls = [line for line in ranked if line.kind == CONTROL]
+    found = ranked(store, entries)
+    models = [line for line in found if line.kind != CONTROL]
+    controls = [line for line in found if line.kind == CONTROL]
     if not models or not controls:
         return Verdict(False, f"No verdict: there is no complete {'trial' if not models else 'control'} yet.")
     winner, control = models[0], controls[0]
@@ -140,7 +140,7 @@ def gain(store: StudyStore, entries: Sequence[Line] | None = None, *, replicates
         StudyError: the two were scored on different cases.
     """
     settings = store.settings()
-    models = [line for line in _ranked(store, entries) if line.kind != CONTROL]
+    models = [line for line in ranked(store, entries) if line.kind != CONTROL]
     default = next((line for line in models if line.kind == TRIAL and line.record.number == 0), None)
     if default is None:
         return Verdict(False, "Whether the search beats the space's default is unknown: trial 0 is not complete.")
@@ -152,7 +152,8 @@ def gain(store: StudyStore, entries: Sequence[Line] | None = None, *, replicates
     return Verdict(beats, text, f"{models[0].kind} {models[0].name}", "trial 0", difference)
 
 
-def _ranked(store: StudyStore, entries: Sequence[Line] | None) -> list[Line]:
+def ranked(store: StudyStore, entries: Sequence[Line] | None = None) -> list[Line]:
+    """Return what is complete, best first by the study's metric; `entries` is as for `leaderboard`."""
     metric = store.settings().metric
     complete = (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE)
     return sorted(complete, key=lambda line: _order(line, metric, metrics.direction(metric)))
@@ -178,7 +179,7 @@ def _columns(names: Sequence[str]) -> list[str]:
 
 def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
     record = line.record
-    loss, backbone = _components(line)
+    loss, backbone = components(line)
     return {
         "kind": line.kind,
         "number": record.number,
@@ -203,8 +204,8 @@ def _descent(line: Line) -> str:
     return f"goes on from {parent.number} after epoch {parent.epoch}" if parent else ""
 
 
-def _components(line: Line) -> tuple[str, str]:
-    """Name a trial's loss and its backbones ("" for what is no trial)."""
+def components(line: Line) -> tuple[str, str]:
+    """Name a trial's loss and its backbones; "" for what is no trial."""
     record = line.record
     if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / "config.yaml").exists()):
         return "", ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,13 @@ def build_model(config: TrialConfig, counts: Sequence[int], *, trained: bool = F
 
 
 @torch.inference_mode()
+def features(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing) -> np.ndarray:
+    """Return the features [n, D] (float32) that the objective sees of uint8 image batches [B, S, S, 3], in float32."""
+    model.eval()
+    return torch.cat([model(*_inputs(model, preprocessing, images)).cpu() for images in batches]).numpy()
+
+
+@torch.inference_mode()
 def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing, *, tta: bool = False) -> np.ndarray:
     """Return logits [n, C] (float32) of uint8 image batches [B, S, S, 3], always computed in float32.
 
@@ -106,7 +113,7 @@ def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessin
     logits = []
     for images in batches:
         views = [symmetry(images, code) for code in range(_SYMMETRIES if tta else 1)]
-        logits.append(torch.stack([_score(model, preprocessing.standardise(view)) for view in views]).mean(0).cpu())
+        logits.append(torch.stack([model.logits(*_inputs(model, preprocessing, view)) for view in views]).mean(0).cpu())
     return torch.cat(logits).numpy()
 
 
@@ -139,17 +146,30 @@ class Predictor:
         Raises:
             DataError: another type, number of channels or size than the model was trained on.
         """
+        if not len(self._checked(images)):
+            return np.zeros((0, len(self.classes)), np.float32)
+        return predict(self.model, self._batches(images), self.preprocessing, tta=self.config.tta)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Map uint8 images [n, S, S, 3], n >= 1, to the features [n, D] that the objective sees, float32.
+
+        Raises:
+            DataError: as `logits`.
+        """
+        return features(self.model, self._batches(self._checked(images)), self.preprocessing)
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
         side = self.preprocessing.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
             raise DataError(
                 f"the model reads uint8 images [n, {side}, {side}, 3], got {images.dtype} {list(images.shape)}: "
                 f"prepare them at image_size {side}"
             )
-        if not len(images):
-            return np.zeros((0, len(self.classes)), np.float32)
+        return images
+
+    def _batches(self, images: np.ndarray) -> Iterator[Tensor]:
         chunks = (images[start : start + _BATCH].copy() for start in range(0, len(images), _BATCH))
-        batches = (torch.from_numpy(chunk).to(self.device) for chunk in chunks)
-        return predict(self.model, batches, self.preprocessing, tta=self.config.tta)
+        return (torch.from_numpy(chunk).to(self.device) for chunk in chunks)
 
 
 def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
@@ -176,10 +196,11 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     return Predictor(config, tuple(facts["classes"]), facts["positive"], preprocessing, model, device)
 
 
-def _score(model: Model, images: Tensor) -> Tensor:
+def _inputs(model: Model, preprocessing: Preprocessing, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Give every modality of a model the same images, uint8 [B, S, S, 3]; all of them are present."""
     present = torch.ones(len(images), dtype=torch.bool, device=images.device)
     modalities = set(model.modalities.values())
-    return model.logits(dict.fromkeys(modalities, images), dict.fromkeys(modalities, present))
+    return dict.fromkeys(modalities, preprocessing.standardise(images)), dict.fromkeys(modalities, present)
 
 
 def _after_projection(config: HeadConfig, width: int, objective: Objective) -> list[nn.Module]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from histotune import figures
 from histotune.export import export_ensemble, export_trial, log_ensemble
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
 from histotune.merge import Merged, merge
@@ -87,6 +89,34 @@ class Study:
             export_ensemble(self.store, merged, Path(export))
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
+
+    def figure(
+        self,
+        name: str,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        png: bool = False,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Draw a figure of the study as a plotly figure.
+
+        Where a folder is given, write it there as `<name>.html`, and if asked `<name>.png`, too.
+
+        Args:
+            data: where the study's data are now; None looks where they were when it began.
+            options: parameters of the figure; see `histotune list figures -v`.
+
+        Raises:
+            ConfigError: no such figure or option.
+            StudyError: the study does not hold what the figure shows.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        numbers = figures.compute(name, self.store, places=places, data=data, **options)
+        if folder is not None:
+            figures.save(name, numbers, folder, png=png)
+        return figures.draw(name, numbers)
 
     def export(self, number: int, folder: str | os.PathLike[str]) -> Path:
         """Write trial `number` as a portable folder and return it."""

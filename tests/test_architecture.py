@@ -26,11 +26,11 @@ LAYERS = [
     {"optimizer", "memory", "session", "cost", "checkpoint", "ending", "train"},
     {"space"},
     {"disk", "presets", "search", "tracking"},
-    {"catalogue"},
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "merge", "predict", "tidy"},
     {"export", "mlflow_model"},
-    {"evaluate"},
+    {"evaluate", "figures"},
+    {"catalogue"},
     {"study"},
     {"jobs"},
     {"cli"},
@@ -46,9 +46,10 @@ OWNERS = {
     "typer": {"cli"},
     "fsspec": {"search"},
     "rich": {"cli"},
-    "sklearn": {"controls", "splits", "statistics", "calibration"},
+    "sklearn": {"controls", "splits", "statistics", "calibration", "figures"},
     "scipy": {"statistics", "calibration"},
-    "plotly": set(),
+    "plotly": {"figures"},
+    "kaleido": {"figures"},
 }
 TRAINING = {"torch", "timm", "torchvision", "numpy", "pandas", "safetensors", "yaml", "PIL", "histotune"}
 

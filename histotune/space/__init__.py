@@ -19,7 +19,7 @@ from histotune.space import _branches, _grid
 from histotune.space._branches import Share
 from histotune.space._check import check_config, check_values
 from histotune.space._compile import compile_group
-from histotune.space._edit import apply_edits
+from histotune.space._edit import apply_edits, read_values
 from histotune.space._locate import locate
 from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Range, Switch
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
@@ -38,6 +38,7 @@ __all__ = [
     "option_shares",
     "read_configuration",
     "read_space",
+    "read_values",
     "set_values",
     "space_names",
 ]

@@ -139,6 +139,18 @@ def _put(root: Item, path: list[str], item: Item) -> Item:
     return Item(inside | {path[0]: _put(below, path[1:], item)}, root.where)
 
 
+def read_values(assignments: Sequence[str], *, option: str) -> dict[str, Any]:
+    """Read `NAME=VALUE` texts, values as YAML reads them.
+
+    >>> read_values(["method=tsne", "cases=500"], option="--set")
+    {'method': 'tsne', 'cases': 500}
+
+    Raises:
+        ConfigError: a text without a name or a value.
+    """
+    return {".".join(path): item.plain() for path, item in (_parse(option, text, _value) for text in assignments)}
+
+
 def _parse(option: str, text: str, read: Any) -> Edit:
     path, equals, value = text.partition("=")
     where = f"{option} {text}"

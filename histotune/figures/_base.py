@@ -1,0 +1,120 @@
+"""The contract of a figure: compute plain numbers from a study's files, then draw them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from histotune.begin import study_cohort
+from histotune.cohort import Cohort
+from histotune.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, Line, components, lines, ranked
+from histotune.losses import LOSSES
+from histotune.places import Places
+from histotune.registry import Registry
+from histotune.store import COMPLETE, StudySettings, StudyStore
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+Numbers = TypeVar("Numbers")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The study that a figure shows.
+
+    Args:
+        store: the study's files.
+        places: where prepared cohorts are kept.
+        data: where the study's data are now; None looks where they were when it began.
+    """
+
+    store: StudyStore
+    places: Places
+    data: str | os.PathLike[str] | None = None
+
+    @cached_property
+    def settings(self) -> StudySettings:
+        """What the study began with."""
+        return self.store.settings()
+
+    @cached_property
+    def entries(self) -> list[Line]:
+        """Every ended trial, single training, control and ensemble."""
+        return lines(self.store)
+
+    def models(self) -> list[Line]:
+        """Return the complete trials, single trainings and ensembles, best first."""
+        return [line for line in ranked(self.store, self.entries) if line.kind != CONTROL]
+
+    def trained(self) -> dict[str, list[Line]]:
+        """Return {loss: its complete trials and single trainings, best first}, losses by name."""
+        found: dict[str, list[Line]] = {}
+        for line in self.models():
+            if line.kind in (TRIAL, SINGLE):
+                found.setdefault(components(line)[0], []).append(line)
+        return dict(sorted(found.items()))
+
+    def part(self, name: str) -> tuple[int, int]:
+        """Return how many cases and patients stand in a part of the split: `splits.TRAIN`, `VAL` or `TEST`."""
+        table = self.store.split_table()
+        rows = table[table["part"] == name]
+        return len(rows), rows["patient"].nunique()
+
+    def cohort(self, image_size: int) -> Cohort:
+        """Return the study's data at an image size, pixels."""
+        return study_cohort(self.store, self.places, image_size, self.data)
+
+    def __str__(self) -> str:
+        """Say which study, data and split these are, and what a reader must know of them."""
+        told = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
+        if self.settings.leaky:
+            told += f" ({LEAKY}: patients stand on both sides)"
+        if self.settings.training:
+            told += f", training part {self.settings.training}"
+        return told + (" (synthetic images)" if self.settings.facts.get("synthetic") else "")
+
+
+class Figure(Generic[Numbers]):
+    """Computes a frozen dataclass of plain values and arrays, and draws it.
+
+    `compute` reads files and never needs plotly; `draw` reads nothing but the numbers, so that whoever has numbers of
+    another origin draws them, too. The title says what is shown, with units; the caption how many cases and patients.
+    A builder takes keyword parameters only, all of them with defaults.
+    """
+
+    def compute(self, source: Source) -> Numbers:
+        """Compute the numbers of a study.
+
+        Raises:
+            StudyError: the study does not hold what the figure shows.
+        """
+        raise NotImplementedError
+
+    def draw(self, numbers: Numbers) -> PlotlyFigure:
+        """Draw what `compute` returned."""
+        raise NotImplementedError
+
+
+def loss_of(line: Line) -> dict[str, Any]:
+    """Return the loss of a trial: `name` and every parameter, those that it left to their defaults included."""
+    loss: Mapping[str, Any] = line.record.config()["loss"]
+    defaults = {one.name: one.default for one in LOSSES.entry(loss["name"]).parameters if not one.required}
+    return {**defaults, **loss}
+
+
+FIGURES: Registry[Figure] = Registry("figure", "histotune.figures")
+
+
+def call(line: Line) -> str:
+    """Name a model in a caption: kind, name, loss, and its state where it is not complete.
+
+    A single training's name is its digest, of which the beginning is enough.
+    """
+    name = line.name[:6] if line.kind == SINGLE else line.name
+    loss = components(line)[0]
+    state = "" if line.record.state == COMPLETE else f", {line.record.state}"
+    return f"{line.kind} {name}" + (f" ({loss}{state})" if loss else state)

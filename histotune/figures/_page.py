@@ -1,0 +1,87 @@
+"""A drawn figure -> files: a page that needs nothing else, and an image where Chrome and kaleido are installed."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histotune import files
+from histotune.errors import HistotuneError
+from histotune.figures._style import FAINT, FONT, INK, WIDTH
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+_SCALE = 2  # pixels of an image per pixel of the drawing
+_NEEDED = (
+    "a PNG is drawn by Chrome: `pip install 'histotune[png]'`, and Chrome or Chromium (`apt-get install chromium`, or "
+    "`kaleido_get_chrome` downloads one). The HTML page needs neither"
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ margin: 0 auto; max-width: 760px; padding: 12px; font-family: {font}; color: {ink}; background: #fff; }}
+h1 {{ font-size: 1.1rem; margin: 0 0 .3rem; }}
+p {{ font-size: .82rem; line-height: 1.35; margin: 0 0 .6rem; color: {faint}; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{caption}</p>
+{drawing}
+</body>
+</html>
+"""
+
+
+def write_page(drawn: PlotlyFigure, path: Path) -> Path:
+    """Write a drawn figure as a self-contained HTML page; the same figure gives the same bytes.
+
+    On a page the title and caption are text, which breaks its lines where the screen ends.
+    """
+    from plotly.graph_objects import Figure
+
+    bare, meta = Figure(drawn), drawn.layout.meta
+    without = meta["top"] - 8
+    bare.update_layout(title_text="", margin_t=bare.layout.margin.t - without, height=bare.layout.height - without)
+    quiet = {"responsive": True, "displayModeBar": False}  # plotly's buttons cover a small drawing
+    drawing = bare.to_html(full_html=False, include_plotlyjs=True, div_id=path.stem, config=quiet)
+    told = {name: html.escape(meta[name]) for name in ("title", "caption")}
+    files.write_text(path, _PAGE.format(**told, drawing=drawing, font=FONT, ink=INK, faint=FAINT))
+    return path
+
+
+def write_image(drawn: PlotlyFigure, path: Path) -> Path:
+    """Write a drawn figure as a PNG of 1280 pixels' width.
+
+    Raises:
+        HistotuneError: kaleido or Chrome is not installed, or Chrome does not start.
+    """
+    try:
+        import kaleido
+    except ImportError as error:
+        raise HistotuneError(f"cannot write {path}: kaleido is not installed; {_NEEDED}") from error
+    size = {"width": WIDTH, "height": drawn.layout.height, "scale": _SCALE}
+    # Through kaleido and not `drawn.write_image`, which would let Chrome ask the network for MathJax.
+    without_network: dict[str, Any] = {"mathjax": False}
+    try:
+        image = kaleido.calc_fig_sync(drawn.to_dict(), opts={"format": "png", **size}, kopts=without_network)
+    except RuntimeError as error:  # of all errors of a browser that is not there, does not start or dies
+        raise HistotuneError(f"cannot write {path}: {_sentence(error)}; {_NEEDED}") from error
+    files.write_bytes(path, image)
+    return path
+
+
+def _sentence(error: RuntimeError) -> str:
+    """Take the first sentence of an error that may hold several.
+
+    >>> _sentence(RuntimeError("No browser found. To install one, ...", "more"))
+    'No browser found'
+    """
+    first = str(error.args[0]) if error.args else type(error).__name__
+    return first.strip().partition(". ")[0].rstrip(".")
