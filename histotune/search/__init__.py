@@ -67,7 +67,7 @@ def run(
     from histotune.search.journal import Journal
     from histotune.search.population import Nursery, check_scheduler
     from histotune.search.resume import take_up
-    from histotune.search.sampler import Proposer
+    from histotune.search.sampler import Proposer, explored
     from histotune.search.samplers import check_sampler
     from histotune.search.schedule import Population
     from histotune.search.site import found, run_at
@@ -90,7 +90,10 @@ def run(
         journal = Journal(store.journal, store.folder.name, maximize=better, others=more)
         history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
         past = journal.trials()
-        proposer = Proposer(space, sampler, seed=seed, maximize=better, others=more, history=past, start=start)
+        proposer = Proposer(
+            space, sampler, seed=seed, maximize=better, others=more, history=past, start=start,
+            explored=explored(stopper, site.at_once),
+        )  # fmt: skip
         nursery = None
         if isinstance(stopper, Population):
             nursery = Nursery(store, site.depot, stopper, space, seed=seed, history=past)

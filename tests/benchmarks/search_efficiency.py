@@ -139,7 +139,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from histotune.search import Budget
 from histotune.search.conductor import Conductor, History
 from histotune.search.journal import Journal
-from histotune.search.sampler import Proposer
+from histotune.search.sampler import Proposer, explored
 from histotune.search.schedule import Asha, Scheduler
 from histotune.space import Space, read_space
 from histotune.store import COMPLETE, STOPPED, StudyStore, write_record
@@ -246,18 +246,18 @@ class RaysAsha(Scheduler):
         return decision == "STOP" and epoch < EPOCHS
 
 
-def rays_way(space: Space, seed: int) -> tuple[Proposer, Scheduler]:
+def rays_way(space: Space, seed: int, workers: int) -> tuple[Proposer, Scheduler]:
     scheduler = RaysAsha()
     return RaysSearch(space, TPESampler(seed=seed), scheduler), scheduler  # as OptunaSearch builds it
 
 
-POLICIES: dict[str, Callable[[Space, int], tuple[Proposer, Scheduler]]] = {
-    "random": lambda space, seed: (AnySampler(space, RandomSampler(seed)), Scheduler()),
-    "TPE": lambda space, seed: (AnySampler(space, TPESampler(seed=seed)), Scheduler()),
-    "random + ASHA": lambda space, seed: (AnySampler(space, RandomSampler(seed)), RaysAsha()),
+POLICIES: dict[str, Callable[[Space, int, int], tuple[Proposer, Scheduler]]] = {  # space, seed, workers
+    "random": lambda space, seed, workers: (AnySampler(space, RandomSampler(seed)), Scheduler()),
+    "TPE": lambda space, seed, workers: (AnySampler(space, TPESampler(seed=seed)), Scheduler()),
+    "random + ASHA": lambda space, seed, workers: (AnySampler(space, RandomSampler(seed)), RaysAsha()),
     "Ray's own way": rays_way,
-    "ours, rungs 4/12": lambda space, seed: (_proposer(space, seed), Asha(EPOCHS, grace=4)),
-    "ours": lambda space, seed: (_proposer(space, seed), Asha(EPOCHS)),
+    "ours, rungs 4/12": lambda space, seed, workers: _ours(space, seed, workers, Asha(EPOCHS, grace=4)),
+    "ours": lambda space, seed, workers: _ours(space, seed, workers, Asha(EPOCHS)),
 }
 
 
@@ -277,7 +277,7 @@ def search(
     task: Surrogate, policy: str, seed: int, *, workers: int, epochs: int, home: Path, journal: Journal | None = None
 ) -> Outcome:
     """Search until `epochs` are spent; `workers` train at once, each at the pace of its trial."""
-    proposer, scheduler = POLICIES[policy](_space(), seed)
+    proposer, scheduler = POLICIES[policy](_space(), seed, workers)
     journal = journal or cast(Journal, MemoryJournal())
     store, outcome = StudyStore(home), Outcome()
     conductor = Conductor(
@@ -397,8 +397,9 @@ def _quicken() -> None:
     _truncnorm._log_ndtr = scipy.special.log_ndtr
 
 
-def _proposer(space: Space, seed: int) -> Proposer:
-    return Proposer(space, "tpe", seed=seed, maximize=True)
+def _ours(space: Space, seed: int, workers: int, scheduler: Scheduler) -> tuple[Proposer, Scheduler]:
+    share = explored(scheduler, workers)
+    return Proposer(space, "tpe", seed=seed, maximize=True, explored=share), scheduler
 
 
 def _value(config: Mapping[str, Any], path: str) -> float:
