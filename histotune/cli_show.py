@@ -214,6 +214,16 @@ def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
         typer.echo(found.note)
 
 
+def reproduced(written: Sequence[Path], *, json_wanted: bool) -> None:
+    """Print the tables of a reproduction, and where all of its numbers are."""
+    text, _, numbers = written
+    if json_wanted:
+        typer.echo(numbers.read_text(encoding="utf-8"), nl=False)
+        return
+    typer.echo(text.read_text(encoding="utf-8"))
+    typer.echo(f"Wrote {', '.join(map(str, written))}")
+
+
 def predictions(table: pd.DataFrame, output: Path) -> None:
     """Write predictions and say what became of the images."""
     write_text(output, table.to_csv(index=False))

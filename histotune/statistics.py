@@ -139,14 +139,14 @@ def paired_bootstrap_of_seeds(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Difference:
-    """Return the mean over training seeds of metric(first) - metric(second), all on the same drawn patients.
+    """Return the mean over training seeds of metric(first) - metric(second), with patients and seeds resampled.
 
-    Each replicate draws patients once, for both models and every seed, and averages the differences: the interval says
-    what other patients would change, for the mean of these trainings; how much one training differs from the next is
-    the spread over seeds, which is not in it. See `patient_bootstrap`.
+    Each replicate draws patients, the same for both models and every seed, and seeds, the same for both models, and
+    averages the differences over the drawn seeds. So the interval holds what other patients and other trainings would
+    change; few seeds say little of the latter, and of one seed nothing. See `patient_bootstrap`.
 
     Args:
-        firsts, seconds: probabilities [n, C] of two models, one per seed, for the same cases in the same order.
+        firsts, seconds: probabilities [n, C] of two models, seed by seed, for the same cases in the same order.
 
     Raises:
         DataError: the two do not score the same cases, or not with as many seeds.
@@ -154,10 +154,14 @@ def paired_bootstrap_of_seeds(
     shapes = [[probabilities.shape for probabilities in side] for side in (firsts, seconds)]
     if not firsts or shapes[0] != shapes[1] or len(set(shapes[0])) > 1:
         raise DataError(f"a paired comparison needs the same cases: {shapes[0]} and {shapes[1]}")
-    ones, others = ([_Measured(metric, p, labels, patients, positive, None) for p in side] for side in (firsts, seconds))
-    values = np.mean([one.replicate(replicates, seed) for one in ones], axis=0)
-    values -= np.mean([other.replicate(replicates, seed) for other in others], axis=0)
-    value = float(np.mean([one.value() for one in ones]) - np.mean([other.value() for other in others]))
+    ones, others = (
+        [_Measured(metric, p, labels, patients, positive, None) for p in side] for side in (firsts, seconds)
+    )
+    pairs = list(zip(ones, others, strict=True))
+    drawn = np.stack([one.replicate(replicates, seed) - other.replicate(replicates, seed) for one, other in pairs])
+    chosen = np.random.default_rng([seed, len(pairs)]).integers(len(pairs), size=drawn.shape)  # [seeds, replicates]
+    values = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    value = float(np.mean([one.value() - other.value() for one, other in pairs]))
     whole = _interval(value, values, ones[0].patients, level)
     known = values[~np.isnan(values)]
     tail = min((known <= 0).sum(), (known >= 0).sum())

@@ -26,13 +26,14 @@ LAYERS = [
     {"optimizer", "memory", "session", "cost", "checkpoint", "ending", "train"},
     {"space"},
     {"disk", "presets", "search", "tracking"},
-    {"catalogue"},
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "merge", "predict", "tidy"},
     {"export", "mlflow_model"},
     {"evaluate"},
     {"study"},
     {"jobs"},
+    {"reproductions"},
+    {"catalogue", "reproduce"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -38,11 +38,13 @@ class LineUp:
 
     Attributes:
         space: name of the search space, whose epochs `fix` sets.
+        metric: by which the best configuration is chosen.
         searched: configurations of the search, all with seed 0, the published one first.
         seeds: of the trainings after the search; 0 is not among them, so that no seed had a part in the choice.
     """
 
     space: str
+    metric: str
     fix: tuple[str, ...]
     searched: Trainings
     seeds: tuple[int, ...]
@@ -59,7 +61,8 @@ class LineUp:
             label: candidates(setting.space, [*fix, *narrowing], scale.trials, label)
             for label, narrowing in reproduction.contenders.items()
         }
-        return cls(setting.space, fix, searched, tuple(range(1, scale.seeds + 1)))
+        metric = load_space(setting.space).metric
+        return cls(setting.space, metric, fix, searched, tuple(range(1, scale.seeds + 1)))
 
     def seeded(self, best: Mapping[str, TrialConfig]) -> Trainings:
         """Return the configuration of each contender with every seed."""
@@ -150,11 +153,9 @@ class Lines:
     """Says a line when a training ends, and how long the rest will take."""
 
     def __init__(self, line_up: LineUp, said: Callable[[str], None]) -> None:
-        self._said, self._size = said, line_up.size()
-        self._labels = {
-            (configs[0].loss.name): label for label, configs in line_up.searched.items()
-        }
-        self._began, self._fresh, self._done = time.monotonic(), 0, 0
+        self._said, self._size, self._metric = said, line_up.size(), line_up.metric
+        self._labels = {config.digest(): label for label, configs in line_up.searched.items() for config in configs}
+        self._began, self._fresh, self._done = 0.0, 0, 0
 
     def take_up(self, done: int) -> None:
         """Hear how many trainings had ended before."""
@@ -162,6 +163,7 @@ class Lines:
 
     def started(self, number: int, config: Mapping[str, Any]) -> None:
         """Hear that a training runs."""
+        self._began = self._began or time.monotonic()
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Hear of an epoch."""
@@ -170,11 +172,12 @@ class Lines:
         """Say what a training reached."""
         self._fresh, self._done = self._fresh + 1, self._done + 1
         config = TrialConfig.from_dict(record.config())
+        label = self._labels[replace(config, seed=0).digest()]
         what = f"seed {config.seed}" if config.seed else "search"
-        reached = f"macro F1 {record.metrics['macro_f1']:.3f}" if record.state == COMPLETE else record.reason
+        reached = f"{self._metric} {record.metrics[self._metric]:.3f}" if record.state == COMPLETE else record.reason
         left = (self._size - self._done) * (time.monotonic() - self._began) / self._fresh / 60
         self._said(
-            f"[{self._done}/{self._size}] {what}, {self._labels[config.loss.name]}: {describe(config)}: {reached}, "
+            f"[{self._done}/{self._size}] {what}, {label}: {describe(config)}: {reached}, "
             f"{record.seconds:.0f} s; about {left:.0f} min left"
         )
 

@@ -1,0 +1,46 @@
+"""The command that measures a paper's comparison again: `histotune reproduce`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histotune import cli_options as given
+
+EXAMPLES = (
+    "reproduce cfal --on idc --data idc_patches",
+    "reproduce cfal --on idc --protocol official_patient --budget full --seeds 5",
+    "list reproductions -v",
+)
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="See `histotune list reproductions`.")],
+    on: Annotated[str, typer.Option(help="Data and network of the paper: for cfal idc, crc, crc_cct, ..., or demo.")],
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", "--split", help="Split protocol; the dataset's own if left out.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="small or full: epochs, trials, seeds and training cases.")] = "small",
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each best configuration.", min=1)] = None,
+    data: given.DataOption = None,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
+    tracking_uri: given.TrackingOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Search every contender of a paper alike, train the best with each seed, and write its tables beside the printed."""
+    from histotune import cli_progress, cli_show
+    from histotune.reproduce import reproduce as run
+
+    command = " ".join(["histotune", *sys.argv[1:]])
+    with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
+        found = run(
+            name, on=on, protocol=protocol, budget=budget, seeds=seeds, data=data, runs=runs, cache=cache, out=out,
+            tracking_uri=tracking_uri, command=command, progress=display.progress, said=display.say,
+        )  # fmt: skip
+    cli_show.reproduced(found.files, json_wanted=json_wanted)
