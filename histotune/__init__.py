@@ -43,7 +43,8 @@ class _Front(ModuleType):
     """The package itself: a public name is imported when it is first used, for the package must load in milliseconds.
 
     Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate` and
-    `reproduce` are functions to the public, so that binding is refused here. `from histotune.search import ...` is not affected.
+    `reproduce` are functions to the public, so that binding is refused here. `from histotune.search import ...` is not
+    affected.
     """
 
     def __getattr__(self, name: str) -> Any:

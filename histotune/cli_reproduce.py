@@ -33,7 +33,7 @@ def reproduce(
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Search every contender of a paper alike, train the best with each seed, and write its tables beside the printed."""
+    """Search a paper's contenders alike, train the best of each with every seed, and write its tables again."""
     from histotune import cli_progress, cli_show
     from histotune.reproduce import reproduce as run
 
@@ -43,4 +43,4 @@ def reproduce(
             name, on=on, protocol=protocol, budget=budget, seeds=seeds, data=data, runs=runs, cache=cache, out=out,
             tracking_uri=tracking_uri, command=command, progress=display.progress, said=display.say,
         )  # fmt: skip
-    cli_show.reproduced(found.files, json_wanted=json_wanted)
+    cli_show.reproduced(found, json_wanted=json_wanted)

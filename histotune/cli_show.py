@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from histotune.evaluate import Evaluation
     from histotune.leaderboard import Line
     from histotune.merge import Merged
+    from histotune.reproduce import Reproduced
     from histotune.search import Summary
     from histotune.space import Space
     from histotune.store import StudyStore, TrialRecord
@@ -214,14 +215,17 @@ def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
         typer.echo(found.note)
 
 
-def reproduced(written: Sequence[Path], *, json_wanted: bool) -> None:
-    """Print the tables of a reproduction, and where all of its numbers are."""
-    text, _, numbers = written
+def reproduced(found: Reproduced, *, json_wanted: bool) -> None:
+    """Print what a reproduction tested, and where all of its numbers are."""
+    from histotune.reproductions._tables import verdict
+
     if json_wanted:
-        typer.echo(numbers.read_text(encoding="utf-8"), nl=False)
+        typer.echo(found.files[-1].read_text(encoding="utf-8"), nl=False)
         return
-    typer.echo(text.read_text(encoding="utf-8"))
-    typer.echo(f"Wrote {', '.join(map(str, written))}")
+    for table, lines in found.tables:
+        as_table([line.summary(table.tested, found.reference) for line in lines], table.title)
+        typer.echo(verdict(table, lines, found.reference))
+    typer.echo(f"Wrote {', '.join(map(str, found.files))}")
 
 
 def predictions(table: pd.DataFrame, output: Path) -> None:

@@ -17,7 +17,8 @@ from histotune.places import Places
 from histotune.reproductions import REPRODUCTIONS, Scale, Setting
 from histotune.reproductions._lineup import LineUp, choose, describe, train
 from histotune.reproductions._measure import Measured, measure
-from histotune.reproductions._report import Report, words, write
+from histotune.reproductions._report import Report, write
+from histotune.reproductions._tables import Tables, lines, words
 from histotune.space import load_space
 from histotune.store import COMPLETE, StudySettings, StudyStore, TrialRecord
 
@@ -30,12 +31,15 @@ class Reproduced:
         store: the study that everything was trained in.
         trained: the trainings of each contender's best configuration, one per seed.
         measured: what they and their ensembles reach on the test part.
+        tables: with their rows; `reference` is the contender that each is compared with.
         files: the report as Markdown, CSV and JSON.
     """
 
     store: StudyStore
     trained: Mapping[str, Sequence[TrialRecord]]
     measured: Measured
+    tables: Tables
+    reference: str
     files: Sequence[Path]
 
 
@@ -100,11 +104,14 @@ def reproduce(
         scaled=_scaled(setting, scale, store.settings(), measured),
         chosen=_chosen(line_up, store),
         metric=line_up.metric,
+        reference=reproduction.reference,
         times={label: float(np.median([r.seconds / r.epochs for r in rows])) for label, rows in trained.items()},
         notes=setting.notes,
         facts=facts | {"protocol": protocol, "settings": _plain(store.settings())},
     )
-    return Reproduced(store, trained, measured, write(report, reproduction, measured, setting.published, Path(out)))
+    tables = [(table, lines(table, measured, setting.published)) for table in reproduction.tables]
+    written = write(report, tables, measured, Path(out))
+    return Reproduced(store, trained, measured, tables, reproduction.reference, written)
 
 
 def _head(title: str, settings: StudySettings, measured: Measured, command: str) -> list[str]:

@@ -19,7 +19,7 @@ class Published:
     """What a paper prints of one row.
 
     Args:
-        values: by metric; a number stands under a name of `metrics.METRICS` only where the paper means that very metric.
+        values: {metric: number}; a number stands under a metric only where the paper means that very metric.
         source: where it is printed, with the table's number or the word that it is not available.
     """
 
