@@ -96,25 +96,27 @@ def reproduce(
     )  # fmt: skip
     cohort = study_cohort(store, place, TrialConfig.from_dict(space.default()).image_size, data)
     measured = measure(reproduction, trained, store, cohort, command=command, said=say)
-    facts = {"reproduction": name, "on": on, "budget": spent, "scale": asdict(scale), "study": store.folder.name}
+    facts = {"reproduction": name, "on": on, "protocol": protocol, "budget": spent, "seeds": scale.seeds}
     report = Report(
         name=f"{name}-{on}-{protocol}",
         title=f"{name} on {on}, split `{protocol}`, budget `{spent}`",
-        head=_head(reproduction.title, store.settings(), measured, command),
+        head=_head(reproduction.title, facts, store.settings(), measured),
         scaled=_scaled(setting, scale, store.settings(), measured),
         chosen=_chosen(line_up, store),
         metric=line_up.metric,
         reference=reproduction.reference,
         times={label: float(np.median([r.seconds / r.epochs for r in rows])) for label, rows in trained.items()},
         notes=setting.notes,
-        facts=facts | {"protocol": protocol, "settings": _plain(store.settings())},
+        facts=facts | {"scale": asdict(scale), "study": _plain(store.settings())},
     )
     tables = [(table, lines(table, measured, setting.published)) for table in reproduction.tables]
     written = write(report, tables, measured, Path(out))
     return Reproduced(store, trained, measured, tables, reproduction.reference, written)
 
 
-def _head(title: str, settings: StudySettings, measured: Measured, command: str) -> list[str]:
+def _head(title: str, facts: Mapping[str, Any], settings: StudySettings, measured: Measured) -> list[str]:
+    name, *options = facts.items()
+    command = " ".join([f"histotune reproduce {name[1]}", *(f"--{option} {value}" for option, value in options)])
     head = [f"{title}, measured again by `{command}`."]
     head.append(
         f"Test part: {measured.cases['test']:,} images of {measured.patients['test']} patients, "
@@ -146,6 +148,7 @@ def _scaled(setting: Setting, scale: Scale, settings: StudySettings, measured: M
         "trials per contender": f"{scale.trials}, with seed 0",
         "seeds": f"{scale.seeds} (1 to {scale.seeds}), trained after the search",
         "end of training": "all epochs for everyone; the best epoch by validation counts",
+        "time of an epoch": "see Time",
     }
     return [(what, here.get(what, ""), setting.paper.get(what, "")) for what in {**here, **setting.paper}]
 

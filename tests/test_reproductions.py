@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from histotune import reproductions
 from histotune.catalogue import catalogue
 from histotune.cli import app
 from histotune.ensembles import ENSEMBLES
@@ -33,15 +34,18 @@ from histotune.reproductions._tables import lines, verdict
 from histotune.statistics import Difference, holm
 from histotune.store import StudyStore
 
-EVERY = [(name, on) for name in ("cfal",) for on in REPRODUCTIONS.build(name).settings]
+FILES = (Path(reproductions.__file__).parent).glob("[!_]*.py")
+EVERY = [(path.stem, on) for path in sorted(FILES) for on in REPRODUCTIONS.build(path.stem).settings]
 SETTINGS = pytest.mark.parametrize(("name", "on"), EVERY, ids=lambda value: str(value))
 
 
 # --- the contract of every registered reproduction
 
 
-def test_all_registered_ones_are_looked_at() -> None:
-    assert {name for name, _ in EVERY} == {entry["name"] for entry in catalogue("reproductions")}
+def test_reproductions_are_listed_with_their_paper() -> None:
+    listed = {str(entry["name"]): entry for entry in catalogue("reproductions")}
+    assert {name for name, _ in EVERY} <= listed.keys()
+    assert "10.1109/JBHI.2023.3336372" in str(listed["cfal"]["source"])
 
 
 @SETTINGS
