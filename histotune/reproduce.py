@@ -128,7 +128,9 @@ def _head(title: str, facts: Mapping[str, Any], settings: StudySettings, measure
         head.append(
             f"The seal of this study had been opened {times} before: see `sealed/openings.jsonl` in its folder."
         )
-    if settings.leaky:
+    if not settings.facts.get("patients_known", True):
+        head.append("**Patients are not known here**: each image counts as its own, so intervals and p are too small.")
+    elif settings.leaky:
         head.append("**Leaky reproduction**: patients stand on both sides of the split, so no number here is honest.")
     if settings.facts.get("synthetic"):
         head.append("**The images are made up.**")

@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from histotune.begin import Wanted, begin
 from histotune.cli import app
 from histotune.cohort import Cohort
 from histotune.datasets.crc import CLASSES
 from histotune.errors import ConfigError, StudyError
 from histotune.imbalance import LONG_TAIL, check_imbalance, long_tail, sample, thin
 from histotune.jobs import train
+from histotune.places import Places
+from histotune.space import load_space
 from histotune.splits import split
 from histotune.study import open_study
 
@@ -220,3 +223,15 @@ def test_a_limit_below_one_case_of_each_class_is_refused() -> None:
     for most in (1, -5):
         with pytest.raises(ConfigError, match="training_cases must be 0 for all, or at least 2"):
             sample(np.arange(4), np.array([0, 1, 0, 1]), 2, most, seed=0)
+
+
+def test_a_study_keeps_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(
+        "dataset: synthetic\noptions: {cases: 240, patients: 24, side: 16}\nimage_size: 16\n"
+    )
+    space, places = load_space(tmp_path / "small.yaml"), Places.of(tmp_path / "runs", tmp_path / "cache")
+    store, cohorts = begin(Wanted(space, training_cases=60), None, places)
+    assert 58 <= len(store.training_data(cohorts[16]).train) <= 60
+    assert begin(Wanted(space), None, places)[0].settings().training_cases == 60, "who asks nothing gets what there is"
+    with pytest.raises(StudyError, match="began with another number of training cases: 60 then, 50 now"):
+        begin(Wanted(space, training_cases=50), None, places)
