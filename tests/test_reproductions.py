@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,16 +318,15 @@ def test_a_killed_reproduction_goes_on(tmp_path: Path) -> None:
     variables |= {"HISTOTUNE_RUNS": str(tmp_path / "runs"), "HISTOTUNE_CACHE": str(tmp_path / "cache")}
     ended: list[set[int]] = []
     for line_of_death in ("[2/8]", "[6/8]", ""):
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=variables, cwd=tmp_path
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line_of_death and line_of_death in line:
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-        rest = process.stderr.read()
-        assert process.wait() == (-signal.SIGKILL if line_of_death else 0), rest
+        options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, env=variables, cwd=tmp_path, **options) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line_of_death and line_of_death in line:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+            rest = process.stderr.read()
+            assert process.wait() == (-signal.SIGKILL if line_of_death else 0), rest
         store = StudyStore(tmp_path / "runs" / "tiny_killed-made-up-patient-small")
         ended.append({record.number for record in store.trials()})
     assert ended[0] < ended[1] < ended[2] == set(range(8))
