@@ -186,6 +186,14 @@ def test_a_published_number_stands_under_its_own_metric_only(measured: Measured)
     assert (cells["A"]["seeds"], cells["A"]["patients"], cells["A"]["published in"]) == ("3", "4", "Table II")
 
 
+def test_a_table_without_published_numbers_names_no_source(measured: Measured) -> None:
+    report = Report("x", "x on y", [], [], [], "macro_f1", "CCE", {"CCE": 1.0}, [], {})
+    table = replace(TABLE, rows=("CCE", "A"), metrics=("positive_f1",))
+    text = markdown(report, [(table, lines(table, measured, PRINTED))], measured)
+    assert "Table II" not in text
+    assert "published in" not in text
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_holm_rejects_what_the_step_down_procedure_rejects(seed: int) -> None:
     rng = np.random.default_rng(seed)

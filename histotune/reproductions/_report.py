@@ -98,7 +98,7 @@ def _table(table: Table, rows: Sequence[Line], measured: Measured, reference: st
         columns |= {f"{words(metric)}, published": printed} if any(printed) else {}
     for name in rows[0].compared(table.tested, reference):
         columns[name] = [line.compared(table.tested, reference)[name] for line in rows]
-    sources = [line.published.source if line.published is not None else "" for line in rows]
+    sources = [line.source(table.metrics) for line in rows]
     columns |= {"published in": sources} if any(sources) else {}
     return _grid(list(columns), list(zip(*columns.values(), strict=True)))
 
@@ -111,7 +111,7 @@ def _chosen(report: Report) -> str:
 def _times(report: Report) -> str:
     base = report.times[report.reference]
     rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times.items()]
-    return _grid(["", "seconds per epoch, median over trainings", f"times {report.reference}"], rows)
+    return _grid(["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"], rows)
 
 
 def _csv(tables: Tables, measured: Measured) -> str:

@@ -45,6 +45,10 @@ class Line:
         known = self.published.values if self.published is not None else {}
         return f"{known[metric]:.3f}" if metric in known else ""
 
+    def source(self, metrics: Sequence[str]) -> str:
+        """Say where one of these metrics is printed, "" where none is."""
+        return self.published.source if self.published is not None and any(map(self.printed, metrics)) else ""
+
     def compared(self, metric: str, reference: str) -> dict[str, str]:
         """Write the comparison with the reference, by column."""
         d = self.difference
