@@ -24,24 +24,27 @@ _HOMES = {
     "evaluate": "jobs",
     "load": "predict",
     "open_study": "study",
+    "reproduce": "reproduce",
     "search": "jobs",
     "train": "jobs",
 }
-__all__ = ["Study", "__version__", "evaluate", "load", "open_study", "search", "train"]
+__all__ = ["Study", "__version__", "evaluate", "load", "open_study", "reproduce", "search", "train"]
 
 _torchvision.install()
 
 if TYPE_CHECKING:
     from histotune.jobs import evaluate, search, train
     from histotune.predict import load
+    from histotune.reproduce import reproduce
     from histotune.study import Study, open_study
 
 
 class _Front(ModuleType):
     """The package itself: a public name is imported when it is first used, for the package must load in milliseconds.
 
-    Python binds a submodule to its package's attribute when it is imported; `search`, `train` and `evaluate` are
-    functions to the public, so that binding is refused here. `from histotune.search import ...` is not affected.
+    Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate` and
+    `reproduce` are functions to the public, so that binding is refused here. `from histotune.search import ...` is not
+    affected.
     """
 
     def __getattr__(self, name: str) -> Any:

@@ -38,6 +38,7 @@ class Wanted:
         protocol, seed: None takes what the study began with, else the space's or dataset's, 0.
         strict: whether a file that cannot be read is an error.
         imbalance: what becomes of the training part; None takes what the study began with, else the space's, natural.
+        training_cases: how many cases of it stay at most; 0 is all, None takes what the study began with, else all.
     """
 
     space: Space
@@ -47,6 +48,7 @@ class Wanted:
     seed: int | None = None
     strict: bool = False
     imbalance: str | None = None
+    training_cases: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown names before anything is prepared."""
@@ -137,7 +139,7 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
     seed = wanted.seed or 0
     imbalance = wanted.imbalance or space.imbalance or NATURAL
-    parts = split(first, labels, protocol, seed=seed, imbalance=imbalance)
+    parts = split(first, labels, protocol, seed=seed, imbalance=imbalance, training_cases=wanted.training_cases or 0)
     metrics = check_metrics(wanted.metrics or [space.metric], len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
@@ -157,6 +159,7 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
         facts=first.facts,
         imbalance=imbalance,
         training=parts.training,
+        training_cases=wanted.training_cases or 0,
         version=__version__,
     )
     store.create(settings, first, parts, labels)
@@ -178,6 +181,10 @@ def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> No
         "split": (settings.protocol, wanted.protocol or settings.protocol),
         "seed": (settings.seed, settings.seed if wanted.seed is None else wanted.seed),
         "imbalance": (settings.imbalance, wanted.imbalance or settings.imbalance),
+        "number of training cases": (
+            settings.training_cases,
+            settings.training_cases if wanted.training_cases is None else wanted.training_cases,
+        ),
     }
     if space:
         asked["search space"] = (settings.space, json.loads(json.dumps(wanted.space.to_dict())))

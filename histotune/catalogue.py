@@ -12,6 +12,7 @@ from histotune.losses import LOSSES
 from histotune.metrics import METRICS
 from histotune.presets import load_preset, preset_names
 from histotune.registry import Registry
+from histotune.reproductions import REPRODUCTIONS
 from histotune.space import load_space, space_names
 
 
@@ -26,7 +27,7 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     """
     registries: dict[str, Registry] = {
         "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
-        "figures": FIGURES,
+        "figures": FIGURES, "reproductions": REPRODUCTIONS,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

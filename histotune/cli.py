@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_search
+from histotune import __version__, cli_reproduce, cli_search
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -72,6 +72,7 @@ def _options(
 
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
+app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 
 
 @app.command(epilog=_examples("prepare idc --data idc_patches --image-size 50"))
@@ -200,7 +201,9 @@ def figure(
 def list_(
     kind: Annotated[
         str,
-        typer.Argument(help="backbones, fusions, losses, datasets, ensembles, figures, metrics, spaces or presets."),
+        typer.Argument(
+            help="backbones, losses, datasets, ensembles, fusions, figures, metrics, spaces, presets, reproductions."
+        ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
     json_wanted: given.JsonOption = False,

@@ -201,10 +201,10 @@ def describe(config: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def display(*, quiet: bool) -> Iterator[Display]:
-    """Give the display that fits: live on a terminal, lines elsewhere, silent when `quiet`."""
+def display(*, quiet: bool, live: bool = True) -> Iterator[Display]:
+    """Give the display that fits: live on a terminal unless told not to, lines elsewhere, silent when `quiet`."""
     console = Console(stderr=True)
-    chosen = Display() if quiet else LiveDisplay(console) if sys.stderr.isatty() else PlainDisplay(console)
+    chosen = Display() if quiet else LiveDisplay(console) if live and sys.stderr.isatty() else PlainDisplay(console)
     try:
         yield chosen
     finally:

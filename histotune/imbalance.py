@@ -49,6 +49,25 @@ def thin(
     return np.sort(np.concatenate(kept))
 
 
+def sample(rows: np.ndarray, labels: np.ndarray, classes: int, most: int, *, seed: int) -> np.ndarray:
+    """Return at most `most` rows of a training part, sorted, at random in the proportions of the classes; 0 is all.
+
+    A class keeps at least one case.
+
+    Raises:
+        ConfigError: fewer than one case of each class.
+    """
+    if most and most < classes:
+        raise ConfigError(f"training_cases must be 0 for all, or at least {classes}, one of each class; got {most}")
+    if not most or len(rows) <= most:
+        return rows
+    rng = np.random.default_rng([seed, len(IMBALANCES) + 1])
+    counts = np.bincount(labels[rows], minlength=classes)
+    wanted = np.maximum(counts * most // len(rows), 1)
+    kept = [rng.permutation(rows[labels[rows] == label])[:count] for label, count in enumerate(wanted)]
+    return np.sort(np.concatenate(kept))
+
+
 def long_tail(counts: np.ndarray, rarest: int = -1) -> np.ndarray:
     """Return how many cases of each class a long-tailed part keeps, int64 [C].
 

@@ -55,6 +55,7 @@ def search(
     scheduler: str = "asha",
     protocol: str | None = None,
     imbalance: str | None = None,
+    training_cases: int | None = None,
     seed: int | None = None,
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float | None = None,
@@ -95,6 +96,7 @@ def search(
             chooses the epoch, and the proposals look for the Pareto front of all: ["balanced_accuracy", "latency_ms"].
         protocol: split protocol; None takes the space's, then the dataset's.
         imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
+        training_cases: cases of the training part at most, drawn class by class; None takes the study's, then all.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
         storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
@@ -120,7 +122,7 @@ def search(
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
-    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance)
+    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
     kept = len(check_scheduler(scheduler, loaded).turns) * Population.KEPT
     first = read_starts([Path(path) for path in start_with], loaded)

@@ -11,7 +11,7 @@ import pandas as pd
 from histotune._deal import deal
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, DataError, suggest
-from histotune.imbalance import NATURAL, describe, thin
+from histotune.imbalance import NATURAL, describe, sample, thin
 
 TRAIN, VAL, TEST = "train", "val", "test"
 
@@ -87,6 +87,7 @@ def split(
     seed: int = 0,
     fractions: tuple[float, float, float] = FRACTIONS,
     imbalance: str = NATURAL,
+    training_cases: int = 0,
 ) -> Split:
     """Divide a cohort into training, validation and test part.
 
@@ -97,6 +98,7 @@ def split(
         seed: of the study; the same seed gives the same split.
         fractions: of the cases that train, validate and test; protocols with their own fractions do not read it.
         imbalance: one of `IMBALANCES`; cases that the training part loses are in no part.
+        training_cases: how many cases of the training part stay at most, drawn class by class; 0 is all.
 
     Raises:
         ConfigError: the protocol is unknown, or not one for this data.
@@ -116,10 +118,12 @@ def split(
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
-    if imbalance == NATURAL:
-        return Split(protocol, train, val, test, leaky)
     kept, said = _thinned(cohort, labels, train, imbalance, seed)
-    return Split(protocol, kept, val, test, leaky, said)
+    drawn = sample(kept, labels, len(cohort.classes), training_cases, seed=seed)
+    if len(drawn) < len(kept):
+        said = f"{said}; " if said else ""
+        said += f"{len(drawn):,} of {len(kept):,} cases at random, in the proportions of the classes"
+    return Split(protocol, drawn, val, test, leaky, said)
 
 
 def check_protocol(name: str) -> str:
@@ -171,6 +175,8 @@ def _thinned(
     cohort: Cohort, labels: np.ndarray, train: np.ndarray, imbalance: str, seed: int
 ) -> tuple[np.ndarray, str]:
     """Return the rows of the training part that stay, and what to say of it."""
+    if imbalance == NATURAL:
+        return train, ""
     rarest = cohort.facts.get("long_tail_rarest")
     place = cohort.classes.index(rarest) if rarest in cohort.classes else -1
     kept = thin(train, labels, len(cohort.classes), imbalance, seed=seed, rarest=place)

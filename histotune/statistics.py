@@ -6,7 +6,7 @@ every interval too narrow. A replicate therefore draws patients with replacement
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,15 +122,66 @@ def paired_bootstrap(
     Raises:
         DataError: the two do not score the same cases.
     """
-    if first.shape != second.shape:
-        raise DataError(f"a paired comparison needs the same cases: {first.shape} and {second.shape}")
-    one, other = (_Measured(metric, p, labels, patients, positive, None) for p in (first, second))
-    values = one.replicate(replicates, seed) - other.replicate(replicates, seed)
-    whole = _interval(one.value() - other.value(), values, one.patients, level)
+    return paired_bootstrap_of_seeds(
+        metric, [first], [second], labels, patients, positive=positive, replicates=replicates, seed=seed, level=level
+    )
+
+
+def paired_bootstrap_of_seeds(
+    metric: str | MetricFn,
+    firsts: Sequence[np.ndarray],
+    seconds: Sequence[np.ndarray],
+    labels: np.ndarray,
+    patients: np.ndarray,
+    *,
+    positive: int = 1,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Difference:
+    """Return the mean over training seeds of metric(first) - metric(second), with patients and seeds resampled.
+
+    Each replicate draws patients, the same for both models and every seed, and seeds, the same for both models, and
+    averages the differences over the drawn seeds. So the interval holds what other patients and other trainings would
+    change; few seeds say little of the latter, and of one seed nothing. See `patient_bootstrap`.
+
+    Args:
+        firsts, seconds: probabilities [n, C] of two models, seed by seed, for the same cases in the same order.
+
+    Raises:
+        DataError: the two do not score the same cases, or not with as many seeds.
+    """
+    shapes = [[probabilities.shape for probabilities in side] for side in (firsts, seconds)]
+    if not firsts or shapes[0] != shapes[1] or len(set(shapes[0])) > 1:
+        raise DataError(f"a paired comparison needs the same cases: {shapes[0]} and {shapes[1]}")
+    ones, others = (
+        [_Measured(metric, p, labels, patients, positive, None) for p in side] for side in (firsts, seconds)
+    )
+    pairs = list(zip(ones, others, strict=True))
+    drawn = np.stack([one.replicate(replicates, seed) - other.replicate(replicates, seed) for one, other in pairs])
+    chosen = np.random.default_rng([seed, len(pairs)]).integers(len(pairs), size=drawn.shape)  # [seeds, replicates]
+    values = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    value = float(np.mean([one.value() - other.value() for one, other in pairs]))
+    whole = _interval(value, values, ones[0].patients, level)
     known = values[~np.isnan(values)]
     tail = min((known <= 0).sum(), (known >= 0).sum())
     p = float("nan") if np.isnan(whole.low) else min(1.0, 2.0 * float(tail + 1) / (len(known) + 1))
     return Difference(whole.value, whole.low, whole.high, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for having been tested together, in their order (Holm, 1979); a NaN counts as no test.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = [k for k in np.argsort(values, kind="stable") if not np.isnan(values[k])]
+    adjusted, highest = values.copy(), 0.0
+    for rank, k in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * float(values[k])))
+        adjusted[k] = highest
+    return [float(p) for p in adjusted]
 
 
 class _Measured:

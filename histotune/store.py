@@ -57,7 +57,7 @@ class StudySettings:
         others: further metrics of a search for a Pareto front.
         space: the resolved search space.
         facts: the cohort's facts.
-        imbalance: what was made of the training part, one of `imbalance.IMBALANCES`; `training` says it in numbers.
+        imbalance: of the training part, one of `IMBALANCES`; `training` says it in numbers, `training_cases` limits it.
         created: UTC time, ISO 8601.
         version: histotune's version.
     """
@@ -77,6 +77,7 @@ class StudySettings:
     facts: Mapping[str, Any] = field(default_factory=dict)
     imbalance: str = NATURAL
     training: str = ""
+    training_cases: int = 0
     created: str = ""
     version: str = ""
     others: list[str] = field(default_factory=list)

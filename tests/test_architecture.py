@@ -30,9 +30,10 @@ LAYERS = [
     {"begin", "merge", "predict", "tidy"},
     {"export", "mlflow_model"},
     {"evaluate", "figures"},
-    {"catalogue"},
     {"study"},
     {"jobs"},
+    {"reproductions"},
+    {"catalogue", "reproduce"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

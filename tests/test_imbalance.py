@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from histotune.begin import Wanted, begin
 from histotune.cli import app
 from histotune.cohort import Cohort
 from histotune.datasets.crc import CLASSES
 from histotune.errors import ConfigError, StudyError
-from histotune.imbalance import LONG_TAIL, check_imbalance, long_tail, thin
+from histotune.imbalance import LONG_TAIL, check_imbalance, long_tail, sample, thin
 from histotune.jobs import train
+from histotune.places import Places
+from histotune.space import load_space
 from histotune.splits import split
 from histotune.study import open_study
 
@@ -174,3 +177,61 @@ def test_an_unknown_name_in_a_space_is_refused_before_anything_is_prepared(small
     with pytest.raises(ConfigError, match=f"unknown imbalance 'tail'.*'{LONG_TAIL}'"):
         train(tmp_path / "odd.yaml", runs=tmp_path / "runs", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+# --- a limit to the training part
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=6), st.integers(6, 400), st.integers(0, 5))
+def test_a_limited_part_keeps_the_proportions_of_its_classes(counts: list[int], most: int, seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = (
+        np.flatnonzero(np.arange(len(labels)) % 7 != 3)
+        if len(labels) > 60 and min(counts) > 7
+        else np.arange(len(labels))
+    )
+    before = np.bincount(labels[rows], minlength=len(counts))
+    kept = sample(rows, labels, len(counts), most, seed=seed)
+    after = np.bincount(labels[kept], minlength=len(counts))
+    assert set(kept) <= set(rows)
+    assert (np.diff(kept) > 0).all()
+    assert len(kept) <= most + len(counts)
+    assert (after >= 1).all()
+    if len(rows) > most:
+        assert np.abs(after - before * most / len(rows)).max() <= 1
+        assert np.array_equal(kept, sample(rows, labels, len(counts), most, seed=seed))
+    else:
+        assert np.array_equal(kept, rows)
+
+
+def test_a_limited_part_leaves_the_others_as_they_are(small_cohort: Cohort, small_labels: np.ndarray) -> None:
+    whole = split(small_cohort, small_labels, "patient")
+    few = split(small_cohort, small_labels, "patient", training_cases=50)
+    assert np.array_equal(few.val, whole.val)
+    assert np.array_equal(few.test, whole.test)
+    assert set(few.train) < set(whole.train)
+    assert 48 <= len(few.train) <= 50
+    assert few.training == f"{len(few.train)} of {len(whole.train)} cases at random, in the proportions of the classes"
+    assert np.array_equal(split(small_cohort, small_labels, "patient", training_cases=0).train, whole.train)
+    both = split(small_cohort, small_labels, "patient", imbalance=LONG_TAIL, training_cases=50).training
+    assert both.startswith("long_tail: ")
+    assert "at random" in both
+
+
+def test_a_limit_below_one_case_of_each_class_is_refused() -> None:
+    for most in (1, -5):
+        with pytest.raises(ConfigError, match="training_cases must be 0 for all, or at least 2"):
+            sample(np.arange(4), np.array([0, 1, 0, 1]), 2, most, seed=0)
+
+
+def test_a_study_keeps_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(
+        "dataset: synthetic\noptions: {cases: 240, patients: 24, side: 16}\nimage_size: 16\n"
+    )
+    space, places = load_space(tmp_path / "small.yaml"), Places.of(tmp_path / "runs", tmp_path / "cache")
+    store, cohorts = begin(Wanted(space, training_cases=60), None, places)
+    assert 58 <= len(store.training_data(cohorts[16]).train) <= 60
+    assert begin(Wanted(space), None, places)[0].settings().training_cases == 60, "who asks nothing gets what there is"
+    with pytest.raises(StudyError, match="began with another number of training cases: 60 then, 50 now"):
+        begin(Wanted(space, training_cases=50), None, places)

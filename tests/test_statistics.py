@@ -10,7 +10,13 @@ import pytest
 
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import BINARY_ONLY, COSTS, METRICS, evaluate, score, softmax
-from histotune.statistics import Interval, intervals, paired_bootstrap, patient_bootstrap
+from histotune.statistics import (
+    Interval,
+    intervals,
+    paired_bootstrap,
+    paired_bootstrap_of_seeds,
+    patient_bootstrap,
+)
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -165,3 +171,55 @@ def test_equal_models_are_called_different_one_time_in_twenty() -> None:
         found = paired_bootstrap("auroc", pair[0], pair[1], labels, patients, replicates=300, seed=seed)
         called += found.low > 0 or found.high < 0
     assert called / 500 == pytest.approx(0.05, abs=0.03)
+
+
+# --- several seeds
+
+
+def two_models(
+    seeds: int, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
+    """Probabilities of two models per seed, labels and patients of 120 cases; seeds differ in how good they are."""
+    labels, patients = rng.integers(2, size=120), np.repeat(np.arange(30), 4).astype(str)
+    sides: list[list[np.ndarray]] = [[], []]
+    for quality, side in ((1.0, sides[0]), (0.4, sides[1])):
+        for _ in range(seeds):
+            score = 1 / (1 + np.exp(-(labels * 2 - 1) * rng.uniform(0, 2) * quality + rng.normal(size=120)))
+            side.append(np.stack([1 - score, score], axis=1))
+    return sides[0], sides[1], labels, patients
+
+
+def test_one_seed_is_a_paired_bootstrap() -> None:
+    firsts, seconds, labels, patients = two_models(1, np.random.default_rng(0))
+    one = paired_bootstrap("auroc", firsts[0], seconds[0], labels, patients, replicates=200)
+    assert paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, replicates=200) == one
+    thrice = paired_bootstrap_of_seeds("auroc", firsts * 3, seconds * 3, labels, patients, replicates=200)
+    assert [thrice.value, thrice.low, thrice.high, thrice.p] == pytest.approx([one.value, one.low, one.high, one.p])
+
+
+def test_seeds_are_resampled_with_the_patients() -> None:
+    rng = np.random.default_rng(1)
+    firsts, seconds, labels, patients = two_models(4, rng)
+    found = paired_bootstrap_of_seeds("accuracy", firsts, seconds, labels, patients, replicates=4000)
+    right = [[(p.argmax(axis=1) == labels) for p in side] for side in (firsts, seconds)]
+    gains = np.array([one.astype(float) - other for one, other in zip(*right, strict=True)])  # [seeds, cases]
+    by_patient = gains.reshape(4, 30, 4).mean(axis=2)
+    drawn = [by_patient[rng.integers(4, size=4)][:, rng.integers(30, size=30)].mean() for _ in range(4000)]
+    assert found.value == pytest.approx(gains.mean())
+    assert found.high - found.low == pytest.approx(np.subtract(*np.quantile(drawn, [0.981, 0.019])), rel=0.1)
+    patients_only = paired_bootstrap("accuracy", firsts[0], seconds[0], labels, patients, replicates=4000)
+    assert found != patients_only
+
+
+def test_the_same_models_do_not_differ() -> None:
+    firsts, _, labels, patients = two_models(3, np.random.default_rng(2))
+    same = paired_bootstrap_of_seeds("macro_f1", firsts, firsts, labels, patients, replicates=100)
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_seeds_must_pair() -> None:
+    firsts, seconds, labels, patients = two_models(2, np.random.default_rng(3))
+    with pytest.raises(DataError, match="the same cases"):
+        paired_bootstrap_of_seeds("auroc", firsts, seconds[:1], labels, patients)
+    with pytest.raises(DataError, match="the same cases"):
+        paired_bootstrap_of_seeds("auroc", [], [], labels, patients)

@@ -1,0 +1,153 @@
+"""The contract of a reproduction: which contenders a paper compares, on what, and which numbers it printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from histotune.config import parse
+from histotune.errors import ConfigError, suggest
+from histotune.metrics import check_metric
+from histotune.registry import Registry
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper prints of one row.
+
+    Args:
+        values: {metric: number}; a number stands under a metric only where the paper means that very metric.
+        source: where it is printed, with the table's number or the word that it is not available.
+    """
+
+    values: Mapping[str, float]
+    source: str
+
+    def __post_init__(self) -> None:
+        """Refuse a number without a source, or of an unknown metric."""
+        if not self.source:
+            raise ConfigError(f"published values {dict(self.values)} have no source: name the table")
+        for name in self.values:
+            check_metric(name)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a reproduction spends.
+
+    Args:
+        epochs: of every training, in the search and after it.
+        trials: of each contender in the search.
+        seeds: trainings of each contender's best configuration.
+        cases: of the training part at most; 0 takes all.
+    """
+
+    epochs: int
+    trials: int
+    seeds: int
+    cases: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse to spend nothing."""
+        for name, least in (("epochs", 1), ("trials", 1), ("seeds", 1), ("cases", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data and network on which the contenders are compared.
+
+    Args:
+        space: shipped search space in which only the contenders' own parameters and `seed` are searched.
+        budgets: {name of a budget: what it spends}.
+        paper: {what: how the paper had it} of what is scaled or changed here, for a person.
+        published: {row: what the paper prints}; rows that are no contender are other papers' results.
+        notes: what else a reader of the tables must know.
+        imbalance: what becomes of the training part; None for nothing.
+    """
+
+    space: str
+    budgets: Mapping[str, Scale]
+    paper: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    imbalance: str | None = None
+
+    def scale(self, budget: str) -> Scale:
+        """Return what a budget spends.
+
+        Raises:
+            ConfigError: there is none of that name; the nearest is offered.
+        """
+        if budget not in self.budgets:
+            raise ConfigError(f"unknown budget {budget!r}. {suggest(budget, self.budgets)}")
+        return self.budgets[budget]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper as it is written here.
+
+    Args:
+        title: what it compares.
+        rows: labels of contenders, ensembles and published rows; those of which nothing is known are left out.
+        metrics: its columns, each with what was measured here and what was published of the same metric.
+        tested: the metric in which each row is compared with the reference; `holm` corrects over the table's rows.
+        note: what a reader must know of it.
+    """
+
+    title: str
+    rows: Sequence[str]
+    metrics: Sequence[str]
+    tested: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A paper's comparison.
+
+    Args:
+        title: the paper in a line.
+        contenders: {row: `--fix` edits that narrow the setting's space to it}.
+        reference: the contender with which all are compared.
+        members: contenders whose trainings of one seed make an ensemble.
+        ensembles: {row: registered ensemble}.
+        tables: what is written, in order.
+        settings: {what `--on` takes: setting}.
+    """
+
+    title: str
+    contenders: Mapping[str, Sequence[str]]
+    reference: str
+    members: Sequence[str]
+    ensembles: Mapping[str, str]
+    tables: Sequence[Table]
+    settings: Mapping[str, Setting]
+
+    def setting(self, on: str) -> Setting:
+        """Return the setting called `on`.
+
+        Raises:
+            ConfigError: there is none; the nearest is offered.
+        """
+        if on not in self.settings:
+            raise ConfigError(f"nothing to reproduce on {on!r}. {suggest(on, self.settings)}")
+        return self.settings[on]
+
+
+REPRODUCTIONS: Registry[Reproduction] = Registry("reproduction", "histotune.reproductions")
+
+
+def read_settings(path: Path) -> dict[str, Setting]:
+    """Read the settings of a reproduction, published values among them, from a YAML file.
+
+    Raises:
+        ConfigError: a key that is no field, a metric that is none, or a number without its source.
+    """
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {on: parse(Setting, values, f"{path.name}: {on}") for on, values in written.items()}

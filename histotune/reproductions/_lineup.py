@@ -1,0 +1,209 @@
+"""Train a line-up: the same number of configurations of every contender, then the best of each with every seed.
+
+All of it is one study: one split, one seal, one journal, so that it goes on where it stood however it was left. Which
+configurations are searched is known beforehand: a contender's published values, then others drawn at random from its
+ranges. No trial is stopped early, and every contender gets the same number of trials and epochs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from histotune import files
+from histotune.config import TrialConfig
+from histotune.errors import ConfigError, StudyError
+from histotune.jobs import search
+from histotune.metrics import direction
+from histotune.reproductions._base import Reproduction, Scale, Setting
+from histotune.space import load_space
+from histotune.space._nodes import Fixed
+from histotune.store import COMPLETE, StudyStore, TrialRecord
+
+Trainings = Mapping[str, Sequence[TrialConfig]]
+"""{contender: its configurations}."""
+
+
+@dataclass(frozen=True)
+class LineUp:
+    """What is trained.
+
+    Attributes:
+        space: name of the search space, whose epochs `fix` sets.
+        metric: by which the best configuration is chosen.
+        searched: configurations of the search, all with seed 0, the published one first.
+        seeds: of the trainings after the search; 0 is not among them, so that no seed had a part in the choice.
+    """
+
+    space: str
+    metric: str
+    fix: tuple[str, ...]
+    searched: Trainings
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, reproduction: Reproduction, setting: Setting, scale: Scale) -> LineUp:
+        """Choose the configurations to search.
+
+        Raises:
+            ConfigError: a contender has fewer configurations than every one shall get.
+        """
+        fix = (f"epochs={scale.epochs}",)
+        searched = {
+            label: candidates(setting.space, [*fix, *narrowing], scale.trials, label)
+            for label, narrowing in reproduction.contenders.items()
+        }
+        metric = load_space(setting.space).metric
+        return cls(setting.space, metric, fix, searched, tuple(range(1, scale.seeds + 1)))
+
+    def seeded(self, best: Mapping[str, TrialConfig]) -> Trainings:
+        """Return the configuration of each contender with every seed."""
+        return {label: [replace(config, seed=seed) for seed in self.seeds] for label, config in best.items()}
+
+    def size(self) -> int:
+        """Return how many trainings there are in all."""
+        return sum(map(len, self.searched.values())) + len(self.searched) * len(self.seeds)
+
+
+def candidates(space: str, narrowing: Sequence[str], count: int, label: str = "") -> list[TrialConfig]:
+    """Return `count` configurations of the narrowed space with seed 0: its default, then others at random.
+
+    The same ones on every machine; a larger count begins with those of a smaller one.
+
+    Raises:
+        ConfigError: there are not as many.
+    """
+    narrowed = load_space(space, fix=[*narrowing, "seed=0"])
+    found: dict[str, TrialConfig] = {}
+    combinations = list(narrowed.combinations())
+    order = np.random.default_rng(0).permutation(len(combinations))
+    for values in [narrowed.default_parameters(), *(combinations[place] for place in order)]:
+        config = TrialConfig.from_dict(narrowed.suggest(Fixed(values)))
+        found.setdefault(config.digest(), config)
+        if len(found) == count:
+            return list(found.values())
+    raise ConfigError(
+        f"{label or narrowing}: {count} trials asked of every contender, but it has {len(found)} configurations only: "
+        "ask for fewer trials"
+    )
+
+
+def train(line_up: LineUp, store: StudyStore, said: Callable[[str], None], **how: Any) -> dict[str, list[TrialRecord]]:
+    """Train what is missing, and return the trainings of each contender's best configuration, one per seed.
+
+    Args:
+        store: of the study, which may not exist yet.
+        said: hears a line per training.
+        how: what else `jobs.search` takes.
+
+    Raises:
+        StudyError: all trainings of a contender failed, or the search stopped for failures.
+        KeyboardInterrupt: it was interrupted; the same call goes on.
+    """
+    lines = Lines(line_up, said)
+    _run(line_up, store, [line_up.searched], lines, **how)
+    best = choose(line_up, store)
+    for label, config in best.items():
+        said(f"{label}: {describe(config)} is the best of {len(line_up.searched[label])}")
+    seeded = line_up.seeded(best)
+    _run(line_up, store, [line_up.searched, seeded], lines, keep_models=0, **how)
+    ended = _ended(store)
+    complete = {
+        label: [ended[config.digest()] for config in configs if ended[config.digest()].state == COMPLETE]
+        for label, configs in seeded.items()
+    }
+    for label, records in complete.items():
+        if not records:
+            raise StudyError(f"no training of {label} with its best configuration is complete: see {store.folder}")
+    return complete
+
+
+def choose(line_up: LineUp, store: StudyStore) -> dict[str, TrialConfig]:
+    """Return each contender's best configuration by the study's metric on the validation part; the earliest of equals.
+
+    Raises:
+        StudyError: none of a contender is complete.
+    """
+    ended, metric = _ended(store), store.settings().metric
+    best = {}
+    for label, configs in line_up.searched.items():
+        values = [ended[config.digest()].metrics.get(metric, float("nan")) for config in configs]
+        known = [(direction(metric) * value, -place) for place, value in enumerate(values) if value == value]
+        if not known:
+            raise StudyError(f"no trial of {label} is complete, so it has no best configuration: see {store.folder}")
+        best[label] = configs[-max(known)[1]]
+    return best
+
+
+def describe(config: TrialConfig) -> str:
+    """Name a loss with its parameters, as in "arcface (scale 30, margin 0.5, beta 0.999)"."""
+    params = ", ".join(f"{name} {value:g}" for name, value in config.loss.params.items())
+    return f"{config.loss.name} ({params})" if params else config.loss.name
+
+
+class Lines:
+    """Says a line when a training ends, and how long the rest will take."""
+
+    def __init__(self, line_up: LineUp, said: Callable[[str], None]) -> None:
+        self._said, self._size, self._metric = said, line_up.size(), line_up.metric
+        self._labels = {config.digest(): label for label, configs in line_up.searched.items() for config in configs}
+        self._began, self._fresh, self._done = 0.0, 0, 0
+
+    def take_up(self, done: int) -> None:
+        """Hear how many trainings had ended before."""
+        self._done = done
+
+    def started(self, number: int, config: Mapping[str, Any]) -> None:
+        """Hear that a training runs."""
+        self._began = self._began or time.monotonic()
+
+    def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Hear of an epoch."""
+
+    def ended(self, record: TrialRecord) -> None:
+        """Say what a training reached."""
+        self._fresh, self._done = self._fresh + 1, self._done + 1
+        config = TrialConfig.from_dict(record.config())
+        label = self._labels[replace(config, seed=0).digest()]
+        what = f"seed {config.seed}" if config.seed else "search"
+        reached = f"{self._metric} {record.metrics[self._metric]:.3f}" if record.state == COMPLETE else record.reason
+        left = (self._size - self._done) * (time.monotonic() - self._began) / self._fresh / 60
+        self._said(
+            f"[{self._done}/{self._size}] {what}, {label}: {describe(config)}: {reached}, "
+            f"{record.seconds:.0f} s; about {left:.0f} min left"
+        )
+
+
+def _run(line_up: LineUp, store: StudyStore, parts: Sequence[Trainings], lines: Lines, **how: Any) -> None:
+    """Train what is missing of the configurations, contender by contender in turn."""
+    rows = (row for part in parts for row in itertools.zip_longest(*part.values()))
+    configs = {config.digest(): config for row in rows for config in row if config is not None}
+    done = _ended(store).keys() & configs.keys()
+    lines.take_up(len(done))
+    if len(done) == len(configs):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        starts = [Path(folder) / f"{place:05d}.yaml" for place in range(len(configs))]
+        for path, config in zip(starts, configs.values(), strict=True):
+            files.write_text(path, yaml.safe_dump(config.to_dict()))
+        study = search(
+            line_up.space, fix=line_up.fix, study=store.folder.name, trials=len(configs), start_with=starts,
+            sampler="random", scheduler="none", listeners=[lines], **how,
+        )  # fmt: skip
+    if study.summary is not None and study.summary.reason == "interrupted":
+        raise KeyboardInterrupt
+    missing = configs.keys() - _ended(store).keys()
+    if missing:
+        raise StudyError(f"{len(missing)} trainings are missing: {study.summary.message if study.summary else ''}")
+
+
+def _ended(store: StudyStore) -> dict[str, TrialRecord]:
+    return {record.digest: record for record in store.trials()} if store.exists() else {}
