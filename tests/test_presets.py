@@ -66,7 +66,7 @@ AFFINITY = {"sigma": 130, "lambda": 0.1, "centres": 1}
 PUBLISHED = {  # Table IX of CFAL; the margin .35 of SphereFace is read as 1.35, the gamma of the focal loss is Lin's
     "cfal_idc": ("cfal", {**AFFINITY, "gamma": 2, "beta": 0.999}),
     "arc_idc": ("arcface", {"scale": 30, "margin": 0.5, "beta": 0.999}),
-    "cos_idc": ("cosface", {"scale": 10, "margin": 0.35, "beta": 0.999}),
+    "cos_idc": ("cosface", {"scale": 10, "margin": 0.5, "beta": 0.999}),
     "sphere_idc": ("sphereface", {"scale": 30, "margin": 1.35, "beta": 0.999}),
     "focal_idc": ("focal", {"gamma": 2, "beta": 0.999}),
     "cce_idc": ("cross_entropy", {}),

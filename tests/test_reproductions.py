@@ -92,7 +92,9 @@ def test_a_contender_with_too_few_configurations_is_refused() -> None:
         candidates("idc_losses", ["loss.name=focal"], 21, "Focal")
 
 
-@pytest.mark.parametrize("name", ["cce_idc", "sphere_idc", "cfal_idc", "arc_idc", "focal_idc", "cce_crc_vgg"])
+@pytest.mark.parametrize(
+    "name", ["cce_idc", "sphere_idc", "cfal_idc", "arc_idc", "cos_idc", "focal_idc", "cce_crc_vgg"]
+)
 def test_cfal_trains_its_presets_first(name: str) -> None:
     preset = load_preset(name).config
     space = "crc_losses" if "crc" in name else "idc_losses"
