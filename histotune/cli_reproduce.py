@@ -55,7 +55,7 @@ def _show(found: Reproduced, *, json_wanted: bool) -> None:
     from histotune.reproductions._tables import verdict
 
     if json_wanted:
-        typer.echo(found.files[-1].read_text(encoding="utf-8"), nl=False)
+        typer.echo(found.files[2].read_text(encoding="utf-8"), nl=False)
         return
     for table, lines in found.tables:
         cli_show.as_table([line.summary(table.tested, found.reference) for line in lines], table.title)

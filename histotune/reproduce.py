@@ -17,6 +17,7 @@ from histotune.places import Places
 from histotune.reproductions import REPRODUCTIONS, Scale, Setting
 from histotune.reproductions._lineup import LineUp, choose, describe, train
 from histotune.reproductions._measure import Measured, measure
+from histotune.reproductions._pictures import draw
 from histotune.reproductions._report import Report, write
 from histotune.reproductions._tables import Tables, lines, words
 from histotune.space import load_space
@@ -32,7 +33,7 @@ class Reproduced:
         trained: the trainings of each contender's best configuration, one per seed.
         measured: what they and their ensembles reach on the test part.
         tables: with their rows; `reference` is the contender that each is compared with.
-        files: the report as Markdown, CSV and JSON.
+        files: the report as Markdown, CSV and JSON, then its figures.
     """
 
     store: StudyStore
@@ -111,6 +112,10 @@ def reproduce(
     )
     tables = [(table, lines(table, measured, setting.published)) for table in reproduction.tables]
     written = write(report, tables, measured, Path(out))
+    say("drawing figures")
+    written += draw(
+        reproduction.figures, reproduction.confused, measured, store, Path(out) / report.name, places=place, data=data
+    )
     return Reproduced(store, trained, measured, tables, reproduction.reference, written)
 
 

@@ -223,6 +223,7 @@ def tiny() -> Reproduction:
         title="Two losses", contenders={{"CE": ("loss.name=cross_entropy",), "Focal": ("loss.name=focal",)}},
         reference="CE", members=("CE", "Focal"), ensembles={{"Both": "average"}},
         tables=(Table("Losses", rows, ("macro_f1", "positive_f1"), "macro_f1"),),
+        figures=("runtime_per_epoch",), confused=("Both",),
         settings={{"made-up": Setting({space!r}, {{"small": Scale(epochs=1, trials=2, seeds=2, cases=100)}},
                    published={{"CE": Published({{"macro_f1": 0.5}}, "Table I")}})}},
     )
@@ -293,8 +294,15 @@ def test_the_training_part_is_limited_and_the_report_says_it(once: Reproduced) -
     assert "The images are made up" in text
 
 
+def test_its_figures_are_drawn(once: Reproduced) -> None:
+    drawn = {path.name: path for path in once.files[3:]}
+    assert drawn.keys() == {"runtime_per_epoch.html", "confusion_matrix-both.html"}
+    cases = once.measured.cases["test"] * len(once.trained["CE"])
+    assert f"{cases} cases" in drawn["confusion_matrix-both.html"].read_text()
+
+
 def test_the_files_hold_every_number(once: Reproduced) -> None:
-    text, numbers, whole = (path.read_text() for path in once.files)
+    text, numbers, whole = (path.read_text() for path in once.files[:3])
     rows = {(row["row"], row["metric"]): row for row in csv.DictReader(numbers.splitlines())}
     for label, measured in once.measured.rows.items():
         values = [float(value) for value in rows[label, "macro_f1"]["values"].split()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -17,8 +18,9 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.search import sampler as sampler_module
 from histotune.search.journal import CONFIG
-from histotune.search.sampler import MIN_DRAWS, Proposal, Proposer
+from histotune.search.sampler import EXPLORED, MIN_DRAWS, Proposal, Proposer, explored
 from histotune.search.samplers import SAMPLERS, check_sampler
+from histotune.search.schedule import build_scheduler
 from histotune.space import Condition, Space, _branches, read_space
 from histotune.space._nodes import Choice, Constant, Fixed, Group, Node, Switch
 
@@ -311,3 +313,36 @@ def test_shares_of_a_switch_add_up_to_the_trials_that_came_to_it(space: Space, d
         own = [share for share in shares if share.path == path]
         assert sum(share.share for share in own) == pytest.approx(1 if any(share.trials for share in own) else 0)
     assert sum(share.trials for share in shares if share.path == "loss") == len(configs)
+
+
+# --- a share of chance
+
+
+def test_chance_makes_its_share_of_the_proposals_where_it_is_cheap() -> None:
+    space = read_space(
+        {"dataset": "synthetic", "optimizer": {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}}}, "wide"
+    )
+
+    def far(share: float, seed: int) -> int:
+        """Count proposals far from the only good place, once the sampler knows it."""
+        proposer, seen = Proposer(space, "tpe", seed=seed, maximize=True, explored=share), set[str]()
+        away = []
+        for number in range(60):
+            proposal = proposer.propose(seen.__contains__)
+            assert proposal is not None
+            seen.add(proposal.digest)
+            proposer.running(number)
+            away.append(abs(math.log10(proposal.params["optimizer.learning_rate"]) + 3))
+            proposer.ended(number, -away[-1])
+        return sum(distance > 1.5 for distance in away[20:])
+
+    without, with_chance = (sum(far(share, seed) for seed in range(3)) for share in (0.0, EXPLORED))
+    assert without < 15
+    assert with_chance - without == pytest.approx(120 * EXPLORED / 2, abs=10), "half of the space is far away"
+
+
+def test_chance_has_no_share_where_it_would_cost_a_training() -> None:
+    asha = build_scheduler("asha", 20)
+    assert explored(asha, 4) == EXPLORED
+    assert explored(asha, 1) == explored(build_scheduler("none", 20), 4) == 0.0
+    assert explored(build_scheduler("asha", 2), 4) == 0.0, "a training too short for a rung"

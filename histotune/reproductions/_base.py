@@ -119,6 +119,8 @@ class Reproduction:
         ensembles: {row: registered ensemble}.
         tables: what is written, in order.
         settings: {what `--on` takes: setting}.
+        figures: registered figures of the study that are drawn.
+        confused: rows whose confusions on the test part are drawn.
     """
 
     title: str
@@ -128,6 +130,8 @@ class Reproduction:
     ensembles: Mapping[str, str]
     tables: Sequence[Table]
     settings: Mapping[str, Setting]
+    figures: Sequence[str] = ()
+    confused: Sequence[str] = ()
 
     def setting(self, on: str) -> Setting:
         """Return the setting called `on`.

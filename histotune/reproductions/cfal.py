@@ -55,5 +55,7 @@ def cfal() -> Reproduction:
         members=_MEMBERS,
         ensembles=_ENSEMBLES,
         tables=_TABLES,
+        figures=("effect_of_sigma", "effect_of_beta", "learned_features", "runtime_per_epoch"),
+        confused=("CCE", "CFAL", "Ensemble average"),
         settings=read_settings(Path(__file__).with_suffix(".yaml")),
     )
