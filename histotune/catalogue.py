@@ -10,6 +10,7 @@ from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.metrics import METRICS
 from histotune.presets import load_preset, preset_names
+from histotune.redundancies import REDUNDANCIES
 from histotune.registry import Registry
 from histotune.space import load_space, space_names
 
@@ -24,7 +25,8 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         ConfigError: there is no such kind.
     """
     registries: dict[str, Registry] = {
-        "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
+        "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES, "losses": LOSSES,
+        "datasets": DATASETS, "ensembles": ENSEMBLES,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

@@ -174,7 +174,8 @@ def predict(
 @app.command("list", epilog=_examples("list losses -v"))
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="backbones, fusions, losses, datasets, ensembles, metrics, spaces or presets.")
+        str,
+        typer.Argument(help="backbones, fusions, redundancies, losses, datasets, ensembles, metrics, spaces, presets."),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
     json_wanted: given.JsonOption = False,

@@ -88,4 +88,9 @@ def common_width(fusion: str, what: str, widths: Mapping[str, int], dim: int) ->
     return dim or next(iter(widths.values()))
 
 
+def linear_maps(widths: Mapping[str, int], dim: int) -> nn.ModuleDict:
+    """Return a linear map of every branch's pooled vector to `dim`; 0 passes them on as they are."""
+    return nn.ModuleDict({name: nn.Linear(width, dim) if dim else nn.Identity() for name, width in widths.items()})
+
+
 FUSIONS: Registry[Fusion] = Registry("fusion", "histotune.fusions")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from histotune.backbones import BackboneOutput, Widths
-from histotune.fusions._base import FUSIONS, Fusion, common_width, only_present, several, shares
+from histotune.fusions._base import FUSIONS, Fusion, common_width, linear_maps, only_present, several, shares
 from histotune.ranges import Interval, OneOf
 
 
@@ -26,7 +26,7 @@ class Late(Fusion):
         pooled = {name: widths[name].pooled for name in names}
         self.out_dim = common_width("late", "pooled vectors", pooled, dim)
         self.embedding_dims = dict.fromkeys(names, self.out_dim)
-        self.maps = nn.ModuleDict({n: nn.Linear(pooled[n], dim) if dim else nn.Identity() for n in names})
+        self.maps = linear_maps(pooled, dim)
         if learned:
             self.scores = nn.Parameter(torch.zeros(len(names)))
         else:
