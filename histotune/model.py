@@ -72,7 +72,9 @@ class Model(nn.Module):
         outputs, masks = self._through_branches(inputs, present)
         embeddings = self.fusion.embed(outputs, masks)
         joint, information = self.bottleneck(self.fusion.join(embeddings, masks))
-        loss = self.objective.loss(self.head(joint), labels)
+        features = self.head(joint)
+        loss = self.objective.loss(features, labels)
+        self.objective.observe(features.detach(), labels)
         return loss + self.redundancy(embeddings, masks).float() + information
 
     def logits(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:

@@ -212,6 +212,7 @@ def _backward(session: Session, images: Tensor, labels: Tensor, present: Tensor)
         loss = session.loss(*part) * (len(part[1]) / cases)
         loss.backward()
         losses.append(loss.detach())
+    session.model.objective.adapt()
     return torch.stack(losses).sum()
 
 
