@@ -11,6 +11,7 @@ from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.metrics import METRICS
 from histotune.presets import load_preset, preset_names
+from histotune.redundancies import REDUNDANCIES
 from histotune.registry import Registry
 from histotune.reproductions import REPRODUCTIONS
 from histotune.space import load_space, space_names
@@ -26,8 +27,8 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         ConfigError: there is no such kind.
     """
     registries: dict[str, Registry] = {
-        "backbones": BACKBONES, "fusions": FUSIONS, "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES,
-        "figures": FIGURES, "reproductions": REPRODUCTIONS,
+        "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES, "losses": LOSSES,
+        "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES, "reproductions": REPRODUCTIONS,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

@@ -202,7 +202,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="backbones, losses, datasets, ensembles, fusions, figures, metrics, spaces, presets, reproductions."
+            help="backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, presets or "
+            "reproductions."
         ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,

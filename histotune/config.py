@@ -53,25 +53,29 @@ class HeadConfig:
         feature_dim: width of the features that the objective sees; 0 keeps the fused width, without a linear layer.
         feature_norm: `none`, `batch`, `layer`, or `auto`: what the loss asks for, `layer` before the affinity losses.
         dropout: probability of dropping a feature, in [0, 1).
+        bottleneck: weight of the variational information bottleneck that then stands for the linear layer; 0 is none.
     """
 
     feature_dim: int = 0
     feature_norm: str = "auto"
     dropout: float = 0.0
+    bottleneck: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         _at_least("model.head.feature_dim", self.feature_dim, 0)
         _one_of("model.head.feature_norm", self.feature_norm, ("auto", "none", "batch", "layer"))
         _within("model.head.dropout", self.dropout, 0.0, 1.0, open_right=True)
+        _within("model.head.bottleneck", self.bottleneck, 0.0, math.inf)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """branches -> fusion -> head -> objective."""
+    """branches -> fusion -> head -> objective; `redundancy` is a loss on what the branches say twice."""
 
     branches: Mapping[str, BranchConfig] = field(default_factory=lambda: {"image": BranchConfig()})
     fusion: Spec = field(default_factory=lambda: Spec("none"))
+    redundancy: Spec = field(default_factory=lambda: Spec("none"))
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 A micro-batch is what goes through the network at once. The gradients of a batch's micro-batches are added up before the
 optimiser's step, weighted by their sizes, so that a step sees the mean over the same cases, whatever the micro-batch.
-Two things do depend on it: batch norm takes its statistics over a micro-batch, and dropout draws in another order.
+Two things do depend on it: batch norm and redundancy take their statistics over a micro-batch, and dropout draws in
+another order.
 The micro-batch is no part of a configuration; environment.json says which one was used.
 """
 

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from histotune import files, runtime
 from histotune.augment import symmetry
-from histotune.backbones import BACKBONES, Backbone, BackboneInput
+from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput
 from histotune.batches import Preprocessing
+from histotune.bottleneck import Bottleneck
 from histotune.config import HeadConfig, TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, Objective, ObjectiveInput
+from histotune.redundancies import REDUNDANCIES
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
@@ -50,26 +52,50 @@ class Model(nn.Module):
         self.branches = nn.ModuleDict(branches)
         self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
         width = config.model.head.feature_dim or self.fusion.out_dim
+        self.bottleneck = Bottleneck(self.fusion.out_dim, width, config.model.head.bottleneck)
         self.head = nn.Sequential()
-        if config.model.head.feature_dim:
+        if config.model.head.feature_dim and not config.model.head.bottleneck:
             self.head.append(nn.Linear(self.fusion.out_dim, width))
         self.objective = LOSSES.build(config.loss.name, ObjectiveInput(width, tuple(counts)), **config.loss.params)
         self.head.extend(_after_projection(config.model.head, width, self.objective))
+        redundancy = config.model.redundancy
+        self.redundancy = REDUNDANCIES.build(redundancy.name, self.fusion.embedding_dims, **redundancy.params)
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""
-        outputs = {name: branch(inputs[self.modalities[name]]) for name, branch in self.branches.items()}
-        masks = {name: present[modality] for name, modality in self.modalities.items()}
-        features: Tensor = self.head(self.fusion(outputs, masks))
+        joint, _ = self.bottleneck(self.fusion(*self._through_branches(inputs, present)))
+        features: Tensor = self.head(joint)
         return features
+
+    def loss(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Return what training minimises: the objective's mean loss, redundancy and bottleneck, a float32 scalar."""
+        outputs, masks = self._through_branches(inputs, present)
+        embeddings = self.fusion.embed(outputs, masks)
+        joint, information = self.bottleneck(self.fusion.join(embeddings, masks))
+        features = self.head(joint)
+        loss = self.objective.loss(features, labels)
+        self.objective.observe(features.detach(), labels)
+        return loss + self.redundancy(embeddings, masks).float() + information
 
     def logits(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Map {modality: [B, ...]} to logits [B, C], float32."""
         return self.objective.scores(self(inputs, present))
 
+    def set_progress(self, fraction: float) -> None:
+        """Hear that `fraction` of the training in [0, 1] is done."""
+        self.fusion.set_progress(fraction)
+        self.objective.set_progress(fraction)
+
     def parameter_count(self) -> int:
-        """Return the number of trained weights, the objective's included."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Return the number of trained weights that predict, the objective's included."""
+        others = sum(parameter.numel() for parameter in self.redundancy.parameters())
+        return sum(parameter.numel() for parameter in self.parameters()) - others
+
+    def _through_branches(
+        self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]
+    ) -> tuple[dict[str, BackboneOutput], dict[str, Tensor]]:
+        outputs = {name: branch(inputs[self.modalities[name]]) for name, branch in self.branches.items()}
+        return outputs, {name: present[modality] for name, modality in self.modalities.items()}
 
 
 def build_model(config: TrialConfig, counts: Sequence[int], *, trained: bool = False) -> Model:

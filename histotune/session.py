@@ -55,14 +55,14 @@ class Session:
 
     @cached_property
     def least(self) -> int:
-        """The smallest micro-batch that the network trains with: 2 with batch norm, else 1."""
-        return 1 + any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        """The smallest micro-batch that the network trains with: 2 with batch norm, what redundancy needs, else 1."""
+        norm = 1 + any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        return max(norm, self.model.redundancy.least_cases)
 
     def loss(self, images: Tensor, labels: Tensor, present: Tensor) -> Tensor:
         """Return the mean loss of standardised images [B, 3, S, S] against labels [B] or [B, C], in training."""
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            features = self.model({self.modality: images}, {self.modality: present})
-            return self.model.objective.loss(features, labels)
+            return self.model.loss({self.modality: images}, {self.modality: present}, labels)
 
     def state(self) -> dict[str, Any]:
         """Return what changes with training, as references to the live tensors."""

@@ -178,7 +178,7 @@ def train_epoch(session: Session, number: int) -> float:
     parameters = [p for p in model.parameters() if p.requires_grad]
     summed = torch.zeros((), dtype=torch.float64, device=device)
     model.train()
-    model.objective.set_progress((number - 1) / config.epochs)
+    model.set_progress((number - 1) / config.epochs)
     for step, rows in enumerate(batches, start=(number - 1) * len(batches)):
         images = session.preprocessing.standardise(augment(session.images.take(rows), config.augment, rng))
         where = torch.from_numpy(rows).to(device)
@@ -212,6 +212,7 @@ def _backward(session: Session, images: Tensor, labels: Tensor, present: Tensor)
         loss = session.loss(*part) * (len(part[1]) / cases)
         loss.backward()
         losses.append(loss.detach())
+    session.model.objective.adapt()
     return torch.stack(losses).sum()
 
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"cohort", "metrics", "pareto", "class_balance", "imbalance"},
     {"datasets", "splits", "trial_index", "lineage"},
     {"prepare", "store", "places"},
-    {"augment", "backbones", "fusions", "losses", "ensembles"},
+    {"augment", "backbones", "bottleneck", "fusions", "redundancies", "losses", "ensembles"},
     {"batches", "model"},
     {"optimizer", "memory", "session", "cost", "checkpoint", "ending", "train"},
     {"space"},

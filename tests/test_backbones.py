@@ -176,7 +176,7 @@ def test_unknown_parameter_offers_the_nearest() -> None:
 
 
 def test_a_size_that_the_network_cannot_take_is_refused_before_training() -> None:
-    with pytest.raises(ConfigError, match=r"cannot take 32x32 px.*larger image_size"):
+    with pytest.raises(ConfigError, match=r"cannot take 32x32 px.*nearest image_size that it takes is 76"):
         build("timm/inception_v3")
 
 
@@ -192,6 +192,19 @@ def test_small_stem_keeps_more_positions_and_no_other_weights(name: str) -> None
 def test_small_stem_is_refused_where_patches_do_not_overlap(name: str) -> None:
     with pytest.raises(ConfigError, match="small_stem"):
         build(f"timm/{name}", small_stem=True)
+
+
+def test_a_size_that_a_transformer_does_not_take_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"cannot take 8x8 px.*nearest image_size that it takes is 16"):
+        build("timm/vit_tiny_patch16_224", 8, depth=1)
+    assert build("timm/vit_tiny_patch16_224", 16, depth=1)(torch.randn(1, 3, 16, 16)).tokens.shape == (1, 1, 192)
+
+
+def test_depth_of_a_transformer_sets_its_blocks() -> None:
+    shallow, deeper = (parameters(build("timm/vit_tiny_patch16_224", depth=depth)) for depth in (1, 3))
+    assert (deeper - shallow) / 2 == 444_864  # of one block: 12 x 192^2 and its vectors
+    with pytest.raises(ConfigError, match=r"'depth': 3.*unexpected keyword"):
+        build("timm/resnet18", depth=3)
 
 
 def test_patch_size_of_a_transformer_sets_its_tokens() -> None:

@@ -128,7 +128,10 @@ def test_unknown_key_in_yaml_names_file_line_and_path(call: Call, tmp_path: Path
     refused(call("show-space", "bad.yaml"), "bad.yaml", "3", "optimizer.learning_rte", "Did you mean 'learning_rate'")
 
 
-@pytest.mark.parametrize("kind", ["backbones", "fusions", "losses", "datasets", "ensembles", "metrics", "spaces"])
+KINDS = ["backbones", "fusions", "redundancies", "losses", "datasets", "ensembles", "metrics", "spaces"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_lists_answer_in_words_and_in_json(call: Call, kind: str) -> None:
     entries = json.loads(call("list", kind, "--json").stdout)
     assert entries

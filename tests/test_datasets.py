@@ -50,12 +50,25 @@ def crc_folder(root: Path, *, train: str = "NCT-CRC-HE-100K", test: str = "CRC-V
     return root
 
 
+def breakhis_folder(root: Path) -> Path:
+    """Two images at each magnification of two benign and two malignant patients, as the archive has them."""
+    for at, slide in enumerate(["B_A-14-22549AB", "B_F-14-9133", "M_DC-14-2523", "M_LC-14-13412"]):
+        for magnification in (40, 100, 200, 400):
+            for number in (1, 2):
+                kind = ("benign", "malignant")[at // 2]
+                folder = root / "histology_slides" / "breast" / kind / "SOB" / slide / f"{magnification}X"
+                noise(folder / f"SOB_{slide}-{magnification}-{number:03d}.png", 1000 * at + magnification + number, 24)
+    return root
+
+
 def example(name: str, tmp_path: Path) -> tuple[Dataset, Path | None]:
     """A small instance of every dataset; a new dataset adds its line here."""
     if name == "idc":
         return DATASETS.build("idc"), idc_folder(tmp_path / "idc")
     if name == "crc":
         return DATASETS.build("crc"), crc_folder(tmp_path / "crc")
+    if name == "breakhis":
+        return DATASETS.build("breakhis"), breakhis_folder(tmp_path / "breakhis")
     if name == "image_folder":
         for at in range(12):
             noise(
@@ -308,6 +321,63 @@ def test_crc_real_tiles(crc_tiles: Path, tmp_path: Path) -> None:
     assert [len(rows) for rows in (found.train, found.val, found.test)] == pytest.approx([65, 16, 27], abs=3)
     with pytest.raises(DataError, match="no case of 108 is marked train and test"):
         split(cohort, read_labels(cohort), "given")
+
+
+# breakhis
+
+
+def test_breakhis_reads_everything_from_the_name(tmp_path: Path) -> None:
+    listing = DATASETS.build("breakhis").scan(breakhis_folder(tmp_path))
+    assert listing.classes[listing.positive] == "malignant"
+    assert listing.facts["magnifications"] == [40, 100, 200, 400]
+    assert dict(listing.table.groupby("patient")["label"].unique().map(list)) == {
+        "14-22549AB": [0], "14-9133": [0], "14-2523": [1], "14-13412": [1]
+    }  # fmt: skip
+    for name, path in zip(listing.table["id"], listing.table["path"], strict=True):
+        patient, magnification, _ = name.split("_")
+        assert f"-{patient}-{magnification.removesuffix('x')}-" in path
+        assert f"/{magnification.upper()}/" in path
+
+
+@pytest.mark.parametrize("magnification", [40, 100, 200, 400])
+def test_breakhis_takes_one_magnification(tmp_path: Path, magnification: int) -> None:
+    root = breakhis_folder(tmp_path / "all")
+    table = DATASETS.build("breakhis", magnification=magnification).scan(root).table
+    every = DATASETS.build("breakhis").scan(root).table
+    assert len(table) == 8
+    assert set(table["id"]) == {name for name in every["id"] if name.split("_")[1] == f"{magnification}x"}
+
+
+def test_breakhis_one_patient_with_two_types_is_one_patient(tmp_path: Path) -> None:
+    for kind in ("DC", "LC"):
+        noise(tmp_path / f"SOB_M_{kind}-14-13412-40-001.png", len(kind))
+    table = DATASETS.build("breakhis").scan(tmp_path).table
+    assert (len(table), set(table["patient"])) == (2, {"14-13412"})
+
+
+def test_breakhis_without_magnifications_is_refused(tmp_path: Path) -> None:
+    noise(tmp_path / "benign" / "SOB_B_A-14-22549AB-001.png", 1)
+    with pytest.raises(DataError, match=r"22549AB-001\.png: the name lacks 40, 100, 200 or 400 .*MAGNIFICATION-NUMBER"):
+        DATASETS.build("breakhis").scan(tmp_path)
+
+
+def test_breakhis_says_which_magnifications_there_are(tmp_path: Path) -> None:
+    noise(tmp_path / "SOB_B_A-14-22549AB-100-001.png", 1)
+    with pytest.raises(DataError, match=r"no BreakHis image at 40x .* which has those at 100x"):
+        DATASETS.build("breakhis", magnification=40).scan(tmp_path)
+    with pytest.raises(ConfigError, match="40, 100, 200, 400, or 0 for all of them, got 50"):
+        DATASETS.build("breakhis", magnification=50)
+
+
+def test_breakhis_files_that_contradict_their_folder_are_listed(tmp_path: Path) -> None:
+    root = breakhis_folder(tmp_path)
+    breast = root / "histology_slides" / "breast"
+    noise(breast / "malignant" / "SOB_B_A-14-22549AB-40-009.png", 1)
+    noise(breast / "benign" / "40X" / "SOB_B_A-14-22549AB-100-009.png", 2)
+    noise(breast / "benign" / "photo.png", 3)
+    listing = DATASETS.build("breakhis").scan(root)
+    assert sorted(problem.kind for problem in listing.problems) == ["bad_name", "contradiction", "contradiction"]
+    assert len(listing.table) == 32
 
 
 # image_folder

@@ -294,6 +294,59 @@ def test_reductions(name: str, params: dict[str, Any], other: str, others: dict[
 
 
 @LAW
+@given(seed=SEEDS, known=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3))
+def test_acbfl_without_focus_and_weights_is_ldam(seed: int, known: list[float]) -> None:
+    flat = {"gamma": 0.0, "beta": 0.0, "eta": 0.0, "kappa": 3.0}
+    one, features, labels = drawn("acbfl", seed, (7, 90, 40), scale=30.0, margin=0.4, **flat)
+    one.get_buffer("known").copy_(torch.tensor(known))
+    two = drawn("ldam", seed, (7, 90, 40), scale=30.0, margin=0.4, beta=0.0)[0]
+    two.load_state_dict(dict(one.named_parameters()))
+    assert one.loss(features, labels).item() == pytest.approx(two.loss(features, labels).item(), rel=1e-12)
+    assert torch.equal(one.scores(features), two.scores(features))
+
+
+@LAW
+@given(seed=SEEDS, gamma=st.floats(0.0, 5.0), known=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3))
+def test_acbfl_without_margin_and_adaptation_is_class_balanced_focal(
+    seed: int, gamma: float, known: list[float]
+) -> None:
+    """On the same logits: the cosine head is a linear one of normed features and weights."""
+    counts = (7, 90, 40)
+    plain = {"margin": 0.0, "kappa": 0.0, "eta": 0.0}
+    one, features, labels = drawn("acbfl", seed, counts, scale=9.0, gamma=gamma, beta=0.99, **plain)
+    one.get_buffer("known").copy_(torch.tensor(known))
+    two = drawn("focal", seed, counts, gamma=gamma, beta=0.99)[0]
+    directions = functional.normalize(one.get_parameter("directions").detach(), dim=1)
+    two.load_state_dict({"head.weight": 9.0 * directions, "head.bias": torch.zeros(3)})
+    lengths = functional.normalize(features, dim=1)
+    assert one.loss(features, labels).item() == pytest.approx(two.loss(lengths, labels).item(), rel=1e-9)
+    assert torch.allclose(one.scores(features), two.scores(lengths))
+
+
+@EVERY
+def test_a_loss_changes_nothing_and_what_was_observed_is_saved(name: str) -> None:
+    objective, (features, labels) = build(name), batch()
+    before = {key: tensor.clone() for key, tensor in objective.state_dict().items()}
+    objective.loss(features, labels)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in objective.state_dict().items())
+    objective.observe(features, labels)
+    objective.adapt()
+    again = build(name)
+    again.load_state_dict(objective.state_dict())
+    assert torch.equal(again.loss(features, labels), objective.loss(features, labels))
+
+
+def test_acbfl_turns_to_the_class_that_is_not_yet_known() -> None:
+    features, _ = batch()
+    costs = {}
+    for eta in (0.5, 0.0):
+        objective = build("acbfl", margin=0.0, beta=0.0, gamma=0.0, eta=eta)
+        objective.get_buffer("known").copy_(torch.tensor([0.1, 0.9, 0.9]))
+        costs[eta] = np.array([objective.loss(features, torch.full((12,), k)).item() for k in range(3)])
+    assert costs[0.5] / costs[0.0] == pytest.approx(3 * np.array([1.45, 1.05, 1.05]) / 3.55, rel=1e-5)
+
+
+@LAW
 @given(seed=SEEDS)
 def test_cosines_without_margin_are_the_normalised_softmax(seed: int) -> None:
     objective, features, labels = drawn("arcface", seed, (5, 6, 7), margin=0.0, scale=9.0)
@@ -392,6 +445,8 @@ def test_focal_turns_from_easy_cases() -> None:
         ("cosface", {"margin": 2.5}, r"'margin' .* \[0, 2\], got 2.5"),
         ("sphereface", {"margin": 0.35}, r"'margin' .* \[1, 4\], got 0.35"),
         ("sphereface_reproduction", {"margin": 1.0}, r"'margin' .* \(0, 1\), got 1.0"),
+        ("acbfl", {"momentum": 1.0}, r"'momentum' .* \[0, 1\), got 1.0"),
+        ("acbfl", {"kappa": -0.5}, r"'kappa' .* \[0, inf\), got -0.5"),
         ("ldam", {"defer": 1.2}, r"'defer' .* \[0, 1\], got 1.2"),
         ("focal", {"gama": 1.0}, "Did you mean 'gamma'"),
         ("focl", {}, "Did you mean 'focal'"),

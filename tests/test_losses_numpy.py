@@ -153,7 +153,26 @@ def ldam(at: Arrays, o: Any) -> np.ndarray:
     return cosine(at, lambda c, k: c - o["margin"] * quarter[k] / max(quarter), {**o, "beta": beta})
 
 
+def acbfl(at: Arrays, o: Any) -> np.ndarray:
+    """`o["known"]` is how well each class is known, .5 at the beginning."""
+    f, w, known = at["features"], at["directions"], np.array(o.get("known", [0.5] * len(COUNTS)))
+    margin = np.array([n**-0.25 for n in COUNTS])
+    margin *= o["margin"] / margin.max()
+    weights = alphas(o["beta"]) * (1 + o["eta"] * (1 - known))
+    weights *= len(COUNTS) / weights.sum()
+    gamma = o["gamma"] * (1 + o["kappa"] * (1 - known))
+
+    def cost(i: int, k: int) -> float:
+        z = np.array([f[i] @ v / math.sqrt(f[i] @ f[i]) / math.sqrt(v @ v) for v in w])
+        z[k] -= margin[k]
+        nll = minus_log_softmax(o["scale"] * z, k)
+        return float(weights[k] * (1 - math.exp(-nll)) ** gamma[k] * nll)
+
+    return table(cost, len(f), len(w))
+
+
 AFFINE = {"lambda": 0.3, "sigma": 9.0, "reg_weight": 0.05}
+ADAPTIVE = {"scale": 16.0, "margin": 0.5, "gamma": 2.0, "beta": 0.99}
 FOCUSED = {**AFFINE, "gamma": 2.0, "beta": 0.99}
 CASES: list[tuple[str, dict[str, Any], Costs]] = [
     *[("cross_entropy", {"label_smoothing": s, "beta": b}, cross_entropy) for s in (0.0, 0.1) for b in (0.0, 0.99)],
@@ -171,6 +190,8 @@ CASES: list[tuple[str, dict[str, Any], Costs]] = [
     *[("sphereface", {"scale": 10.0, "margin": m, "beta": 0.99}, sphereface) for m in (1.0, 1.35, 2.0, 4.0)],
     *[("sphereface", {"scale": 1.0, "margin": m, "beta": 0.0, "feature_norm": False}, sphereface) for m in (1.35, 3.0)],
     ("sphereface_reproduction", {"scale": 3.0, "margin": 0.35, "beta": 0.99}, sphereface),
+    *[("acbfl", {**ADAPTIVE, "kappa": k, "eta": e}, acbfl) for k in (0.0, 1.0) for e in (0.0, 0.5)],
+    *[("acbfl", {**ADAPTIVE, "gamma": g, "kappa": 0.0, "eta": 2.0}, acbfl) for g in (0.0, 0.5)],
     *[("ldam", {"scale": 30.0, "margin": 0.5, "beta": 0.9999, "defer": d}, ldam) for d in (0.3, 0.8)],
 ]
 PROGRESS = 0.5
@@ -237,6 +258,33 @@ def test_value_and_gradients_follow_the_formula(
         scale = float(np.abs(ours).max())
         assert scale > 0
         assert ours[tuple(places.T)] == pytest.approx(expected, rel=near, abs=near * scale), key
+
+
+def test_acbfl_follows_its_formula_once_it_knows_the_classes() -> None:
+    """P against an exponential mean written out, then the loss with that P."""
+    options = {**ADAPTIVE, "kappa": 1.5, "eta": 0.7, "momentum": 0.9}
+    objective = build("acbfl", options, torch.float64, 4)
+    directions = objective.get_parameter("directions").detach().numpy()
+    known = np.full(len(COUNTS), 0.5)
+    for seed in range(6):
+        features, shares = drawn(seed, soft=seed % 2 == 1)
+        labels = torch.from_numpy(shares if seed % 2 else shares.argmax(axis=1))
+        for piece in (slice(0, 3), slice(3, None)):  # a step may come in pieces
+            objective.observe(torch.from_numpy(features[piece]), labels[piece])
+        objective.adapt()
+        units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, directions)]
+        z = 16.0 * units[0] @ units[1].T
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        for k in range(len(COUNTS)):
+            if shares[:, k].sum() > 0:
+                known[k] = 0.9 * known[k] + 0.1 * (shares[:, k] * p[:, k]).sum() / shares[:, k].sum()
+    assert objective.get_buffer("known").numpy() == pytest.approx(known, rel=1e-9)
+    assert np.ptp(known) > 0.01
+    features, shares = drawn(11, soft=False)
+    at = {"features": features, "directions": directions}
+    expected = (shares * acbfl(at, {**options, "known": known})).sum(axis=1).mean()
+    loss = objective.loss(torch.from_numpy(features), torch.from_numpy(shares.argmax(axis=1)))
+    assert loss.item() == pytest.approx(expected, rel=1e-6), "weights and margins are kept in float32"
 
 
 # --- a worked example, and figures of papers and released code

@@ -59,7 +59,7 @@ def test_an_epoch_in_micro_batches_ends_near_one_without(small_data: TrainingDat
 def test_batch_norm_never_sees_a_single_case(small_data: TrainingData, cases: int) -> None:
     session = session_of(small_data, 2, **NORMED)
     seen: list[int] = []
-    session.model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0][session.modality])))
+    session.model.branches["image"].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     gradients(session, cases)
     assert session.least == 2
     assert sum(seen) == cases

@@ -26,12 +26,20 @@ EVERY = pytest.mark.parametrize("name", preset_names())
 
 
 # What a model of one image branch, trained by another optimiser than SGD, does not read.
-UNREAD = {"model.fusion", "model.branches.image.modality", "optimizer.momentum"}
+UNREAD = {
+    "model.fusion",
+    "model.redundancy",
+    "model.head.bottleneck",
+    "model.branches.image.modality",
+    "optimizer.momentum",
+}
 
 
 def keys(config: Mapping[str, Any], path: str = "") -> set[str]:
     """Return every dotted key; what is inside a component is the component's own."""
-    groups = {k for k, v in config.items() if isinstance(v, Mapping) and k not in ("loss", "fusion", "backbone")}
+    groups = {
+        k for k, v in config.items() if isinstance(v, Mapping) and k not in ("loss", "fusion", "redundancy", "backbone")
+    }
     own = {f"{path}{key}" for key in config.keys() - groups}
     return own.union(*(keys(config[key], f"{path}{key}.") for key in groups))
 

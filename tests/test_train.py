@@ -50,6 +50,17 @@ THOROUGH = {  # everything at once that could break repeatability
     },
     "loss": {"name": "focal", "beta": 0.9},
 }
+TWO_BRANCHES = {  # everything that fusions, redundancy and adaptive losses keep from step to step
+    "model": {
+        "branches": {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "cct_2"}},
+        "fusion": {"name": "cmaf", "dim": 8, "heads": 2, "temperature_mode": "annealed"},
+        "redundancy": {"name": "club", "hidden": 8},
+        "head": {"feature_dim": 8, "bottleneck": 0.001},
+    },
+    "loss": "acbfl",
+    "ema_decay": 0.9,
+    "augment": {"mixup": 0.3},
+}
 ADAGRAD = {"optimizer": {"name": "adagrad", "learning_rate": 0.01}}
 SGD = {"optimizer": {"name": "sgd", "learning_rate": 0.01}, "precision": "bfloat16"}
 PATIENT_OUT = {"patience": 2, "optimizer": {"learning_rate": 1e-12}}
@@ -138,7 +149,7 @@ def test_training_learns(data: TrainingData, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tta", [False, True])
-@pytest.mark.parametrize("changes", [{}, THOROUGH], ids=["plain", "thorough"])
+@pytest.mark.parametrize("changes", [{}, THOROUGH, TWO_BRANCHES], ids=["plain", "thorough", "two branches"])
 def test_the_loaded_model_repeats_the_validation_predictions(
     data: TrainingData, tmp_path: Path, tta: bool, changes: dict[str, Any]
 ) -> None:
@@ -196,7 +207,11 @@ def test_another_seed_gives_another_result(data: TrainingData, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("interruptions", [[1], [3], [1, 2, 3]], ids=str)
-@pytest.mark.parametrize("changes", [{}, THOROUGH, SGD, ADAGRAD], ids=["plain", "thorough", "sgd", "adagrad"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, THOROUGH, TWO_BRANCHES, SGD, ADAGRAD],
+    ids=["plain", "thorough", "two branches", "sgd", "adagrad"],
+)
 def test_an_interrupted_training_ends_with_the_same_bits(
     data: TrainingData, tmp_path: Path, changes: dict[str, Any], interruptions: list[int]
 ) -> None:
@@ -210,6 +225,12 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     numbers = [epoch.number for epoch in epochs(config(**changes), data, tmp_path / "pieces")]
     assert numbers == list(range(interruptions[-1] + 1, 5))
     assert result_of(tmp_path / "pieces") == result_of(tmp_path / "whole")
+
+
+def test_what_an_adaptive_loss_has_learned_of_the_classes_is_kept(data: TrainingData, tmp_path: Path) -> None:
+    run_trial(config(epochs=2, loss="acbfl"), data, tmp_path)
+    known = load_model(tmp_path).model.objective.get_buffer("known")
+    assert ((known - 0.5).abs() > 1e-4).all()
 
 
 def test_a_curve_that_is_ahead_of_the_checkpoint_is_cut_and_repeated(data: TrainingData, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from histotune.backbones._base import BACKBONES, Backbone, BackboneInput, Backbo
 from histotune.backbones._weights import load_package, load_weights
 from histotune.errors import ConfigError
 
+_STEP, _LARGEST = 4, 512  # image sizes that are tried when one does not fit, pixels
+_REFUSALS = (AssertionError, ArithmeticError, IndexError, RuntimeError, TypeError, ValueError)
 _DENSE = ("resnet", "resnetv2", "wide_resnet", "vgg", "vit", "deit", "mixer")  # bfloat16 pays also on a CPU
 
 
@@ -28,7 +31,7 @@ class TimmBackbone(Backbone):
         self.dense = name.startswith(_DENSE) and "convnext" not in name
         self.channels_last_output = getattr(network, "output_fmt", "") == "NHWC"
         self.prefix = int(getattr(network, "num_prefix_tokens", 0))
-        self.widths = self._probe(name, shape)
+        self.widths = self._probe(shape)
 
     def forward(self, batch: Tensor) -> BackboneOutput:
         """Map images [B, C, H, W] to tokens [B, T, Dt] (positions, without class tokens) and pooled [B, Dp]."""
@@ -42,17 +45,11 @@ class TimmBackbone(Backbone):
             tokens = maps.flatten(2).transpose(1, 2)
         return BackboneOutput(tokens, pooled)
 
-    def _probe(self, name: str, shape: tuple[int, ...]) -> Widths:
+    def _probe(self, shape: tuple[int, ...]) -> Widths:
         """Learn the widths from one image; a size that the network cannot take is refused here."""
         self.eval()
-        try:
-            with torch.no_grad():
-                output = self(torch.zeros(1, *shape))
-        except RuntimeError as error:
-            side = f"{shape[1]}x{shape[2]}"
-            raise ConfigError(
-                f"backbone 'timm/{name}' cannot take {side} px: {error}. Try a larger image_size"
-            ) from error
+        with torch.no_grad():
+            output = self(torch.zeros(1, *shape))
         self.train()
         return Widths(token=output.tokens.shape[-1], pooled=output.pooled.shape[-1])
 
@@ -91,6 +88,7 @@ def timm_image(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     patch_size: int = 0,
+    depth: int = 0,
 ) -> TimmBackbone:
     """Any model of timm by name, such as timm/resnet18, timm/convnext_atto or timm/vit_tiny_patch16_224.
 
@@ -105,41 +103,80 @@ def timm_image(
         drop_rate: dropout before the pooled vector's use.
         drop_path_rate: stochastic depth.
         patch_size: side of a patch of a vision transformer, pixels; 0 keeps the model's own.
+        depth: blocks of a vision transformer; 0 keeps the model's own.
     """
     if weights and pretrained:
         raise ConfigError(f"backbone 'timm/{name}': give either weights or pretrained, not both ({weights=})")
     if len(given.shape) != 3:
         raise ConfigError(f"backbone 'timm/{name}' reads images (channels, height, width), got shape {given.shape}")
-    optional = {"drop_path_rate": drop_path_rate, "patch_size": patch_size}
-    network = _create(name, given.shape, pretrained, drop_rate=drop_rate, **{k: v for k, v in optional.items() if v})
+    optional = {"drop_path_rate": drop_path_rate, "patch_size": patch_size, "depth": depth}
+    options = {"drop_rate": drop_rate, **{k: v for k, v in optional.items() if v}}
+    network = _create(name, given.shape, pretrained, options)
     if weights == "package":
         load_package(network, name)
     elif weights:
         load_weights(network, Path(weights))
     if small_stem:
         _keep_resolution(name, network)
-    return TimmBackbone(name, network, given.shape)
-
-
-def _create(name: str, shape: tuple[int, ...], pretrained: bool, **options: Any) -> nn.Module:
-    import timm  # 2 s: not before a model of it is built
-
-    config = timm.models.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = shape[1:]
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=shape[0], **options)
-    except (TypeError, AssertionError) as error:
-        raise ConfigError(f"backbone 'timm/{name}' at {shape[1]}x{shape[2]} px refuses {options}: {error}") from error
-    except (OSError, RuntimeError, ImportError) as error:
+        return TimmBackbone(name, network, given.shape)
+    except _REFUSALS as error:
+        raise _unfit(name, given.shape, options, error) from error
+
+
+def _create(name: str, shape: tuple[int, ...], pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    try:
+        return _network(name, shape, pretrained, options)
+    except TypeError as error:
+        raise ConfigError(f"backbone 'timm/{name}' refuses {dict(options)}: {error}") from error
+    except (OSError, ImportError, *_REFUSALS) as error:
+        if not pretrained and isinstance(error, _REFUSALS):
+            raise _unfit(name, shape, options, error) from error
         if not pretrained:
             raise
+        config = _facts(name)
         source = f"{config.hf_hub_id} on huggingface.co" if config and config.hf_hub_id else "their source"
         raise ConfigError(
             f"backbone 'timm/{name}': its pretrained weights could not be fetched from {source} ({error}). Without a "
             f"network, fetch them elsewhere and give `weights: PATH`, or leave `pretrained` out"
         ) from error
+
+
+def _network(name: str, shape: tuple[int, ...], pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    import timm  # 2 s: not before a model of it is built
+
+    config = _facts(name)
+    fixed = {"img_size": shape[1:]} if config is not None and config.fixed_input_size else {}
+    network: nn.Module = timm.create_model(
+        name, pretrained=pretrained, num_classes=0, in_chans=shape[0], **fixed, **options
+    )
     return network
+
+
+def _facts(name: str) -> Any:
+    import timm
+
+    return timm.models.get_pretrained_cfg(name)
+
+
+def _unfit(name: str, shape: tuple[int, ...], options: Mapping[str, Any], error: Exception) -> ConfigError:
+    """Say that a network cannot take images of this size, and which size is the nearest that it takes."""
+    said = f"backbone 'timm/{name}' cannot take {shape[1]}x{shape[2]} px: {error}"
+    sides = sorted(range(2 * _STEP, _LARGEST + 1, _STEP), key=lambda side: abs(side - shape[1]))
+    for side in sides:
+        if side != shape[1] and _takes(name, (shape[0], side, side), options):
+            return ConfigError(f"{said}. The nearest image_size that it takes is {side}")
+    return ConfigError(f"{said}. No image_size up to {_LARGEST} fits")
+
+
+def _takes(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> bool:
+    """Whether images of this size go through the network: shapes only, no number is computed."""
+    try:
+        with torch.device("meta"):
+            TimmBackbone(name, _network(name, shape, False, options), shape)
+    except _REFUSALS:
+        return False
+    return True
 
 
 def _keep_resolution(name: str, network: nn.Module) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from histotune.backbones import BackboneOutput, Widths
 from histotune.errors import ConfigError
-from histotune.fusions._base import FUSIONS, Fusion
+from histotune.fusions._base import FUSIONS, Fusion, only_present
 
 
 class NoFusion(Fusion):
@@ -18,12 +17,16 @@ class NoFusion(Fusion):
     def __init__(self, branch: str, width: int) -> None:
         super().__init__()
         self.branch = branch
+        self.embedding_dims = {branch: width}
         self.out_dim = width
 
-    def forward(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> Tensor:
-        """Map {branch: pooled [B, D]} to [B, D]."""
-        pooled = branches[self.branch].pooled
-        return torch.where(present[self.branch][:, None], pooled, torch.zeros_like(pooled))
+    def embed(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map {branch: pooled [B, D]} to {branch: [B, D]}."""
+        return {self.branch: only_present(branches[self.branch].pooled, present[self.branch])}
+
+    def join(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Return the only embedding, [B, D]."""
+        return embeddings[self.branch]
 
 
 @FUSIONS.register("none")

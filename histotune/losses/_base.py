@@ -71,6 +71,12 @@ class Objective(nn.Module):
     def set_progress(self, fraction: float) -> None:
         """Hear that `fraction` of the training in [0, 1] is done; deferred schemes override it."""
 
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        """Hear what a training step, or a piece of it, has seen; adaptive schemes note it. `loss` changes nothing."""
+
+    def adapt(self) -> None:
+        """Take in what was observed, once a training step; what is learned lies in buffers, saved with the weights."""
+
 
 def full_precision(method: Method[Own, Rest]) -> Method[Own, Rest]:
     """Let a method of an objective see its features in float32 (or float64), and no autocast inside."""

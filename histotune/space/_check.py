@@ -10,20 +10,30 @@ from histotune.errors import ConfigError
 from histotune.space._nodes import Constant, Fixed, Group, Node, Switch
 from histotune.space._yaml import Item
 
+_DIVISIBLE = 20160  # of branches whose widths are not known yet: any number of heads up to 10, 12, 14 or 16 divides it
+
 
 def check_config(config: TrialConfig) -> None:
     """Check that every component of a configuration is registered and takes the parameters given.
 
     Raises:
-        ConfigError: an unknown name or parameter, or a value that a loss refuses.
+        ConfigError: an unknown name or parameter, or a value that a loss, fusion or redundancy refuses.
     """
-    from histotune.backbones import BACKBONES  # here and in _compile: torch, for those who read a space
+    import torch  # here and in _compile: torch, for those who read a space
+
+    from histotune.backbones import BACKBONES, Widths
     from histotune.fusions import FUSIONS
     from histotune.losses import LOSSES, ObjectiveInput
+    from histotune.redundancies import REDUNDANCIES
 
     for name, branch in config.model.branches.items():
         _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
-    _at("model.fusion", FUSIONS.check, config.model.fusion.name, config.model.fusion.params)
+    fusion, redundancy = config.model.fusion, config.model.redundancy
+    with torch.device("meta"):  # shapes without numbers
+        widths = dict.fromkeys(config.model.branches, Widths(_DIVISIBLE, _DIVISIBLE))
+        joins = _at("model.fusion", lambda: FUSIONS.build(fusion.name, widths, **fusion.params))
+        dims = joins.embedding_dims
+        _at("model.redundancy", lambda: REDUNDANCIES.build(redundancy.name, dims, **redundancy.params))
     probe = ObjectiveInput(feature_dim=4, counts=(3, 2))
     _at("loss", lambda loss: LOSSES.build(loss.name, probe, **loss.params), config.loss)
 
@@ -47,9 +57,9 @@ def _try(tree: Group, values: Mapping[str, Any], places: Sequence[tuple[str, str
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _at(path: str, check: Any, *arguments: Any) -> None:
+def _at(path: str, check: Any, *arguments: Any) -> Any:
     try:
-        check(*arguments)
+        return check(*arguments)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

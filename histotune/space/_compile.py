@@ -44,10 +44,10 @@ def registry_of(path: str) -> Registry[Any]:
     from histotune.backbones import BACKBONES
     from histotune.fusions import FUSIONS
     from histotune.losses import LOSSES
+    from histotune.redundancies import REDUNDANCIES
 
-    if path == "loss":
-        return LOSSES
-    return FUSIONS if path == "model.fusion" else BACKBONES
+    fixed: Mapping[str, Registry[Any]] = {"loss": LOSSES, "model.fusion": FUSIONS, "model.redundancy": REDUNDANCIES}
+    return fixed.get(path, BACKBONES)
 
 
 def _compile(hint: Any, item: Item, path: str, default: Any) -> Node:

@@ -145,7 +145,9 @@ def merge(base: Item, own: Item) -> Item:
 
 def is_component(path: str) -> bool:
     """Whether `path` holds a registered component with parameters."""
-    return path in ("loss", "model.fusion") or (path.startswith("model.branches.") and path.endswith(".backbone"))
+    return path in ("loss", "model.fusion", "model.redundancy") or (
+        path.startswith("model.branches.") and path.endswith(".backbone")
+    )
 
 
 def _merge(base: Item, own: Item, path: str) -> Item:

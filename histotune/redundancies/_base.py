@@ -1,0 +1,63 @@
+"""The contract of a redundancy term: what the branches' embeddings say twice becomes a loss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from histotune.errors import ConfigError
+from histotune.ranges import Interval
+from histotune.registry import Registry
+
+WEIGHT = Interval(0)
+
+
+class Redundancy(nn.Module):
+    """`weight` times the mean over all pairs of branches of what `between` says; a subclass writes `between`.
+
+    A builder takes `dims: Mapping[str, int]`, the width of every branch's embedding, and keyword parameters.
+
+    Attributes:
+        least_cases: in a batch, for the term to mean anything; with fewer of them it is 0.
+
+    Raises:
+        ConfigError: there is one branch.
+    """
+
+    least_cases: int = 1
+
+    def __init__(self, name: str, dims: Mapping[str, int], weight: float) -> None:
+        super().__init__()
+        if len(dims) < 2:
+            raise ConfigError(
+                f"redundancy {name!r} is what two branches share, and there is one, {sorted(dims)}: set "
+                "model.redundancy to none, or add a branch"
+            )
+        self.weight = weight
+        self.pairs = list(itertools.combinations(sorted(dims), 2))
+
+    def forward(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Map {branch: [B, D_b]} and who has which modality {branch: bool [B]} to a scalar, float32 (or float64)."""
+        with torch.autocast(next(iter(embeddings.values())).device.type, enabled=False):
+            exact = {name: e if e.dtype == torch.float64 else e.float() for name, e in embeddings.items()}
+            terms = []
+            for one, other in self.pairs:
+                there = (present[one] & present[other]).to(exact[one].dtype)  # [B]
+                terms.append(self.between(exact, (one, other), there))
+            return self.weight * torch.stack(terms).mean()
+
+    def between(self, embeddings: Mapping[str, Tensor], pair: tuple[str, str], there: Tensor) -> Tensor:
+        """Return the term of one pair, a scalar, over the cases where `there` [B] is 1; the others are finite."""
+        raise NotImplementedError
+
+
+def centred(values: Tensor, there: Tensor) -> Tensor:
+    """Subtract the mean of the cases that are there from values [B, D]; the others become 0."""
+    mean = (there[:, None] * values).sum(dim=0) / there.sum().clamp_min(1)
+    return there[:, None] * (values - mean)
+
+
+REDUNDANCIES: Registry[Redundancy] = Registry("redundancy", "histotune.redundancies")
