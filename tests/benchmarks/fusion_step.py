@@ -1,6 +1,6 @@
 """Time of a whole training step with each fusion against the step with `concat`, with the same branches, in one run.
 
-    python tests/benchmarks/fusion_step.py [--branches small large] [--batch 64] [--rounds 25] [--device cpu]
+    python tests/benchmarks/fusion_step.py [--branches small large] [--batch 64] [--rounds 25]
 
 `small` are the default branches and fusions of the space `idc_cmaf` at 32 px, `large` a ResNet-18 with a small stem and
 a ViT-Tiny with patches of 8 px at 64 px, with the fusions as they are by default. Every fusion has its own network, from
