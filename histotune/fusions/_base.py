@@ -17,7 +17,8 @@ class Fusion(nn.Module):
 
     It works in two steps: `embed` gives every branch one vector, perhaps after it has heard the others; `join` makes
     one of them all. What stands between the two is what auxiliary losses and analyses look at.
-    A builder takes `widths: Mapping[str, Widths]` (by branch) and keyword parameters.
+    A builder takes `widths: Mapping[str, Widths]` (by branch) and keyword parameters; it looks at shapes, not at
+    numbers, since the check of a space builds it without any.
 
     Attributes:
         embedding_dims: width D_b of every branch's vector.

@@ -1,12 +1,13 @@
 """Time of a whole training step with each fusion against the step with `concat`, with the same branches, in one run.
 
-    python tests/benchmarks/fusion_step.py [--branches small large] [--batch 64] [--rounds 25] [--device cpu]
+    python tests/benchmarks/fusion_step.py [--branches small large] [--batch 64] [--rounds 25]
 
-`small` are the default branches and fusions of the space `idc_cmaf` at 32 px, `large` a ResNet-18 with a small stem and
-a ViT-Tiny with patches of 8 px at 64 px, with the fusions as they are by default. Every fusion has its own network, from
-one seed; in every round each makes one step of forward, loss, backward and AdamW, in random order, and the ratio is the
-median over the rounds of its time by that of concat in the same round. On the CPU, time is the process's CPU time, on a
-GPU the wall clock around a synchronised step. `concat again` is a second copy: what its ratio is off 1 is the noise.
+`small` are the default branches and fusions of the space `idc_cmaf` at 32 px, `large` a ResNet-18 with a small stem
+and a ViT-Tiny with patches of 8 px at 64 px, with the fusions as they are by default. Every fusion has its own network,
+from one seed; in every round each makes one step of forward, loss, backward and AdamW, in random order, and the ratio
+is the median over the rounds of its time by that of concat in the same round. On the CPU, time is the process's CPU
+time, on a GPU the wall clock around a synchronised step. `concat again` is a second copy: what its ratio is off 1 is
+the noise.
 
 Exits with 1 when `cmaf` takes more than 1.15 times the step of concat.
 """
