@@ -56,16 +56,7 @@ class Asha(Scheduler):
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Record the score if the epoch is a rung; stop the trial if it is not among the best there."""
-        scores = self._scores.get(epoch)
-        if scores is None:
-            return False
-        own = scores.setdefault(number, score)
-        others = [other for trial, other in scores.items() if trial != number and not math.isnan(other)]
-        if len(others) + 1 < self.eta:
-            return False
-        if math.isnan(own):
-            return True
-        return own < float(np.percentile(others, 100 * (1 - 1 / self.eta)))
+        return _behind(self._scores.get(epoch), number, score, worst=1 - 1 / self.eta, least=self.eta)
 
 
 class Hyperband(Scheduler):
@@ -157,14 +148,7 @@ class Population(Scheduler):
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Record the score if the epoch is a turn; stop the trial if it is among the worst there."""
-        scores = self._scores.get(epoch)
-        if scores is None:
-            return False
-        own = scores.setdefault(number, score)
-        others = [other for trial, other in scores.items() if trial != number and not math.isnan(other)]
-        if len(others) + 1 < self.SEEN:
-            return False
-        return math.isnan(own) or own < float(np.percentile(others, 100 * self.QUARTER))
+        return _behind(self._scores.get(epoch), number, score, worst=self.QUARTER, least=self.SEEN)
 
     def best(self, turn: int) -> list[int]:
         """Return the trials with the best scores at a turn, the best first, `KEPT` at most; none at another epoch."""
@@ -177,6 +161,23 @@ class Population(Scheduler):
 
     def _defined(self, turn: int) -> dict[int, float]:
         return {trial: score for trial, score in self._scores.get(turn, {}).items() if not math.isnan(score)}
+
+
+def _behind(scores: dict[int, float] | None, number: int, score: float, *, worst: float, least: float) -> bool:
+    """Put a trial's score among those of an epoch, {trial: score}; return whether it is among the worst of them.
+
+    Args:
+        scores: None where trials are not compared after that epoch.
+        worst: share of the scores that counts as worst; an undefined score is below every other.
+        least: trials, this one included, below which none is.
+    """
+    if scores is None:
+        return False
+    own = scores.setdefault(number, score)
+    others = [other for trial, other in scores.items() if trial != number and not math.isnan(other)]
+    if len(others) + 1 < least:
+        return False
+    return math.isnan(own) or own < float(np.percentile(others, 100 * worst))
 
 
 def rungs(epochs: int, grace: int | None = None, eta: float = 3.0) -> tuple[int, ...]:
