@@ -58,6 +58,8 @@ def _show(found: Reproduced, *, json_wanted: bool) -> None:
         typer.echo(found.files[2].read_text(encoding="utf-8"), nl=False)
         return
     for table, lines in found.tables:
-        cli_show.as_table([line.summary(table.tested, found.reference) for line in lines], table.title)
+        rows = [line.summary(table.tested, found.reference) for line in lines]
+        columns = [name for name in rows[0] if any(row[name] for row in rows)]  # nothing may be published of it
+        cli_show.as_table([{name: row[name] for name in columns} for row in rows], table.title)
         typer.echo(verdict(table, lines, found.reference))
     typer.echo(f"Wrote {', '.join(map(str, found.files))}")

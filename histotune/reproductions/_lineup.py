@@ -8,6 +8,7 @@ ranges. No trial is stopped early, and every contender gets the same number of t
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,7 @@ class Lines:
         left = (self._size - self._done) * (time.monotonic() - self._began) / self._fresh / 60
         self._said(
             f"[{self._done}/{self._size}] {what}, {label}: {describe(config)}: {reached}, "
-            f"{record.seconds:.0f} s; about {left:.0f} min left"
+            f"{record.seconds:.0f} s; about {math.ceil(left)} min left"
         )
 
 
