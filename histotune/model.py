@@ -31,6 +31,11 @@ _BATCH = 256
 _SYMMETRIES = 8
 
 
+Outputs = Mapping[str, BackboneOutput]
+Present = Mapping[str, Tensor]
+"""{branch or modality: bool [B]}."""
+
+
 class Model(nn.Module):
     """branches -> fusion -> head -> objective.
 
@@ -63,13 +68,13 @@ class Model(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""
-        joint, _ = self.bottleneck(self.fusion(*self._through_branches(inputs, present)))
+        joint, _ = self.bottleneck(self.fusion(*self.outputs(inputs, present)))
         features: Tensor = self.head(joint)
         return features
 
     def loss(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return what training minimises: the objective's mean loss, redundancy and bottleneck, a float32 scalar."""
-        outputs, masks = self._through_branches(inputs, present)
+        outputs, masks = self.outputs(inputs, present)
         embeddings = self.fusion.embed(outputs, masks)
         joint, information = self.bottleneck(self.fusion.join(embeddings, masks))
         features = self.head(joint)
@@ -81,6 +86,11 @@ class Model(nn.Module):
         """Map {modality: [B, ...]} to logits [B, C], float32."""
         return self.objective.scores(self(inputs, present))
 
+    def outputs(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[Outputs, Present]:
+        """Map {modality: [B, ...]} to every branch's output and who has which branch, as the fusion gets them."""
+        outputs = {name: branch(inputs[self.modalities[name]]) for name, branch in self.branches.items()}
+        return outputs, {name: present[modality] for name, modality in self.modalities.items()}
+
     def set_progress(self, fraction: float) -> None:
         """Hear that `fraction` of the training in [0, 1] is done."""
         self.fusion.set_progress(fraction)
@@ -90,12 +100,6 @@ class Model(nn.Module):
         """Return the number of trained weights that predict, the objective's included."""
         others = sum(parameter.numel() for parameter in self.redundancy.parameters())
         return sum(parameter.numel() for parameter in self.parameters()) - others
-
-    def _through_branches(
-        self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]
-    ) -> tuple[dict[str, BackboneOutput], dict[str, Tensor]]:
-        outputs = {name: branch(inputs[self.modalities[name]]) for name, branch in self.branches.items()}
-        return outputs, {name: present[modality] for name, modality in self.modalities.items()}
 
 
 def build_model(config: TrialConfig, counts: Sequence[int], *, trained: bool = False) -> Model:

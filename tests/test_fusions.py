@@ -235,6 +235,22 @@ def test_late_fusion_shares_among_those_present() -> None:
     assert torch.allclose(fusion(branches, present), fusion.embed(branches, present)["image"])
 
 
+@EVERY
+def test_attention_says_who_looks_at_what_and_sums_to_one(name: str) -> None:
+    fusion = build(name)
+    branches, present = outputs(name)
+    layers = fusion.attention(branches, present)
+    assert bool(layers) == (name in {"cross_attention", "cmaf"})
+    for layer in layers:
+        for asking in {asking for asking, _ in layer}:
+            others = {other: part for (one, other), part in layer.items() if one == asking}
+            assert set(others) == set(branches) - {asking}
+            for other, part in others.items():
+                heads, asked, answers = part.shape[1:]
+                assert (asked, answers) == (branches[asking].tokens.shape[1], branches[other].tokens.shape[1])
+            assert torch.allclose(sum(part.sum(-1) for part in others.values()), torch.ones(5, heads, asked))
+
+
 # --- attention against plain arithmetic in float64
 
 

@@ -302,7 +302,7 @@ def test_a_model_without_them_trains_on_its_objective_alone_bit_by_bit() -> None
 def test_a_model_adds_its_redundancy_and_predicts_the_same(name: str) -> None:
     (inputs, present, labels), weight = batch(), 0.5
     network, plain = model(redundancy={"name": name, "weight": weight}).eval(), model().eval()
-    outputs, masks = network._through_branches(inputs, present)
+    outputs, masks = network.outputs(inputs, present)
     expected = network.redundancy(network.fusion.embed(outputs, masks), masks)
     assert expected.abs().item() > 0
     added = network.loss(inputs, present, labels) - plain.loss(inputs, present, labels)

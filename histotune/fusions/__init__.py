@@ -1,5 +1,5 @@
 """Fusions (branch outputs -> one vector): one file each; a new file is a new fusion."""
 
-from histotune.fusions._base import FUSIONS, Fusion
+from histotune.fusions._base import FUSIONS, Attention, Fusion
 
-__all__ = ["FUSIONS", "Fusion"]
+__all__ = ["FUSIONS", "Attention", "Fusion"]

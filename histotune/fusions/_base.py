@@ -11,6 +11,9 @@ from histotune.backbones import BackboneOutput, Widths
 from histotune.errors import ConfigError
 from histotune.registry import Registry
 
+Attention = Mapping[tuple[str, str], Tensor]
+"""{(asking branch, answering branch): weights [B, heads, Tq, Tk]}; an asking token shares out 1 over all answers."""
+
 
 class Fusion(nn.Module):
     """Joins the outputs of named branches into one vector per case; the mapping's order has no meaning.
@@ -44,6 +47,10 @@ class Fusion(nn.Module):
     def forward(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> Tensor:
         """Map {branch: tokens [B, T, Dt], pooled [B, Dp]} to [B, out_dim]."""
         return self.join(self.embed(branches, present), present)
+
+    def attention(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> list[Attention]:
+        """Return who looked at what, layer by layer; nothing where the fusion has no attention."""
+        return []
 
     def set_progress(self, fraction: float) -> None:
         """Hear that `fraction` of the training in [0, 1] is done; an annealed fusion overrides it."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from histotune.backbones import BackboneOutput, Widths
 from histotune.errors import ConfigError, suggest
 from histotune.fusions._attention import COLDEST, HOTTEST, MODES, CrossAttention, Temperature, TokenPool
-from histotune.fusions._base import Fusion, common_width, only_present, several
+from histotune.fusions._base import Attention, Fusion, common_width, only_present, several
 from histotune.ranges import Interval, OneOf, Range
 
 BOTH, ARROW = "both", "->"
@@ -73,15 +73,25 @@ class CrossBlock(nn.Module):
 
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map {branch: [B, T, D]} to the same shapes; T may differ between branches."""
-        normed = {name: norm(tokens[name]) for name, norm in self.norms.items()}
-        new = dict(tokens)
+        new, normed = dict(tokens), self._normed(tokens)
         for name, others in self.asks.items():
-            said = normed[others[0]] if len(others) == 1 else torch.cat([normed[other] for other in others], dim=1)
-            heard = self.attentions[name](normed[name], said)
+            heard = self.attentions[name](normed[name], _side_by_side(normed, others))
             new[name] = tokens[name] + heard if self.residual else heard
             if name in self.mlps:
                 new[name] = new[name] + self.mlps[name](new[name])
         return new
+
+    def attention(self, tokens: Mapping[str, Tensor]) -> Attention:
+        """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
+        found, normed = {}, self._normed(tokens)
+        for name, others in self.asks.items():
+            weights = self.attentions[name].weights(normed[name], _side_by_side(normed, others))
+            lengths = [normed[other].shape[1] for other in others]
+            found |= {(name, other): part for other, part in zip(others, weights.split(lengths, dim=-1), strict=True)}
+        return found
+
+    def _normed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: norm(tokens[name]) for name, norm in self.norms.items()}
 
 
 class CrossFusion(Fusion):
@@ -122,6 +132,14 @@ class CrossFusion(Fusion):
             tokens = block(tokens)
         return {name: pool(tokens[name]) for name, pool in self.pools.items()}
 
+    def attention(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> list[Attention]:
+        """Return who looked at what in every block."""
+        tokens, found = self.tokens(branches, present), []
+        for block in self.blocks:
+            found.append(block.attention(tokens))
+            tokens = block(tokens)
+        return found
+
     def join(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Return the vectors of the branches that asked, side by side, [B, D times their number]."""
         return torch.cat([embeddings[name] for name in self.asking], dim=1)
@@ -141,6 +159,10 @@ def _ends(fusion: str, direction: str, names: Sequence[str]) -> tuple[str, str]:
         known = [BOTH, *(f"{a}{ARROW}{b}" for a in names for b in names if a != b)]
         raise ConfigError(f"fusion {fusion!r}: unknown direction {direction!r}. {suggest(direction, known)}")
     return asking, answering
+
+
+def _side_by_side(tokens: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    return tokens[names[0]] if len(names) == 1 else torch.cat([tokens[name] for name in names], dim=1)
 
 
 def _projection(width: int, dim: int, asked: int) -> nn.Module:
