@@ -248,7 +248,8 @@ def test_attention_says_who_looks_at_what_and_sums_to_one(name: str) -> None:
             for other, part in others.items():
                 heads, asked, answers = part.shape[1:]
                 assert (asked, answers) == (branches[asking].tokens.shape[1], branches[other].tokens.shape[1])
-            assert torch.allclose(sum(part.sum(-1) for part in others.values()), torch.ones(5, heads, asked))
+            shared = torch.cat(list(others.values()), dim=-1).sum(-1)
+            assert torch.allclose(shared, torch.ones(5, heads, asked))
 
 
 # --- attention against plain arithmetic in float64

@@ -83,9 +83,12 @@ class CrossBlock(nn.Module):
 
     def attention(self, tokens: Mapping[str, Tensor]) -> Attention:
         """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
-        found, normed = {}, self._normed(tokens)
+        normed = self._normed(tokens)
+        found: dict[tuple[str, str], Tensor] = {}
         for name, others in self.asks.items():
-            weights = self.attentions[name].weights(normed[name], _side_by_side(normed, others))
+            layer = self.attentions[name]
+            assert isinstance(layer, CrossAttention)
+            weights = layer.weights(normed[name], _side_by_side(normed, others))
             lengths = [normed[other].shape[1] for other in others]
             found |= {(name, other): part for other, part in zip(others, weights.split(lengths, dim=-1), strict=True)}
         return found
@@ -136,6 +139,7 @@ class CrossFusion(Fusion):
         """Return who looked at what in every block."""
         tokens, found = self.tokens(branches, present), []
         for block in self.blocks:
+            assert isinstance(block, CrossBlock)
             found.append(block.attention(tokens))
             tokens = block(tokens)
         return found
