@@ -62,7 +62,8 @@ SplitOption = Annotated[
     str | None, typer.Option("--split", help="Split protocol, such as patient or official_patient.")
 ]
 ImbalanceOption = Annotated[
-    str | None, typer.Option("--imbalance", help="long_tail thins the training part (natural: as it is).")
+    str | None,
+    typer.Option("--imbalance", help="Thin the training part: long_tail, or negatives to positives such as 90:10."),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]

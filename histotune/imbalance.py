@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,41 +13,88 @@ NATURAL, LONG_TAIL = "natural", "long_tail"
 IMBALANCES: Mapping[str, str] = {
     NATURAL: "the training part as the split gives it",
     LONG_TAIL: "58 % of the training part, its classes on an exponential profile (the long-tailed variant of CFAL)",
+    "90:10": "of two classes: all negatives of the training part, and one positive to every nine of them; any A:B",
 }
+_RATIO = re.compile(r"(\d+):(\d+)")
+_STREAMS = 2  # of random numbers, beside the split's
 _KEPT = 0.58  # CFAL keeps 58,000 of 100,000 images ...
 _LARGEST = 9 * 0.19  # ... and 19.0 % of them are of the largest of nine classes: 1.71 times the mean class
 
 
 def check_imbalance(name: str) -> str:
-    """Return `name` if it is one of `IMBALANCES`.
+    """Return `name` if it is one of `IMBALANCES`, or a ratio A:B of negatives to positives.
 
     Raises:
-        ConfigError: it is none; the nearest is offered.
+        ConfigError: it is neither; the nearest is offered.
     """
-    if name not in IMBALANCES:
-        raise ConfigError(f"unknown imbalance {name!r}. {suggest(name, IMBALANCES)}")
-    return name
+    if name in IMBALANCES or ratio(name) is not None:
+        return name
+    raise ConfigError(f"unknown imbalance {name!r}: it is no ratio such as 90:10 either. {suggest(name, IMBALANCES)}")
+
+
+def ratio(name: str) -> tuple[int, int] | None:
+    """Read negatives and positives of a ratio, None of anything else.
+
+    >>> ratio("99:1"), ratio("long_tail"), ratio("9:0")
+    ((99, 1), None, None)
+    """
+    found = _RATIO.fullmatch(name)
+    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
+    return numbers if all(numbers) else None
 
 
 def thin(
-    rows: np.ndarray, labels: np.ndarray, classes: int, imbalance: str, *, seed: int, rarest: int = -1
+    rows: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    imbalance: str,
+    *,
+    seed: int,
+    patients: np.ndarray,
+    positive: int = 1,
+    rarest: int = -1,
 ) -> np.ndarray:
     """Return the rows of a training part that stay, sorted; which cases of a class stay is drawn at random.
 
     Args:
         rows: int64, row numbers of the training part.
         labels: int64 [N], of all cases.
-        classes: number of classes C.
-        imbalance: one of `IMBALANCES`.
+        classes: names of the C classes.
+        imbalance: what `check_imbalance` takes.
         seed: of the study; the same seed keeps the same cases.
-        rarest: the class that becomes the rarest, whatever its count; -1 takes the one that is.
+        patients: [N], of all cases; under a ratio each keeps its share of the positives.
+        positive: class that a ratio thins.
+        rarest: the class that a long tail makes the rarest, whatever its count; -1 takes the one that is.
+
+    Raises:
+        ConfigError: a ratio for other than two classes, or for more positives than there are.
     """
-    if check_imbalance(imbalance) == NATURAL:
+    asked = ratio(check_imbalance(imbalance))
+    if asked is not None:
+        return _at_ratio(rows, labels, classes, asked, seed=seed, patients=patients, positive=positive)
+    if imbalance == NATURAL:
         return rows
-    rng = np.random.default_rng([seed, len(IMBALANCES)])  # another stream than the split's
-    wanted = long_tail(np.bincount(labels[rows], minlength=classes), rarest)
+    rng = np.random.default_rng([seed, _STREAMS])
+    wanted = long_tail(np.bincount(labels[rows], minlength=len(classes)), rarest)
     kept = [rng.permutation(rows[labels[rows] == label])[:count] for label, count in enumerate(wanted)]
     return np.sort(np.concatenate(kept))
+
+
+def by_patient(patients: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return an order of cases of which every beginning holds about the same share of each patient's; int64 [n].
+
+    A patient's n cases, shuffled, stand at (k + u) / n for k = 0 ... n - 1, with one u in [0, 1) for each patient:
+    systematic sampling. So the first f n of all cases hold f n_p of a patient's, rounded up or down.
+
+    Args:
+        patients: [n].
+    """
+    order = rng.permutation(len(patients))
+    _, owner, counts = np.unique(patients[order], return_inverse=True, return_counts=True)
+    ranks = np.empty(len(patients), np.int64)
+    ranks[np.argsort(owner, kind="stable")] = np.concatenate([np.arange(count) for count in counts])
+    places = (ranks + rng.random(len(counts))[owner]) / counts[owner]
+    return order[np.argsort(places, kind="stable")]
 
 
 def sample(rows: np.ndarray, labels: np.ndarray, classes: int, most: int, *, seed: int) -> np.ndarray:
@@ -61,7 +109,7 @@ def sample(rows: np.ndarray, labels: np.ndarray, classes: int, most: int, *, see
         raise ConfigError(f"training_cases must be 0 for all, or at least {classes}, one of each class; got {most}")
     if not most or len(rows) <= most:
         return rows
-    rng = np.random.default_rng([seed, len(IMBALANCES) + 1])
+    rng = np.random.default_rng([seed, _STREAMS + 1])
     counts = np.bincount(labels[rows], minlength=classes)
     wanted = np.maximum(counts * most // len(rows), 1)
     kept = [rng.permutation(rows[labels[rows] == label])[:count] for label, count in enumerate(wanted)]
@@ -97,6 +145,33 @@ def describe(classes: Sequence[str], before: np.ndarray, after: np.ndarray, imba
     listed = ", ".join(f"{classes[k]} {after[k]:,}" for k in np.argsort(-after, kind="stable"))
     ratio = after.max() / after.min()
     return f"{imbalance}: {after.sum():,} of {before.sum():,} cases, {ratio:.1f} to 1 ({listed})"
+
+
+def _at_ratio(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    asked: tuple[int, int],
+    *,
+    seed: int,
+    patients: np.ndarray,
+    positive: int,
+) -> np.ndarray:
+    """Keep all negatives, and the positives that the ratio leaves; of a rarer ratio they are among a commoner one's."""
+    written = f"imbalance {asked[0]}:{asked[1]}"
+    if len(classes) != 2:
+        raise ConfigError(f"{written} is for two classes, and there are {len(classes)}: take {LONG_TAIL!r}")
+    ours = labels[rows] == positive
+    few, many = rows[ours], rows[~ours]
+    wanted = max(1, round(len(many) * asked[1] / asked[0]))
+    if wanted > len(few):
+        raise ConfigError(
+            f"{written} asks for {wanted:,} {classes[positive]!r} beside {len(many):,} {classes[1 - positive]!r}, and "
+            f"the training part has {len(few):,}, {len(many) / max(1, len(few)):.1f} to 1: take a rarer ratio, or "
+            f"{NATURAL!r}"
+        )
+    order = by_patient(patients[few], np.random.default_rng([seed, _STREAMS + 2]))
+    return np.sort(np.concatenate([many, few[order[:wanted]]]))
 
 
 def _profile(classes: int) -> np.ndarray:

@@ -95,7 +95,8 @@ def search(
         metric: validation metric that ranks trials; None takes the space's. Of several the first ranks, prunes and
             chooses the epoch, and the proposals look for the Pareto front of all: ["balanced_accuracy", "latency_ms"].
         protocol: split protocol; None takes the space's, then the dataset's.
-        imbalance: `long_tail` thins the training part, and nothing else; None takes the space's, then `natural`.
+        imbalance: `long_tail`, or a ratio such as `90:10`, thins the training part, and nothing else; None takes the
+            space's, then `natural`.
         training_cases: cases of the training part at most, drawn class by class; None takes the study's, then all.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +98,7 @@ def split(
         protocol: one of `PROTOCOLS`.
         seed: of the study; the same seed gives the same split.
         fractions: of the cases that train, validate and test; protocols with their own fractions do not read it.
-        imbalance: one of `IMBALANCES`; cases that the training part loses are in no part.
+        imbalance: what `check_imbalance` takes; cases that the training part loses are in no part.
         training_cases: how many cases of the training part stay at most, drawn class by class; 0 is all.
 
     Raises:
@@ -118,7 +119,7 @@ def split(
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
-    kept, said = _thinned(cohort, labels, train, imbalance, seed)
+    kept, said = _thinned(cohort, labels, train, imbalance, seed, patients)
     drawn = sample(kept, labels, len(cohort.classes), training_cases, seed=seed)
     if len(drawn) < len(kept):
         said = f"{said}; " if said else ""
@@ -172,14 +173,15 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
 
 
 def _thinned(
-    cohort: Cohort, labels: np.ndarray, train: np.ndarray, imbalance: str, seed: int
+    cohort: Cohort, labels: np.ndarray, train: np.ndarray, imbalance: str, seed: int, patients: np.ndarray
 ) -> tuple[np.ndarray, str]:
     """Return the rows of the training part that stay, and what to say of it."""
     if imbalance == NATURAL:
         return train, ""
     rarest = cohort.facts.get("long_tail_rarest")
     place = cohort.classes.index(rarest) if rarest in cohort.classes else -1
-    kept = thin(train, labels, len(cohort.classes), imbalance, seed=seed, rarest=place)
+    about: dict[str, Any] = {"seed": seed, "patients": patients, "positive": cohort.positive, "rarest": place}
+    kept = thin(train, labels, cohort.classes, imbalance, **about)
     before, after = (np.bincount(labels[rows], minlength=len(cohort.classes)) for rows in (train, kept))
     return kept, describe(cohort.classes, before, after, imbalance)
 

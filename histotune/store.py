@@ -57,7 +57,7 @@ class StudySettings:
         others: further metrics of a search for a Pareto front.
         space: the resolved search space.
         facts: the cohort's facts.
-        imbalance: of the training part, one of `IMBALANCES`; `training` says it in numbers, `training_cases` limits it.
+        imbalance: of the training part; `training` says it in numbers, `training_cases` limits it.
         created: UTC time, ISO 8601.
         version: histotune's version.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from histotune.cli import app
 from histotune.cohort import Cohort
 from histotune.datasets.crc import CLASSES
 from histotune.errors import ConfigError, StudyError
-from histotune.imbalance import LONG_TAIL, check_imbalance, long_tail, sample, thin
+from histotune.imbalance import LONG_TAIL, by_patient, check_imbalance, long_tail, sample, thin
 from histotune.jobs import train
 from histotune.places import Places
 from histotune.space import load_space
@@ -66,7 +67,8 @@ def test_a_class_with_too_few_cases_shrinks_the_others_not_the_profile() -> None
 def test_the_seed_decides_which_cases_stay_not_how_many() -> None:
     labels = np.repeat(np.arange(9), 200)
     rows = np.flatnonzero(np.arange(len(labels)) % 3)
-    first, again, other = (thin(rows, labels, 9, LONG_TAIL, seed=seed) for seed in (4, 4, 5))
+    about: dict[str, Any] = {"patients": np.arange(len(labels))}
+    first, again, other = (thin(rows, labels, CLASSES, LONG_TAIL, seed=seed, **about) for seed in (4, 4, 5))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert np.array_equal(np.bincount(labels[first]), np.bincount(labels[other]))
@@ -103,6 +105,81 @@ def test_a_rarest_class_that_the_data_lack_means_nothing() -> None:
 def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'long_tail'"):
         check_imbalance("longtail")
+
+
+# --- a ratio of negatives to positives
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 9), st.data())
+def test_every_beginning_of_the_order_holds_the_same_share_of_each_patient(
+    counts: list[int], seed: int, data: st.DataObject
+) -> None:
+    patients = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    order = by_patient(patients, np.random.default_rng(seed))
+    assert np.array_equal(np.sort(order), np.arange(len(patients)))
+    length = data.draw(st.integers(0, len(order)))
+    taken = np.bincount(patients[order[:length]], minlength=len(counts))
+    place = taken / np.array(counts)  # the cut that all patients share lies between these shares
+    assert (place - 1 / np.array(counts)).max() <= place.min() + 1 / np.array(counts).min()
+    for count, held in zip(counts, taken, strict=True):
+        assert abs(held - count * length / len(order)) <= 1 + count * len(counts) / len(order)
+
+
+def two_classes() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    patients = rng.integers(0, 40, size=6000).astype(str)
+    return (rng.random(6000) < 0.3).astype(np.int64), patients
+
+
+@pytest.mark.parametrize(("name", "share"), [("80:20", 0.2), ("90:10", 0.1), ("95:5", 0.05), ("99:1", 0.01)])
+def test_a_ratio_keeps_all_negatives_and_thins_each_patient_alike(name: str, share: float) -> None:
+    labels, patients = two_classes()
+    rows = np.arange(500, 6000)
+    kept = thin(rows, labels, ("no", "yes"), name, seed=1, patients=patients)
+    positives = kept[labels[kept] == 1]
+    assert np.array_equal(kept[labels[kept] == 0], rows[labels[rows] == 0])
+    assert len(positives) / len(kept) == pytest.approx(share, abs=2e-4)
+    before = {p: ((patients == p) & (labels == 1))[rows].sum() for p in np.unique(patients)}
+    part = len(positives) / sum(before.values())
+    assert all(abs((patients[positives] == p).sum() - part * n) <= 1 for p, n in before.items())
+    again = [thin(rows, labels, ("no", "yes"), name, seed=seed, patients=patients) for seed in (1, 2)]
+    assert np.array_equal(kept, again[0])
+    assert not np.array_equal(kept, again[1])
+
+
+def test_a_rarer_ratio_keeps_some_of_what_a_commoner_one_keeps() -> None:
+    labels, patients = two_classes()
+    parts = [
+        thin(np.arange(6000), labels, ("no", "yes"), name, seed=1, patients=patients)
+        for name in ("natural", "80:20", "90:10", "95:5", "99:1")
+    ]
+    assert all(set(rarer) < set(commoner) for commoner, rarer in itertools.pairwise(parts))
+
+
+def test_the_other_class_may_be_the_positive_one() -> None:
+    labels, patients = two_classes()
+    mirrored = thin(np.arange(6000), 1 - labels, ("yes", "no"), "90:10", seed=1, patients=patients, positive=0)
+    assert np.array_equal(mirrored, thin(np.arange(6000), labels, ("no", "yes"), "90:10", seed=1, patients=patients))
+
+
+def test_a_ratio_that_cannot_be_is_refused() -> None:
+    labels, patients = two_classes()
+    with pytest.raises(ConfigError, match=r"50:50 asks for 4,\d{3} 'yes' beside 4,\d{3} 'no', and .* 2.\d to 1: take"):
+        thin(np.arange(6000), labels, ("no", "yes"), "50:50", seed=1, patients=patients)
+    with pytest.raises(ConfigError, match="90:10 is for two classes, and there are 9: take 'long_tail'"):
+        thin(np.arange(6000), labels, CLASSES, "90:10", seed=1, patients=patients)
+    for name in ("90:0", "90-10", "90:10:1", "0:1", "-9:1"):
+        with pytest.raises(ConfigError, match=f"unknown imbalance '{name}': it is no ratio"):
+            check_imbalance(name)
+
+
+def test_a_ratio_touches_the_training_part_only(small_cohort: Cohort, small_labels: np.ndarray) -> None:
+    natural, rare = (split(small_cohort, small_labels, "patient", imbalance=name) for name in ("natural", "95:5"))
+    assert np.array_equal(natural.val, rare.val)
+    assert np.array_equal(natural.test, rare.test)
+    assert set(rare.train) < set(natural.train)
+    assert rare.training.startswith(f"95:5: {len(rare.train)} of {len(natural.train)} cases, 1")
 
 
 # --- as a user asks for it
@@ -170,6 +247,11 @@ def test_the_command_line_takes_it_from_option_and_space_and_prints_the_counts(
     wrong = CliRunner().invoke(app, ["search", str(small), "--imbalance", "longtail", *where])
     assert wrong.exit_code == 2
     assert "Did you mean 'long_tail'" in wrong.stderr
+
+
+def test_a_space_may_say_a_ratio(tmp_path: Path) -> None:
+    (tmp_path / "rare.yaml").write_text("dataset: synthetic\nimbalance: 90:10\n")  # YAML 1.1 reads this as 5,410
+    assert load_space(tmp_path / "rare.yaml").imbalance == "90:10"
 
 
 def test_an_unknown_name_in_a_space_is_refused_before_anything_is_prepared(small: Path, tmp_path: Path) -> None:

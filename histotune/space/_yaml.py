@@ -168,12 +168,14 @@ def _describes(item: Item) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads 1e-3 as a number, as YAML 1.2 does."""
+    """SafeLoader that reads 1e-3 as a number and 90:10 as text, as YAML 1.2 does."""
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
+for _digit in "0123456789":  # before the resolver that takes it for 90 minutes and 10 seconds
+    _Loader.yaml_implicit_resolvers[_digit].insert(0, ("tag:yaml.org,2002:str", re.compile(r"^\d+:\d+$")))
 
 
 def _item(loader: _Loader, node: yaml.Node, source: str) -> Item:
