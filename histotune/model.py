@@ -37,7 +37,7 @@ Present = Mapping[str, Tensor]
 
 
 class Model(nn.Module):
-    """branches -> fusion -> head -> objective.
+    """branches -> fusion -> head -> objective; a branch that the fusion does not hear is left out.
 
     Inputs are {modality: [B, ...]} and a mask {modality: bool [B]} of who has what; two branches may read the same
     modality.
@@ -46,16 +46,17 @@ class Model(nn.Module):
     def __init__(self, config: TrialConfig, counts: Sequence[int], *, trained: bool) -> None:
         super().__init__()
         given = BackboneInput((3, config.image_size, config.image_size))
-        self.modalities = {name: branch.modality for name, branch in config.model.branches.items()}
         branches: dict[str, Backbone] = {}
         for name, branch in config.model.branches.items():
             skipped = _INITIAL if trained else ()
             params = {k: v for k, v in branch.backbone.params.items() if k not in skipped}
             branches[name] = BACKBONES.build(branch.backbone.name, given, **params)
-        self.dense = all(backbone.dense for backbone in branches.values())
         widths = {name: backbone.widths for name, backbone in branches.items()}
-        self.branches = nn.ModuleDict(branches)
         self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
+        heard = [name for name in branches if name in self.fusion.embedding_dims]
+        self.modalities = {name: config.model.branches[name].modality for name in heard}
+        self.branches = nn.ModuleDict({name: branches[name] for name in heard})
+        self.dense = all(branches[name].dense for name in heard)
         width = config.model.head.feature_dim or self.fusion.out_dim
         self.bottleneck = Bottleneck(self.fusion.out_dim, width, config.model.head.bottleneck)
         self.head = nn.Sequential()

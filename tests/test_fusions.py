@@ -182,6 +182,13 @@ def test_none_refuses_two_branches() -> None:
         FUSIONS.build("none", {"image": Widths(8, 8), "genes": Widths(4, 4)})
 
 
+def test_none_keeps_the_branch_asked_for() -> None:
+    kept = FUSIONS.build("none", two(), branch="genes")
+    assert (dict(kept.embedding_dims), kept.out_dim) == ({"genes": 10}, 10)
+    with pytest.raises(ConfigError, match=r"there is no branch 'gene'. Did you mean 'genes'"):
+        FUSIONS.build("none", two(), branch="gene")
+
+
 @pytest.mark.parametrize("name", [name for name in FUSIONS.names() if name not in SINGLE])
 def test_what_joins_refuses_a_single_branch(name: str) -> None:
     with pytest.raises(ConfigError, match=r"at least two branches, got \['image'\]"):

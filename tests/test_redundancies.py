@@ -287,6 +287,17 @@ def gradients(network: Model, loss: Tensor) -> list[Tensor]:
     return [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_branch_that_is_not_heard_is_no_part_of_the_network(branch: str) -> None:
+    network = model(fusion={"name": "none", "branch": branch})
+    alone = model(branches={branch: BRANCHES[branch]}, fusion={"name": "none"})
+    assert list(network.branches) == list(network.modalities) == [branch]
+    assert network.parameter_count() == alone.parameter_count() < model().parameter_count()
+    alone.load_state_dict(network.state_dict())
+    inputs, present, _ = batch()
+    assert torch.equal(network.eval().logits(inputs, present), alone.eval().logits(inputs, present))
+
+
 def test_a_model_without_them_trains_on_its_objective_alone_bit_by_bit() -> None:
     network, (inputs, present, labels) = model(), batch()
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""No fusion: the one branch's pooled vector is the joint vector."""
+"""No fusion: one branch's pooled vector is the joint vector."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from histotune.backbones import BackboneOutput, Widths
-from histotune.errors import ConfigError
+from histotune.errors import ConfigError, suggest
 from histotune.fusions._base import FUSIONS, Fusion, only_present
 
 
 class NoFusion(Fusion):
-    """Passes the pooled vector of the only branch on; a case without that modality becomes zeros."""
+    """Passes the pooled vector of one branch on and leaves others out; a case without that modality becomes zeros."""
 
     def __init__(self, branch: str, width: int) -> None:
         super().__init__()
@@ -30,9 +30,14 @@ class NoFusion(Fusion):
 
 
 @FUSIONS.register("none")
-def none(widths: Mapping[str, Widths]) -> NoFusion:
-    """One branch, nothing to join."""
-    if len(widths) != 1:
-        raise ConfigError(f"fusion 'none' takes one branch, got {sorted(widths)}: choose a fusion that joins them")
-    (branch,) = widths
-    return NoFusion(branch, widths[branch].pooled)
+def none(widths: Mapping[str, Widths], *, branch: str = "") -> NoFusion:
+    """One branch, nothing to join; of several, the one called `branch`: the others are no part of the network."""
+    if branch and branch not in widths:
+        raise ConfigError(f"fusion 'none': there is no branch {branch!r}. {suggest(branch, sorted(widths))}")
+    if not branch and len(widths) != 1:
+        raise ConfigError(
+            f"fusion 'none' takes one branch, got {sorted(widths)}: choose a fusion that joins them, or set "
+            "model.fusion.branch to the one to keep"
+        )
+    kept = branch or next(iter(widths))
+    return NoFusion(kept, widths[kept].pooled)
