@@ -6,8 +6,9 @@ every interval too narrow. A replicate therefore draws patients with replacement
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -135,6 +136,7 @@ def paired_bootstrap_of_seeds(
     patients: np.ndarray,
     *,
     positive: int = 1,
+    strata: np.ndarray | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
     level: float = LEVEL,
@@ -147,6 +149,7 @@ def paired_bootstrap_of_seeds(
 
     Args:
         firsts, seconds: probabilities [n, C] of two models, seed by seed, for the same cases in the same order.
+        strata: [n]; the metric is then its mean over them, such as over the magnifications of a patient's images.
 
     Raises:
         DataError: the two do not score the same cases, or not with as many seeds.
@@ -155,18 +158,43 @@ def paired_bootstrap_of_seeds(
     if not firsts or shapes[0] != shapes[1] or len(set(shapes[0])) > 1:
         raise DataError(f"a paired comparison needs the same cases: {shapes[0]} and {shapes[1]}")
     ones, others = (
-        [_Measured(metric, p, labels, patients, positive, None) for p in side] for side in (firsts, seconds)
+        [_Measured(metric, p, labels, patients, positive, None, strata) for p in side] for side in (firsts, seconds)
     )
     pairs = list(zip(ones, others, strict=True))
     drawn = np.stack([one.replicate(replicates, seed) - other.replicate(replicates, seed) for one, other in pairs])
-    chosen = np.random.default_rng([seed, len(pairs)]).integers(len(pairs), size=drawn.shape)  # [seeds, replicates]
-    values = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    values = _over_seeds(drawn, seed)
     value = float(np.mean([one.value() - other.value() for one, other in pairs]))
     whole = _interval(value, values, ones[0].patients, level)
     known = values[~np.isnan(values)]
     tail = min((known <= 0).sum(), (known >= 0).sum())
     p = float("nan") if np.isnan(whole.low) else min(1.0, 2.0 * float(tail + 1) / (len(known) + 1))
     return Difference(whole.value, whole.low, whole.high, p)
+
+
+def bootstrap_of_seeds(
+    metric: str | MetricFn,
+    probabilities: Sequence[np.ndarray],
+    labels: np.ndarray,
+    patients: np.ndarray,
+    *,
+    positive: int = 1,
+    strata: np.ndarray | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Return the mean of a metric over training seeds, with patients and seeds resampled.
+
+    Arguments are those of `paired_bootstrap_of_seeds`, probabilities [n, C] seed by seed.
+
+    Raises:
+        DataError: there is no seed.
+    """
+    if not len(probabilities):
+        raise DataError("a bootstrap over seeds needs at least one training")
+    every = [_Measured(metric, p, labels, patients, positive, None, strata) for p in probabilities]
+    values = _over_seeds(np.stack([one.replicate(replicates, seed) for one in every]), seed)
+    return _interval(float(np.mean([one.value() for one in every])), values, every[0].patients, level)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -185,7 +213,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class _Measured:
-    """One metric of one model, on all its cases and on draws of its patients."""
+    """One metric of one model, on all its cases and on draws of its patients; its mean over strata where there are."""
 
     def __init__(
         self,
@@ -195,37 +223,58 @@ class _Measured:
         patients: np.ndarray,
         positive: int,
         threshold: float | None,
+        strata: np.ndarray | None = None,
     ) -> None:
-        if not len(probabilities) == len(labels) == len(patients):
+        lengths = {len(probabilities), len(labels), len(patients), len(probabilities if strata is None else strata)}
+        if len(lengths) > 1:
             raise DataError(
                 f"a bootstrap needs one label and one patient per case: {len(probabilities)} cases, "
                 f"{len(labels)} labels, {len(patients)} patients"
+                + ("" if strata is None else f", and one stratum: {len(strata)} strata")
             )
         self._metric, self._cases = metric, (probabilities, labels)
-        self._options = {"positive": positive, "threshold": threshold}
+        self._options: dict[str, Any] = {"positive": positive, "threshold": threshold}
         # Patients are numbered by name, so that the order of the cases does not change the draws.
         names, self._member = np.unique(patients, return_inverse=True)
         self.patients = len(names)
+        every = np.arange(len(labels))
+        self._strata = [every] if strata is None else [every[strata == name] for name in np.unique(strata)]
 
     def value(self) -> float:
         """Measure all cases."""
-        if isinstance(self._metric, str):
-            return metrics.score(self._metric, *self._cases, **self._options)  # type: ignore[arg-type]
-        return float(self._metric(*self._cases))
+        return float(np.mean([self._score(rows) for rows in self._strata]))
 
     def replicate(self, replicates: int, seed: int) -> np.ndarray:
         """Measure every draw of patients, [replicates]; NaN throughout when there is one patient only."""
-        blocks = draws(self.patients, replicates, seed)
         if self.patients < 2:
             return np.full(replicates, np.nan)
+        measure = self._by_name if isinstance(self._metric, str) else self._by_function
+        return np.mean([measure(rows, draws(self.patients, replicates, seed)) for rows in self._strata], axis=0)
+
+    def _score(self, rows: np.ndarray) -> float:
+        probabilities, labels = (values[rows] for values in self._cases)
         if isinstance(self._metric, str):
-            resampler = Resampler(*self._cases, self._member, **self._options)  # type: ignore[arg-type]
-            name = metrics.check_metric(self._metric)
-            return np.concatenate([resampler.measure(name, times) for times in blocks])
-        rows = np.arange(len(self._member))
-        drawn = (np.repeat(rows, row[self._member]) for times in blocks for row in times)
-        probabilities, labels = self._cases
-        return np.array([self._metric(probabilities[chosen], labels[chosen]) for chosen in drawn])
+            return metrics.score(self._metric, probabilities, labels, **self._options)
+        return float(self._metric(probabilities, labels))
+
+    def _by_name(self, rows: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        assert isinstance(self._metric, str)
+        name = metrics.check_metric(self._metric)
+        here, member = np.unique(self._member[rows], return_inverse=True)  # not everybody is in every stratum
+        probabilities, labels = (values[rows] for values in self._cases)
+        resampler = Resampler(probabilities, labels, member, **self._options)
+        return np.concatenate([resampler.measure(name, times[:, here]) for times in blocks])
+
+    def _by_function(self, rows: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        drawn = (np.repeat(rows, row[self._member[rows]]) for times in blocks for row in times)
+        return np.array([self._score(chosen) for chosen in drawn])
+
+
+def _over_seeds(drawn: np.ndarray, seed: int) -> np.ndarray:
+    """Average replicates [seeds, r] over seeds that are drawn anew for every replicate, [r]."""
+    chosen = np.random.default_rng([seed, len(drawn)]).integers(len(drawn), size=drawn.shape)
+    averaged: np.ndarray = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    return averaged
 
 
 def _interval(value: float, replicates: np.ndarray, patients: int, level: float) -> Interval:

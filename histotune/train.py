@@ -22,7 +22,7 @@ from histotune.augment import augment, mixup
 from histotune.batches import in_order, shuffled
 from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
-from histotune.cost import costs
+from histotune.efficiency import costs
 from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
 from histotune.errors import StudyError, TrialFailed
 from histotune.metrics import check_metric, direction, evaluate, softmax

@@ -23,7 +23,7 @@ LAYERS = [
     {"prepare", "store", "places"},
     {"augment", "backbones", "bottleneck", "fusions", "redundancies", "losses", "ensembles"},
     {"batches", "model"},
-    {"optimizer", "memory", "session", "cost", "checkpoint", "ending", "train"},
+    {"optimizer", "memory", "session", "efficiency", "checkpoint", "ending", "train"},
     {"space"},
     {"disk", "presets", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},

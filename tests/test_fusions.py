@@ -141,7 +141,7 @@ def test_a_fusion_loads_its_weights_and_scores_the_same(name: str) -> None:
 @EVERY
 def test_every_parameter_says_what_it_may_be(name: str) -> None:
     parameters = FUSIONS.entry(name).parameters
-    assert all(p.range for p in parameters if p.name != "direction")
+    assert all(p.range for p in parameters if p.name not in ("direction", "branch"))  # names of branches
     for parameter in parameters:
         if parameter.range:
             parameter.range.check(parameter.name, parameter.default)

@@ -7,11 +7,13 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import BINARY_ONLY, COSTS, METRICS, evaluate, score, softmax
 from histotune.statistics import (
     Interval,
+    bootstrap_of_seeds,
     intervals,
     paired_bootstrap,
     paired_bootstrap_of_seeds,
@@ -223,3 +225,47 @@ def test_seeds_must_pair() -> None:
         paired_bootstrap_of_seeds("auroc", firsts, seconds[:1], labels, patients)
     with pytest.raises(DataError, match="the same cases"):
         paired_bootstrap_of_seeds("auroc", [], [], labels, patients)
+
+
+def test_the_own_interval_of_one_seed_is_a_patient_bootstrap() -> None:
+    firsts, _, labels, patients = two_models(3, np.random.default_rng(4))
+    one = patient_bootstrap("auroc", firsts[0], labels, patients, replicates=300)
+    assert bootstrap_of_seeds("auroc", firsts[:1], labels, patients, replicates=300) == one
+    several = bootstrap_of_seeds("auroc", firsts, labels, patients, replicates=300)
+    assert several.value == pytest.approx(np.mean([score("auroc", p, labels) for p in firsts]))
+    assert several.low < several.value < several.high
+    with pytest.raises(DataError, match="at least one training"):
+        bootstrap_of_seeds("auroc", [], labels, patients)
+
+
+# --- strata
+
+
+@pytest.mark.parametrize("name", ["balanced_accuracy", "auroc", "average_precision", "brier"])
+def test_a_stratified_metric_is_the_mean_over_strata_in_every_replicate(name: str) -> None:
+    probabilities, labels, patients = made_up(5, patients=12, each=24)
+    strata = np.tile(np.repeat(["40x", "100x"], [16, 8]), 12)
+    keep = ~((patients == "p3") & (strata == "100x"))  # not everybody is in every stratum
+    cases = probabilities[keep], labels[keep], patients[keep]
+    found = bootstrap_of_seeds(name, [cases[0]], *cases[1:], strata=strata[keep], replicates=200)
+
+    names, member = np.unique(cases[2], return_inverse=True)
+    rng, values = np.random.default_rng(0), []
+    drawn = rng.integers(len(names), size=(200, len(names)))
+    for row in drawn:
+        rows = np.repeat(np.arange(len(member)), np.bincount(row, minlength=len(names))[member])
+        parts = [rows[strata[keep][rows] == stratum] for stratum in ("40x", "100x")]
+        values.append(np.mean([score(name, cases[0][part], cases[1][part]) for part in parts]))
+    tail = norm.cdf(np.sqrt(12 / 11) * t.ppf(0.025, 11))  # expanded percentiles of 12 patients
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), abs=1e-9)
+    parts = [strata[keep] == stratum for stratum in ("40x", "100x")]
+    assert found.value == pytest.approx(np.mean([score(name, cases[0][part], cases[1][part]) for part in parts]))
+
+
+def test_one_stratum_is_none() -> None:
+    firsts, seconds, labels, patients = two_models(2, np.random.default_rng(6))
+    plain = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, replicates=100)
+    one = np.full(len(labels), "all")
+    assert paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, strata=one, replicates=100) == plain
+    with pytest.raises(DataError, match="one stratum: 3 strata"):
+        paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, strata=one[:3], replicates=100)
