@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "reproduce cfal --on idc --data idc_patches",
     "reproduce cfal --on idc --protocol official_patient --budget full --seeds 5",
+    "reproduce cmaf --on breakhis --data idc_patches --external-data BreaKHis_v1",
     "list reproductions -v",
 )
 
@@ -29,6 +30,9 @@ def reproduce(
     budget: Annotated[str, typer.Option(help="small or full: epochs, trials, seeds and training cases.")] = "small",
     seeds: Annotated[int | None, typer.Option(help="Trainings of each best configuration.", min=1)] = None,
     data: given.DataOption = None,
+    external_data: Annotated[
+        Path | None, typer.Option(help="Data folder of the external dataset, where a setting measures on one.")
+    ] = None,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
@@ -43,8 +47,9 @@ def reproduce(
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
         found = run(
-            name, on=on, protocol=protocol, budget=budget, seeds=seeds, data=data, runs=runs, cache=cache, out=out,
-            tracking_uri=tracking_uri, command=command, progress=display.progress, said=display.say,
+            name, on=on, protocol=protocol, budget=budget, seeds=seeds, data=data, external_data=external_data,
+            runs=runs, cache=cache, out=out, tracking_uri=tracking_uri, command=command, progress=display.progress,
+            said=display.say,
         )  # fmt: skip
     _show(found, json_wanted=json_wanted)
 
@@ -57,9 +62,10 @@ def _show(found: Reproduced, *, json_wanted: bool) -> None:
     if json_wanted:
         typer.echo(found.files[2].read_text(encoding="utf-8"), nl=False)
         return
-    for table, lines in found.tables:
-        rows = [line.summary(table.tested, found.reference) for line in lines]
-        columns = [name for name in rows[0] if any(row[name] for row in rows)]  # nothing may be published of it
-        cli_show.as_table([{name: row[name] for name in columns} for row in rows], table.title)
-        typer.echo(verdict(table, lines, found.reference))
+    for arm in found.arms:
+        for table, lines in arm.tables:
+            rows = [line.summary(table.tested, found.reference) for line in lines]
+            columns = [name for name in rows[0] if any(row[name] for row in rows)]  # nothing may be published of it
+            cli_show.as_table([{name: row[name] for name in columns} for row in rows], arm.title(table))
+            typer.echo(verdict(table, lines, found.reference))
     typer.echo(f"Wrote {', '.join(map(str, found.files))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,7 +138,7 @@ def evaluate_external(
     sized = _sized(model, cohorts)
     cohort = sized[min(sized)]
     _refuse_known_images(model, cohort)
-    translation, note = _correspondence(model, cohort)
+    translation, note = correspondence(model.classes, model.positive, model.name, cohort)
     images = {size: found.arrays["image"] for size, found in sized.items()}
     contenders = _contenders(model, images, np.arange(len(cohort)))
     patients = cohort.table["patient"].to_numpy(str)
@@ -198,19 +198,28 @@ def _refuse_known_images(model: Export, cohort: Cohort) -> None:
         )
 
 
-def _correspondence(model: Export, cohort: Cohort) -> tuple[np.ndarray, str]:
-    """Return the export's class number for each of the cohort's, [C], and a note where names had to be matched."""
-    ours, theirs = list(model.classes), list(cohort.classes)
+def correspondence(classes: Sequence[str], positive: int, name: str, cohort: Cohort) -> tuple[np.ndarray, str]:
+    """Return the number of a model's class for each of an external cohort's, and a note where names were matched.
+
+    Args:
+        classes: of the model; `positive` is the index of the positive one.
+        name: of the model, for errors.
+
+    Returns:
+        int64 [C], and "" or a sentence.
+
+    Raises:
+        DataError: the classes do not correspond.
+    """
+    ours, theirs = list(classes), list(cohort.classes)
     if set(theirs) <= set(ours):
         return np.array([ours.index(name) for name in theirs]), ""
     if len(ours) == len(theirs) == 2:
-        translation = np.full(2, 1 - model.positive)
-        translation[cohort.positive] = model.positive
-        pairs = ", ".join(f"{name!r} is {ours[number]!r}" for name, number in zip(theirs, translation, strict=True))
+        translation = np.full(2, 1 - positive)
+        translation[cohort.positive] = positive
+        pairs = ", ".join(f"{one!r} is {ours[number]!r}" for one, number in zip(theirs, translation, strict=True))
         return translation, f"The classes have other names there; by which one is positive, {pairs}."
-    raise DataError(
-        f"the classes of {cohort.name!r} ({', '.join(theirs)}) are not those of {model.name} ({', '.join(ours)})"
-    )
+    raise DataError(f"the classes of {cohort.name!r} ({', '.join(theirs)}) are not those of {name} ({', '.join(ours)})")
 
 
 def _contenders(model: Export, images: Mapping[int, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:

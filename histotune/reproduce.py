@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from histotune.begin import Progress, Wanted, check_asked, study_cohort
-from histotune.config import TrialConfig
+from histotune.begin import Progress, Wanted, check_asked, prepare_cohort, study_cohort
+from histotune.cohort import Cohort, read_labels
 from histotune.datasets import DATASETS
 from histotune.places import Places
-from histotune.reproductions import REPRODUCTIONS, Scale, Setting
-from histotune.reproductions._lineup import LineUp, choose, describe, train
-from histotune.reproductions._measure import Measured, measure
-from histotune.reproductions._pictures import draw
-from histotune.reproductions._report import Report, write
-from histotune.reproductions._tables import Tables, lines, words
+from histotune.reproductions import REPRODUCTIONS, Scale
+from histotune.reproductions._asked import Asked
+from histotune.reproductions._lineup import LineUp, train
+from histotune.reproductions._measure import Meter, check_elsewhere
+from histotune.reproductions._pictures import draw, draw_imbalances
+from histotune.reproductions._preface import report_of
+from histotune.reproductions._report import write
+from histotune.reproductions._rows import Measured
+from histotune.reproductions._tables import Arm, lines
 from histotune.space import load_space
-from histotune.store import COMPLETE, StudySettings, StudyStore, TrialRecord
+from histotune.store import StudyStore
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,12 @@ class Reproduced:
     """What a reproduction gave.
 
     Attributes:
-        store: the study that everything was trained in.
-        trained: the trainings of each contender's best configuration, one per seed.
-        measured: what they and their ensembles reach on the test part.
-        tables: with their rows; `reference` is the contender that each is compared with.
+        arms: what was measured: one study's test part, several studies', or parts of an external cohort.
+        reference: the contender that each is compared with.
         files: the report as Markdown, CSV and JSON, then its figures.
     """
 
-    store: StudyStore
-    trained: Mapping[str, Sequence[TrialRecord]]
-    measured: Measured
-    tables: Tables
+    arms: Sequence[Arm]
     reference: str
     files: Sequence[Path]
 
@@ -52,6 +50,7 @@ def reproduce(
     budget: str | Scale = "small",
     seeds: int | None = None,
     data: str | os.PathLike[str] | None = None,
+    external_data: str | os.PathLike[str] | None = None,
     runs: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] = "reports",
@@ -69,6 +68,7 @@ def reproduce(
         budget: `small`, `full`, or what to spend.
         seeds: trainings of each contender's best configuration; None takes the budget's.
         data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>`, then `data/<dataset>`.
+        external_data: the same of the external dataset on which a setting measures.
         out: folder of the report.
         command: what the record of the opening of the seal shall say was called.
         progress: hears how far preparations are; `said` a line per training.
@@ -76,104 +76,84 @@ def reproduce(
     Raises:
         HistotuneError: an unknown name (the nearest is offered), data that are not there, or a split that they lack.
     """
-    say = said or _unheard
     reproduction = REPRODUCTIONS.build(name)
     setting = reproduction.setting(on)
     scale = budget if isinstance(budget, Scale) else setting.scale(budget)
     scale = scale if seeds is None else replace(scale, seeds=seeds)
     line_up = LineUp.of(reproduction, setting, scale)
     space = load_space(setting.space, fix=line_up.fix)
-    place = Places.of(runs, cache)
-    protocol = protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
-    spent = budget if isinstance(budget, str) else f"{scale.trials}x{scale.epochs}"
-    store = StudyStore(place.runs / f"{name}-{on}-{protocol}-{spent}")
-    wanted = Wanted(space, data, None, protocol, None, False, setting.imbalance, scale.cases)
-    if store.exists():
-        check_asked(store, wanted, space=True)
-    say(f"{reproduction.title}, on {on}: {line_up.size()} trainings of {scale.epochs} epochs in {store.folder}")
-    trained = train(
-        line_up, store, say, data=data, protocol=protocol, imbalance=setting.imbalance, training_cases=scale.cases,
-        runs=runs, cache=cache, tracking_uri=tracking_uri, progress=progress,
+    asked = Asked(
+        name, on, reproduction, setting, scale,
+        spent=budget if isinstance(budget, str) else f"{scale.trials}x{scale.epochs}",
+        line_up=line_up, space=space,
+        protocol=protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol,
+        place=Places.of(runs, cache), data=data, say=said or _unheard,
     )  # fmt: skip
-    cohort = study_cohort(store, place, TrialConfig.from_dict(space.default()).image_size, data)
-    measured = measure(reproduction, trained, store, cohort, command=command, said=say)
-    facts = {"reproduction": name, "on": on, "protocol": protocol, "budget": spent, "seeds": scale.seeds}
-    report = Report(
-        name=f"{name}-{on}-{protocol}",
-        title=f"{name} on {on}, split `{protocol}`, budget `{spent}`",
-        head=_head(reproduction.title, facts, store.settings(), measured),
-        scaled=_scaled(setting, scale, store.settings(), measured),
-        chosen=_chosen(line_up, store),
-        metric=line_up.metric,
-        reference=reproduction.reference,
-        times={label: float(np.median([r.seconds / r.epochs for r in rows])) for label, rows in trained.items()},
-        notes=setting.notes,
-        facts=facts | {"scale": asdict(scale), "study": _plain(store.settings())},
+    _check(asked)
+    elsewhere = _elsewhere(asked, external_data, progress) if setting.external else None
+    arms = _arms(asked, elsewhere, command, tracking_uri=tracking_uri, progress=progress)
+    report = report_of(asked, arms)
+    written = write(report, arms, Path(out))
+    asked.say("drawing figures")
+    if not setting.external and len(arms) == 1:
+        written += draw(reproduction, arms[0], Path(out) / report.name, places=asked.place, data=data)
+    elif not setting.external:
+        cohort = study_cohort(arms[0].store, asked.place, asked.image_size, data)
+        written += draw_imbalances(arms, cohort, Path(out) / report.name)
+    return Reproduced(arms, reproduction.reference, written)
+
+
+def _check(asked: Asked) -> None:
+    """Refuse what began otherwise, before anything is trained."""
+    for imbalance, store in asked.stores().items():
+        if store.exists():
+            wanted = Wanted(asked.space, asked.data, None, asked.protocol, None, False, imbalance, asked.scale.cases)
+            check_asked(store, wanted, space=True)
+
+
+def _elsewhere(
+    asked: Asked, data: str | os.PathLike[str] | None, progress: Progress | None
+) -> tuple[Cohort, np.ndarray]:
+    """Prepare the external cohort and check it, before anything is trained."""
+    where = asked.place
+    cohort = prepare_cohort(
+        asked.setting.external, {}, data, asked.image_size, where, resize=asked.space.resize, progress=progress
     )
-    tables = [(table, lines(table, measured, setting.published)) for table in reproduction.tables]
-    written = write(report, tables, measured, Path(out))
-    say("drawing figures")
-    written += draw(
-        reproduction.figures, reproduction.confused, measured, store, Path(out) / report.name, places=place, data=data
-    )
-    return Reproduced(store, trained, measured, tables, reproduction.reference, written)
+    labels = read_labels(cohort)
+    for store in asked.stores().values():
+        check_elsewhere(store if store.exists() else None, cohort, labels)
+    return cohort, labels
 
 
-def _head(title: str, facts: Mapping[str, Any], settings: StudySettings, measured: Measured) -> list[str]:
-    name, *options = facts.items()
-    command = " ".join([f"histotune reproduce {name[1]}", *(f"--{option} {value}" for option, value in options)])
-    head = [f"{title}, measured again by `{command}`."]
-    head.append(
-        f"Test part: {measured.cases['test']:,} images of {measured.patients['test']} patients, "
-        f"opened when all trainings had ended. Parameters and epochs were chosen by {words(settings.metric)} on the "
-        f"validation part, {measured.cases['val']:,} images of {measured.patients['val']} patients."
-    )
-    if measured.openings_before:
-        times = f"{measured.openings_before} time{'s' if measured.openings_before > 1 else ''}"
-        head.append(
-            f"The seal of this study had been opened {times} before: see `sealed/openings.jsonl` in its folder."
-        )
-    if not settings.facts.get("patients_known", True):
-        head.append("**Patients are not known here**: each image counts as its own, so intervals and p are too small.")
-    elif settings.leaky:
-        head.append("**Leaky reproduction**: patients stand on both sides of the split, so no number here is honest.")
-    if settings.facts.get("synthetic"):
-        head.append("**The images are made up.**")
-    return head
+def _arms(asked: Asked, elsewhere: tuple[Cohort, np.ndarray] | None, command: str, **how: Any) -> list[Arm]:
+    """Train every study, then measure it."""
+    stores, trained = asked.stores(), {}
+    count = asked.line_up.size() * len(stores)
+    asked.say(f"{asked.reproduction.title}, on {asked.on}: {count} trainings of {asked.scale.epochs} epochs")
+    for imbalance, store in stores.items():
+        asked.say(f"study {store.folder}")
+        trained[imbalance] = train(
+            asked.line_up, store, asked.say, data=asked.data, protocol=asked.protocol, imbalance=imbalance,
+            training_cases=asked.scale.cases, runs=asked.place.runs, cache=asked.place.cache, **how,
+        )  # fmt: skip
+    arms: list[Arm] = []
+    for imbalance, store in stores.items():
+        meter = Meter(asked.reproduction, trained[imbalance], store, asked.say)
+        if elsewhere is not None:
+            found = meter.elsewhere(*elsewhere)
+        else:
+            cohort = study_cohort(store, asked.place, asked.image_size, asked.data)
+            found = {imbalance if len(stores) > 1 else "": meter.sealed(cohort, command=command)}
+        arms += [_arm(asked, name, store, meter, measured) for name, measured in found.items()]
+    return arms
 
 
-def _scaled(setting: Setting, scale: Scale, settings: StudySettings, measured: Measured) -> list[tuple[str, str, str]]:
-    def part(name: str) -> str:
-        return f"{measured.cases[name]:,} images of {measured.patients[name]} patients"
-
-    here = {
-        "split": f"{settings.protocol}: training {measured.cases['train']:,}, validation {measured.cases['val']:,}, "
-        f"test {measured.cases['test']:,} images",
-        "training part": part("train") + (f" ({settings.training})" if settings.training else ""),
-        "test part": part("test"),
-        "epochs": f"{scale.epochs}, in the search and after it",
-        "trials per contender": f"{scale.trials}, with seed 0",
-        "seeds": f"{scale.seeds} (1 to {scale.seeds}), trained after the search",
-        "end of training": "all epochs for everyone; the best epoch by validation counts",
-        "time of an epoch": "see Time",
-    }
-    return [(what, here.get(what, ""), setting.paper.get(what, "")) for what in {**here, **setting.paper}]
-
-
-def _chosen(line_up: LineUp, store: StudyStore) -> list[tuple[str, str, str, str, float]]:
-    ended, rows = {record.digest: record for record in store.trials()}, []
-    for label, best in choose(line_up, store).items():
-        configs = line_up.searched[label]
-        complete = sum(ended[config.digest()].state == COMPLETE for config in configs)
-        value = ended[best.digest()].metrics[line_up.metric]
-        rows.append((label, f"{complete} of {len(configs)}", describe(configs[0]), describe(best), value))
-    return rows
-
-
-def _plain(settings: StudySettings) -> dict[str, Any]:
-    """Return what a reader of the JSON needs of the study; not where the data lie."""
-    kept = ("name", "dataset", "digests", "classes", "protocol", "leaky", "seed", "metric", "imbalance", "version")
-    return {key: getattr(settings, key) for key in kept}
+def _arm(asked: Asked, name: str, store: StudyStore, meter: Meter, measured: Measured) -> Arm:
+    """Write the rows of every table that compares anything here."""
+    printed = asked.setting.printed(name)
+    tables = [(table, lines(table, measured, printed)) for table in asked.reproduction.tables]
+    compared = [(table, rows) for table, rows in tables if sum(line.seeds > 0 for line in rows) > 1]
+    return Arm(name, store, meter.trained, measured, compared)
 
 
 def _unheard(line: str) -> None:

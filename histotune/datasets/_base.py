@@ -137,6 +137,10 @@ class Dataset:
         """
         raise NotImplementedError
 
+    def stratum(self, case: str) -> str:
+        """Return what a case is to be reported apart by, such as its magnification, read off its id; "" for nothing."""
+        return ""
+
 
 DATASETS: Registry[Dataset] = Registry("dataset", "histotune.datasets")
 

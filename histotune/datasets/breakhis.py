@@ -70,6 +70,10 @@ class BreakHis(Dataset):
         facts = {"patients_known": True, "magnifications": sorted({row["magnification"] for row in rows})}
         return Listing(table.drop(columns="magnification"), CLASSES, 1, facts, [*problems, *same])
 
+    def stratum(self, case: str) -> str:
+        """Return the magnification, such as "40x"."""
+        return case.rsplit("_", 2)[1]
+
     def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
         """Read one image."""
         assert root is not None

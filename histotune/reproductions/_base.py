@@ -10,6 +10,7 @@ import yaml
 
 from histotune.config import parse
 from histotune.errors import ConfigError, suggest
+from histotune.imbalance import NATURAL, check_imbalance
 from histotune.metrics import check_metric
 from histotune.registry import Registry
 
@@ -43,12 +44,14 @@ class Scale:
         trials: of each contender in the search.
         seeds: trainings of each contender's best configuration.
         cases: of the training part at most; 0 takes all.
+        imbalances: of those of the setting; none is all.
     """
 
     epochs: int
     trials: int
     seeds: int
     cases: int = 0
+    imbalances: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse to spend nothing."""
@@ -66,16 +69,29 @@ class Setting:
         budgets: {name of a budget: what it spends}.
         paper: {what: how the paper had it} of what is scaled or changed here, for a person.
         published: {row: what the paper prints}; rows that are no contender are other papers' results.
+        published_of: the same of single arms, {arm: {row: ...}}.
         notes: what else a reader of the tables must know.
-        imbalance: what becomes of the training part; None for nothing.
+        imbalances: what becomes of the training part; several are as many studies.
+        contenders: those of the reproduction that are compared; none is all.
+        external: registered dataset on which the trainings are measured, instead of the sealed test part.
+        trained_as: setting whose trainings are measured; "" for its own.
     """
 
     space: str
     budgets: Mapping[str, Scale]
     paper: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
+    published_of: Mapping[str, Mapping[str, Published]] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    imbalance: str | None = None
+    imbalances: Sequence[str] = (NATURAL,)
+    contenders: Sequence[str] = ()
+    external: str = ""
+    trained_as: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an imbalance that is none."""
+        for name in self.imbalances:
+            check_imbalance(name)
 
     def scale(self, budget: str) -> Scale:
         """Return what a budget spends.
@@ -86,6 +102,21 @@ class Setting:
         if budget not in self.budgets:
             raise ConfigError(f"unknown budget {budget!r}. {suggest(budget, self.budgets)}")
         return self.budgets[budget]
+
+    def arms(self, scale: Scale) -> tuple[str, ...]:
+        """Return the imbalances of the training part that a budget goes through.
+
+        Raises:
+            ConfigError: one is not of this setting.
+        """
+        for name in scale.imbalances:
+            if name not in self.imbalances:
+                raise ConfigError(f"no such imbalance here: {name!r}. {suggest(name, self.imbalances)}")
+        return tuple(scale.imbalances or self.imbalances)
+
+    def printed(self, arm: str) -> Mapping[str, Published]:
+        """Return {row: what the paper prints} of an arm."""
+        return {**self.published, **self.published_of.get(arm, {})}
 
 
 @dataclass(frozen=True)
@@ -98,6 +129,8 @@ class Table:
         metrics: its columns, each with what was measured here and what was published of the same metric.
         tested: the metric in which each row is compared with the reference; `holm` corrects over the table's rows.
         note: what a reader must know of it.
+        at_threshold: decisions are made at a threshold that each training chose on its validation part by balanced
+            accuracy, and not by the class of highest probability (for two classes: at .5).
     """
 
     title: str
@@ -105,6 +138,7 @@ class Table:
     metrics: Sequence[str]
     tested: str
     note: str = ""
+    at_threshold: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +155,7 @@ class Reproduction:
         settings: {what `--on` takes: setting}.
         figures: registered figures of the study that are drawn.
         confused: rows whose confusions on the test part are drawn.
+        costs: whether a table says what each contender's network costs to use.
     """
 
     title: str
@@ -132,6 +167,7 @@ class Reproduction:
     settings: Mapping[str, Setting]
     figures: Sequence[str] = ()
     confused: Sequence[str] = ()
+    costs: bool = False
 
     def setting(self, on: str) -> Setting:
         """Return the setting called `on`.

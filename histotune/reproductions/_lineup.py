@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from histotune import files
-from histotune.config import TrialConfig
+from histotune.config import Spec, TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.jobs import search
 from histotune.metrics import direction
@@ -42,11 +42,15 @@ class LineUp:
         metric: by which the best configuration is chosen.
         searched: configurations of the search, all with seed 0, the published one first.
         seeds: of the trainings after the search; 0 is not among them, so that no seed had a part in the choice.
+
+    With one configuration for each contender there is nothing to choose, and the search is left out. The space's default
+    is always trained, too: a search begins with it.
     """
 
     space: str
     metric: str
     fix: tuple[str, ...]
+    default: TrialConfig
     searched: Trainings
     seeds: tuple[int, ...]
 
@@ -61,17 +65,27 @@ class LineUp:
         searched = {
             label: candidates(setting.space, [*fix, *narrowing], scale.trials, label)
             for label, narrowing in reproduction.contenders.items()
+            if label in (setting.contenders or reproduction.contenders)
         }
-        metric = load_space(setting.space).metric
-        return cls(setting.space, metric, fix, searched, tuple(range(1, scale.seeds + 1)))
+        whole = load_space(setting.space, fix=fix)
+        default = TrialConfig.from_dict(whole.default())
+        return cls(setting.space, whole.metric, fix, default, searched, tuple(range(1, scale.seeds + 1)))
+
+    @property
+    def searches(self) -> bool:
+        """Whether any contender has a choice."""
+        return any(len(configs) > 1 for configs in self.searched.values())
 
     def seeded(self, best: Mapping[str, TrialConfig]) -> Trainings:
         """Return the configuration of each contender with every seed."""
         return {label: [replace(config, seed=seed) for seed in self.seeds] for label, config in best.items()}
 
     def size(self) -> int:
-        """Return how many trainings there are in all."""
-        return sum(map(len, self.searched.values())) + len(self.searched) * len(self.seeds)
+        """Return how many trainings there are in all, when every contender's first configuration is its best."""
+        first = {label: configs[0] for label, configs in self.searched.items()}
+        parts = [self.seeded(first), *([self.searched] if self.searches else [])]
+        every = {config.digest() for part in parts for configs in part.values() for config in configs}
+        return len(every | {self.default.digest()})
 
 
 def candidates(space: str, narrowing: Sequence[str], count: int, label: str = "") -> list[TrialConfig]:
@@ -109,13 +123,14 @@ def train(line_up: LineUp, store: StudyStore, said: Callable[[str], None], **how
         StudyError: all trainings of a contender failed, or the search stopped for failures.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    lines = Lines(line_up, said)
-    _run(line_up, store, [line_up.searched], lines, **how)
+    lines, searched = Lines(line_up, said), [line_up.searched] if line_up.searches else []
+    if searched:
+        _run(line_up, store, searched, lines, **how)
     best = choose(line_up, store)
-    for label, config in best.items():
+    for label, config in best.items() if searched else ():
         said(f"{label}: {describe(config)} is the best of {len(line_up.searched[label])}")
     seeded = line_up.seeded(best)
-    _run(line_up, store, [line_up.searched, seeded], lines, keep_models=0, **how)
+    _run(line_up, store, [*searched, seeded], lines, keep_models=0, **how)
     ended = _ended(store)
     complete = {
         label: [ended[config.digest()] for config in configs if ended[config.digest()].state == COMPLETE]
@@ -133,6 +148,8 @@ def choose(line_up: LineUp, store: StudyStore) -> dict[str, TrialConfig]:
     Raises:
         StudyError: none of a contender is complete.
     """
+    if not line_up.searches:
+        return {label: configs[0] for label, configs in line_up.searched.items()}
     ended, metric = _ended(store), store.settings().metric
     best = {}
     for label, configs in line_up.searched.items():
@@ -145,9 +162,16 @@ def choose(line_up: LineUp, store: StudyStore) -> dict[str, TrialConfig]:
 
 
 def describe(config: TrialConfig) -> str:
-    """Name a loss with its parameters, as in "arcface (scale 30, margin 0.5, beta 0.999)"."""
-    params = ", ".join(f"{name} {value:g}" for name, value in config.loss.params.items())
-    return f"{config.loss.name} ({params})" if params else config.loss.name
+    """Name a loss with its parameters, as in "arcface (scale 30, margin 0.5, beta 0.999)", and what joins branches."""
+    parts = [config.loss]
+    if len(config.model.branches) > 1:
+        parts = [config.model.fusion, *(s for s in [config.model.redundancy] if s.name != "none"), config.loss]
+    return ", ".join(map(_described, parts))
+
+
+def _described(spec: Spec) -> str:
+    params = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in spec.params.items())
+    return f"{spec.name} ({params})" if params else spec.name
 
 
 class Lines:
@@ -173,7 +197,7 @@ class Lines:
         """Say what a training reached."""
         self._fresh, self._done = self._fresh + 1, self._done + 1
         config = TrialConfig.from_dict(record.config())
-        label = self._labels[replace(config, seed=0).digest()]
+        label = self._labels.get(replace(config, seed=0).digest(), "the space's default")
         what = f"seed {config.seed}" if config.seed else "search"
         reached = f"{self._metric} {record.metrics[self._metric]:.3f}" if record.state == COMPLETE else record.reason
         left = (self._size - self._done) * (time.monotonic() - self._began) / self._fresh / 60
@@ -196,7 +220,8 @@ def _run(line_up: LineUp, store: StudyStore, parts: Sequence[Trainings], lines: 
         for path, config in zip(starts, configs.values(), strict=True):
             files.write_text(path, yaml.safe_dump(config.to_dict()))
         study = search(
-            line_up.space, fix=line_up.fix, study=store.folder.name, trials=len(configs), start_with=starts,
+            line_up.space, fix=line_up.fix, study=store.folder.name,
+            trials=len(configs.keys() | {line_up.default.digest()}), start_with=starts,
             sampler="random", scheduler="none", listeners=[lines], **how,
         )  # fmt: skip
     if study.summary is not None and study.summary.reason == "interrupted":

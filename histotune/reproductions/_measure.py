@@ -1,186 +1,229 @@
-"""Measure trained contenders and their ensembles on the sealed test part, opened once for all of them."""
+"""Measure trained contenders and their ensembles: on the sealed test part, opened once for all, or on other data."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from histotune import files, metrics
+from histotune import files
 from histotune.calibration import apply_temperatures, fit_temperature
 from histotune.cohort import Cohort
 from histotune.config import parse, unparse
-from histotune.ensembles import ENSEMBLES
+from histotune.datasets import DATASETS
+from histotune.efficiency import Efficiency, efficiency
+from histotune.errors import DataError
+from histotune.evaluate import correspondence
 from histotune.model import load_model
 from histotune.reproductions._base import Reproduction
-from histotune.statistics import Difference, paired_bootstrap_of_seeds
-from histotune.store import StudyStore, TrialRecord
+from histotune.reproductions._rows import Cases, Measured, Scores, Trained, at_thresholds, joined, measure_rows
+from histotune.store import StudyStore
 
 CHUNK = 256  # images in memory at once
-Scores = Mapping[str, Mapping[int, np.ndarray]]
-"""{row: {seed: calibrated logits [n, C]}}."""
+BY_IMAGE, BY_PATIENT, MEAN = "by image", "by patient", "mean"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a contender or an ensemble reaches on the test part.
+class Meter:
+    """What is measured, of which trainings.
 
     Attributes:
-        seeds: of its trainings.
-        values: {metric: one value per seed}.
-        differences: {metric: this minus the reference, averaged over the seeds that both have, paired by patient}.
-        confusions: per seed, cases by true class (rows) and predicted class (columns).
-    """
-
-    seeds: list[int]
-    values: Mapping[str, list[float]]
-    differences: Mapping[str, Difference]
-    confusions: list[list[list[int]]]
-
-    def mean(self, metric: str) -> float:
-        """Return the mean over seeds."""
-        return float(np.mean(self.values[metric]))
-
-    def spread(self, metric: str) -> float:
-        """Return the standard deviation over seeds, with n - 1; NaN for one seed."""
-        return float(np.std(self.values[metric], ddof=1)) if len(self.seeds) > 1 else float("nan")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Everything that was read off the test part.
-
-    Attributes:
-        subject: digest of the models and of what was measured; another one is measured anew.
-        rows: by contender or ensemble.
-        cases, patients: of each part of the split.
-        classes: their names.
-        openings_before: how often the seal of the study had been opened already.
-    """
-
-    subject: str
-    rows: Mapping[str, Row]
-    cases: Mapping[str, int]
-    patients: Mapping[str, int]
-    classes: list[str] = field(default_factory=list)
-    openings_before: int = 0
-
-
-def measure(
-    reproduction: Reproduction,
-    trained: Mapping[str, Sequence[TrialRecord]],
-    store: StudyStore,
-    cohort: Cohort,
-    *,
-    command: str,
-    said: Callable[[str], None],
-    replicates: int = 2000,
-) -> Measured:
-    """Score the test part with every training, open the seal once, on the record, and measure all rows.
-
-    What was measured before, of the very same trainings, is read from the study's `reproduction.json` instead.
-
-    Args:
         trained: the trainings of each contender's best configuration, one per seed.
-        command: what the record of the opening shall say was called.
         said: hears what is being done.
         replicates: draws of patients.
     """
-    path = store.folder / "reproduction.json"
-    subject = _subject(reproduction, trained, replicates)
-    if path.exists():
-        known = parse(Measured, json.loads(path.read_text(encoding="utf-8")), path.name)
-        if known.subject == subject:
-            return known
-    table = store.split_table()
-    rows = np.flatnonzero(table["part"].to_numpy() == "test")
-    count = sum(map(len, trained.values()))
-    said(f"scoring {len(rows)} test cases with {count} trainings, and {len(reproduction.ensembles)} ensembles per seed")
-    scores = _joined(reproduction, _scores(trained, cohort, rows))
-    sealed, before = store.open_seal(command, subject)
-    labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
-    patients = table["patient"].to_numpy(str)
-    about = {"positive": store.settings().positive, "replicates": replicates}
-    parts = {part: table["part"].to_numpy() == part for part in ("train", "val", "test")}
-    measured = Measured(
-        subject=subject,
-        rows=_rows(reproduction, scores, labels, patients[rows], about),
-        cases={part: int(where.sum()) for part, where in parts.items()},
-        patients={part: len(np.unique(patients[where])) for part, where in parts.items()},
-        classes=store.settings().classes,
-        openings_before=before,
-    )
-    files.write_json(path, unparse(measured))
-    return measured
 
+    reproduction: Reproduction
+    trained: Trained
+    store: StudyStore
+    said: Callable[[str], None]
+    replicates: int = 2000
 
-def _scores(trained: Mapping[str, Sequence[TrialRecord]], cohort: Cohort, rows: np.ndarray) -> Scores:
-    """Score test cases with every training; the temperature of each is fitted on its own validation predictions."""
-    images = cohort.arrays["image"]
-    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    scores: dict[str, dict[int, np.ndarray]] = {}
-    for label, records in trained.items():
-        for record in records:
-            predictor, validation = load_model(record.folder), record.predictions()
-            logits = np.concatenate([predictor.logits(images[chunk]) for chunk in chunks])
-            temperature = fit_temperature(validation.logits, validation.labels)
-            scores.setdefault(label, {})[predictor.config.seed] = apply_temperatures(logits[None], [temperature])[0]
-    return scores
+    def sealed(self, cohort: Cohort, *, command: str) -> Measured:
+        """Score the test part with every training, open the seal once, on the record, and measure all rows.
 
+        What was measured before, of the very same trainings, is read from the study's `reproduction.json` instead.
 
-def _joined(reproduction: Reproduction, scores: Scores) -> dict[str, dict[int, np.ndarray]]:
-    """Return the probabilities [n, C] of every contender, and of the ensembles of each seed that all members have."""
-    found = {label: {s: metrics.softmax(logits) for s, logits in seeds.items()} for label, seeds in scores.items()}
-    members = [scores[label] for label in reproduction.members]
-    common = sorted(set.intersection(*(set(member) for member in members)))
-    for label, strategy in reproduction.ensembles.items():
-        ensemble = ENSEMBLES.build(strategy)
-        found[label] = {seed: ensemble.predict(np.stack([member[seed] for member in members])) for seed in common}
-    return found
-
-
-def _rows(
-    reproduction: Reproduction,
-    found: Mapping[str, Mapping[int, np.ndarray]],
-    labels: np.ndarray,
-    patients: np.ndarray,
-    about: Mapping[str, Any],
-) -> dict[str, Row]:
-    tested = {
-        (row, table.tested) for table in reproduction.tables for row in table.rows if row != reproduction.reference
-    }
-    against = found[reproduction.reference]
-    rows = {}
-    for label, seeds in found.items():
-        if not seeds:
-            continue
-        values = [metrics.evaluate(seeds[seed], labels, positive=about["positive"]) for seed in sorted(seeds)]
-        both = sorted(seeds.keys() & against.keys())
-        pairs = [seeds[seed] for seed in both], [against[seed] for seed in both]
-        asked = sorted(metric for row, metric in tested if row == label and both)
-        rows[label] = Row(
-            seeds=sorted(seeds),
-            values={name: [value[name] for value in values] for name in values[0]},
-            differences={name: paired_bootstrap_of_seeds(name, *pairs, labels, patients, **about) for name in asked},
-            confusions=[
-                metrics.confusion_matrix(metrics.decide(seeds[seed]), labels, seeds[seed].shape[1]).tolist()
-                for seed in sorted(seeds)
-            ],
+        Args:
+            cohort: the study's data.
+            command: what the record of the opening shall say was called.
+        """
+        path, subject = self.store.folder / "reproduction.json", self._subject()
+        if (known := _known(path, subject)) is not None:
+            return known[""]
+        table, settings = self.store.split_table(), self.store.settings()
+        rows = np.flatnonzero(table["part"].to_numpy() == "test")
+        count, ensembles = sum(map(len, self.trained.values())), len(self.reproduction.ensembles)
+        self.said(f"scoring {len(rows)} test cases with {count} trainings, and {ensembles} ensembles per seed")
+        scores = self._scores(cohort, rows)
+        costs = self._efficiencies()
+        sealed, before = self.store.open_seal(command, subject)
+        labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
+        patients = table["patient"].to_numpy(str)
+        parts = {part: table["part"].to_numpy() == part for part in ("train", "val", "test")}
+        measured = Measured(
+            subject=subject,
+            **self._rows(scores, Cases(labels, patients[rows], settings.positive, replicates=self.replicates)),
+            cases={part: int(where.sum()) for part, where in parts.items()},
+            patients={part: len(np.unique(patients[where])) for part, where in parts.items()},
+            classes=settings.classes,
+            openings_before=before,
+            efficiencies=costs,
         )
-    return rows
+        files.write_json(path, {"": unparse(measured)})
+        return measured
+
+    def elsewhere(self, cohort: Cohort, labels: np.ndarray) -> dict[str, Measured]:
+        """Measure all rows on other data, to which nothing is fitted, by image and by patient.
+
+        A patient's probability is the mean over the images. Where the dataset names strata, such as magnifications,
+        each stands apart, and then their mean: {"40x, by image": ..., "mean, by patient": ...}.
+
+        Args:
+            cohort: prepared at the image size of the trainings.
+            labels: int64 [N], in the numbering of the cohort's classes.
+
+        Raises:
+            DataError: its classes are others, it shares images with the study, or a patient has two labels.
+        """
+        path = self.store.folder / f"reproduction-{cohort.name}.json"
+        subject = self._subject(cohort.digest)
+        if (known := _known(path, subject)) is not None:
+            return known
+        settings = self.store.settings()
+        check_elsewhere(self.store, cohort, labels)
+        translation, _ = correspondence(settings.classes, settings.positive, settings.name, cohort)
+        self.said(f"scoring {len(cohort)} cases of {cohort.name} with {sum(map(len, self.trained.values()))} trainings")
+        scores = self._scores(cohort, np.arange(len(cohort)))
+        patients, strata = cohort.table["patient"].to_numpy(str), _strata(cohort)
+        found = {}
+        for (name, chosen), level in itertools.product(_parts(strata), (BY_IMAGE, BY_PATIENT)):
+            self.said(f"measuring {', '.join(filter(None, (name, level)))}: {len(chosen)} images")
+            groups = _groups(patients[chosen], strata[chosen]) if level == BY_PATIENT else np.arange(len(chosen))
+            first = chosen[np.unique(groups, return_index=True)[1]]
+            within = strata[first] if name == MEAN else None
+            cases = Cases(translation[labels[first]], patients[first], settings.positive, within, self.replicates)
+            found[", ".join(filter(None, (name, level)))] = Measured(
+                subject=subject,
+                **self._rows(scores, cases, (chosen, groups)),
+                cases={"test": len(chosen)},
+                patients={"test": len(np.unique(patients[chosen]))},
+                classes=settings.classes,
+            )
+        files.write_json(path, {name: unparse(measured) for name, measured in found.items()})
+        return found
+
+    def _rows(
+        self, scores: Scores, cases: Cases, groups: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> dict[str, Any]:
+        """Return the rows of `Measured`; groups (rows of the scores, group of each) are scored by their mean."""
+        plain = [table for table in self.reproduction.tables if not table.at_threshold]
+        moved = [table for table in self.reproduction.tables if table.at_threshold]
+        found = joined(self.reproduction, scores)
+        if groups is not None:
+            found = {
+                label: {seed: _mean_of(p[groups[0]], groups[1]) for seed, p in seeds.items()}
+                for label, seeds in found.items()
+            }
+        rows = {"rows": measure_rows(self.reproduction, plain, found, cases)}
+        if moved:
+            at = at_thresholds(self.reproduction, self.trained, found, cases.positive)
+            rows["at_threshold"] = measure_rows(self.reproduction, moved, at, cases)
+        return rows
+
+    def _scores(self, cohort: Cohort, rows: np.ndarray) -> Scores:
+        """Score cases with every training; the temperature of each is fitted on its own validation predictions."""
+        images = cohort.arrays["image"]
+        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        scores: dict[str, dict[int, np.ndarray]] = {}
+        for label, records in self.trained.items():
+            for record in records:
+                predictor, validation = load_model(record.folder), record.predictions()
+                logits = np.concatenate([predictor.logits(images[chunk]) for chunk in chunks])
+                temperature = fit_temperature(validation.logits, validation.labels)
+                scores.setdefault(label, {})[predictor.config.seed] = apply_temperatures(logits[None], [temperature])[0]
+        return scores
+
+    def _efficiencies(self) -> dict[str, Efficiency]:
+        if not self.reproduction.costs:
+            return {}
+        self.said("measuring what the networks cost to use")
+        return {label: efficiency(load_model(records[0].folder)) for label, records in self.trained.items()}
+
+    def _subject(self, *further: str) -> str:
+        """Return 12 hexadecimal digits over everything that decides what is measured."""
+        own = self.reproduction
+        tables = [[*table.rows, table.tested, *(["moved"] if table.at_threshold else [])] for table in own.tables]
+        models = {label: [_weights(record.folder) for record in records] for label, records in self.trained.items()}
+        decisive = [own.reference, list(own.members), dict(own.ensembles), tables, self.replicates]
+        return hashlib.sha256(json.dumps([models, decisive, *further], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _subject(reproduction: Reproduction, trained: Mapping[str, Sequence[TrialRecord]], replicates: int) -> str:
-    """Return 12 hexadecimal digits over everything that decides what is measured."""
-    tables = [[*table.rows, table.tested] for table in reproduction.tables]
-    models = {label: [_weights(record.folder) for record in records] for label, records in trained.items()}
-    decisive = [reproduction.reference, list(reproduction.members), dict(reproduction.ensembles), tables, replicates]
-    return hashlib.sha256(json.dumps([models, decisive], sort_keys=True).encode()).hexdigest()[:12]
+def check_elsewhere(store: StudyStore | None, cohort: Cohort, labels: np.ndarray) -> None:
+    """Refuse other data that are not apart from a study's, or whose patients have no label of their own.
+
+    Args:
+        store: None checks the patients only, before there is a study.
+
+    Raises:
+        DataError: a patient has two labels, or images stand in the study, too.
+    """
+    patients = cohort.table["patient"].to_numpy(str)
+    pairs = np.unique(np.stack([patients, labels.astype(str)]), axis=1)[0]
+    names, counts = np.unique(pairs, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"{cohort.name!r}: patient {names[counts > 1][0]!r} has images of both classes, so that there is no label "
+            "to measure by patient: correct the file names, or leave the patient out"
+        )
+    if store is None:
+        return
+    table = store.split_table()
+    shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(cohort)} images of {cohort.name!r} stand in study {store.folder.name!r} too, so "
+            "nothing measured on them would be of other data: name a cohort of its own"
+        )
+
+
+def _known(path: Path, subject: str) -> dict[str, Measured] | None:
+    """Return what was measured before of the same subject, by arm."""
+    if not path.exists():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = {"": saved} if "subject" in saved else saved  # one arm alone, as earlier versions wrote it
+    known = {name: parse(Measured, values, path.name) for name, values in saved.items()}
+    return known if {measured.subject for measured in known.values()} == {subject} else None
+
+
+def _strata(cohort: Cohort) -> np.ndarray:
+    dataset = DATASETS.build(cohort.name)
+    return np.array([dataset.stratum(case) for case in cohort.table["id"]])
+
+
+def _parts(strata: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Return (stratum, its rows), 40x before 100x, and where there are several all rows for the mean over them."""
+    names = sorted(np.unique(strata).tolist(), key=lambda name: (len(name), name))
+    parts = [(name, np.flatnonzero(strata == name)) for name in names]
+    return parts if len(parts) == 1 else [*parts, (MEAN, np.arange(len(strata)))]
+
+
+def _groups(patients: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    return np.unique(np.char.add(np.char.add(patients, "|"), strata), return_inverse=True)[1]
+
+
+def _mean_of(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Average probabilities [n, C] over groups numbered [n]; returns [G, C]."""
+    sums = np.zeros((groups.max() + 1, probabilities.shape[1]))
+    np.add.at(sums, groups, probabilities)
+    return sums / np.bincount(groups)[:, None]
 
 
 def _weights(folder: Path) -> str:

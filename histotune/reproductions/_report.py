@@ -11,9 +11,10 @@ from typing import Any
 
 from histotune import files
 from histotune.config import unparse
+from histotune.efficiency import Efficiency
 from histotune.reproductions._base import Table
-from histotune.reproductions._measure import Measured
-from histotune.reproductions._tables import Line, Tables, verdict, words
+from histotune.reproductions._rows import Measured
+from histotune.reproductions._tables import Arm, Line, verdict, words
 
 _HOW = (
     "A cell is the mean ± standard deviation over training seeds, on one split and with one choice of parameters; the "
@@ -23,9 +24,14 @@ _HOW = (
     "the rows of its table (Holm).",
     "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
 )
+_COSTS = (
+    "Parameters that predict; operations of matrix products and convolutions for one image (a multiply-add is two); "
+    "median time to score images, with this machine as busy as it was; memory of tensors, weights included, while 64 "
+    "images are scored, and in a training step on them without the optimiser's state."
+)
 _CSV = (
-    "table", "row", "metric", "seeds", "patients", "cases", "mean", "sd", "values", "published", "source",
-    "difference", "low", "high", "p", "p_corrected",
+    "arm", "table", "row", "metric", "seeds", "patients", "cases", "mean", "sd", "values", "mean_low", "mean_high",
+    "published", "source", "difference", "low", "high", "p", "p_corrected",
 )  # fmt: skip
 
 
@@ -37,10 +43,10 @@ class Report:
         name: of its files, without ending.
         head: sentences at the top.
         scaled: rows (what, here, in the paper).
-        chosen: rows (contender, complete trials, first and best configuration, validation metric of the best).
+        chosen: {arm: rows (contender, complete trials, first and best configuration, validation metric of the best)}.
         metric: of that choice.
         reference: the contender with which all are compared.
-        times: {contender: seconds of an epoch}.
+        times: {arm: {contender: seconds of an epoch}}.
         notes: what a reader must know of this setting.
         facts: how it was called and on what, for programs.
     """
@@ -49,38 +55,48 @@ class Report:
     title: str
     head: Sequence[str]
     scaled: Sequence[tuple[str, str, str]]
-    chosen: Sequence[tuple[str, str, str, str, float]]
+    chosen: Mapping[str, Sequence[tuple[str, str, str, str, float]]]
     metric: str
     reference: str
-    times: Mapping[str, float]
+    times: Mapping[str, Mapping[str, float]]
     notes: Sequence[str]
     facts: Mapping[str, Any]
 
 
-def write(report: Report, tables: Tables, measured: Measured, folder: Path) -> list[Path]:
+def write(report: Report, arms: Sequence[Arm], folder: Path) -> list[Path]:
     """Write `<name>.md`, `.csv` and `.json` into `folder` and return them."""
     everything = {
         **report.facts,
-        "tables": [{"title": table.title, "tested": table.tested, "rows": unparse(rows)} for table, rows in tables],
-        "chosen": [list(row) for row in report.chosen],
-        "seconds_per_epoch": dict(report.times),
-        "measured": unparse(measured),
+        "arms": [
+            {
+                "arm": arm.name,
+                "tables": [{"title": t.title, "tested": t.tested, "rows": unparse(rows)} for t, rows in arm.tables],
+                "measured": unparse(arm.measured),
+            }
+            for arm in arms
+        ],
+        "chosen": {arm: [list(row) for row in rows] for arm, rows in report.chosen.items()},
+        "seconds_per_epoch": {arm: dict(times) for arm, times in report.times.items()},
     }
     text, numbers, whole = (folder / f"{report.name}.{ending}" for ending in ("md", "csv", "json"))
-    files.write_text(text, markdown(report, tables, measured))
-    files.write_text(numbers, _csv(tables, measured))
+    files.write_text(text, markdown(report, arms))
+    files.write_text(numbers, _csv(arms))
     files.write_json(whole, everything)
     return [text, numbers, whole]
 
 
-def markdown(report: Report, tables: Tables, measured: Measured) -> str:
+def markdown(report: Report, arms: Sequence[Arm]) -> str:
     """Return the report for people."""
     parts = [f"# {report.title}", *report.head]
     parts += ["## Against the paper", _grid(["", "here", "in the paper"], report.scaled)]
-    for table, rows in tables:
-        parts += [f"## {table.title}", table.note, _table(table, rows, measured, report.reference)]
-        parts += [verdict(table, rows, report.reference)]
-    parts += ["## Chosen on the validation part", _chosen(report), "## Time", _times(report)]
+    for arm in arms:
+        for table, rows in arm.tables:
+            parts += [f"## {arm.title(table)}", table.note, _table(table, rows, arm.measured, report.reference)]
+            parts += [verdict(table, rows, report.reference)]
+    costs = next((arm.measured.efficiencies for arm in arms if arm.measured.efficiencies), {})
+    parts += ["## What the networks cost to use", _COSTS, _efficiencies(costs)] if costs else []
+    parts += ["## Chosen on the validation part", *(_chosen(report, arm) for arm in report.chosen)]
+    parts += ["## Time", *(_times(report, arm) for arm in report.times)]
     parts += ["## How to read it", "\n".join(f"- {note}" for note in (*_HOW, *report.notes))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -97,43 +113,66 @@ def _table(table: Table, rows: Sequence[Line], measured: Measured, reference: st
         columns |= {words(metric): here} if any(here) else {}
         columns |= {f"{words(metric)}, published": printed} if any(printed) else {}
     for name in rows[0].compared(table.tested, reference):
-        columns[name] = [line.compared(table.tested, reference)[name] for line in rows]
+        compared = [line.compared(table.tested, reference)[name] for line in rows]
+        columns |= {name: compared} if any(compared) else {}
     sources = [line.source(table.metrics) for line in rows]
     columns |= {"published in": sources} if any(sources) else {}
     return _grid(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _chosen(report: Report) -> str:
+def _efficiencies(costs: Mapping[str, Efficiency]) -> str:
+    head = ["", "parameters", "million operations", "ms, 1 image", "ms, 64 images", "MiB, scoring", "MiB, training"]
+    rows = [
+        (
+            label, f"{one.parameters:,}", f"{one.flops / 1e6:.1f}", f"{one.latency_ms:.2f}",
+            f"{one.batch_latency_ms:.1f}", f"{one.peak_memory_mb:.1f}", f"{one.training_memory_mb:.1f}",
+        )
+        for label, one in costs.items()
+    ]  # fmt: skip
+    device = next(iter(costs.values())).device
+    return _grid([f"on {device}", *head[1:]], rows)
+
+
+def _chosen(report: Report, arm: str) -> str:
     head = ["", "complete trials", "published, the first trial", "best here", f"validation {words(report.metric)}"]
-    return _grid(head, [[*map(str, cells), f"{value:.3f}"] for *cells, value in report.chosen])
+    rows = [[*map(str, cells), f"{value:.3f}"] for *cells, value in report.chosen[arm]]
+    return _under(arm, _grid(head, rows)) if rows else "Nothing: each contender has one configuration, its first."
 
 
-def _times(report: Report) -> str:
-    base = report.times[report.reference]
-    rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times.items()]
-    return _grid(["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"], rows)
+def _times(report: Report, arm: str) -> str:
+    base = report.times[arm][report.reference]
+    rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times[arm].items()]
+    head = ["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"]
+    return _under(arm, _grid(head, rows))
 
 
-def _csv(tables: Tables, measured: Measured) -> str:
+def _under(arm: str, text: str) -> str:
+    return f"{arm}:\n\n{text}" if arm else text
+
+
+def _csv(arms: Sequence[Arm]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV, lineterminator="\n")
     writer.writeheader()
-    for table, rows in tables:
-        for line in rows:
-            writer.writerows({"table": table.title, **numbers} for numbers in _numbers(table, line, measured))
+    for arm in arms:
+        for table, rows in arm.tables:
+            for numbers in (one for line in rows for one in _numbers(table, line, arm.measured)):
+                writer.writerow({"arm": arm.name, "table": table.title, **numbers})
     return out.getvalue()
 
 
 def _numbers(table: Table, line: Line, measured: Measured) -> list[dict[str, Any]]:
     """Return everything that is known of a row, one mapping per metric."""
-    found = []
+    found, row = [], measured.of(table).get(line.label)
     for metric in table.metrics:
         numbers: dict[str, Any] = {}
-        if metric in line.here:
+        if row is not None and metric in line.here:
             mean, spread = line.here[metric]
-            values = " ".join(map(repr, measured.rows[line.label].values[metric]))
+            values = " ".join(map(repr, row.values[metric]))
             numbers |= {"mean": mean, "sd": "" if spread != spread else spread, "values": values, "seeds": line.seeds}
             numbers |= {"patients": measured.patients["test"], "cases": measured.cases["test"]}
+            if metric in row.intervals:
+                numbers |= {"mean_low": row.intervals[metric].low, "mean_high": row.intervals[metric].high}
         if line.published is not None and metric in line.published.values:
             numbers |= {"published": line.published.values[metric], "source": line.published.source}
         if line.difference is not None and metric == table.tested:

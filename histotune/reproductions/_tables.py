@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from histotune.metrics import direction
 from histotune.reproductions._base import Published, Table
-from histotune.reproductions._measure import Measured
-from histotune.statistics import Difference, holm
+from histotune.reproductions._rows import Measured, Trained
+from histotune.statistics import Difference, Interval, holm
+from histotune.store import StudyStore
 
 LEVEL = 0.05
 _WORDS = {"f1": "F1", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mcc": "MCC", "brier": "Brier"}
@@ -24,6 +25,7 @@ class Line:
         published: what is printed of it.
         difference: to the reference in the table's tested metric, None for the reference itself.
         corrected: the p-value of that difference after correction for the table's rows.
+        interval: of the tested metric, None where it was not measured.
     """
 
     label: str
@@ -32,6 +34,7 @@ class Line:
     published: Published | None
     difference: Difference | None
     corrected: float | None
+    interval: Interval | None = None
 
     def cell(self, metric: str) -> str:
         """Write what was measured of a metric, "" when nothing was."""
@@ -50,9 +53,10 @@ class Line:
         return self.published.source if self.published is not None and any(map(self.printed, metrics)) else ""
 
     def compared(self, metric: str, reference: str) -> dict[str, str]:
-        """Write the comparison with the reference, by column."""
-        d = self.difference
+        """Write the tested metric's interval and the comparison with the reference, by column."""
+        d, own = self.difference, self.interval
         return {
+            f"{words(metric)} [95 %]": f"[{own.low:.3f}, {own.high:.3f}]" if own else "",
             f"{words(metric)} minus {reference} [95 %]": f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if d else "",
             "p": _p(d.p) if d else "",
             "p corrected": _p(self.corrected),
@@ -67,9 +71,33 @@ class Line:
 Tables = Sequence[tuple[Table, Sequence[Line]]]
 
 
+@dataclass(frozen=True)
+class Arm:
+    """All tables over one set of cases and one way to train.
+
+    Attributes:
+        name: "" where there is one arm only, else such as "99:1" or "40x, by image".
+        store: of the study in which everything was trained.
+        trained: the trainings of each contender's best configuration, one per seed.
+        measured: what they and their ensembles reach.
+        tables: with their rows.
+    """
+
+    name: str
+    store: StudyStore
+    trained: Trained
+    measured: Measured
+    tables: Tables
+
+    def title(self, table: Table) -> str:
+        """Name one of its tables."""
+        return f"{self.name}: {table.title}" if self.name else table.title
+
+
 def lines(table: Table, measured: Measured, published: Mapping[str, Published]) -> list[Line]:
     """Return the rows of a table of which something is known; p-values are corrected over them (Holm)."""
-    known = {label: measured.rows.get(label) for label in table.rows if label in measured.rows or label in published}
+    rows = measured.of(table)
+    known = {label: rows.get(label) for label in table.rows if label in rows or label in published}
     differences = {label: row.differences.get(table.tested) for label, row in known.items() if row is not None}
     tested = {label: difference.p for label, difference in differences.items() if difference is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -81,6 +109,7 @@ def lines(table: Table, measured: Measured, published: Mapping[str, Published]) 
             published=published.get(label),
             difference=differences.get(label),
             corrected=corrected.get(label),
+            interval=row.intervals.get(table.tested) if row is not None else None,
         )
         for label, row in known.items()
     ]
