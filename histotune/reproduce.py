@@ -143,8 +143,10 @@ def _arms(asked: Asked, elsewhere: tuple[Cohort, np.ndarray] | None, command: st
             found = meter.elsewhere(*elsewhere)
         else:
             cohort = study_cohort(store, asked.place, asked.image_size, asked.data)
-            found = {imbalance if len(stores) > 1 else "": meter.sealed(cohort, command=command)}
-        arms += [_arm(asked, name, store, meter, measured) for name, measured in found.items()]
+            found = {"": meter.sealed(cohort, command=command)}
+        several = imbalance if len(stores) > 1 else ""
+        for name, measured in found.items():
+            arms.append(_arm(asked, ": ".join(filter(None, (several, name))), store, meter, measured))
     return arms
 
 

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from histotune import reproductions
 from histotune.catalogue import catalogue
 from histotune.cli import app
+from histotune.config import TrialConfig
+from histotune.datasets import DATASETS
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError
 from histotune.metrics import METRICS
@@ -29,9 +31,9 @@ from histotune.registry import load_plugins
 from histotune.reproduce import Reproduced, reproduce
 from histotune.reproductions import REPRODUCTIONS, Published, Scale, Table
 from histotune.reproductions._lineup import LineUp, candidates
-from histotune.reproductions._measure import Measured, Row
 from histotune.reproductions._report import Report, markdown
-from histotune.reproductions._tables import lines, verdict
+from histotune.reproductions._rows import Measured, Row
+from histotune.reproductions._tables import Arm, lines, verdict
 from histotune.statistics import Difference, holm
 from histotune.store import StudyStore
 
@@ -56,7 +58,13 @@ def test_names_lead_somewhere(name: str, on: str) -> None:
     assert found.reference in found.contenders
     assert set(found.members) <= set(found.contenders)
     assert set(found.ensembles.values()) <= set(ENSEMBLES.names())
-    others = {label for setting in found.settings.values() for label in setting.published} - rows
+    printed = [setting.printed(arm) for setting in found.settings.values() for arm in ("", *setting.published_of)]
+    others = {label for published in printed for label in published} - rows
+    setting = found.setting(on)
+    assert set(setting.contenders) <= set(found.contenders)
+    assert found.reference in (setting.contenders or found.contenders)
+    assert all(setting.arms(scale) for scale in setting.budgets.values())
+    assert setting.external in {"", *DATASETS.names()}
     for table in found.tables:
         assert set(table.rows) <= rows | others
         assert set(table.metrics) <= set(METRICS)
@@ -70,16 +78,26 @@ def test_every_contender_gets_the_same_and_differs_in_nothing_else(name: str, on
     found = REPRODUCTIONS.build(name)
     for scale in found.setting(on).budgets.values():
         line_up = LineUp.of(found, found.setting(on), scale)
-        assert line_up.searched.keys() == found.contenders.keys()
+        assert set(line_up.searched) == set(found.setting(on).contenders or found.contenders)
         for configs in line_up.searched.values():
             assert len({config.digest() for config in configs}) == len(configs) == scale.trials
         everyone = [config for configs in line_up.searched.values() for config in configs]
         assert len({config.digest() for config in everyone}) == len(everyone)
-        alike = {replace(config, loss=everyone[0].loss).digest() for config in everyone}
-        assert len(alike) == 1
+        assert len({common(config, everyone[0], name).digest() for config in everyone}) == 1
         assert {(config.epochs, config.patience, config.seed) for config in everyone} == {(scale.epochs, 0, 0)}
         assert 0 not in line_up.seeds
         assert len(line_up.seeds) == scale.seeds
+
+
+def common(config: TrialConfig, other: TrialConfig, name: str) -> TrialConfig:
+    """Leave out what contenders may differ in: the loss, and for CMAF-Net what joins the branches."""
+    model, theirs = config.model, other.model
+    if name == "cmaf":
+        model = replace(model, fusion=theirs.fusion, redundancy=theirs.redundancy)
+    optimizer = config.optimizer
+    if name == "cmaf":
+        optimizer = replace(optimizer, learning_rate=other.optimizer.learning_rate)
+    return replace(config, loss=other.loss, model=model, optimizer=optimizer)
 
 
 def test_a_larger_search_begins_with_the_smaller_one() -> None:
@@ -112,7 +130,8 @@ def test_cfal_trains_its_presets_first(name: str) -> None:
 
 @SETTINGS
 def test_every_published_number_says_where_it_is_printed(name: str, on: str) -> None:
-    for published in REPRODUCTIONS.build(name).setting(on).published.values():
+    setting = REPRODUCTIONS.build(name).setting(on)
+    for published in (row for arm in ("", *setting.published_of) for row in setting.printed(arm).values()):
         assert "Table " in published.source or "table number not available here" in published.source
         assert all(0 < value < 1 for value in published.values.values())
 
@@ -160,6 +179,13 @@ PRINTED = {
 }
 
 
+REPORT = Report("x", "x on y", [], [], {}, "macro_f1", "CCE", {"": {"CCE": 1.0}}, [], {})
+
+
+def arm(measured: Measured, *tables: Any) -> Arm:
+    return Arm("", StudyStore(Path("nowhere")), {}, measured, tables)
+
+
 def test_mean_spread_and_correction_by_hand(measured: Measured) -> None:
     found = {line.label: line for line in lines(TABLE, measured, PRINTED)}
     assert list(found) == ["Other", "CCE", "A", "B", "C"]
@@ -175,8 +201,7 @@ def test_mean_spread_and_correction_by_hand(measured: Measured) -> None:
 
 
 def test_a_published_number_stands_under_its_own_metric_only(measured: Measured) -> None:
-    report = Report("x", "x on y", [], [], [], "macro_f1", "CCE", {"CCE": 1.0}, [], {})
-    text = markdown(report, [(TABLE, lines(TABLE, measured, PRINTED))], measured)
+    text = markdown(REPORT, [arm(measured, (TABLE, lines(TABLE, measured, PRINTED)))])
     grid = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.split("## Losses")[1].splitlines()[2:9]]
     head, cells = grid[0], {line[0]: dict(zip(grid[0], line, strict=True)) for line in grid[2:]}
     assert "unknown" not in cells
@@ -189,9 +214,8 @@ def test_a_published_number_stands_under_its_own_metric_only(measured: Measured)
 
 
 def test_a_table_without_published_numbers_names_no_source(measured: Measured) -> None:
-    report = Report("x", "x on y", [], [], [], "macro_f1", "CCE", {"CCE": 1.0}, [], {})
     table = replace(TABLE, rows=("CCE", "A"), metrics=("positive_f1",))
-    text = markdown(report, [(table, lines(table, measured, PRINTED))], measured)
+    text = markdown(REPORT, [arm(measured, (table, lines(table, measured, PRINTED)))])
     assert "Table II" not in text
     assert "published in" not in text
 
@@ -269,13 +293,13 @@ def run(home: Path, said: list[str] | None = None) -> Reproduced:
 
 
 def test_a_reproduction_trains_alike_and_opens_the_seal_once(once: Reproduced) -> None:
-    records = once.store.trials()
+    records = once.arms[0].store.trials()
     assert {record.state for record in records} == {"complete"}
     configs = [record.config() for record in records]
     trained = [(config["loss"]["name"], config["seed"]) for config in configs]
     assert sorted(trained) == sorted([(loss, seed) for loss in ("cross_entropy", "focal") for seed in (0, 0, 1, 2)])
-    assert len(once.store.openings()) == 1
-    for label, rows in once.trained.items():
+    assert len(once.arms[0].store.openings()) == 1
+    for label, rows in once.arms[0].trained.items():
         searched = [
             r
             for r in records
@@ -286,9 +310,9 @@ def test_a_reproduction_trains_alike_and_opens_the_seal_once(once: Reproduced) -
 
 
 def test_the_training_part_is_limited_and_the_report_says_it(once: Reproduced) -> None:
-    parts = once.store.split_table()["part"]
+    parts = once.arms[0].store.split_table()["part"]
     assert 98 <= (parts == "train").sum() <= 100
-    assert once.measured.cases["test"] == (parts == "test").sum()
+    assert once.arms[0].measured.cases["test"] == (parts == "test").sum()
     text = once.files[0].read_text()
     assert "cases at random, in the proportions of the classes" in text
     assert "The images are made up" in text
@@ -297,14 +321,14 @@ def test_the_training_part_is_limited_and_the_report_says_it(once: Reproduced) -
 def test_its_figures_are_drawn(once: Reproduced) -> None:
     drawn = {path.name: path for path in once.files[3:]}
     assert drawn.keys() == {"runtime_per_epoch.html", "confusion_matrix-both.html"}
-    cases = once.measured.cases["test"] * len(once.trained["CE"])
+    cases = once.arms[0].measured.cases["test"] * len(once.arms[0].trained["CE"])
     assert f"{cases} cases" in drawn["confusion_matrix-both.html"].read_text()
 
 
 def test_the_files_hold_every_number(once: Reproduced) -> None:
     text, numbers, whole = (path.read_text() for path in once.files[:3])
     rows = {(row["row"], row["metric"]): row for row in csv.DictReader(numbers.splitlines())}
-    for label, measured in once.measured.rows.items():
+    for label, measured in once.arms[0].measured.rows.items():
         values = [float(value) for value in rows[label, "macro_f1"]["values"].split()]
         assert values == measured.values["macro_f1"]
         assert float(rows[label, "macro_f1"]["mean"]) == pytest.approx(np.mean(values))
@@ -312,7 +336,8 @@ def test_the_files_hold_every_number(once: Reproduced) -> None:
         assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in text
     assert rows["CE", "macro_f1"]["published"] == "0.5"
     assert rows["CE", "positive_f1"]["published"] == rows["CE", "positive_f1"]["source"] == ""
-    assert json.loads(whole)["measured"]["rows"].keys() == {"CE", "Focal", "Both"}
+    (only,) = json.loads(whole)["arms"]
+    assert only["measured"]["rows"].keys() == {"CE", "Focal", "Both"}
 
 
 def test_the_same_again_only_writes(home: Path, once: Reproduced) -> None:
@@ -322,8 +347,8 @@ def test_the_same_again_only_writes(home: Path, once: Reproduced) -> None:
     again = run(home, said)
     assert time.monotonic() - began < 10
     assert {path: path.read_bytes() for path in again.files} == before
-    assert again.measured == once.measured
-    assert len(again.store.openings()) == 1
+    assert again.arms[0].measured == once.arms[0].measured
+    assert len(again.arms[0].store.openings()) == 1
     assert not any("min left" in line for line in said)
 
 

@@ -43,8 +43,8 @@ class LineUp:
         searched: configurations of the search, all with seed 0, the published one first.
         seeds: of the trainings after the search; 0 is not among them, so that no seed had a part in the choice.
 
-    With one configuration for each contender there is nothing to choose, and the search is left out. The space's default
-    is always trained, too: a search begins with it.
+    With one configuration for each contender there is nothing to choose, and the search is left out. The space's
+    default is always trained, too: a search begins with it.
     """
 
     space: str

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from histotune import files
 from histotune.calibration import apply_temperatures, fit_temperature
@@ -60,7 +61,8 @@ class Meter:
         table, settings = self.store.split_table(), self.store.settings()
         rows = np.flatnonzero(table["part"].to_numpy() == "test")
         count, ensembles = sum(map(len, self.trained.values())), len(self.reproduction.ensembles)
-        self.said(f"scoring {len(rows)} test cases with {count} trainings, and {ensembles} ensembles per seed")
+        further = f", and {ensembles} ensembles per seed" if ensembles else ""
+        self.said(f"scoring {len(rows)} test cases with {count} trainings{further}")
         scores = self._scores(cohort, rows)
         costs = self._efficiencies()
         sealed, before = self.store.open_seal(command, subject)
@@ -174,22 +176,19 @@ def check_elsewhere(store: StudyStore | None, cohort: Cohort, labels: np.ndarray
     Raises:
         DataError: a patient has two labels, or images stand in the study, too.
     """
-    patients = cohort.table["patient"].to_numpy(str)
-    pairs = np.unique(np.stack([patients, labels.astype(str)]), axis=1)[0]
-    names, counts = np.unique(pairs, return_counts=True)
-    if (counts > 1).any():
+    if store is not None:
+        table = store.split_table()
+        shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
+        if shared:
+            raise DataError(
+                f"{len(shared)} of {len(cohort)} images of {cohort.name!r} stand in study {store.folder.name!r}, too: "
+                "nothing measured on them would be of other data; name a cohort of its own"
+            )
+    several = pd.Series(labels).groupby(cohort.table["patient"]).nunique() > 1
+    if several.any():
         raise DataError(
-            f"{cohort.name!r}: patient {names[counts > 1][0]!r} has images of both classes, so that there is no label "
-            "to measure by patient: correct the file names, or leave the patient out"
-        )
-    if store is None:
-        return
-    table = store.split_table()
-    shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
-    if shared:
-        raise DataError(
-            f"{len(shared)} of {len(cohort)} images of {cohort.name!r} stand in study {store.folder.name!r} too, so "
-            "nothing measured on them would be of other data: name a cohort of its own"
+            f"{cohort.name!r}: patient {several.idxmax()!r} has images of both classes, so that there is no label to "
+            "measure by patient: correct the file names, or leave the patient out"
         )
 
 

@@ -124,7 +124,7 @@ def verdict(table: Table, rows: Sequence[Line], reference: str) -> str:
     where = f"{reference} in {words(table.tested)} beyond noise (p corrected < {LEVEL})"
     if not any(sides.values()):
         return f"No row differs from {where}."
-    return " ".join(f"{side} than {where}: {', '.join(labels)}." for side, labels in sides.items() if labels)
+    return " ".join(f"{side} than {where}: {'; '.join(labels)}." for side, labels in sides.items() if labels)
 
 
 def words(metric: str) -> str:
