@@ -127,7 +127,7 @@ def build_model(config: TrialConfig, counts: Sequence[int], *, trained: bool = F
 def features(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing) -> np.ndarray:
     """Return the features [n, D] (float32) that the objective sees of uint8 image batches [B, S, S, 3], in float32."""
     model.eval()
-    return torch.cat([model(*_inputs(model, preprocessing, images)).cpu() for images in batches]).numpy()
+    return torch.cat([model(*image_inputs(model, preprocessing, images)).cpu() for images in batches]).numpy()
 
 
 @torch.inference_mode()
@@ -144,7 +144,9 @@ def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessin
     logits = []
     for images in batches:
         views = [symmetry(images, code) for code in range(_SYMMETRIES if tta else 1)]
-        logits.append(torch.stack([model.logits(*_inputs(model, preprocessing, view)) for view in views]).mean(0).cpu())
+        logits.append(
+            torch.stack([model.logits(*image_inputs(model, preprocessing, view)) for view in views]).mean(0).cpu()
+        )
     return torch.cat(logits).numpy()
 
 
@@ -227,7 +229,9 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     return Predictor(config, tuple(facts["classes"]), facts["positive"], preprocessing, model, device)
 
 
-def _inputs(model: Model, preprocessing: Preprocessing, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def image_inputs(
+    model: Model, preprocessing: Preprocessing, images: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Give every modality of a model the same images, uint8 [B, S, S, 3]; all of them are present."""
     present = torch.ones(len(images), dtype=torch.bool, device=images.device)
     modalities = set(model.modalities.values())
