@@ -46,10 +46,10 @@ def measure(session: Session, at_once: int) -> dict[str, Any]:
         at_once: cases that go through the network at once.
 
     Returns:
-        `cases`, `patients`, `label_entropy` (nats); by pair of branches `redundancy`, `hsic` and `mutual_information`;
-        by branch and `joint` `label_information` and `effective_rank`; by asking branch `attention_entropy`, the mean
-        of all its `heads`. These are a list of mappings `layer` (from 1), `asking`, `entropy`, `temperature` (by head).
-        See the module `information` for what they are.
+        `cases`, `patients`, `components` and `label_entropy` (nats); by pair of branches `redundancy`, `hsic` and
+        `mutual_information`; by branch and `joint` `label_information` and `effective_rank`; by asking branch
+        `attention_entropy`, the mean of all its `heads`. These are a list of mappings `layer` (from 1), `asking`,
+        `entropy` and `temperature` (by head). See the module `information` for what they are.
     """
     from threadpoolctl import threadpool_limits
 
@@ -62,6 +62,7 @@ def measure(session: Session, at_once: int) -> dict[str, Any]:
         return {
             "cases": len(rows),
             "patients": len(np.unique(data.patients[rows])),
+            "components": information.COMPONENTS,
             **of_embeddings(found, data.labels[rows], data.patients[rows]),
             **_of_heads(entropies, own_temperatures(model)),
         }

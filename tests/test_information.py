@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
 from histotune.information import (
+    COMPONENTS,
     attention_entropy,
     cross_correlation,
     effective_rank,
@@ -143,7 +144,7 @@ def patients_of(cases: int) -> np.ndarray:
 def test_a_probe_is_scikit_learns() -> None:
     labels = np.arange(CASES) % 3
     values = normal(CASES, 24) * np.linspace(2, 0.5, 24) + 0.8 * np.eye(24)[labels]
-    pipeline = make_pipeline(PCA(16, whiten=True, svd_solver="full"), LogisticRegression(max_iter=1000))
+    pipeline = make_pipeline(PCA(COMPONENTS, whiten=True, svd_solver="full"), LogisticRegression(max_iter=1000))
     shares = cross_val_predict(
         pipeline, values, labels, groups=patients_of(CASES), cv=GroupKFold(5), method="predict_proba"
     )
@@ -176,8 +177,8 @@ def test_who_the_patient_is_tells_nothing_of_other_patients() -> None:
     patients = np.arange(CASES) // 10
     labels = patients % 2
     who = 5 * normal(30, 16)[patients] + 0.1 * normal(CASES, 16, seed=1)
-    assert label_information(who, labels, np.arange(CASES)) > 0.8 * entropy(labels)
-    assert label_information(who, labels, patients) < 0.1
+    assert label_information(who, labels, np.arange(CASES), components=16) > 0.8 * entropy(labels)
+    assert label_information(who, labels, patients, components=16) < 0.1
 
 
 def test_odd_labels_are_answered() -> None:

@@ -42,11 +42,11 @@ def measured(source: Source, of: str, key: str) -> tuple[Line, list[dict[str, An
             rows = [{"epoch": row["epoch"], **row[INFORMATION]} for row in line.record.curve() if INFORMATION in row]
             if rows and rows[-1].get(key):
                 return line, rows
-    whose = "no complete trial" if of == BEST else f"in trial {of} no model"
+    none = f"study {study!r} has no complete trial" if of == BEST else f"trial {of} of study {study!r} is none"
     what = "looks from one branch at another (fusion cross_attention or cmaf)" if key == "heads" else "joins branches"
     raise StudyError(
-        f"study {study!r} has {whose} that {what} and was measured in training: search the space idc_cmaf, or give "
-        "yours a second branch under model.branches"
+        f"{none} whose model {what} and was measured in training: search the space idc_cmaf, or give yours a second "
+        "branch under model.branches"
     )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
 from histotune.figures._branches import BEST, by_name, kept, measured, over_epochs, panel_title
-from histotune.information import COMPONENTS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -40,6 +39,7 @@ class BranchInformation:
         known, rank: by branch and `joint`: information on the label (nats), effective rank.
         label_entropy: the most that can be known of the label, nats.
         cases, patients: that were measured on.
+        components: principal components that stood for an embedding.
         study: which study it is.
     """
 
@@ -54,6 +54,7 @@ class BranchInformation:
     label_entropy: float
     cases: int
     patients: int
+    components: int
     study: str = ""
 
 
@@ -78,6 +79,7 @@ class InformationOverEpochs(Figure[BranchInformation]):
             rows[-1]["label_entropy"],
             rows[-1]["cases"],
             rows[-1]["patients"],
+            rows[-1]["components"],
             str(source),
         )
 
@@ -144,7 +146,7 @@ def _caption(numbers: BranchInformation) -> str:
     return (
         f"{numbers.model}; {numbers.study}. After every epoch on the same {_style.counted(numbers.cases, 'case')} of "
         f"{_style.counted(numbers.patients, 'patient')} of the validation part; the dotted line is the epoch that was "
-        f"kept. Mutual information: Gaussian, from canonical correlations of {COMPONENTS} principal components, chance "
+        f"kept. Mutual information: Gaussian, from canonical correlations of {numbers.components} principal components, chance "
         "taken off; it compares epochs and is no amount. On the label: H(label) less the cross-entropy of a linear "
         "probe over patients that it did not see, a lower bound; below 0 it knows less than the class frequencies."
     )
