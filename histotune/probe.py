@@ -20,7 +20,7 @@ from histotune.model import Model, Outputs, Present, image_inputs
 from histotune.session import Session
 
 JOINT = "joint"
-CASES = 400  # at most
+CASES = 256  # at most: their way through the network is what measuring costs
 LOOKED_AT = 64  # cases whose attention is written out, which no forward pass needs
 _SEED = 0
 _WEIGHTS = 2**20  # attention weights of a head that are written out at once
@@ -40,7 +40,7 @@ def chosen(cases: int, most: int = CASES) -> np.ndarray:
 
 
 def measure(session: Session, at_once: int) -> dict[str, Any]:
-    """Measure the network that is validated, on at most 400 validation cases.
+    """Measure the network that is validated, on at most 256 validation cases.
 
     Args:
         at_once: cases that go through the network at once.

@@ -376,7 +376,7 @@ def test_only_models_of_several_branches_have_information(
     assert figures.compute(name, study, places=places, of=4).model.startswith("trial 4 (acbfl), fusion cmaf")
     with pytest.raises(StudyError, match=r"trial 1 of study 'shown' is none whose model .* space idc_cmaf"):
         figures.compute(name, study, of=1)
-    with pytest.raises(StudyError, match=r"no trial '9' with a result.*Known: best, 0, 1"):
+    with pytest.raises(StudyError, match=r"no trial '9' with a result.*Known: 0, 1, 2"):
         figures.compute(name, study, of=9)
     copy = StudyStore(tmp_path / "runs" / "shown")
     shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("00004"))

@@ -146,7 +146,8 @@ def _caption(numbers: BranchInformation) -> str:
     return (
         f"{numbers.model}; {numbers.study}. After every epoch on the same {_style.counted(numbers.cases, 'case')} of "
         f"{_style.counted(numbers.patients, 'patient')} of the validation part; the dotted line is the epoch that was "
-        f"kept. Mutual information: Gaussian, from canonical correlations of {numbers.components} principal components, chance "
-        "taken off; it compares epochs and is no amount. On the label: H(label) less the cross-entropy of a linear "
-        "probe over patients that it did not see, a lower bound; below 0 it knows less than the class frequencies."
+        "kept. Mutual information: Gaussian, from canonical correlations of "
+        f"{_style.counted(numbers.components, 'principal component')}, chance taken off; it compares epochs and is no "
+        "amount. On the label: H(label) less the cross-entropy of a linear probe over patients that it did not see, a "
+        "lower bound; below 0 it knows less than the class frequencies."
     )
