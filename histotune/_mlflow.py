@@ -133,11 +133,11 @@ def final_metrics(record: TrialRecord, when: float) -> Iterator[Any]:
 
 
 def curve(rows: Sequence[Mapping[str, Any]], began: float) -> Iterator[Any]:
-    """Give every epoch's metrics as `epoch/NAME`, with the epoch as step."""
+    """Give every epoch's numbers as `epoch/NAME`, nested ones as `epoch/NAME/NAME`, with the epoch as step."""
     elapsed = 0.0
     for row in rows:
         elapsed += row.get("seconds") or 0.0
-        for name, value in row.items():
+        for name, value in flatten(row, between="/").items():
             if name != "epoch" and isinstance(value, (int, float)):
                 yield metric(f"epoch/{name}", value, began + elapsed, row["epoch"])
 
@@ -158,8 +158,8 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name every value of nested mappings by its path, as `--fix` and `--set` do.
+def flatten(values: Mapping[str, Any], prefix: str = "", between: str = ".") -> dict[str, Any]:
+    """Name every value of nested mappings by its path, as `--fix` and `--set` do, or with another sign `between`.
 
     >>> flatten({"loss": {"name": "focal", "gamma": 2}, "epochs": 20})
     {'loss.name': 'focal', 'loss.gamma': 2, 'epochs': 20}
@@ -167,5 +167,5 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+        flat |= flatten(value, path + between, between) if isinstance(value, Mapping) else {path: value}
     return flat

@@ -16,12 +16,13 @@ from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
 from histotune.lineage import inherited
+from histotune.metrics import reported
 from histotune.model import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_weights
 from histotune.session import Session
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
 
 CURVE, RECORD, PREDICTIONS, ENVIRONMENT = "curve.jsonl", "metrics.json", "predictions.npz", "environment.json"
-_NO_METRIC = ("epoch", "seconds", "train_loss", "learning_rate")
+_OF_TRAINING = ("train_loss", "learning_rate")
 
 
 def ended(folder: Path, config: TrialConfig) -> TrialRecord | None:
@@ -74,7 +75,7 @@ def conclude(folder: Path, state: str = STOPPED) -> TrialRecord:
         return _end(folder, state, _nothing(folder), {})
     _write_best(folder, progress)
     best = progress.curve[progress.best_epoch - 1]
-    return _end(folder, state, progress, {name: value for name, value in best.items() if name not in _NO_METRIC})
+    return _end(folder, state, progress, {k: value for k, value in reported(best).items() if k not in _OF_TRAINING})
 
 
 def fail(

@@ -16,7 +16,7 @@ Conventions, the same everywhere:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,7 @@ METRICS: Mapping[str, Metric] = {
     "parameters": Metric("number of trained weights", False, cost=True),
 }
 COSTS = frozenset(name for name, metric in METRICS.items() if metric.cost)
+INFORMATION = "information"  # in an epoch's row of the curve: what its branches know and share, see `probe.measure`
 
 
 def check_metric(name: str, classes: int | None = None) -> str:
@@ -104,6 +105,16 @@ def direction(name: str) -> float:
 def fits(name: str, classes: int) -> bool:
     """Whether a metric can be computed from probabilities of that many classes."""
     return name not in COSTS and (name not in BINARY_ONLY or classes == 2)
+
+
+def reported(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return what an epoch's row of a curve says to those who decide: numbers alone, and a null is NaN.
+
+    >>> reported({"epoch": 2, "seconds": 9.5, "auroc": None, "train_loss": 0.5, "information": {"hsic": {"a-b": 0.1}}})
+    {'auroc': nan, 'train_loss': 0.5}
+    """
+    skipped = ("epoch", "seconds", INFORMATION)
+    return {name: float("nan") if value is None else value for name, value in row.items() if name not in skipped}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -119,7 +119,7 @@ class TrialRecord:
         return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
 
     def curve(self) -> list[dict[str, Any]]:
-        """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds` and every validation metric."""
+        """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds`, metrics, of branches `information`."""
         return files.read_json_lines(self.folder / "curve.jsonl")
 
     def predictions(self) -> Predictions:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histotune import files, memory, runtime
+from histotune import files, memory, probe, runtime
 from histotune.augment import augment, mixup
 from histotune.batches import in_order, shuffled
 from histotune.checkpoint import Checkpoint, Progress
@@ -25,7 +26,7 @@ from histotune.config import TrialConfig
 from histotune.efficiency import costs
 from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
 from histotune.errors import StudyError, TrialFailed
-from histotune.metrics import check_metric, direction, evaluate, softmax
+from histotune.metrics import INFORMATION, check_metric, direction, evaluate, reported, softmax
 from histotune.model import predict
 from histotune.optimizer import learning_rate
 from histotune.session import Session, named_failures, start
@@ -138,10 +139,12 @@ def epochs(
             began = time.perf_counter()
             loss = train_epoch(session, progress.epoch + 1)
             logits = _validate(session)
-            row = _measure(logits, data) | {
+            row: dict[str, Any] = _measure(logits, data) | {
                 "train_loss": loss,
                 "learning_rate": session.optimizer.param_groups[0]["lr"],
             }
+            if probe.several_branches(session.judged):
+                row[INFORMATION] = probe.measure(session, _at_once(session))
             progress.add(row | {"seconds": time.perf_counter() - began}, direction(metric) * row[metric])
             if progress.best_epoch == progress.epoch:
                 progress.keep(session.judged.state_dict(), logits)
@@ -250,18 +253,20 @@ def _over(progress: Progress, config: TrialConfig) -> bool:
 
 
 def _validate(session: Session, *, tta: bool = False) -> np.ndarray:
-    at_once = _BATCH if session.micro_batch >= session.config.batch_size else min(_BATCH, session.micro_batch)
-    batches = (session.images.take(rows) for rows in in_order(session.data.val, at_once))
+    batches = (session.images.take(rows) for rows in in_order(session.data.val, _at_once(session)))
     return predict(session.judged, batches, session.preprocessing, tta=tta)
+
+
+def _at_once(session: Session) -> int:
+    return _BATCH if session.micro_batch >= session.config.batch_size else min(_BATCH, session.micro_batch)
 
 
 def _measure(logits: np.ndarray, data: TrainingData) -> dict[str, float]:
     return evaluate(softmax(logits), data.labels[data.val], positive=data.positive)
 
 
-def _epoch(row: Mapping[str, float], *, finished: bool) -> Epoch:
-    metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    return Epoch(int(row["epoch"]), metrics, row["seconds"], finished)
+def _epoch(row: Mapping[str, Any], *, finished: bool) -> Epoch:
+    return Epoch(int(row["epoch"]), reported(row), row["seconds"], finished)
 
 
 def _not_finite(config: TrialConfig, number: int) -> TrialFailed:

@@ -49,6 +49,10 @@ from histotune.train import run_trial
 NewStudy = Callable[[Path], StudyStore]
 
 every_figure = pytest.mark.parametrize("name", figures.FIGURES.names())
+TWO_BRANCHES = {
+    "branches": {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "cct_2"}},
+    "fusion": {"name": "cmaf", "dim": 8, "heads": 2},
+}
 LOSSES_TRIED: list[dict[str, Any]] = [
     {"name": "cross_entropy"},
     {"name": "cfal", "sigma": 80.0},
@@ -59,12 +63,14 @@ LOSSES_TRIED: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_cohort: Cohort) -> StudyStore:
-    """A study of four short trials and an ensemble; read-only."""
+    """A study of four short trials, one of two branches and an ensemble; read-only."""
     store = new_study(tmp_path_factory.mktemp("runs") / "shown")
     data = store.training_data(small_cohort)
     for number, loss in enumerate(LOSSES_TRIED):
         config = TrialConfig.from_dict({"epochs": 2, "batch_size": 32, "loss": loss})
         assert run_trial(config, data, store.trial_folder(number)).state == "complete"
+    config = TrialConfig.from_dict({"epochs": 2, "batch_size": 32, "loss": "acbfl", "model": TWO_BRANCHES})
+    assert run_trial(config, data, store.trial_folder(len(LOSSES_TRIED))).state == "complete"
     merge(store, top=2, replicates=20)
     return store
 
@@ -289,6 +295,7 @@ def test_every_epoch_is_timed_once(numbers: dict[str, Any], study: StudyStore) -
     assert {loss: (one.trials, len(one.seconds)) for loss, one in found.items()} == {
         "cross_entropy": (1, 2),
         "cfal": (3, 6),
+        "acbfl": (1, 2),
     }
     measured = [row["seconds"] for trial in study.trials() for row in trial.curve()]
     assert sorted(np.concatenate([one.seconds for one in found.values()])) == pytest.approx(sorted(measured))
@@ -315,7 +322,7 @@ def test_each_loss_is_shown_by_its_best_trial_on_the_same_cases(
     numbers: dict[str, Any], study: StudyStore, places: Places
 ) -> None:
     found = numbers["learned_features"]
-    assert [panel.loss for panel in found.panels] == ["cfal", "cross_entropy"]
+    assert [panel.loss for panel in found.panels] == ["acbfl", "cfal", "cross_entropy"]
     saved = study.trials()[0].predictions()
     assert found.labels.tolist() == saved.labels.tolist()
     for panel in found.panels:
@@ -324,7 +331,7 @@ def test_each_loss_is_shown_by_its_best_trial_on_the_same_cases(
         assert study.trials()[number].metrics["balanced_accuracy"] == max(rivals) == panel.score
         assert len(panel.points) == len(saved.labels)
     few = figures.compute("learned_features", study, places=places, cases=10, method="tsne")
-    assert [panel.points.shape for panel in few.panels] == [(10, 2), (10, 2)]
+    assert [panel.points.shape for panel in few.panels] == [(10, 2)] * 3
 
 
 def test_trials_whose_weights_are_gone_cannot_be_shown(study: StudyStore, tmp_path: Path) -> None:
@@ -332,6 +339,49 @@ def test_trials_whose_weights_are_gone_cannot_be_shown(study: StudyStore, tmp_pa
     shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(StudyError, match="keep-models"):
         figures.compute("learned_features", copy)
+
+
+def test_information_is_what_training_measured(numbers: dict[str, Any], study: StudyStore) -> None:
+    found, record = numbers["information_over_epochs"], study.trials()[4]
+    rows = [row["information"] for row in record.curve()]
+    assert found.epochs.tolist() == [1, 2]
+    assert found.best_epoch == record.best_epoch
+    assert found.shared[0].name == "cnn-transformer"
+    assert found.shared[0].values.tolist() == [row["mutual_information"]["cnn-transformer"] for row in rows]
+    assert [curve.name for curve in found.known] == ["cnn", "transformer", "joint"]
+    assert found.rank[2].values.tolist() == [row["effective_rank"]["joint"] for row in rows]
+    caption = figures.draw("information_over_epochs", found).layout.meta["caption"]
+    assert f"{found.cases} cases of {found.patients} patients" in caption
+
+
+def test_attention_gets_even_with_temperature_and_its_mark_lies_on_its_line(numbers: dict[str, Any]) -> None:
+    found = numbers["attention_over_temperature"]
+    assert found.temperatures[[0, -1]] == pytest.approx([0.05, 5.0])
+    assert [(head.layer, head.asking, head.head) for head in found.heads] == [
+        (1, "cnn", 1), (1, "cnn", 2), (1, "transformer", 1), (1, "transformer", 2),
+    ]  # fmt: skip
+    for head in found.heads:
+        assert (np.diff(head.entropies) > 0).all()
+        on_the_line = np.interp(np.log(head.temperature), np.log(found.temperatures), head.entropies)
+        assert head.entropy == pytest.approx(on_the_line, abs=1e-3)
+        kept = found.best_epoch - 1
+        assert head.temperature_by_epoch[kept] == pytest.approx(head.temperature)
+        assert head.by_epoch[kept] == pytest.approx(head.entropy, abs=1e-5), "all cases of this study are among them"
+
+
+@pytest.mark.parametrize("name", ["information_over_epochs", "attention_over_temperature"])
+def test_only_models_of_several_branches_have_information(
+    name: str, study: StudyStore, tmp_path: Path, places: Places
+) -> None:
+    assert figures.compute(name, study, places=places, of=4).model.startswith("trial 4 (acbfl), fusion cmaf")
+    with pytest.raises(StudyError, match=r"trial 1 of study 'shown' is none whose model .* space idc_cmaf"):
+        figures.compute(name, study, of=1)
+    with pytest.raises(StudyError, match=r"no trial '9' with a result.*Known: 0, 1, 2"):
+        figures.compute(name, study, of=9)
+    copy = StudyStore(tmp_path / "runs" / "shown")
+    shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("00004"))
+    with pytest.raises(StudyError, match="has no complete trial whose model"):
+        figures.compute(name, copy)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])

@@ -134,6 +134,16 @@ def test_the_curve_has_epochs_as_steps(store: StudyStore, mirrored: dict[str, An
     assert [(point.step, point.value) for point in points] == [(1, 0.51), (2, 0.52), (3, 0.53)]
 
 
+def test_what_branches_share_is_a_metric_of_every_epoch(store: StudyStore) -> None:
+    measured = {"hsic": {"cnn-transformer": 0.5, "genes-cnn": None}, "heads": [{"entropy": [0.9]}]}
+    files.append_json(store.trial_folder(0) / "curve.jsonl", {"epoch": 1, "seconds": 1.0, "information": measured})
+    end_trial(store, 0)
+    tracker_of(store).mirror()
+    run = runs(store)["trial/0"]
+    assert run.data.metrics["epoch/information/hsic/cnn-transformer"] == 0.5
+    assert [name for name in run.data.metrics if "information" in name] == ["epoch/information/hsic/cnn-transformer"]
+
+
 def test_a_long_curve_is_kept_whole(store: StudyStore) -> None:
     end_trial(store, 0, epochs=500)
     tracker_of(store).mirror()

@@ -65,9 +65,14 @@ class CrossAttention(nn.Module):
         projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return projected
 
-    def weights(self, asking: Tensor, answering: Tensor) -> Tensor:
-        """Return how much each asking token looks at each answering one, [B, heads, Tq, Tk], rows of sum 1."""
+    def weights(self, asking: Tensor, answering: Tensor, temperature: float | None = None) -> Tensor:
+        """Return how much each asking token looks at each answering one, [B, heads, Tq, Tk], rows of sum 1.
+
+        `temperature` takes the place of every head's own.
+        """
         query, key, _ = self._split(asking, answering)
+        if temperature is not None:
+            query = query * (self.temperature() / temperature)[:, None, None]
         return (query @ key.transpose(-2, -1) / math.sqrt(key.shape[-1])).softmax(dim=-1)
 
     def _split(self, asking: Tensor, answering: Tensor) -> tuple[Tensor, Tensor, Tensor]:

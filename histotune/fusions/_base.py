@@ -48,8 +48,17 @@ class Fusion(nn.Module):
         """Map {branch: tokens [B, T, Dt], pooled [B, Dp]} to [B, out_dim]."""
         return self.join(self.embed(branches, present), present)
 
-    def attention(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> list[Attention]:
-        """Return who looked at what, layer by layer; nothing where the fusion has no attention."""
+    def attention(
+        self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
+    ) -> list[Attention]:
+        """Return who looked at what, layer by layer; nothing where the fusion has no attention.
+
+        With a `temperature`: who would look at what if a layer's heads had that one, after layers that keep their own.
+        """
+        return []
+
+    def temperatures(self) -> list[dict[str, Tensor]]:
+        """Return the temperatures [heads] of every branch that asks, layer by layer, as `attention` has the layers."""
         return []
 
     def set_progress(self, fraction: float) -> None:

@@ -81,17 +81,24 @@ class CrossBlock(nn.Module):
                 new[name] = new[name] + self.mlps[name](new[name])
         return new
 
-    def attention(self, tokens: Mapping[str, Tensor]) -> Attention:
+    def attention(self, tokens: Mapping[str, Tensor], temperature: float | None = None) -> Attention:
         """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
         normed = self._normed(tokens)
         found: dict[tuple[str, str], Tensor] = {}
         for name, others in self.asks.items():
             layer = self.attentions[name]
             assert isinstance(layer, CrossAttention)
-            weights = layer.weights(normed[name], _side_by_side(normed, others))
+            weights = layer.weights(normed[name], _side_by_side(normed, others), temperature)
             lengths = [normed[other].shape[1] for other in others]
             found |= {(name, other): part for other, part in zip(others, weights.split(lengths, dim=-1), strict=True)}
         return found
+
+    def temperature(self, asking: str) -> Tensor:
+        """Return tau [heads] of a branch that asks."""
+        layer = self.attentions[asking]
+        assert isinstance(layer, CrossAttention)
+        tau: Tensor = layer.temperature()
+        return tau
 
     def _normed(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: norm(tokens[name]) for name, norm in self.norms.items()}
@@ -135,13 +142,23 @@ class CrossFusion(Fusion):
             tokens = block(tokens)
         return {name: pool(tokens[name]) for name, pool in self.pools.items()}
 
-    def attention(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> list[Attention]:
-        """Return who looked at what in every block."""
+    def attention(
+        self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
+    ) -> list[Attention]:
+        """Return who looked at what in every block, or would with heads of a `temperature` in that block."""
         tokens, found = self.tokens(branches, present), []
         for block in self.blocks:
             assert isinstance(block, CrossBlock)
-            found.append(block.attention(tokens))
+            found.append(block.attention(tokens, temperature))
             tokens = block(tokens)
+        return found
+
+    def temperatures(self) -> list[dict[str, Tensor]]:
+        """Return the temperatures [heads] of every branch that asks, block by block."""
+        found = []
+        for block in self.blocks:
+            assert isinstance(block, CrossBlock)
+            found.append({name: block.temperature(name) for name in self.asking})
         return found
 
     def join(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:

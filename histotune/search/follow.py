@@ -9,7 +9,7 @@ import yaml
 
 from histotune import files
 from histotune.lineage import inherited
-from histotune.metrics import direction
+from histotune.metrics import direction, reported
 from histotune.search._events import Listener
 from histotune.search.budget import Budget, Ledger
 from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
@@ -93,7 +93,7 @@ class _Watcher:
                 listener.started(number, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         for row in rows[self._epochs[number] :]:
             self.ledger.train(number, row["epoch"])
-            metrics = {k: float("nan") if v is None else v for k, v in row.items() if k not in ("epoch", "seconds")}
+            metrics = reported(row)
             for listener in self._listeners:
                 listener.reported(number, row["epoch"], metrics)
         self._epochs[number] = max(self._epochs[number], len(rows))
