@@ -161,8 +161,7 @@ def test_every_strategy_over_members_of_several_sizes(tmp_path: Path, strategy: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", [64, 224])
-@pytest.mark.parametrize("cnn", ["timm/resnet18", "timm/convnext_atto", "timm/efficientnet_lite0"])
+@pytest.mark.parametrize(("cnn", "side"), [("timm/resnet18", 64), ("timm/convnext_atto", 224)])
 @pytest.mark.parametrize("fusion", FUSED)
 def test_every_fusion_of_two_timm_backbones(tmp_path: Path, fusion: str, cnn: str, side: int) -> None:
     branches = {"cnn": {"backbone": cnn}, "transformer": {"backbone": {**VIT, "depth": 4}}}
@@ -231,6 +230,18 @@ def test_the_lines_of_the_card_score_images(vote: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {input_name(size): array for size, array in images.items()}
     exec(example[1], names)
     np.testing.assert_allclose(names["probabilities"], model.probabilities(images), atol=1e-4)
+
+
+def test_the_lines_of_the_front_page_score_images(vote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    example = re.search(r"```python\n(import numpy as np\nimport onnxruntime.*?)```", page, re.DOTALL)
+    assert example
+    (vote.parent / "exports").mkdir()
+    vote.rename(vote.parent / "exports" / "idc")
+    monkeypatch.chdir(vote.parent)
+    names: dict[str, Any] = {}
+    exec(example[1], names)
+    assert names["probabilities"] == pytest.approx(load("exports/idc").probabilities({32: names["images"]}), abs=1e-4)
 
 
 def test_a_changed_graph_is_refused_and_a_removed_one_is_not_missed(vote: Path) -> None:
