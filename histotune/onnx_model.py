@@ -133,7 +133,7 @@ def _trace(model: Export) -> Any:
     cases = torch.export.Dim("n")
     examples = tuple(torch.zeros(2, size, size, 3, dtype=torch.uint8) for size in model.image_sizes)
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch about its own modules
             program = torch.onnx.export(
                 whole,

@@ -64,12 +64,38 @@ class SideBySide(Ensemble):
         return probabilities.transpose(0, 1).flatten(1)
 
 
+class MeanColours(Backbone):
+    """A layer over the mean colours of 8 x 8 px: next to no graph, where the backbone is not what is tested."""
+
+    dense = True
+
+    def __init__(self, given: BackboneInput) -> None:
+        super().__init__()
+        fields = (given.shape[1] // 8) ** 2
+        self.layers = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * fields, 16), nn.Tanh())
+        self.widths = Widths(16, 16)
+
+    def forward(self, batch: Tensor) -> BackboneOutput:
+        pooled = self.layers(batch)
+        return BackboneOutput(pooled[:, None], pooled)
+
+
+class Bessel(MeanColours):
+    """The same through a function that ONNX does not have."""
+
+    def forward(self, batch: Tensor) -> BackboneOutput:
+        pooled = torch.special.bessel_j0(self.layers(batch))
+        return BackboneOutput(pooled[:, None], pooled)
+
+
 @pytest.fixture(autouse=True)
 def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test register what no other test sees; `side_by_side` is there."""
+    """Register `side_by_side`, `mean_colours` and `bessel` where no other test sees them."""
     for registry in (ENSEMBLES, BACKBONES):
         monkeypatch.setattr(registry, "_entries", {name: registry.entry(name) for name in registry.names()})
     ENSEMBLES.register("side_by_side")(SideBySide)
+    BACKBONES.register("mean_colours")(MeanColours)
+    BACKBONES.register("bessel")(Bessel)
 
 
 def exported(folder: Path, configs: Sequence[Mapping[str, Any]], strategy: str, **params: Any) -> Path:
@@ -120,12 +146,16 @@ def check_equal(folder: Path) -> None:
     for count in (1, 5):
         images = images_for(model, count)
         expected = model.probabilities(images)
-        assert expected.std() > 0.02  # else a wrong graph would not show
+        assert count == 1 or expected.std(axis=0).min() > 1e-3  # over cases: else a wrong graph would not show
         np.testing.assert_allclose(scored(folder, images), expected, rtol=0, atol=1e-4)
 
 
 def model_of(fusion: str, branches: Mapping[str, Any] = SMALL, **params: Any) -> dict[str, Any]:
     return {"model": {"branches": branches, "fusion": {"name": fusion, **params}}}
+
+
+def plain(*, backbone: str = "mean_colours", head: Mapping[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    return {"model": {"branches": {"image": {"backbone": backbone}}, "head": head or {}}, **settings}
 
 
 def test_every_fusion(tmp_path: Path) -> None:
@@ -137,18 +167,19 @@ def test_every_fusion(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fusion", FUSED)
 def test_every_fusion_built_otherwise(tmp_path: Path, fusion: str) -> None:
     convolutional = {**SMALL, "transformer": {"backbone": "cct_2"}}
-    check_equal(exported(tmp_path / "one", [model_of(fusion, convolutional, **OTHERWISE[fusion])], "average"))
+    check_equal(exported(tmp_path / "one", [model_of(fusion, convolutional, **OTHERWISE.get(fusion, {}))], "average"))
 
 
 def test_every_loss(tmp_path: Path) -> None:
-    configs: list[dict[str, Any]] = [{"loss": {"name": name}} for name in LOSSES.names()]
-    configs += [{"loss": {"name": "sphereface", "feature_norm": False, "scale": 1.0}}]
-    configs += [{"loss": {"name": "cfal", "centres": 3, "sigma_mode": "auto"}}]
+    losses: list[dict[str, Any]] = [{"name": name} for name in LOSSES.names()]
+    losses += [{"name": "sphereface", "feature_norm": False, "scale": 1.0}]
+    losses += [{"name": "cfal", "centres": 3, "sigma_mode": "auto"}]
+    configs = [plain(loss=loss) for loss in losses]
     check_equal(exported(tmp_path / "all", configs, "side_by_side"))
 
 
 def test_every_head_and_the_flips_and_turns(tmp_path: Path) -> None:
-    configs = [{"model": {"head": head}} for head in HEADS] + [{"tta": True}]
+    configs = [*(plain(head=head) for head in HEADS), plain(tta=True)]
     check_equal(exported(tmp_path / "all", configs, "side_by_side"))
 
 
@@ -156,7 +187,7 @@ def test_every_head_and_the_flips_and_turns(tmp_path: Path) -> None:
     ("strategy", "params"), [*((name, {}) for name in ENSEMBLES.names()), ("average", {"mean": "geometric"})]
 )
 def test_every_strategy_over_members_of_several_sizes(tmp_path: Path, strategy: str, params: Mapping[str, Any]) -> None:
-    configs = [{"image_size": size, "seed": size} for size in (32, 48, 32)]
+    configs = [plain(image_size=size) for size in (32, 48, 32)]
     check_equal(exported(tmp_path / "all", configs, strategy, **params))
 
 
@@ -260,10 +291,10 @@ def test_a_graph_from_elsewhere_is_refused(vote: Path, trained_study: StudyStore
         load(plain)
 
 
-def test_the_check_tells_one_model_from_another(trained_study: StudyStore, tmp_path: Path) -> None:
-    one = export_trial(trained_study, 0, tmp_path / "one", onnx=True)
-    other = export_trial(trained_study, 1, tmp_path / "other")
-    assert largest_difference(one / "model.onnx", load(one)) <= 1e-6
+def test_the_check_tells_one_model_from_another(tmp_path: Path) -> None:
+    one = exported(tmp_path / "one", [plain()], "average")
+    other = exported(tmp_path / "other", [plain(loss="arcface")], "average")
+    assert add_onnx(one)["onnx"]["largest_difference"] <= 1e-6
     assert largest_difference(one / "model.onnx", load(other)) > 1e-2
 
 
@@ -276,34 +307,14 @@ def test_a_graph_that_differs_is_refused_and_leaves_nothing(
     assert not list((tmp_path / "exports").iterdir())
 
 
-class Bessel(Backbone):
-    """Reads mean colours through a function that ONNX does not have."""
-
-    widths = Widths(3, 3)
-    dense = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3, 3)
-
-    def forward(self, batch: Tensor) -> BackboneOutput:
-        pooled = torch.special.bessel_j0(self.linear(batch.mean(dim=(2, 3))))
-        return BackboneOutput(pooled[:, None], pooled)
-
-
 def test_an_operator_without_translation_is_refused_in_words(tmp_path: Path) -> None:
-    @BACKBONES.register("bessel")
-    def bessel(given: BackboneInput) -> Bessel:
-        """Mean colours through a Bessel function."""
-        return Bessel()
-
-    folder = exported(tmp_path / "one", [{"model": {"branches": {"image": {"backbone": "bessel"}}}}], "average")
+    folder = exported(tmp_path / "one", [plain(backbone="bessel")], "average")
     with pytest.raises(HistotuneError, match=r"made-up \(bessel\) cannot be written as ONNX: .*bessel_j0"):
         add_onnx(folder)
 
 
 def test_more_weights_than_a_file_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = exported(tmp_path / "one", [{}], "average")
+    folder = exported(tmp_path / "one", [plain()], "average")
     monkeypatch.setattr(onnx_model, "_LARGEST", 1000)
     with pytest.raises(HistotuneError, match=r"0\.0 GiB of weights.*2 GiB at most: export fewer members"):
         add_onnx(folder)

@@ -7,10 +7,10 @@ bar far above or far below them. Above, it asks for the red square, below, for t
 square is striped. The CNN sees 4 px at a time and pools: how red and blue are striped is all in its vector, and where
 the bar stands is not, to the last digit. The Transformer sees means over 8 x 8 px, positions included: where the bar
 stands is all there, and stripes are not, to the last digit. Accuracy is measured where the two squares are striped
-differently: there each cue alone is at chance, and so is every sum of something of one and something of the other,
-which a linear head makes of `concat` and of `late`: the two cues meet in a product. Tokens of the Transformer that ask
-the CNN's tokens for a colour are such a product. (In training half of the cases have squares striped alike, else what
-a texture is would have to be learned in the same stroke as which one counts.)
+differently: there each cue alone is at chance, and the label is the product of the two. A sum of something of one and
+something of the other, all that a linear head makes of `concat` and of `late`, has no product: its log loss is least
+where it says nothing. Tokens of the Transformer that ask the CNN's tokens for a colour have one. (In training half of
+the cases have squares striped alike: else what a texture is would have to be learned in one stroke with which counts.)
 
 All arms train the same branches on the same 2,000 cases with the same budget; the learning rate is each arm's best of
 three by two seeds of its own. `cross_attention` has the MLP that `cmaf` has by default. Beside the six of the claim:
