@@ -76,7 +76,28 @@ def _use(info: Mapping[str, Any]) -> list[str]:
     lines = ["## Use", "", "```bash", "histotune predict FOLDER images -o predictions.csv", "```", "", "```python"]
     lines += ["import histotune", "", 'table = histotune.load("FOLDER").predict("images")', "```", ""]
     lines.append(f"Images of any size are resized ({info['resize']}) as the training images were.")
-    return lines
+    return lines + (_onnx(info["onnx"], info) if "onnx" in info else [])
+
+
+def _onnx(graph: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+    """Say how to score with the ONNX graph, without histotune."""
+    sides = ", ".join(f"`{name}`: uint8 [n, {shape[1]}, {shape[2]}, 3]" for name, shape in graph["inputs"].items())
+    feed = ", ".join(f'"{name}": {name}' for name in graph["inputs"])
+    return [
+        "",
+        "## ONNX",
+        "",
+        f"`{graph['file']}` (opset {graph['opset']}, SHA-256 `{graph['sha256']}`) is all of it as one graph: {sides}, "
+        f"RGB, resized already ({info['resize']}) -> `probabilities`: float64 [n, {len(info['classes'])}]. When it was "
+        f"written, onnxruntime found PyTorch's probabilities to within {graph['largest_difference']:.1g}.",
+        "",
+        "```python",
+        "import onnxruntime",
+        "",
+        f'session = onnxruntime.InferenceSession("{graph["file"]}")',
+        f'(probabilities,) = session.run(["probabilities"], {{{feed}}})',
+        "```",
+    ]
 
 
 def _and(names: list[str]) -> str:

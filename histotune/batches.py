@@ -56,7 +56,7 @@ class Preprocessing:
         std = torch.tensor(self.std, device=images.device)
         scale = (1 / (unit * std)).repeat(pixels)  # one long row: a broadcast over 3 channels runs 5 times slower
         shift = (torch.tensor(self.mean, device=images.device) / std).repeat(pixels)
-        flat = images.reshape(len(images), -1).float() * scale - shift
+        flat = images.reshape(images.shape[0], -1).float() * scale - shift
         return flat.reshape(images.shape).permute(0, 3, 1, 2)
 
     def save(self, path: Path) -> None:

@@ -110,12 +110,13 @@ def leaderboard(
     cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
 
 
-@app.command(epilog=_examples("ensemble idc --top 5 --strategy vote --export exports/idc-vote"))
+@app.command(epilog=_examples("ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx"))
 def ensemble(
     study: given.StudyArgument,
     top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
     strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
+    onnx: given.OnnxOption = False,
     runs: given.RunsOption = None,
     tracking_uri: given.TrackingOption = None,
     json_wanted: given.JsonOption = False,
@@ -124,21 +125,24 @@ def ensemble(
     from histotune import cli_show
     from histotune.study import open_study
 
-    merged = open_study(study, runs=runs).ensemble(top=top, strategy=strategy, export=export, tracking_uri=tracking_uri)
+    merged = open_study(study, runs=runs).ensemble(
+        top=top, strategy=strategy, export=export, onnx=onnx, tracking_uri=tracking_uri
+    )
     cli_show.merged(merged, export, json_wanted=json_wanted)
 
 
-@app.command(epilog=_examples("export idc 7 exports/idc-trial7"))
+@app.command(epilog=_examples("export idc 7 exports/idc-trial7", "export idc 7 exports/idc-trial7 --onnx"))
 def export(
     study: given.StudyArgument,
     number: Annotated[int, typer.Argument(help="Trial number.", min=0)],
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    onnx: given.OnnxOption = False,
     runs: given.RunsOption = None,
 ) -> None:
     """Write one trial as a portable folder that `predict` and `evaluate` read."""
     from histotune.study import open_study
 
-    typer.echo(f"Wrote {open_study(study, runs=runs).export(number, folder)}")
+    typer.echo(f"Wrote {open_study(study, runs=runs).export(number, folder, onnx=onnx)}")
 
 
 @app.command(epilog=_examples("evaluate exports/idc"))

@@ -49,6 +49,7 @@ OptionalStudyArgument = Annotated[
     str | None, typer.Argument(help="Name of a study; all of them if left out.", autocompletion=_studies)
 ]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
+OnnxOption = Annotated[bool, typer.Option("--onnx", help="With the folder's model as one ONNX graph.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="Folder of all studies.", envvar="HISTOTUNE_RUNS", show_default="runs")

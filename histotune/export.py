@@ -4,6 +4,7 @@ FOLDER/
     export.json     how it was made: members, temperatures, strategy, threshold, data, split, validation metrics, digest
     README.md       the same for people
     members/<k>/    config.yaml, model.json, preprocessing.json, model.safetensors
+    model.onnx      where asked for: all of it as one graph, from images to probabilities
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.merge import Merged, best_trials
 from histotune.model import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
+from histotune.onnx_model import add_onnx
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 from histotune.tracking import MlflowTracker
@@ -35,14 +37,15 @@ TRIAL, ENSEMBLE = "trial", "ensemble"
 _NEEDED = ("mlflow", "torch", "timm", "numpy", "pandas", "pillow", "pyyaml", "safetensors")
 
 
-def export_trial(store: StudyStore, number: int, folder: Path) -> Path:
-    """Write trial `number` as a portable folder and return it.
+def export_trial(store: StudyStore, number: int, folder: Path, *, onnx: bool = False) -> Path:
+    """Write trial `number` as a portable folder, with an ONNX graph if asked, and return the folder.
 
     Its temperature and threshold are fitted on the validation part.
 
     Raises:
         StudyError: there is no such trial, or it is not complete.
-        ConfigError: `folder` holds something else.
+        ConfigError: `folder` holds something else, or a package for ONNX is missing.
+        HistotuneError: the ONNX graph cannot be written, or gives other probabilities.
     """
     record = _complete(store, number)
     saved = record.predictions()
@@ -58,15 +61,15 @@ def export_trial(store: StudyStore, number: int, folder: Path) -> Path:
         "threshold": _threshold(store, probabilities, saved.labels),
         "validation": metrics.evaluate(probabilities, saved.labels, positive=positive),
     }
-    return _write(store, folder, how, [record], [temperature])
+    return _write(store, folder, how, [record], [temperature], onnx=onnx)
 
 
-def export_ensemble(store: StudyStore, merged: Merged, folder: Path) -> Path:
-    """Write an ensemble as a portable folder and return it.
+def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bool = False) -> Path:
+    """Write an ensemble as a portable folder, with an ONNX graph if asked, and return the folder.
 
     Raises:
         StudyError: a member is gone or not complete.
-        ConfigError: `folder` holds something else.
+        ConfigError, HistotuneError: as `export_trial`.
     """
     how = {
         "kind": ENSEMBLE,
@@ -77,7 +80,7 @@ def export_ensemble(store: StudyStore, merged: Merged, folder: Path) -> Path:
         "threshold": merged.threshold,
         "validation": dict(merged.metrics),
     }
-    return _write(store, folder, how, [_complete(store, n) for n in merged.members], merged.temperatures)
+    return _write(store, folder, how, [_complete(store, n) for n in merged.members], merged.temperatures, onnx=onnx)
 
 
 def _complete(store: StudyStore, number: int) -> TrialRecord:
@@ -107,6 +110,8 @@ def _write(
     how: Mapping[str, Any],
     members: Sequence[TrialRecord],
     temperatures: Sequence[float],
+    *,
+    onnx: bool,
 ) -> Path:
     """Write the folder beside its place and move it there, whole or not at all."""
     folder = folder.absolute()
@@ -121,6 +126,8 @@ def _write(
             info = json.loads(json.dumps(files.without_nan(told)))  # as it will be read: the digest must not differ
             info["digest"] = content_digest(fresh, info)
             files.write_json(fresh / EXPORT, info)
+            if onnx:  # the digest stays that of the model, in whatever form it lies there
+                info = add_onnx(fresh)
             files.write_text(fresh / "README.md", card(info))
             if folder.exists():
                 folder.rename(Path(unfinished) / "replaced")

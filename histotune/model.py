@@ -141,13 +141,13 @@ def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessin
         tta: average the logits over the eight flips and turns.
     """
     model.eval()
-    logits = []
-    for images in batches:
-        views = [symmetry(images, code) for code in range(_SYMMETRIES if tta else 1)]
-        logits.append(
-            torch.stack([model.logits(*inputs_of(model, preprocessing, view)) for view in views]).mean(0).cpu()
-        )
-    return torch.cat(logits).numpy()
+    return torch.cat([batch_logits(model, images, preprocessing, tta=tta).cpu() for images in batches]).numpy()
+
+
+def batch_logits(model: Model, images: Tensor, preprocessing: Preprocessing, *, tta: bool) -> Tensor:
+    """Map uint8 images [B, S, S, 3] to logits [B, C] as `predict` does, in tensors only, so that it can be traced."""
+    views = [symmetry(images, code) for code in range(_SYMMETRIES if tta else 1)]
+    return torch.stack([model.logits(*inputs_of(model, preprocessing, view)) for view in views]).mean(0)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
@@ -233,7 +233,7 @@ def inputs_of(
     model: Model, preprocessing: Preprocessing, images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return what a model takes of uint8 images [B, S, S, 3]: every modality has them, standardised."""
-    present = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    present = torch.ones(images.shape[0], dtype=torch.bool, device=images.device)
     modalities = set(model.modalities.values())
     return dict.fromkeys(modalities, preprocessing.standardise(images)), dict.fromkeys(modalities, present)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from histotune.calibration import apply_temperatures
 from histotune.datasets import BadFile, fit, read_image
@@ -23,7 +24,7 @@ from histotune.metrics import decide
 from histotune.model import Predictor, load_model
 
 FORMAT = 1
-EXPORT, MEMBERS = "export.json", "members"
+EXPORT, MEMBERS, ONNX = "export.json", "members", "model.onnx"
 CHUNK = 256  # images in memory at once
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray
 """A file, a folder, a CSV with a column `path`, a list of files, or uint8 [n, H, W, 3]."""
@@ -192,8 +193,8 @@ class Export:
         return pd.DataFrame(columns)
 
 
-def load(folder: str | os.PathLike[str]) -> Export:
-    """Open an export folder.
+def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> Export:
+    """Open an export folder, on the first GPU where there is one and no other device is named.
 
     Raises:
         HistotuneError: it is no export, of another version, or changed after it was written.
@@ -209,12 +210,12 @@ def load(folder: str | os.PathLike[str]) -> Export:
         raise HistotuneError(
             f"{path} has format {info.get('format')!r}, this histotune reads {FORMAT}: export it again"
         )
-    if content_digest(folder, info) != info["digest"]:
+    if content_digest(folder, info) != info["digest"] or not _onnx_fits(folder, info):
         raise HistotuneError(
             f"{folder} was changed after it was exported: its files do not fit its digest; export it again"
         )
     members = tuple(
-        Member(member["trial"], member["temperature"], load_model(folder / member["folder"]))
+        Member(member["trial"], member["temperature"], load_model(folder / member["folder"], device))
         for member in info["members"]
     )
     ensemble = ENSEMBLES.build(info["strategy"], **info["params"])
@@ -230,6 +231,18 @@ def content_digest(folder: Path, info: Mapping[str, Any]) -> str:
         for path in sorted((folder / member["folder"]).iterdir()):
             hashed.update(path.name.encode() + path.read_bytes())
     return hashed.hexdigest()[:12]
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _onnx_fits(folder: Path, info: Mapping[str, Any]) -> bool:
+    """Whether an ONNX graph beside the members is the one that was checked; who took it away may."""
+    path = folder / ONNX
+    return not path.exists() or file_digest(path) == info.get("onnx", {}).get("sha256")
 
 
 def _paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:

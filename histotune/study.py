@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 
 from histotune import figures
+from histotune.errors import ConfigError
 from histotune.export import export_ensemble, export_trial, log_ensemble
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
 from histotune.merge import Merged, merge
+from histotune.onnx_model import check_packages
 from histotune.places import Places
 from histotune.search import Summary
 from histotune.space import Share
@@ -74,19 +76,27 @@ class Study:
         top: int = 5,
         strategy: str = "average",
         export: str | os.PathLike[str] | None = None,
+        onnx: bool = False,
         tracking_uri: str | None = None,
     ) -> Merged:
         """Combine the `top` complete trials on their validation predictions; write it as a portable folder if asked.
 
         MLflow's model registry gets the ensemble as `<study>-ensemble`.
 
+        Args:
+            onnx: the folder holds the whole ensemble as one ONNX graph, too; see `export`.
+
         Raises:
             StudyError: there is no complete trial to combine.
-            ConfigError: the strategy is unknown.
+            ConfigError: the strategy is unknown, ONNX is asked for without a folder or without its packages.
         """
+        if onnx:
+            check_packages()
+        if onnx and export is None:
+            raise ConfigError("an ONNX graph lies in an export folder: name one (export=FOLDER, --export FOLDER)")
         merged = merge(self.store, top=top, strategy=strategy)
         if export is not None:
-            export_ensemble(self.store, merged, Path(export))
+            export_ensemble(self.store, merged, Path(export), onnx=onnx)
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
 
@@ -118,9 +128,13 @@ class Study:
             figures.save(name, numbers, folder, png=png)
         return figures.draw(name, numbers)
 
-    def export(self, number: int, folder: str | os.PathLike[str]) -> Path:
-        """Write trial `number` as a portable folder and return it."""
-        return export_trial(self.store, number, Path(folder))
+    def export(self, number: int, folder: str | os.PathLike[str], *, onnx: bool = False) -> Path:
+        """Write trial `number` as a portable folder and return it.
+
+        With `onnx` it holds `model.onnx`, too: uint8 images [n, S, S, 3] -> class probabilities [n, C], checked to be
+        those of PyTorch within 1e-4.
+        """
+        return export_trial(self.store, number, Path(folder), onnx=onnx)
 
 
 def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Study:

@@ -28,7 +28,7 @@ LAYERS = [
     {"disk", "presets", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "merge", "predict", "tidy"},
-    {"export", "mlflow_model"},
+    {"export", "mlflow_model", "onnx_model"},
     {"evaluate", "figures"},
     {"study"},
     {"jobs"},
@@ -49,6 +49,7 @@ OWNERS = {
     "rich": {"cli"},
     "sklearn": {"controls", "splits", "statistics", "calibration", "figures", "information"},
     "scipy": {"statistics", "calibration", "information"},
+    "onnxruntime": {"onnx_model"},
     "plotly": {"figures"},
     "kaleido": {"figures"},
 }

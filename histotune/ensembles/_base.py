@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from histotune.errors import DataError
-from histotune.metrics import softmax
 from histotune.registry import Registry
 
 
@@ -16,8 +17,9 @@ class Ensemble:
     """Combines temperature-calibrated logits [M, N, C] of M members into probabilities [N, C].
 
     The order of the members has no meaning to a strategy that learns nothing, and one member alone is that member:
-    its probabilities come back as they are. A strategy writes `combine`; one that learns also writes `fit`, `state`
-    and `load_state`, and what it learns belongs to the members in the order in which it saw them.
+    its probabilities come back as they are. A strategy writes `combine`, in tensors, so that it is also a part of an
+    exported graph; one that learns also writes `fit`, `state` and `load_state`, and what it learns belongs to the
+    members in the order in which it saw them.
     A builder takes keyword parameters only.
     """
 
@@ -32,11 +34,16 @@ class Ensemble:
             DataError: the shape is not [M, N, C], or a logit is not finite.
         """
         _check(logits)
-        probabilities = softmax(logits)
-        return probabilities[0] if len(probabilities) == 1 else self.combine(probabilities)
+        probabilities: np.ndarray = self.join(torch.tensor(logits, dtype=torch.float64)).numpy()
+        return probabilities
 
-    def combine(self, probabilities: np.ndarray) -> np.ndarray:
-        """Map the probabilities [M, N, C] of at least two members to probabilities [N, C]."""
+    def join(self, logits: Tensor) -> Tensor:
+        """Map logits [M, N, C] to probabilities [N, C], both float64."""
+        probabilities = logits.softmax(dim=2)
+        return probabilities[0] if probabilities.shape[0] == 1 else self.combine(probabilities)
+
+    def combine(self, probabilities: Tensor) -> Tensor:
+        """Map the probabilities [M, N, C] of at least two members to probabilities [N, C], both float64."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -52,16 +59,14 @@ class Ensemble:
 ENSEMBLES: Registry[Ensemble] = Registry("ensemble", "histotune.ensembles")
 
 
-def member_mean(values: np.ndarray) -> np.ndarray:
+def member_mean(values: Tensor) -> Tensor:
     """Average values [M, N, C] over members, to the last bit the same in whatever order they come."""
-    mean: np.ndarray = np.sort(values, axis=0).mean(axis=0)
-    return mean
+    return values.sort(dim=0).values.mean(dim=0)
 
 
-def normalised(scores: np.ndarray) -> np.ndarray:
+def normalised(scores: Tensor) -> Tensor:
     """Divide non-negative scores [N, C] by their sum over classes."""
-    probabilities: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
-    return probabilities
+    return scores / scores.sum(dim=1, keepdim=True)
 
 
 def _check(logits: np.ndarray) -> None:

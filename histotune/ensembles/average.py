@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from torch import Tensor
 
 from histotune.ensembles._base import ENSEMBLES, Ensemble, member_mean, normalised
-from histotune.metrics import softmax
 
 MEANS = ("arithmetic", "geometric")
 LEAST = 1e-12  # a probability below it counts as it in a geometric mean, so that one member cannot veto alone
@@ -19,10 +18,10 @@ class Average(Ensemble):
             raise ValueError(f"mean must be one of {', '.join(MEANS)}, got {mean!r}")
         self._geometric = mean == "geometric"
 
-    def combine(self, probabilities: np.ndarray) -> np.ndarray:
+    def combine(self, probabilities: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]."""
         if self._geometric:
-            return softmax(member_mean(np.log(np.maximum(probabilities, LEAST))))
+            return member_mean(probabilities.clamp_min(LEAST).log()).softmax(dim=1)
         return normalised(member_mean(probabilities))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from torch import Tensor
 
 from histotune.ensembles._base import ENSEMBLES, Ensemble, normalised
 
@@ -13,9 +13,9 @@ class Max(Ensemble):
     Without calibration the most confident member is whichever is least calibrated; hence the tempered logits.
     """
 
-    def combine(self, probabilities: np.ndarray) -> np.ndarray:
+    def combine(self, probabilities: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]."""
-        return normalised(probabilities.max(axis=0))
+        return normalised(probabilities.amax(dim=0))
 
 
 @ENSEMBLES.register("max")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from torch import Tensor
+from torch.nn import functional
 
 from histotune.ensembles._base import ENSEMBLES, Ensemble, member_mean, normalised
 
@@ -16,11 +17,10 @@ class Vote(Ensemble):
     few levels that a share of M votes can take.
     """
 
-    def combine(self, probabilities: np.ndarray) -> np.ndarray:
+    def combine(self, probabilities: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]."""
-        classes = probabilities.shape[2]
-        votes = np.eye(classes)[probabilities.argmax(axis=2)]  # [M, N, C]
-        return normalised(votes.mean(axis=0) + TIE_BREAK * member_mean(probabilities))
+        votes = functional.one_hot(probabilities.argmax(dim=2), probabilities.shape[2]).to(probabilities.dtype)
+        return normalised(votes.mean(dim=0) + TIE_BREAK * member_mean(probabilities))
 
 
 @ENSEMBLES.register("vote")

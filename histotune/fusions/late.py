@@ -40,7 +40,7 @@ class Late(Fusion):
         """Return the weighted mean over the branches that are present, [B, out_dim]."""
         every = torch.stack([embeddings[name] for name in self.names], dim=1)  # [B, branches, D]
         there = torch.stack([present[name] for name in self.names], dim=1)
-        weights = shares(self.scores.expand(len(every), -1), there).to(every.dtype)  # [B, branches]
+        weights = shares(self.scores.expand(every.shape[0], -1), there).to(every.dtype)  # [B, branches]
         return (weights[:, :, None] * every).sum(dim=1)
 
 

@@ -1,0 +1,347 @@
+"""The ONNX graph of an export gives PyTorch's probabilities: every fusion, loss, head and strategy, any batch.
+
+What cannot be written, or differs, is refused and leaves nothing behind; a graph that was changed later is found.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+from typer.testing import CliRunner, Result
+
+from histotune import files, onnx_model
+from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
+from histotune.batches import Preprocessing
+from histotune.cli import app
+from histotune.config import TrialConfig
+from histotune.ensembles import ENSEMBLES, Ensemble
+from histotune.errors import ConfigError, HistotuneError
+from histotune.export import export_ensemble, export_trial
+from histotune.fusions import FUSIONS
+from histotune.losses import LOSSES
+from histotune.merge import merge
+from histotune.model import build_model, save_weights
+from histotune.onnx_model import add_onnx, input_name, largest_difference
+from histotune.predict import EXPORT, FORMAT, Export, content_digest, load
+from histotune.store import StudyStore
+from histotune.study import Study
+
+COUNTS = (30, 20, 10)
+VIT = {"name": "timm/vit_tiny_patch16_224", "patch_size": 8}
+SMALL = {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": {**VIT, "depth": 1}}}
+OTHERWISE: Mapping[str, Mapping[str, Any]] = {
+    "late": {"weights": "learned"},
+    "concat": {"dim": 24},
+    "cross_attention": {"direction": "cnn->transformer", "residual": False, "layers": 2},
+    "cmaf": {"pool": "attention", "expansion": 0.0, "temperature_mode": "annealed"},
+}
+FUSED = [name for name in FUSIONS.names() if name != "none"]
+HEADS: Sequence[Mapping[str, Any]] = (
+    {"feature_dim": 16, "dropout": 0.3},
+    {"feature_dim": 16, "bottleneck": 0.01},
+    {"bottleneck": 0.01, "feature_norm": "layer"},
+    {"feature_norm": "batch"},
+    {"feature_dim": 8, "feature_norm": "layer"},
+)
+
+
+class SideBySide(Ensemble):
+    """Keeps every member's probabilities apart, [N, M C], so that no difference is averaged away."""
+
+    def combine(self, probabilities: Tensor) -> Tensor:
+        return probabilities.transpose(0, 1).flatten(1)
+
+
+class MeanColours(Backbone):
+    """A layer over the mean colours of 8 x 8 px: next to no graph, where the backbone is not what is tested."""
+
+    dense = True
+
+    def __init__(self, given: BackboneInput) -> None:
+        super().__init__()
+        fields = (given.shape[1] // 8) ** 2
+        self.layers = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * fields, 16), nn.Tanh())
+        self.widths = Widths(16, 16)
+
+    def forward(self, batch: Tensor) -> BackboneOutput:
+        pooled = self.layers(batch)
+        return BackboneOutput(pooled[:, None], pooled)
+
+
+class Bessel(MeanColours):
+    """The same through a function that ONNX does not have."""
+
+    def forward(self, batch: Tensor) -> BackboneOutput:
+        pooled = torch.special.bessel_j0(self.layers(batch))
+        return BackboneOutput(pooled[:, None], pooled)
+
+
+@pytest.fixture(autouse=True)
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register `side_by_side`, `mean_colours` and `bessel` where no other test sees them."""
+    for registry in (ENSEMBLES, BACKBONES):
+        monkeypatch.setattr(registry, "_entries", {name: registry.entry(name) for name in registry.names()})
+    ENSEMBLES.register("side_by_side")(SideBySide)
+    BACKBONES.register("mean_colours")(MeanColours)
+    BACKBONES.register("bessel")(Bessel)
+
+
+def exported(folder: Path, configs: Sequence[Mapping[str, Any]], strategy: str, **params: Any) -> Path:
+    """Write an export of untrained members whose statistics, temperatures and scores are far from their beginnings."""
+    members = []
+    for k, settings in enumerate(configs):
+        config = TrialConfig.from_dict(settings)
+        torch.manual_seed(k)
+        model = build_model(config, COUNTS)
+        for name, value in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                value.copy_(torch.rand_like(value) + 0.5)
+        for weight in model.objective.parameters():
+            weight.data *= 8
+        place = folder / "members" / str(k)
+        files.write_text(place / "config.yaml", yaml.safe_dump(config.to_dict()))
+        files.write_json(place / "model.json", {"classes": list("abc"), "positive": 1, "counts": COUNTS})
+        Preprocessing((0.7, 0.5 + 0.02 * k, 0.6), (0.2, 0.25, 0.15), config.image_size).save(
+            place / "preprocessing.json"
+        )
+        save_weights(model.state_dict(), place / "model.safetensors")
+        members.append({"folder": f"members/{k}", "trial": k, "temperature": 0.25 + 0.25 * k})
+    info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": {}}
+    info |= {"members": members, "classes": list("abc"), "positive": 1, "threshold": None, "resize": "area"}
+    files.write_json(folder / EXPORT, info | {"digest": content_digest(folder, info)})
+    return folder
+
+
+def images_for(model: Export, count: int) -> dict[int, np.ndarray]:
+    """Draw noise of many brightnesses, uint8 [count, S, S, 3] for each size S."""
+    rng = np.random.default_rng(count)
+    top = rng.integers(20, 256, size=(count, 1, 1, 3))
+    return {s: rng.integers(0, top, size=(count, s, s, 3)).astype(np.uint8) for s in model.image_sizes}
+
+
+def scored(folder: Path, images: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Score images as somebody does who has onnxruntime only."""
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    feed = {given.name: images[given.shape[1]] for given in session.get_inputs()}
+    (found,) = session.run(["probabilities"], feed)
+    return np.asarray(found)
+
+
+def check_equal(folder: Path) -> None:
+    """Write the graph and compare it with the export on batches of one and of five."""
+    add_onnx(folder)
+    model = load(folder, torch.device("cpu"))
+    for count in (1, 5):
+        images = images_for(model, count)
+        expected = model.probabilities(images)
+        assert count == 1 or expected.std(axis=0).min() > 1e-3  # over cases: else a wrong graph would not show
+        np.testing.assert_allclose(scored(folder, images), expected, rtol=0, atol=1e-4)
+
+
+def model_of(fusion: str, branches: Mapping[str, Any] = SMALL, **params: Any) -> dict[str, Any]:
+    return {"model": {"branches": branches, "fusion": {"name": fusion, **params}}}
+
+
+def plain(*, backbone: str = "mean_colours", head: Mapping[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    return {"model": {"branches": {"image": {"backbone": backbone}}, "head": head or {}}, **settings}
+
+
+def test_every_fusion(tmp_path: Path) -> None:
+    configs = [{}, *(model_of(name) for name in FUSED)]
+    check_equal(exported(tmp_path / "all", configs, "side_by_side"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", FUSED)
+def test_every_fusion_built_otherwise(tmp_path: Path, fusion: str) -> None:
+    convolutional = {**SMALL, "transformer": {"backbone": "cct_2"}}
+    check_equal(exported(tmp_path / "one", [model_of(fusion, convolutional, **OTHERWISE.get(fusion, {}))], "average"))
+
+
+def test_every_loss(tmp_path: Path) -> None:
+    losses: list[dict[str, Any]] = [{"name": name} for name in LOSSES.names()]
+    losses += [{"name": "sphereface", "feature_norm": False, "scale": 1.0}]
+    losses += [{"name": "cfal", "centres": 3, "sigma_mode": "auto"}]
+    configs = [plain(loss=loss) for loss in losses]
+    check_equal(exported(tmp_path / "all", configs, "side_by_side"))
+
+
+def test_every_head_and_the_flips_and_turns(tmp_path: Path) -> None:
+    configs = [*(plain(head=head) for head in HEADS), plain(tta=True)]
+    check_equal(exported(tmp_path / "all", configs, "side_by_side"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params"), [*((name, {}) for name in ENSEMBLES.names()), ("average", {"mean": "geometric"})]
+)
+def test_every_strategy_over_members_of_several_sizes(tmp_path: Path, strategy: str, params: Mapping[str, Any]) -> None:
+    configs = [plain(image_size=size) for size in (32, 48, 32)]
+    check_equal(exported(tmp_path / "all", configs, strategy, **params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cnn", "side"), [("timm/resnet18", 64), ("timm/convnext_atto", 224)])
+@pytest.mark.parametrize("fusion", FUSED)
+def test_every_fusion_of_two_timm_backbones(tmp_path: Path, fusion: str, cnn: str, side: int) -> None:
+    branches = {"cnn": {"backbone": cnn}, "transformer": {"backbone": {**VIT, "depth": 4}}}
+    check_equal(exported(tmp_path / "one", [{"image_size": side, **model_of(fusion, branches)}], "average"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        *(name for name in BACKBONES.names() if name != "timm/"),
+        "timm/mobilenetv3_small_050",
+        "timm/swin_tiny_patch4_window7_224",
+        "timm/densenet121",
+    ],
+)
+def test_every_backbone(tmp_path: Path, backbone: str) -> None:
+    branches = {"image": {"backbone": backbone}}
+    check_equal(exported(tmp_path / "one", [{"image_size": 64, "model": {"branches": branches}}], "average"))
+
+
+@pytest.fixture(scope="module")
+def vote_once(
+    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], trained_trials: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("vote")
+    store = new_study(folder / "runs" / "small")
+    shutil.copytree(trained_trials, store.folder / "trials")
+    merged = merge(store, top=3, strategy="vote", replicates=20)
+    plain = export_ensemble(store, merged, folder / "plain")
+    written = export_ensemble(store, merged, folder / "exports" / "vote", onnx=True)
+    assert load(plain).digest == load(written).digest  # one model, in one form or in two
+    assert [path.name for path in written.parent.iterdir()] == ["vote"]
+    return written
+
+
+@pytest.fixture
+def vote(vote_once: Path, tmp_path: Path) -> Path:
+    """An ensemble of three trials with its graph; every test gets its own."""
+    return shutil.copytree(vote_once, tmp_path / "vote")
+
+
+def test_an_exported_ensemble_holds_its_graph(vote: Path) -> None:
+    model = load(vote)
+    images = images_for(model, 6)
+    np.testing.assert_allclose(scored(vote, images), model.probabilities(images), atol=1e-4)
+    assert model.info["onnx"]["largest_difference"] <= 1e-4
+    assert {path.name for path in vote.iterdir()} == {"export.json", "README.md", "members", "model.onnx"}
+
+
+def test_a_graph_that_travels_alone_names_its_classes_and_its_export(vote: Path) -> None:
+    model = load(vote)
+    told = onnxruntime.InferenceSession(vote / "model.onnx").get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(told["classes"])) == model.classes
+    assert int(told["positive"]) == model.positive
+    assert told["digest"] == model.digest
+    assert float(told["threshold"]) == model.threshold
+
+
+def test_the_lines_of_the_card_score_images(vote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = re.search(r"```python\n(import onnxruntime.*?)```", (vote / "README.md").read_text("utf-8"), re.DOTALL)
+    assert example
+    monkeypatch.chdir(vote)
+    model = load(vote)
+    images = images_for(model, 3)
+    names: dict[str, Any] = {input_name(size): array for size, array in images.items()}
+    exec(example[1], names)
+    np.testing.assert_allclose(names["probabilities"], model.probabilities(images), atol=1e-4)
+
+
+def test_the_lines_of_the_front_page_score_images(vote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    example = re.search(r"```python\n(import numpy as np\nimport onnxruntime.*?)```", page, re.DOTALL)
+    assert example
+    (vote.parent / "exports").mkdir()
+    vote.rename(vote.parent / "exports" / "idc")
+    monkeypatch.chdir(vote.parent)
+    names: dict[str, Any] = {}
+    exec(example[1], names)
+    assert names["probabilities"] == pytest.approx(load("exports/idc").probabilities({32: names["images"]}), abs=1e-4)
+
+
+def test_a_changed_graph_is_refused_and_a_removed_one_is_not_missed(vote: Path) -> None:
+    with (vote / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(HistotuneError, match="changed after it was exported"):
+        load(vote)
+    (vote / "model.onnx").unlink()
+    load(vote)
+
+
+def test_a_graph_from_elsewhere_is_refused(vote: Path, trained_study: StudyStore, tmp_path: Path) -> None:
+    plain = export_trial(trained_study, 0, tmp_path / "plain")
+    shutil.copyfile(vote / "model.onnx", plain / "model.onnx")
+    with pytest.raises(HistotuneError, match="changed after it was exported"):
+        load(plain)
+
+
+def test_the_check_tells_one_model_from_another(tmp_path: Path) -> None:
+    one = exported(tmp_path / "one", [plain()], "average")
+    other = exported(tmp_path / "other", [plain(loss="arcface")], "average")
+    assert add_onnx(one)["onnx"]["largest_difference"] <= 1e-6
+    assert largest_difference(one / "model.onnx", load(other)) > 1e-2
+
+
+def test_a_graph_that_differs_is_refused_and_leaves_nothing(
+    trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_model, "TOLERANCE", 0.0)
+    with pytest.raises(HistotuneError, match="gives other probabilities than PyTorch"):
+        export_trial(trained_study, 0, tmp_path / "exports" / "zero", onnx=True)
+    assert not list((tmp_path / "exports").iterdir())
+
+
+def test_an_operator_without_translation_is_refused_in_words(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "one", [plain(backbone="bessel")], "average")
+    with pytest.raises(HistotuneError, match=r"made-up \(bessel\) cannot be written as ONNX: .*bessel_j0"):
+        add_onnx(folder)
+
+
+def test_more_weights_than_a_file_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = exported(tmp_path / "one", [plain()], "average")
+    monkeypatch.setattr(onnx_model, "_LARGEST", 1000)
+    with pytest.raises(HistotuneError, match=r"0\.0 GiB of weights.*2 GiB at most: export fewer members"):
+        add_onnx(folder)
+
+
+def test_a_missing_package_is_named(trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"needs onnxscript: pip install 'histotune\[onnx\]'"):
+        Study(trained_study).ensemble(top=2, export=tmp_path / "exports" / "two", onnx=True)
+    assert not trained_study.ensembles.exists()  # refused before anything was combined
+    with pytest.raises(ConfigError, match="needs onnxscript"):
+        Study(trained_study).export(0, tmp_path / "exports" / "zero", onnx=True)
+    assert not list((tmp_path / "exports").iterdir())
+
+
+def test_the_command_line_writes_a_graph_and_refuses_one_without_a_folder(
+    trained_study: StudyStore, tmp_path: Path
+) -> None:
+    def call(*words: object) -> Result:
+        return CliRunner().invoke(app, [*map(str, words), "--onnx", "--runs", str(trained_study.folder.parent)])
+
+    answer = call("export", "small", 2, tmp_path / "two")
+    assert answer.exit_code == 0, answer.output
+    model = load(tmp_path / "two")
+    np.testing.assert_allclose(
+        scored(tmp_path / "two", images_for(model, 2)), model.probabilities(images_for(model, 2)), atol=1e-4
+    )
+    refused = call("ensemble", "small")
+    assert refused.exit_code == 2
+    assert "an ONNX graph lies in an export folder" in refused.stderr
