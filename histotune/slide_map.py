@@ -71,7 +71,7 @@ def grid_of(table: pd.DataFrame) -> Grid:
             f"{len(nowhere)} of {len(table)} images have no place in the slide, such as {nowhere['name'].iloc[0]}. "
             f"{_WHERE}. Without --slide, the patches themselves are explained"
         )
-    patients = sorted(set(table["patient"]))
+    patients = sorted({patient or "unknown" for patient in table["patient"]})
     if len(patients) > 1:
         few = ", ".join(patients[:3]) + (", ..." if len(patients) > 3 else "")
         raise DataError(

@@ -62,7 +62,7 @@ def test_of_pooled_means_and_a_linear_head_it_is_the_class_activation_map(label:
     found = grad_cam(given.model, values, present, torch.from_numpy(asked(label)), ["image"])["image"]
     with torch.no_grad():
         tokens = given.model.outputs(values, present)[0]["image"].tokens  # [B, T, D]
-        activation = tokens @ given.model.objective.head.weight[label]  # type: ignore[operator, index, union-attr]
+        activation = tokens @ given.model.objective.head.weight[label]  # type: ignore[index, union-attr]
     expected = activation.relu().unflatten(1, (4, 4)) / 16
     assert expected.any()
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
@@ -164,7 +164,8 @@ def test_the_shares_of_two_branches_average_to_1() -> None:
 
 @pytest.mark.parametrize("fusion", ["concat", "late"])
 def test_where_nobody_looks_there_is_no_map(fusion: str) -> None:
-    assert attention_maps((given := predictor(TWO, fusion)).model, *inputs(given)) == {}
+    given = predictor(TWO, fusion)
+    assert attention_maps(given.model, *inputs(given)) == {}
 
 
 # --- which branches

@@ -13,8 +13,9 @@ from histotune.figures._slide import caption, ticks
 from histotune.slide_map import SlideMap
 from histotune.splits import TEST
 
-_TIMES, _GAP, _TEXT, _HEAD = 2, 12, 300, 96  # enlargement, and px: between pictures, of the words' width, of the head
-_SIZE, _LINE, _PANEL = 15, 20, 560  # px: of letters, lines, and the width of a map of a slide
+_TIMES, _GAP, _TEXT, _HEAD = 2, 12, 300, 116  # enlargement, and px: between pictures, of the words' width, of the head
+_SIZE, _LINE = 15, 20
+_PANEL, _TOP, _FRAME = 560, 66, 136  # px of a map of a slide: width, room above it, room above and below
 
 
 def limit(explained: Explanation) -> int:
@@ -103,7 +104,7 @@ def draw_slide(slide: SlideMap) -> np.ndarray:
     if slide.truth is not None:
         panels[f"True class: {slide.asked} (dark) or not"] = _shades(slide.truth)
     panels["The patches"] = slide.picture
-    sheet = Image.new("RGB", (_GAP + len(panels) * (_PANEL + _GAP), wide[1] + 3 * _HEAD // 2), "white")
+    sheet = Image.new("RGB", (_GAP + len(panels) * (_PANEL + _GAP), wide[1] + _FRAME), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_SIZE)
     pen.text((_GAP, _GAP), caption(slide), "black", font)
     for number, (title, pixels) in enumerate(panels.items()):
@@ -111,8 +112,8 @@ def draw_slide(slide: SlideMap) -> np.ndarray:
         pen.text((left, _GAP + _LINE), title, "black", font)
         exact = number < len(panels) - 1
         way = Image.Resampling.NEAREST if exact else Image.Resampling.BICUBIC
-        sheet.paste(Image.fromarray(pixels).resize(wide, way), (left, _HEAD // 2 + _LINE))
-    low = _HEAD // 2 + _LINE + wide[1] + _GAP
+        sheet.paste(Image.fromarray(pixels).resize(wide, way), (left, _TOP))
+    low = _TOP + wide[1] + _GAP
     bar = np.repeat(_shades(np.linspace(0, 1, _PANEL)[None]), 10, axis=0)
     sheet.paste(Image.fromarray(bar), (_GAP, low))
     for at, text in ticks(slide).items():
