@@ -55,6 +55,13 @@ def symmetry(images: Tensor, code: int) -> Tensor:
     return images.flip(axes) if axes else images
 
 
+def undo_symmetry(maps: Tensor, code: int) -> Tensor:
+    """Turn maps [B, h, w] of images that `symmetry(images, code)` has turned back to how the images were before."""
+    axes = [axis for bit, axis in ((1, 1), (2, 2)) if code & bit]
+    maps = maps.flip(axes) if axes else maps
+    return maps.transpose(1, 2) if code & 4 else maps
+
+
 def jitter_colors(images: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
     """Multiply brightness, contrast and saturation of each image by factors from [1 - amount, 1 + amount].
 

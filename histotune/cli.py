@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_reproduce, cli_search
+from histotune import __version__, cli_explain, cli_reproduce, cli_search
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -73,6 +73,7 @@ def _options(
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
+app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 
 
 @app.command(epilog=_examples("prepare idc --data idc_patches --image-size 50"))

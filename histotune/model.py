@@ -27,8 +27,8 @@ from histotune.redundancies import REDUNDANCIES
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
+SYMMETRIES = 8  # of the square, over which a prediction with `tta` is averaged
 _BATCH = 256
-_SYMMETRIES = 8
 
 
 Outputs = Mapping[str, BackboneOutput]
@@ -69,7 +69,11 @@ class Model(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""
-        joint, _ = self.bottleneck(self.fusion(*self.outputs(inputs, present)))
+        return self.read(*self.outputs(inputs, present))
+
+    def read(self, outputs: Outputs, masks: Present) -> Tensor:
+        """Map what `outputs` returns to the features [B, D] that the objective sees."""
+        joint, _ = self.bottleneck(self.fusion(outputs, masks))
         features: Tensor = self.head(joint)
         return features
 
@@ -146,7 +150,7 @@ def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessin
 
 def batch_logits(model: Model, images: Tensor, preprocessing: Preprocessing, *, tta: bool) -> Tensor:
     """Map uint8 images [B, S, S, 3] to logits [B, C] as `predict` does, in tensors only, so that it can be traced."""
-    views = [symmetry(images, code) for code in range(_SYMMETRIES if tta else 1)]
+    views = [symmetry(images, code) for code in range(SYMMETRIES if tta else 1)]
     return torch.stack([model.logits(*inputs_of(model, preprocessing, view)) for view in views]).mean(0)
 
 

@@ -123,7 +123,7 @@ class Export:
         """
         if isinstance(images, np.ndarray):
             return self._table({"id": range(len(images))}, self._of_array(images))
-        paths = _paths(images)
+        paths = image_paths(images)
         scored, kept, problems = [], [], []
         for start in range(0, len(paths), CHUNK):
             sized, readable, bad = self._read(paths[start : start + CHUNK])
@@ -245,8 +245,12 @@ def _onnx_fits(folder: Path, info: Mapping[str, Any]) -> bool:
     return not path.exists() or file_digest(path) == info.get("onnx", {}).get("sha256")
 
 
-def _paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """List the image files that are meant, as text."""
+def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """List the image files that are meant, as text.
+
+    Raises:
+        DataError: there are none.
+    """
     if not isinstance(images, (str, os.PathLike)):
         if not len(images):
             raise DataError("the list of images is empty")

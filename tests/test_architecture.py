@@ -29,6 +29,8 @@ LAYERS = [
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "merge", "predict", "tidy"},
     {"export", "mlflow_model", "onnx_model"},
+    {"patches", "saliency", "slide_map"},
+    {"explain"},
     {"evaluate", "figures"},
     {"study"},
     {"jobs"},

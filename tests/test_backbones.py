@@ -74,6 +74,37 @@ def test_cases_do_not_look_at_each_other_once_trained(name: str) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("side", [32, 64])
+def test_the_grid_counts_the_positions_and_no_class_token(name: str, side: int) -> None:
+    backbone = build(name, side).eval()
+    assert backbone.grid is not None
+    assert backbone.grid[0] * backbone.grid[1] == backbone(torch.randn(1, 3, side, side)).tokens.shape[1]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet32", "cct_2", "timm/resnet18", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize("corner", [(0, 1), (1, 0)])
+def test_tokens_lie_row_by_row_where_the_image_changes(name: str, corner: tuple[int, int]) -> None:
+    backbone, images = build(name, 128).eval(), torch.randn(1, 3, 128, 128)
+    changed = images.clone()
+    row, column = (slice(64 * half, 64 * half + 64) for half in corner)
+    changed[:, :, row, column] = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        moved = (backbone(changed).tokens - backbone(images).tokens).square().sum(dim=2)[0]
+    assert backbone.grid is not None
+    rows, columns = backbone.grid
+    quarters = moved.view(2, rows // 2, 2, columns // 2).sum(dim=(1, 3))  # [2, 2]
+    assert divmod(int(quarters.argmax()), 2) == corner
+
+
+@EVERY
+def test_a_gradient_finds_the_way_from_the_pooled_vector_to_the_tokens(name: str) -> None:
+    tokens, pooled = build(name).eval()(torch.randn(2, 3, 32, 32))
+    (gradient,) = torch.autograd.grad(pooled.square().sum(), tokens)
+    reads_a_class_token = "vit" in name
+    assert bool(gradient.any()) != reads_a_class_token
+
+
+@EVERY
 def test_a_backbone_arrives_ready_to_train(name: str) -> None:
     assert build(name).training
 

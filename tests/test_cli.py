@@ -182,7 +182,7 @@ def test_completion_knows_the_spaces() -> None:
 def test_every_command_shows_an_example(call: Call) -> None:
     overview = call("--help").stdout
     commands = ["search", "train", "prepare", "leaderboard", "ensemble", "export", "evaluate", "predict", "list", "ui"]
-    for command in [*commands, "show-space"]:
+    for command in [*commands, "explain", "show-space"]:
         assert command in overview
         shown = call(command, "--help")
         assert shown.exit_code == 0

@@ -11,7 +11,10 @@ from histotune.registry import Registry
 
 
 class BackboneOutput(NamedTuple):
-    """tokens [B, T, Dt] (image positions, patches, gene groups) and pooled [B, Dp]."""
+    """tokens [B, T, Dt] (image positions, patches, gene groups) and pooled [B, Dp].
+
+    What `pooled` knows of the positions it has from this very tensor `tokens`, so that a gradient finds the way back.
+    """
 
     tokens: Tensor
     pooled: Tensor
@@ -42,11 +45,16 @@ class Backbone(nn.Module):
 
     Attributes:
         widths: (Dt, Dp), known as soon as the backbone is built.
+        grid: rows and columns of the image positions that the tokens are, row by row; None where a backbone's tokens
+            are no positions, or where it does not know which.
+        convolutional: whether a token sees its surroundings through convolutions only.
         dense: whether nearly all its work is dense convolutions or matrix products, so that bfloat16 also pays on a
             CPU that has it; depthwise convolutions get slower there.
     """
 
     widths: Widths
+    grid: tuple[int, int] | None = None
+    convolutional: bool = False
     dense: bool = False
 
     def forward(self, batch: Tensor) -> BackboneOutput:

@@ -18,6 +18,8 @@ class SmallConvNet(Backbone):
     """
 
     dense = True
+    grid = (_GRID, _GRID)
+    convolutional = True
 
     def __init__(self, maps: nn.Module, channels: int, classifier: nn.Module, features: int) -> None:
         super().__init__()
@@ -30,7 +32,8 @@ class SmallConvNet(Backbone):
         maps = self.maps(batch)  # [B, channels, about H/8, about W/8]
         if maps.shape[-2:] != (_GRID, _GRID):
             maps = nn.functional.adaptive_avg_pool2d(maps, _GRID)
-        return BackboneOutput(maps.flatten(2).transpose(1, 2), self.classifier(maps.flatten(1)))
+        tokens = maps.flatten(2).transpose(1, 2)
+        return BackboneOutput(tokens, self.classifier(tokens.transpose(1, 2).flatten(1)))
 
 
 @BACKBONES.register("alexnet")

@@ -93,8 +93,9 @@ class CompactTransformer(Backbone):
     def __init__(self, shape: tuple[int, ...], positions: str, dropout: float, depth_dropout: float) -> None:
         super().__init__()
         self.tokenizer = ConvTokenizer(shape[0])
-        sides = [math.ceil(side / 4) for side in shape[1:]]  # halved twice, rounded up each time
-        embedding = torch.empty(1, sides[0] * sides[1], _WIDTH).uniform_(-0.05, 0.05)
+        height, width = (math.ceil(side / 4) for side in shape[1:])  # halved twice, rounded up each time
+        self.grid = (height, width)
+        embedding = torch.empty(1, height * width, _WIDTH).uniform_(-0.05, 0.05)
         self.position: Tensor
         if positions == "trainable":
             self.position = nn.Parameter(embedding)

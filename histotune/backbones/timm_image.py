@@ -35,23 +35,39 @@ class TimmBackbone(Backbone):
 
     def forward(self, batch: Tensor) -> BackboneOutput:
         """Map images [B, C, H, W] to tokens [B, T, Dt] (positions, without class tokens) and pooled [B, Dp]."""
-        maps = self.network.forward_features(batch)  # type: ignore[operator]
-        pooled = self.network.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+        return self._output(self.network.forward_features(batch))  # type: ignore[operator]
+
+    def _output(self, maps: Tensor) -> BackboneOutput:
         if maps.dim() == 3:
             tokens = maps[:, self.prefix :]
+            maps = torch.cat([maps[:, : self.prefix], tokens], dim=1) if self.prefix else tokens
         elif self.channels_last_output:
             tokens = maps.flatten(1, 2)
+            maps = tokens.unflatten(1, maps.shape[1:3])
         else:
             tokens = maps.flatten(2).transpose(1, 2)
-        return BackboneOutput(tokens, pooled)
+            maps = tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+        return BackboneOutput(tokens, self.network.forward_head(maps, pre_logits=True))  # type: ignore[operator]
 
     def _probe(self, shape: tuple[int, ...]) -> Widths:
-        """Learn the widths from one image; a size that the network cannot take is refused here."""
+        """Learn widths and grid from one image; a size that the network cannot take is refused here."""
         self.eval()
         with torch.no_grad():
-            output = self(torch.zeros(1, *shape))
+            maps = self.network.forward_features(torch.zeros(1, *shape))  # type: ignore[operator]
+            output = self._output(maps)
         self.train()
+        self.convolutional = maps.dim() == 4 and not self.channels_last_output
+        self.grid = self._positions(maps, output.tokens.shape[1])
         return Widths(token=output.tokens.shape[-1], pooled=output.pooled.shape[-1])
+
+    def _positions(self, maps: Tensor, count: int) -> tuple[int, int] | None:
+        """Return rows and columns of the tokens; what only its patches tell of a sequence holds if it kept them all."""
+        if maps.dim() == 4:
+            rows, columns = maps.shape[1:3] if self.channels_last_output else maps.shape[2:]
+        else:
+            embedding = getattr(self.network, "patch_embed", None)
+            rows, columns = getattr(embedding, "grid_size", None) or (0, 0)
+        return (rows, columns) if rows * columns == count else None
 
 
 def check_name(name: str) -> None:

@@ -98,7 +98,7 @@ def decode_chunk(job: Job, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
         if picture.note:
             done.notes[position] = (*picture.note, True)
         done.pixels[readable] = fit(picture.pixels, job.side, job.resize)
-        done.contents.append(_content(picture.pixels))
+        done.contents.append(content_digest(picture.pixels))
         done.sizes.append((width, height))
         done.converted.append(picture.converted)
         readable += 1
@@ -106,7 +106,7 @@ def decode_chunk(job: Job, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
     return done
 
 
-def _content(pixels: np.ndarray) -> str:
+def content_digest(pixels: np.ndarray) -> str:
     """Digest of pixels and shape; the same on every machine."""
     shape = repr(pixels.shape).encode()
     return blake2b(shape + np.ascontiguousarray(pixels).tobytes(), digest_size=8).hexdigest()

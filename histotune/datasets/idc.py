@@ -29,6 +29,7 @@ from histotune.errors import DataError
 
 SIDE = 50  # px of a whole patch; those at the lower and right edge of a slide are cut off
 NAME = re.compile(r"(?P<patient>\d+)_idx(?P<scan>\d+)_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[01])\.png")
+CLASSES = ("negative", "positive")
 _TWICE = "IDC_regular_ps50_idx5"  # the Kaggle archive holds everything a second time in a folder of this name
 
 
@@ -69,7 +70,7 @@ class Idc(Dataset):
             others = f"; {len(problems)} PNG files have other names, such as {problems[0].path}" if problems else ""
             raise DataError(f"no IDC patches in {root}{others}. Expected {self.info.layout}")
         table, same = drop_same_ids(listing_table(rows))
-        return Listing(table, ("negative", "positive"), 1, {"patients_known": True}, [*problems, *same])
+        return Listing(table, CLASSES, 1, {"patients_known": True}, [*problems, *same])
 
     def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
         """Read a patch; one that the slide's edge cut off is completed with white, unless over half of it is missing.
@@ -99,15 +100,28 @@ def official_patients() -> dict[str, list[str]]:
     return {part: saved[part] for part in ("train", "val", "test")}
 
 
-def _row(path: str, stat: os.stat_result, found: re.Match[str], part: Mapping[str, str]) -> dict[str, Any]:
+def read_name(name: str) -> dict[str, Any] | None:
+    """Return id (silent about the class), patient, label (0 or 1), x and y (pixels) that a file name tells.
+
+    >>> read_name("8863_idx5_x51_y1251_class0.png")
+    {'id': '8863_idx5_x51_y1251', 'patient': '8863', 'label': 0, 'x': 51, 'y': 1251}
+    >>> read_name("001.png") is None
+    True
+    """
+    found = NAME.fullmatch(name)
+    return None if found is None else _told(found)
+
+
+def _told(found: re.Match[str]) -> dict[str, Any]:
     patient, x, y = found["patient"], int(found["x"]), int(found["y"])
+    name = f"{patient}_idx{found['scan']}_x{x}_y{y}"
+    return {"id": name, "patient": patient, "label": int(found["label"]), "x": x, "y": y}
+
+
+def _row(path: str, stat: os.stat_result, found: re.Match[str], part: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "id": f"{patient}_idx{found['scan']}_x{x}_y{y}",
-        "patient": patient,
-        "label": int(found["label"]),
-        "x": x,
-        "y": y,
-        "part": part.get(patient, ""),
+        **_told(found),
+        "part": part.get(found["patient"], ""),
         "path": path,
         "bytes": stat.st_size,
         "mtime": stat.st_mtime_ns,

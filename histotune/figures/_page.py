@@ -28,12 +28,12 @@ _PAGE = """<!doctype html>
 body {{ margin: 0 auto; max-width: 760px; padding: 12px; font-family: {font}; color: {ink}; background: #fff; }}
 h1 {{ font-size: 1.1rem; margin: 0 0 .3rem; }}
 p {{ font-size: .82rem; line-height: 1.35; margin: 0 0 .6rem; color: {faint}; }}
-</style>
+{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
 <p>{caption}</p>
-{drawing}
+{body}
 </body>
 </html>
 """
@@ -44,16 +44,40 @@ def write_page(drawn: PlotlyFigure, path: Path) -> Path:
 
     On a page the title and caption are text, which breaks its lines where the screen ends.
     """
+    meta = drawn.layout.meta
+    return write_text_page(path, meta["title"], meta["caption"], drawing(drawn, path.stem, script=True))
+
+
+def write_text_page(path: Path, title: str, caption: str, body: str, style: str = "") -> Path:
+    """Write a page in the common look.
+
+    Args:
+        path: of the file.
+        title, caption: plain text.
+        body: HTML, in which whatever came from outside is escaped.
+        style: CSS besides the common one.
+    """
+    told = {"title": html.escape(title), "caption": html.escape(caption)}
+    files.write_text(path, _PAGE.format(**told, body=body, style=style, font=FONT, ink=INK, faint=FAINT))
+    return path
+
+
+def drawing(drawn: PlotlyFigure, name: str, *, script: bool) -> str:
+    """Return a figure as a piece of a page, which shows title and caption itself.
+
+    Args:
+        drawn: the figure.
+        name: of the piece, unique on the page.
+        script: put plotly itself before it, which a page needs once.
+    """
     from plotly.graph_objects import Figure
 
-    bare, meta = Figure(drawn), drawn.layout.meta
-    without = meta["top"] - 8
+    bare = Figure(drawn)
+    without = bare.layout.meta["top"] - 8
     bare.update_layout(title_text="", margin_t=bare.layout.margin.t - without, height=bare.layout.height - without)
     quiet = {"responsive": True, "displayModeBar": False}  # plotly's buttons cover a small drawing
-    drawing = bare.to_html(full_html=False, include_plotlyjs=True, div_id=path.stem, config=quiet)
-    told = {name: html.escape(meta[name]) for name in ("title", "caption")}
-    files.write_text(path, _PAGE.format(**told, drawing=drawing, font=FONT, ink=INK, faint=FAINT))
-    return path
+    piece: str = bare.to_html(full_html=False, include_plotlyjs=script, div_id=name, config=quiet)
+    return piece
 
 
 def write_image(drawn: PlotlyFigure, path: Path) -> Path:

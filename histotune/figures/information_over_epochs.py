@@ -71,16 +71,21 @@ class InformationOverEpochs(Figure[BranchInformation]):
         def curves(key: str) -> tuple[Curve, ...]:
             return tuple(Curve(name, np.array(values)) for name, values in by_name(rows, key).items())
 
+        last = rows[-1]
         return BranchInformation(
-            f"{call(line)}, fusion {line.record.config()['model']['fusion']['name']}",
-            np.array([row["epoch"] for row in rows]),
-            line.record.best_epoch,
-            *map(curves, ("redundancy", "hsic", "mutual_information", "label_information", "effective_rank")),
-            rows[-1]["label_entropy"],
-            rows[-1]["cases"],
-            rows[-1]["patients"],
-            rows[-1]["components"],
-            str(source),
+            model=f"{call(line)}, fusion {line.record.config()['model']['fusion']['name']}",
+            epochs=np.array([row["epoch"] for row in rows]),
+            best_epoch=line.record.best_epoch,
+            redundancy=curves("redundancy"),
+            hsic=curves("hsic"),
+            shared=curves("mutual_information"),
+            known=curves("label_information"),
+            rank=curves("effective_rank"),
+            label_entropy=last["label_entropy"],
+            cases=last["cases"],
+            patients=last["patients"],
+            components=last["components"],
+            study=str(source),
         )
 
     def draw(self, numbers: BranchInformation) -> PlotlyFigure:
