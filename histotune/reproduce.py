@@ -14,7 +14,7 @@ from histotune.begin import Progress, Wanted, check_asked, prepare_cohort, study
 from histotune.cohort import Cohort, read_labels
 from histotune.datasets import DATASETS
 from histotune.places import Places
-from histotune.reproductions import REPRODUCTIONS, Scale
+from histotune.reproductions import REPRODUCTIONS, Scale, Table
 from histotune.reproductions._asked import Asked
 from histotune.reproductions._lineup import LineUp, train
 from histotune.reproductions._measure import Meter, check_elsewhere
@@ -22,7 +22,7 @@ from histotune.reproductions._pictures import draw, draw_imbalances
 from histotune.reproductions._preface import report_of
 from histotune.reproductions._report import write
 from histotune.reproductions._rows import Measured
-from histotune.reproductions._tables import Arm, lines
+from histotune.reproductions._tables import Arm, Line, lines
 from histotune.space import load_space
 from histotune.store import StudyStore
 
@@ -155,7 +155,15 @@ def _arm(asked: Asked, name: str, store: StudyStore, meter: Meter, measured: Mea
     printed = asked.setting.printed(name)
     tables = [(table, lines(table, measured, printed)) for table in asked.reproduction.tables]
     compared = [(table, rows) for table, rows in tables if sum(line.seeds > 0 for line in rows) > 1]
-    return Arm(name, store, meter.trained, measured, compared)
+    told = [one for one in compared if not any(_within(one, other) for other in compared)]
+    return Arm(name, store, meter.trained, measured, told)
+
+
+def _within(one: tuple[Table, Sequence[Line]], other: tuple[Table, Sequence[Line]]) -> bool:
+    """Whether a table shows nothing that a larger one does not show; a setting may leave contenders out."""
+    tables = [replace(table, title="", rows=(), note="") for table, _ in (one, other)]
+    rows, others = ({line.label for line in lines} for _, lines in (one, other))
+    return tables[0] == tables[1] and rows < others
 
 
 def _unheard(line: str) -> None:

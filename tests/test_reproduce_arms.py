@@ -143,7 +143,7 @@ def test_the_curve_shows_the_make_up_of_every_training_part(rare: Reproduced) ->
         counts = arm.store.settings().training_cases
         assert cases <= counts
         assert f"{arm.name}\\u003cbr\\u003e" in drawn
-    assert "balanced accuracy, threshold of validation" in drawn
+    assert "balanced accuracy,\\u003cbr\\u003ethreshold of validation" in drawn
 
 
 def test_the_same_again_only_writes(home: Path, rare: Reproduced) -> None:

@@ -59,7 +59,7 @@ def draw_imbalances(arms: Sequence[Arm], cohort: Cohort, folder: Path) -> list[P
         for metric in dict.fromkeys(("sensitivity", table.tested)):
             if metric not in table.metrics:
                 continue
-            title = words(metric) if metric == "auroc" else f"{words(metric)}, {how}"
+            title = words(metric) if metric == "auroc" else f"{words(metric)},<br>{how}"
             rows = [arm.measured.of(table) for arm in arms]
             panels[title] = {row: [one[row].intervals[metric] for one in rows] for row in table.rows if row in rows[0]}
     counts = []
