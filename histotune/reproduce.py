@@ -153,7 +153,8 @@ def _arms(asked: Asked, elsewhere: tuple[Cohort, np.ndarray] | None, command: st
 def _arm(asked: Asked, name: str, store: StudyStore, meter: Meter, measured: Measured) -> Arm:
     """Write the rows of every table that compares anything here."""
     printed = asked.setting.printed(name)
-    tables = [(table, lines(table, measured, printed)) for table in asked.reproduction.tables]
+    written = asked.reproduction.written(elsewhere=bool(asked.setting.external))
+    tables = [(table, lines(table, measured, printed)) for table in written]
     compared = [(table, rows) for table, rows in tables if sum(line.seeds > 0 for line in rows) > 1]
     told = [one for one in compared if not any(_within(one, other) for other in compared)]
     return Arm(name, store, meter.trained, measured, told)

@@ -37,7 +37,8 @@ def arms() -> Reproduction:
         contenders={"CE": ("loss.name=cross_entropy",), "Focal": ("loss.name=focal",), "Other": ("loss.name=ldam",)},
         tables=(Table("Decided at .5", rows, decided, "balanced_accuracy"),
                 Table("Moved", rows, decided, "balanced_accuracy", at_threshold=True),
-                Table("Ranking", rows, ("auroc",), "auroc"), Table("One", ("CE", "Other"), ("auroc",), "auroc")),
+                Table("Ranking", rows, ("auroc",), "auroc"), Table("Elsewhere", rows, ("auroc",), "auroc", elsewhere=True),
+                Table("One", ("CE", "Other"), ("auroc",), "auroc")),
         settings={"rare": Setting(SPACE, scale, imbalances=("natural", "90:10"), contenders=rows),
                   "plain": Setting(SPACE, scale, contenders=rows),
                   "other": Setting(SPACE, scale, contenders=rows, trained_as="plain", external="breakhis")},
@@ -266,6 +267,8 @@ def test_the_trainings_of_another_setting_are_measured_and_its_seal_stays_closed
     head = other.files[0].read_text().split("## ")[0]
     assert "of which nothing was trained on or fitted to" in head
     assert "opened" not in head
+    assert [table.title for table, _ in other.arms[0].tables] == ["Elsewhere"]
+    assert "Elsewhere" not in plain.files[0].read_text()
 
 
 def test_data_of_the_study_are_no_other_data(home: Path, plain: Reproduced) -> None:

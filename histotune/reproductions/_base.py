@@ -131,6 +131,7 @@ class Table:
         note: what a reader must know of it.
         at_threshold: decisions are made at a threshold that each training chose on its validation part by balanced
             accuracy, and not by the class of highest probability (for two classes: at .5).
+        elsewhere: it is written where a setting measures on an external dataset, and only there.
     """
 
     title: str
@@ -139,6 +140,7 @@ class Table:
     tested: str
     note: str = ""
     at_threshold: bool = False
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,10 @@ class Reproduction:
         if on not in self.settings:
             raise ConfigError(f"nothing to reproduce on {on!r}. {suggest(on, self.settings)}")
         return self.settings[on]
+
+    def written(self, *, elsewhere: bool) -> list[Table]:
+        """Return the tables of the study's own test part, or those of an external dataset."""
+        return [table for table in self.tables if table.elsewhere == elsewhere]
 
 
 REPRODUCTIONS: Registry[Reproduction] = Registry("reproduction", "histotune.reproductions")

@@ -55,7 +55,7 @@ class Meter:
             cohort: the study's data.
             command: what the record of the opening shall say was called.
         """
-        path, subject = self.store.folder / "reproduction.json", self._subject()
+        path, subject = self.store.folder / "reproduction.json", self._subject(elsewhere=False)
         if (known := _known(path, subject)) is not None:
             return known[""]
         table, settings = self.store.split_table(), self.store.settings()
@@ -95,7 +95,7 @@ class Meter:
             DataError: its classes are others, it shares images with the study, or a patient has two labels.
         """
         path = self.store.folder / f"reproduction-{cohort.name}.json"
-        subject = self._subject(cohort.digest)
+        subject = self._subject(cohort.digest, elsewhere=True)
         if (known := _known(path, subject)) is not None:
             return known
         settings = self.store.settings()
@@ -125,8 +125,9 @@ class Meter:
         self, scores: Scores, cases: Cases, groups: tuple[np.ndarray, np.ndarray] | None = None
     ) -> dict[str, Any]:
         """Return the rows of `Measured`; groups (rows of the scores, group of each) are scored by their mean."""
-        plain = [table for table in self.reproduction.tables if not table.at_threshold]
-        moved = [table for table in self.reproduction.tables if table.at_threshold]
+        written = self.reproduction.written(elsewhere=groups is not None)
+        plain = [table for table in written if not table.at_threshold]
+        moved = [table for table in written if table.at_threshold]
         found = joined(self.reproduction, scores)
         if groups is not None:
             found = {
@@ -158,10 +159,11 @@ class Meter:
         self.said("measuring what the networks cost to use")
         return {label: efficiency(load_model(records[0].folder)) for label, records in self.trained.items()}
 
-    def _subject(self, *further: str) -> str:
+    def _subject(self, *further: str, elsewhere: bool) -> str:
         """Return 12 hexadecimal digits over everything that decides what is measured."""
         own = self.reproduction
-        tables = [[*table.rows, table.tested, *(["moved"] if table.at_threshold else [])] for table in own.tables]
+        written = own.written(elsewhere=elsewhere)
+        tables = [[*table.rows, table.tested, *(["moved"] if table.at_threshold else [])] for table in written]
         models = {label: [_weights(record.folder) for record in records] for label, records in self.trained.items()}
         decisive = [own.reference, list(own.members), dict(own.ensembles), tables, self.replicates]
         return hashlib.sha256(json.dumps([models, decisive, *further], sort_keys=True).encode()).hexdigest()[:12]

@@ -60,10 +60,9 @@ def _head(asked: Asked, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[s
         f"{val['patient'].nunique():,} patients."
     )
     if asked.setting.external:
-        said = ", ".join(f"{arm.name} {_counted(arm.measured)}" for arm in arms)
         head.append(
-            f"Measured on `{asked.setting.external}`, of which nothing was trained on or fitted to: no label, "
-            f"threshold, statistic or stain ({said}). {chosen}"
+            f"Measured on `{asked.setting.external}`, {_counted(arms[-1].measured)}, of which nothing was trained on or "
+            f"fitted to: no label, threshold, statistic or stain. {chosen}"
         )
     else:
         head.append(f"Test part: {_counted(measured)}, opened when all trainings had ended. {chosen}")
@@ -102,7 +101,7 @@ def _scaled(asked: Asked, arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
     here = {
         "split": "{}: training {train}, validation {val}, test {test} images".format(asked.protocol, **counts),
         "training part": "; ".join(trained),
-        "test part": _counted(arms[0].measured) if setting.external else part(arms[0].store, "test"),
+        "test part": _counted(arms[-1].measured) if setting.external else part(arms[0].store, "test"),
         "epochs": f"{scale.epochs}, in the search and after it",
         "trials per contender": searched,
         "seeds": f"{scale.seeds} (1 to {scale.seeds}), trained after the search",

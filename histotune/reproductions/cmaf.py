@@ -40,11 +40,12 @@ _PARTS = (
 )
 
 
-def _tables(what: str, rows: tuple[str, ...], note: str = "") -> tuple[Table, ...]:
+def _tables(what: str, rows: tuple[str, ...], note: str = "", *, elsewhere: bool = False) -> tuple[Table, ...]:
+    decided, ranked = f"{what}, decided at", ("auroc", "average_precision")
     return (
-        Table(f"{what}, decided at .5", rows, _DECISIONS, "balanced_accuracy", note),
-        Table(f"{what}, decided at the threshold of validation", rows, _DECISIONS, "balanced_accuracy", _MOVED, True),
-        Table(f"{what}: ranking", rows, ("auroc", "average_precision"), "auroc"),
+        Table(f"{decided} .5", rows, _DECISIONS, "balanced_accuracy", note, elsewhere=elsewhere),
+        Table(f"{decided} the threshold of validation", rows, _DECISIONS, "balanced_accuracy", _MOVED, True, elsewhere),
+        Table(f"{what}: ranking", rows, ranked, "auroc", elsewhere=elsewhere),
     )
 
 
@@ -57,7 +58,12 @@ def cmaf() -> Reproduction:
         reference=OURS,
         members=(),
         ensembles={},
-        tables=(*_tables("Fusions", _FUSIONS), *_tables("Losses", _LOSSES), *_tables("Ablation", _ABLATION, _PARTS)),
+        tables=(
+            *_tables("Fusions", _FUSIONS),
+            *_tables("Losses", _LOSSES),
+            *_tables("Ablation", _ABLATION, _PARTS),
+            *_tables("All", tuple(_CONTENDERS), _PARTS, elsewhere=True),
+        ),
         confused=(OURS, "concat"),
         costs=True,
         settings=read_settings(Path(__file__).with_suffix(".yaml")),
