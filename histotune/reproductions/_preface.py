@@ -61,8 +61,8 @@ def _head(asked: Asked, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[s
     )
     if asked.setting.external:
         head.append(
-            f"Measured on `{asked.setting.external}`, {_counted(arms[-1].measured)}, of which nothing was trained on or "
-            f"fitted to: no label, threshold, statistic or stain. {chosen}"
+            f"Measured on `{asked.setting.external}`, {_counted(arms[-1].measured)}, of which nothing was trained on "
+            f"or fitted to: no label, threshold, statistic or stain. {chosen}"
         )
     else:
         head.append(f"Test part: {_counted(measured)}, opened when all trainings had ended. {chosen}")
