@@ -146,7 +146,7 @@ def check_equal(folder: Path) -> None:
     for count in (1, 5):
         images = images_for(model, count)
         expected = model.probabilities(images)
-        assert count == 1 or expected.std(axis=0).min() > 1e-3  # over cases: else a wrong graph would not show
+        assert expected.std() > 0.02  # else a wrong graph would not show
         np.testing.assert_allclose(scored(folder, images), expected, rtol=0, atol=1e-4)
 
 
