@@ -95,6 +95,7 @@ def test_the_exact_test_knows_ten_wins_of_ten(task: ModuleType) -> None:
 
 
 def test_an_arm_trains(task: ModuleType) -> None:
-    validation, test = task.trained("cmaf", 1e-3, 0, epochs=1, train=128)
+    validation, test, nll = task.trained("cmaf", 1e-3, 0, epochs=1, train=128)
     assert 0.3 < validation < 0.8
     assert 0.3 < test < 0.8
+    assert 0.5 < nll < 1.5

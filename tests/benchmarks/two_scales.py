@@ -55,8 +55,8 @@ LEVEL, LEFT = 12, ((4, 16), (4, 20), (8, 20))  # first row of both squares, firs
 BACKGROUND, BRIGHT, TINTS = (190, 170, 185), 240, ((205, 90, 100), (100, 90, 205))  # red, blue
 STRIPE, NOISE = 35, 5  # grey levels
 TRAIN, VAL, TEST = 2000, 300, 700
-EPOCHS, BATCH, WIDTH = 15, 64, 32
-RATES, TUNING_SEEDS = (1e-3, 3e-3, 1e-2), (1000, 1001)
+EPOCHS, BATCH, WIDTH = 20, 64, 32
+RATES, TUNING_SEEDS, FIRST = (1e-3, 3e-3, 1e-2), (1000, 1001), 10  # ten seeds from the first on
 BOTH = {"cnn": {"backbone": "local_texture"}, "transformer": {"backbone": "coarse_layout"}}
 ATTENTION = {"dim": WIDTH, "heads": 4, "dropout": 0.0}
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -135,7 +135,7 @@ def main() -> int:
     print(f"{'':<24}{'rate':>7}{'accuracy':>10}{'lowest':>8}{'highest':>9}")
     for arm in options.arms:
         rate = chosen_rate(arm)
-        found[arm] = np.array([trained(arm, rate, seed)[1] for seed in range(options.seeds)])
+        found[arm] = np.array([trained(arm, rate, seed)[1] for seed in range(FIRST, FIRST + options.seeds)])
         figures = found[arm]
         print(f"{arm:<24}{rate:>7g}{figures.mean():>10.3f}{figures.min():>8.3f}{figures.max():>9.3f}", flush=True)
     pairs = [(one, other) for one, other in itertools.product(BINDING, RIVALS) if {one, other} <= found.keys()]
@@ -149,13 +149,18 @@ def main() -> int:
 
 
 def chosen_rate(arm: str) -> float:
-    """Return the learning rate of the best validation accuracy over seeds that decide nothing else."""
-    accuracy = {rate: np.mean([trained(arm, rate, seed)[0] for seed in TUNING_SEEDS]) for rate in RATES}
-    return max(accuracy, key=lambda rate: accuracy[rate])
+    """Return the learning rate of the best validation accuracy over seeds that decide nothing else.
+
+    Of equals, as two arms that make no mistake are, it is the one of least log loss.
+    """
+    found = {rate: [trained(arm, rate, seed) for seed in TUNING_SEEDS] for rate in RATES}
+    return max(RATES, key=lambda rate: (sum(one[0] for one in found[rate]), -sum(one[2] for one in found[rate])))
 
 
-def trained(arm: str, rate: float, seed: int, *, epochs: int = EPOCHS, train: int = TRAIN) -> tuple[float, float]:
-    """Return the accuracy on validation and on test cases of one training."""
+def trained(
+    arm: str, rate: float, seed: int, *, epochs: int = EPOCHS, train: int = TRAIN
+) -> tuple[float, float, float]:
+    """Return the accuracy on validation and on test cases of one training, and the log loss on validation cases."""
     rng = np.random.default_rng(seed)
     parts = drawn(train, rng, contested=0.5), drawn(VAL + TEST, rng, contested=1.0)
     (images, seen), (others, measured) = ((painted(*cues, rng), label(*cues)) for cues in parts)
@@ -178,7 +183,7 @@ def trained(arm: str, rate: float, seed: int, *, epochs: int = EPOCHS, train: in
         record = run_trial(config, data, Path(folder), metric="accuracy")
         assert record.state == "complete", record.reason
         right = load_model(Path(folder)).logits(others[VAL:]).argmax(axis=1) == measured[VAL:]
-    return float(record.metrics["accuracy"]), float(right.mean())
+    return record.metrics["accuracy"], float(right.mean()), record.metrics["nll"]
 
 
 def drawn(cases: int, rng: np.random.Generator, *, contested: float) -> tuple[np.ndarray, np.ndarray]:
