@@ -12,7 +12,7 @@ import numpy as np
 
 from histotune.begin import Progress, Wanted, check_asked, prepare_cohort, study_cohort
 from histotune.cohort import Cohort, read_labels
-from histotune.datasets import DATASETS
+from histotune.datasets import DATASETS, locate
 from histotune.places import Places
 from histotune.reproductions import REPRODUCTIONS, Scale, Table
 from histotune.reproductions._asked import Asked
@@ -115,10 +115,9 @@ def _elsewhere(
     asked: Asked, data: str | os.PathLike[str] | None, progress: Progress | None
 ) -> tuple[Cohort, np.ndarray]:
     """Prepare the external cohort and check it, before anything is trained."""
-    where = asked.place
-    cohort = prepare_cohort(
-        asked.setting.external, {}, data, asked.image_size, where, resize=asked.space.resize, progress=progress
-    )
+    name, found = asked.setting.external, locate(asked.setting.external, data, "--external-data")
+    how: dict[str, Any] = {"resize": asked.space.resize, "progress": progress}
+    cohort = prepare_cohort(name, {}, found, asked.image_size, asked.place, **how)
     labels = read_labels(cohort)
     for store in asked.stores().values():
         check_elsewhere(store if store.exists() else None, cohort, labels)

@@ -225,6 +225,12 @@ def test_small_stem_is_refused_where_patches_do_not_overlap(name: str) -> None:
         build(f"timm/{name}", small_stem=True)
 
 
+@pytest.mark.parametrize(("side", "patch", "nearest"), [(30, 8, 32), (50, 16, 48)])
+def test_patches_that_do_not_tile_an_image_are_refused(side: int, patch: int, nearest: int) -> None:
+    with pytest.raises(ConfigError, match=rf"patches of {patch} px would leave .* The nearest .* takes is {nearest}"):
+        BACKBONES.build("timm/vit_tiny_patch16_224", BackboneInput((3, side, side)), patch_size=patch)
+
+
 def test_a_size_that_a_transformer_does_not_take_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"cannot take 8x8 px.*nearest image_size that it takes is 16"):
         build("timm/vit_tiny_patch16_224", 8, depth=1)

@@ -390,6 +390,8 @@ def test_a_killed_reproduction_goes_on(tmp_path: Path) -> None:
         (["cfal", "--on", "demo", "--protocol", "patient_70"], "unknown split protocol 'patient_70'. Did you mean"),
         (["cfal", "--on", "demo", "--protocol", "official_patient"], "'official_patient' is for dataset 'idc'"),
         (["cfal", "--on", "crc", "--data", "nowhere"], "nowhere"),
+        (["cmaf", "--on", "breakhis", "--external-data", "nowhere"], "where it lies: --external-data PATH"),
+        (["cmaf", "--on", "imbalances"], "nothing to reproduce on 'imbalances'. Did you mean 'imbalance'"),
     ],
 )
 def test_mistakes_end_with_2_and_a_sentence(words: list[str], message: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, network: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.network = network
+        _refuse_rest(network, shape)
         self.dense = name.startswith(_DENSE) and "convnext" not in name
         self.channels_last_output = getattr(network, "output_fmt", "") == "NHWC"
         self.prefix = int(getattr(network, "num_prefix_tokens", 0))
@@ -183,6 +184,17 @@ def _unfit(name: str, shape: tuple[int, ...], options: Mapping[str, Any], error:
         if side != shape[1] and _takes(name, (shape[0], side, side), options):
             return ConfigError(f"{said}. The nearest image_size that it takes is {side}")
     return ConfigError(f"{said}. No image_size up to {_LARGEST} fits")
+
+
+def _refuse_rest(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuse an image that patches do not tile: timm would leave its right and lower edge out without a word."""
+    embedding = getattr(network, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if not isinstance(patch, tuple) or getattr(embedding, "dynamic_img_pad", False):
+        return
+    rest = max(side % step for side, step in zip(shape[1:], patch, strict=True))
+    if rest:
+        raise ValueError(f"its patches of {patch[0]} px would leave {rest} px of every row and column out")
 
 
 def _takes(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> bool:

@@ -9,8 +9,11 @@ from histotune.datasets._base import DATASETS, Dataset
 from histotune.errors import ConfigError, DataError
 
 
-def locate(name: str, data: str | os.PathLike[str] | None) -> Path | None:
+def locate(name: str, data: str | os.PathLike[str] | None, option: str = "--data") -> Path | None:
     """Find the data of dataset `name`: `data` if given, else `$HISTOTUNE_DATA/<name>`, else `data/<name>`.
+
+    Args:
+        option: what a user gives `data` by.
 
     Returns:
         An absolute path, or None for made-up data.
@@ -22,16 +25,16 @@ def locate(name: str, data: str | os.PathLike[str] | None) -> Path | None:
     dataset = DATASETS.build(name)
     if not dataset.needs_data:
         if data:
-            raise ConfigError(f"dataset {name!r} is made up and reads no files: leave out --data {str(data)!r}")
+            raise ConfigError(f"dataset {name!r} is made up and reads no files: leave out {option} {str(data)!r}")
         return None
     tried = [Path(data).expanduser()] if data else _usual_places(name, dataset)
     for path in tried:
         if path.exists():
             return path.absolute()
-    raise DataError(f"no data for {name!r} at {' or '.join(map(str, tried))}.\n{describe(name, dataset)}")
+    raise DataError(f"no data for {name!r} at {' or '.join(map(str, tried))}.\n{describe(name, dataset, option)}")
 
 
-def describe(name: str, dataset: Dataset) -> str:
+def describe(name: str, dataset: Dataset, option: str = "--data") -> str:
     """Say in a few lines what to download, from where, how large it is, its licence and the layout expected."""
     info = dataset.info
     lines = [
@@ -42,7 +45,7 @@ def describe(name: str, dataset: Dataset) -> str:
         ("layout", info.layout),
     ]
     said = "\n".join(f"  {what + ':':9}{text}" for what, text in lines if text)
-    return f"{said}\nThen say where it lies: --data PATH, or $HISTOTUNE_DATA/{name}, or data/{name}."
+    return f"{said}\nThen say where it lies: {option} PATH, or $HISTOTUNE_DATA/{name}, or data/{name}."
 
 
 def _usual_places(name: str, dataset: Dataset) -> list[Path]:
