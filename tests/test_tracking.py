@@ -136,6 +136,7 @@ def test_the_curve_has_epochs_as_steps(store: StudyStore, mirrored: dict[str, An
 
 def test_what_branches_share_is_a_metric_of_every_epoch(store: StudyStore) -> None:
     measured = {"hsic": {"cnn-transformer": 0.5, "genes-cnn": None}, "heads": [{"entropy": [0.9]}]}
+    store.trial_folder(0).mkdir(parents=True, exist_ok=True)
     files.append_json(store.trial_folder(0) / "curve.jsonl", {"epoch": 1, "seconds": 1.0, "information": measured})
     end_trial(store, 0)
     tracker_of(store).mirror()
