@@ -23,7 +23,7 @@ from histotune.config import HeadConfig, TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, Objective, ObjectiveInput
-from histotune.redundancies import REDUNDANCIES
+from histotune.redundancies import build_redundancy
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
@@ -65,7 +65,8 @@ class Model(nn.Module):
         self.objective = LOSSES.build(config.loss.name, ObjectiveInput(width, tuple(counts)), **config.loss.params)
         self.head.extend(_after_projection(config.model.head, width, self.objective))
         redundancy = config.model.redundancy
-        self.redundancy = REDUNDANCIES.build(redundancy.name, self.fusion.embedding_dims, **redundancy.params)
+        dims = self.fusion.embedding_dims
+        self.redundancy = build_redundancy(redundancy.name, redundancy.params, dims, len(config.model.branches))
 
     def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""

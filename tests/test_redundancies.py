@@ -298,6 +298,23 @@ def test_a_branch_that_is_not_heard_is_no_part_of_the_network(branch: str) -> No
     assert torch.equal(network.eval().logits(inputs, present), alone.eval().logits(inputs, present))
 
 
+def test_a_branch_that_is_left_alone_by_its_fusion_has_nothing_to_share() -> None:
+    """So that a space may search over `none` and redundancies at once; a model of one branch is told of it."""
+    alone = model(fusion={"name": "none", "branch": "cnn"}, redundancy={"name": "hsic", "weight": 1.0})
+    inputs, present, labels = batch()
+    plain = model(fusion={"name": "none", "branch": "cnn"})
+    plain.load_state_dict(alone.state_dict())
+    losses = []
+    for network in (alone, plain):
+        torch.manual_seed(1)
+        losses.append(network.loss(inputs, present, labels))
+    assert torch.equal(*losses)
+    with pytest.raises(ConfigError, match="no parameter 'wait'"):
+        model(fusion={"name": "none", "branch": "cnn"}, redundancy={"name": "hsic", "wait": 1.0})
+    with pytest.raises(ConfigError, match="what two branches share, and there is one"):
+        model(branches={"cnn": BRANCHES["cnn"]}, fusion={"name": "none"}, redundancy={"name": "hsic"})
+
+
 def test_a_model_without_them_trains_on_its_objective_alone_bit_by_bit() -> None:
     network, (inputs, present, labels) = model(), batch()
     torch.manual_seed(1)

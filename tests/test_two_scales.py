@@ -27,6 +27,7 @@ def task() -> Iterator[ModuleType]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        module.register()
         yield module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +62,21 @@ def centred(values: Tensor, there: Tensor) -> Tensor:
 
 
 REDUNDANCIES: Registry[Redundancy] = Registry("redundancy", "histotune.redundancies")
+
+
+def build_redundancy(name: str, params: Mapping[str, Any], dims: Mapping[str, int], branches: int) -> Redundancy:
+    """Build the term of a model; where the fusion hears only one of its several branches, nothing is shared.
+
+    So a space may search over fusions and `none` together with redundancies. A model of one branch has no such excuse.
+
+    Args:
+        dims: width of the embedding of every branch that the fusion hears.
+        branches: of the model.
+
+    Raises:
+        ConfigError: an unknown name or parameter, or a term for a model of one branch.
+    """
+    REDUNDANCIES.check(name, params)
+    if len(dims) == 1 and branches > 1:
+        return REDUNDANCIES.build("none", dims)
+    return REDUNDANCIES.build(name, dims, **params)

@@ -24,7 +24,7 @@ def check_config(config: TrialConfig) -> None:
     from histotune.backbones import BACKBONES, Widths
     from histotune.fusions import FUSIONS
     from histotune.losses import LOSSES, ObjectiveInput
-    from histotune.redundancies import REDUNDANCIES
+    from histotune.redundancies import build_redundancy
 
     for name, branch in config.model.branches.items():
         _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)
@@ -33,7 +33,8 @@ def check_config(config: TrialConfig) -> None:
         widths = dict.fromkeys(config.model.branches, Widths(_DIVISIBLE, _DIVISIBLE))
         joins = _at("model.fusion", lambda: FUSIONS.build(fusion.name, widths, **fusion.params))
         dims = joins.embedding_dims
-        _at("model.redundancy", lambda: REDUNDANCIES.build(redundancy.name, dims, **redundancy.params))
+        branches = len(config.model.branches)
+        _at("model.redundancy", build_redundancy, redundancy.name, redundancy.params, dims, branches)
     probe = ObjectiveInput(feature_dim=4, counts=(3, 2))
     _at("loss", lambda loss: LOSSES.build(loss.name, probe, **loss.params), config.loss)
 

@@ -114,13 +114,17 @@ class CoarseLayout(Backbone):
         return BackboneOutput(tokens, tokens.mean(dim=1))
 
 
-@BACKBONES.register("local_texture")
+def register() -> None:
+    """Register both branches; not on import, for a test run imports every file."""
+    BACKBONES.register("local_texture")(local_texture)
+    BACKBONES.register("coarse_layout")(coarse_layout)
+
+
 def local_texture(given: BackboneInput) -> LocalTexture:
     """Textures of 4 px, pooled."""
     return LocalTexture()
 
 
-@BACKBONES.register("coarse_layout")
 def coarse_layout(given: BackboneInput) -> CoarseLayout:
     """Mean colours of 8 x 8 px and their places."""
     return CoarseLayout()
@@ -133,6 +137,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    register()
     found = {}
     print(f"{'':<24}{'rate':>7}{'accuracy':>10}{'lowest':>8}{'highest':>9}")
     for arm in options.arms:
