@@ -22,7 +22,8 @@ Measured on seeds 10 to 19 (mean, lowest, highest): `cnn` .516 (.483, .546), `tr
 .514 (.486, .541), `late` .504 (.487, .520), `cross_attention` .934 (.493, 1), `cmaf` .787 (.491, 1). The former leads
 each of the four by .417 to .430, p .016 to .027; `cmaf` by .270 to .282, every interval above 0 (lowest bound .091),
 p .031 (late), .047 (transformer), .059 (cnn, concat): in some seeds it has not found the product after twenty epochs.
-On seeds 0 to 9 with fifteen epochs they were at .902 and .710, the others at .50.
+On seeds 0 to 9 with fifteen epochs they were at .902 and .710, the others at .50. `cmaf` alone, with thirty epochs
+at a rate of .003 on seeds 20 to 29: .950 (.503, 1), nine of ten without a mistake.
 
 Exits with 1 unless `cross_attention` and `cmaf` each beat both branches, `concat` and `late` with a corrected p < .05.
 """
