@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from histotune.errors import DataError
 from histotune.evaluate import correspondence
 from histotune.model import load_model
 from histotune.reproductions._base import Reproduction
-from histotune.reproductions._rows import Cases, Measured, Scores, Trained, at_thresholds, joined, measure_rows
+from histotune.reproductions._rows import (
+    Cases,
+    Measured,
+    Probabilities,
+    Trained,
+    joined,
+    measure_rows,
+    move,
+    thresholds,
+)
 from histotune.store import StudyStore
 
 CHUNK = 256  # images in memory at once
@@ -63,7 +73,7 @@ class Meter:
         count, ensembles = sum(map(len, self.trained.values())), len(self.reproduction.ensembles)
         further = f", and {ensembles} ensembles per seed" if ensembles else ""
         self.said(f"scoring {len(rows)} test cases with {count} trainings{further}")
-        scores = self._scores(cohort, rows)
+        found = self._probabilities(cohort, rows)
         costs = self._efficiencies()
         sealed, before = self.store.open_seal(command, subject)
         labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
@@ -71,7 +81,7 @@ class Meter:
         parts = {part: table["part"].to_numpy() == part for part in ("train", "val", "test")}
         measured = Measured(
             subject=subject,
-            **self._rows(scores, Cases(labels, patients[rows], settings.positive, replicates=self.replicates)),
+            **self._rows(found, Cases(labels, patients[rows], settings.positive, replicates=self.replicates)),
             cases={part: int(where.sum()) for part, where in parts.items()},
             patients={part: len(np.unique(patients[where])) for part, where in parts.items()},
             classes=settings.classes,
@@ -102,7 +112,7 @@ class Meter:
         check_elsewhere(self.store, cohort, labels)
         translation, _ = correspondence(settings.classes, settings.positive, settings.name, cohort)
         self.said(f"scoring {len(cohort)} cases of {cohort.name} with {sum(map(len, self.trained.values()))} trainings")
-        scores = self._scores(cohort, np.arange(len(cohort)))
+        scored = self._probabilities(cohort, np.arange(len(cohort)))
         patients, strata = cohort.table["patient"].to_numpy(str), _strata(cohort)
         found = {}
         for (name, chosen), level in itertools.product(_parts(strata), (BY_IMAGE, BY_PATIENT)):
@@ -113,7 +123,7 @@ class Meter:
             cases = Cases(translation[labels[first]], patients[first], settings.positive, within, self.replicates)
             found[", ".join(filter(None, (name, level)))] = Measured(
                 subject=subject,
-                **self._rows(scores, cases, (chosen, groups)),
+                **self._rows(_grouped(scored, chosen, groups), cases, elsewhere=True),
                 cases={"test": len(chosen)},
                 patients={"test": len(np.unique(patients[chosen]))},
                 classes=settings.classes,
@@ -121,27 +131,26 @@ class Meter:
         files.write_json(path, {name: unparse(measured) for name, measured in found.items()})
         return found
 
-    def _rows(
-        self, scores: Scores, cases: Cases, groups: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> dict[str, Any]:
-        """Return the rows of `Measured`; groups (rows of the scores, group of each) are scored by their mean."""
-        written = self.reproduction.written(elsewhere=groups is not None)
+    @cached_property
+    def _thresholds(self) -> dict[str, dict[int, float]]:
+        return thresholds(self.reproduction, self.trained, self.store.settings().positive)
+
+    def _rows(self, found: Probabilities, cases: Cases, *, elsewhere: bool = False) -> dict[str, Any]:
+        """Return the rows of `Measured`."""
+        written = self.reproduction.written(elsewhere=elsewhere)
         plain = [table for table in written if not table.at_threshold]
         moved = [table for table in written if table.at_threshold]
-        found = joined(self.reproduction, scores)
-        if groups is not None:
-            found = {
-                label: {seed: _mean_of(p[groups[0]], groups[1]) for seed, p in seeds.items()}
-                for label, seeds in found.items()
-            }
         rows = {"rows": measure_rows(self.reproduction, plain, found, cases)}
         if moved:
-            at = at_thresholds(self.reproduction, self.trained, found, cases.positive)
+            at = {
+                label: {seed: move(p, self._thresholds[label][seed], cases.positive) for seed, p in seeds.items()}
+                for label, seeds in found.items()
+            }
             rows["at_threshold"] = measure_rows(self.reproduction, moved, at, cases)
         return rows
 
-    def _scores(self, cohort: Cohort, rows: np.ndarray) -> Scores:
-        """Score cases with every training; the temperature of each is fitted on its own validation predictions."""
+    def _probabilities(self, cohort: Cohort, rows: np.ndarray) -> Probabilities:
+        """Score cases with all trainings, each at the temperature of its validation predictions, and all ensembles."""
         images = cohort.arrays["image"]
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         scores: dict[str, dict[int, np.ndarray]] = {}
@@ -151,7 +160,7 @@ class Meter:
                 logits = np.concatenate([predictor.logits(images[chunk]) for chunk in chunks])
                 temperature = fit_temperature(validation.logits, validation.labels)
                 scores.setdefault(label, {})[predictor.config.seed] = apply_temperatures(logits[None], [temperature])[0]
-        return scores
+        return joined(self.reproduction, scores)
 
     def _efficiencies(self) -> dict[str, Efficiency]:
         if not self.reproduction.costs:
@@ -218,6 +227,11 @@ def _parts(strata: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 def _groups(patients: np.ndarray, strata: np.ndarray) -> np.ndarray:
     return np.unique(np.char.add(np.char.add(patients, "|"), strata), return_inverse=True)[1]
+
+
+def _grouped(scored: Probabilities, chosen: np.ndarray, groups: np.ndarray) -> Probabilities:
+    """Score groups, numbered [len(chosen)], of the chosen rows by their mean."""
+    return {label: {seed: _mean_of(p[chosen], groups) for seed, p in seeds.items()} for label, seeds in scored.items()}
 
 
 def _mean_of(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:

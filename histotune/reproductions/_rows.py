@@ -134,12 +134,8 @@ def measure_rows(
     return rows
 
 
-def at_thresholds(reproduction: Reproduction, trained: Trained, found: Probabilities, positive: int) -> Probabilities:
-    """Move two-class probabilities so that each row's threshold, chosen on the validation part, comes to lie at .5.
-
-    p' = p (1 - t) / (p (1 - t) + (1 - p) t): whoever decides at .5 then decides at t, and the ranking stays. It is
-    chosen by balanced accuracy, for every seed apart.
-    """
+def thresholds(reproduction: Reproduction, trained: Trained, positive: int) -> dict[str, dict[int, float]]:
+    """Choose {row: {seed: threshold}} on the validation part, by balanced accuracy, for every seed apart."""
     validation: dict[str, dict[int, np.ndarray]] = {}
     for label, records in trained.items():
         for record in records:
@@ -148,18 +144,16 @@ def at_thresholds(reproduction: Reproduction, trained: Trained, found: Probabili
             logits = apply_temperatures(saved.logits[None], [temperature])[0]
             validation.setdefault(label, {})[record.config()["seed"]] = logits
             labels = saved.labels  # of one validation part
-    chosen = {
+    return {
         label: {seed: choose_threshold(p, labels, positive=positive) for seed, p in seeds.items()}
         for label, seeds in joined(reproduction, validation).items()
-    }
-    return {
-        label: {seed: move(p, chosen[label][seed], positive) for seed, p in seeds.items()}
-        for label, seeds in found.items()
     }
 
 
 def move(probabilities: np.ndarray, threshold: float, positive: int) -> np.ndarray:
     """Move two-class probabilities [n, 2] so that `threshold` of the positive class comes to lie at .5.
+
+    p' = p (1 - t) / (p (1 - t) + (1 - p) t): whoever decides at .5 then decides at t, and the ranking stays.
 
     >>> move(np.array([[0.8, 0.2], [1.0, 0.0]]), 0.2, 1).tolist()
     [[0.5, 0.5], [1.0, 0.0]]
