@@ -46,6 +46,7 @@ class Entry(Generic[T]):
     parameters: tuple[Parameter, ...]
     source: str = ""
     check_member: Callable[[str], None] | None = None
+    kinds: tuple[str, ...] = ()
 
 
 class Registry(Generic[T]):
@@ -73,6 +74,7 @@ class Registry(Generic[T]):
         ranges: Mapping[str, Range] | None = None,
         source: str = "",
         check_member: Callable[[str], None] | None = None,
+        kinds: tuple[str, ...] = (),
     ) -> Callable[[Builder], Builder]:
         """Register the decorated builder; `name` ending in "/" registers a family of names.
 
@@ -81,6 +83,7 @@ class Registry(Generic[T]):
             ranges: what a parameter, by its public name, may be; checked before the builder is called.
             source: where it was published.
             check_member: for a family, raises ConfigError when the part of a name after "/" is no member.
+            kinds: for a backbone, the kinds of modality that it reads.
         """
 
         def decorate(builder: Builder) -> Builder:
@@ -88,7 +91,7 @@ class Registry(Generic[T]):
                 raise ConfigError(f"{self.kind} {name!r} is registered twice; choose another name")
             summary = (inspect.getdoc(builder) or "").partition("\n")[0]
             parameters = _parameters(builder, ranges or {})
-            self._entries[name] = Entry(name, builder, summary, parameters, source, check_member)
+            self._entries[name] = Entry(name, builder, summary, parameters, source, check_member, kinds)
             return builder
 
         return decorate

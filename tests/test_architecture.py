@@ -18,6 +18,7 @@ LAYERS = [
     {"ranges"},
     {"registry"},
     {"config", "runtime", "files"},
+    {"modalities"},
     {"cohort", "metrics", "pareto", "class_balance", "imbalance"},
     {"datasets", "splits", "trial_index", "lineage"},
     {"prepare", "store", "places"},

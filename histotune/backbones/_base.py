@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from histotune.errors import ConfigError
 from histotune.registry import Registry
 
 
@@ -32,16 +33,19 @@ class BackboneInput:
     """What the program provides to build a backbone: the shape of one case of its modality.
 
     Args:
-        shape: (channels, height, width) for images, (features,) for tables.
+        shape: (channels, height, width) for images, (features,) for tables, and of one instance for bags and graphs.
+        kind: kind of the modality, such as `image`.
     """
 
     shape: tuple[int, ...]
+    kind: str = "image"
 
 
 class Backbone(nn.Module):
     """Maps a batch of one modality to tokens and a pooled vector.
 
-    Image batches arrive as float [B, C, H, W], standardised by the training part's channel statistics.
+    Image batches arrive as float [B, C, H, W], tables as float [B, F], bags and graphs as `Bag`; all standardised by
+    what was fitted on the training part. A case without the modality has any finite values.
 
     Attributes:
         widths: (Dt, Dp), known as soon as the backbone is built.
@@ -57,9 +61,26 @@ class Backbone(nn.Module):
     convolutional: bool = False
     dense: bool = False
 
-    def forward(self, batch: Tensor) -> BackboneOutput:
-        """Map [B, ...] to tokens [B, T, Dt] and pooled [B, Dp]."""
+    def forward(self, batch: Any) -> BackboneOutput:
+        """Map a batch of the modality to tokens [B, T, Dt] and pooled [B, Dp]."""
         raise NotImplementedError
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone", "histotune.backbones")
+IMAGES = ("image",)  # what a backbone reads that says nothing else
+
+
+def build_backbone(name: str, modality: str, given: BackboneInput, **params: Any) -> Backbone:
+    """Build a backbone for a modality.
+
+    Raises:
+        ConfigError: unknown name or parameter, or a backbone for another kind of modality; offers those that fit.
+    """
+    kinds = BACKBONES.entry(name).kinds or IMAGES
+    if given.kind not in kinds:
+        fitting = [other for other in BACKBONES.names() if given.kind in (BACKBONES.entry(other).kinds or IMAGES)]
+        raise ConfigError(
+            f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {given.kind}: choose "
+            f"one of {', '.join(fitting)}"
+        )
+    return BACKBONES.build(name, given, **params)
