@@ -51,7 +51,7 @@ OWNERS = {
     "fsspec": {"search"},
     "rich": {"cli"},
     "sklearn": {"controls", "splits", "statistics", "calibration", "figures", "information"},
-    "scipy": {"statistics", "calibration", "information"},
+    "scipy": {"statistics", "calibration", "information", "modalities"},
     "onnxruntime": {"onnx_model"},
     "plotly": {"figures"},
     "kaleido": {"figures"},
