@@ -146,7 +146,7 @@ def _frozen(name: str, weights: str, side: int) -> Encoder:
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        pixels = torch.tensor(images, device=device)
         batch = ((pixels.float() - shift) / scale).permute(0, 3, 1, 2)
         vectors: np.ndarray = backbone(batch).pooled.float().cpu().numpy()
         return vectors

@@ -45,6 +45,12 @@ def crc_tiles() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wsi() -> Path:
+    """A real whole-slide file, 2220 x 2967 px of 0.499 µm; skips where there is none."""
+    return _real("wsi", "whole slides") / "cmu_small_region.svs"
+
+
+@pytest.fixture(scope="session")
 def idc_cohort(idc_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """The real IDC patches at 32 px; read-only, prepared once per session; skips where there are none."""
     return prepare(DATASETS.build("idc"), idc_patches, image_size=32, cache=tmp_path_factory.mktemp("idc"))

@@ -24,7 +24,8 @@ LAYERS = [
     {"batches", "model", "information"},
     {"embed"},
     {"datasets", "splits", "trial_index", "lineage"},
-    {"prepare", "store", "places"},
+    {"prepare", "store", "places", "slides", "tissue"},
+    {"prepare_slides"},
     {"optimizer", "memory", "session", "efficiency", "checkpoint", "ending", "probe", "train"},
     {"space"},
     {"disk", "presets", "search", "tracking"},
@@ -54,6 +55,7 @@ OWNERS = {
     "sklearn": {"controls", "splits", "statistics", "calibration", "figures", "information"},
     "scipy": {"statistics", "calibration", "information", "modalities"},
     "onnxruntime": {"onnx_model"},
+    "openslide": {"slides"},
     "plotly": {"figures"},
     "kaleido": {"figures"},
 }
