@@ -15,10 +15,12 @@ class BackboneOutput(NamedTuple):
     """tokens [B, T, Dt] (image positions, patches, gene groups) and pooled [B, Dp].
 
     What `pooled` knows of the positions it has from this very tensor `tokens`, so that a gradient finds the way back.
+    Where cases have different numbers of tokens, `there` (bool [B, T]) says which are no padding; None: all are there.
     """
 
     tokens: Tensor
     pooled: Tensor
+    there: Tensor | None = None
 
 
 class Widths(NamedTuple):
@@ -84,3 +86,14 @@ def build_backbone(name: str, modality: str, given: BackboneInput, **params: Any
             f"one of {', '.join(fitting)}"
         )
     return BACKBONES.build(name, given, **params)
+
+
+def row_width(name: str, given: BackboneInput) -> int:
+    """Return the number of features of a case of a table, or of an instance.
+
+    Raises:
+        ConfigError: it is no row of features.
+    """
+    if len(given.shape) != 1 or given.shape[0] < 1:
+        raise ConfigError(f"backbone {name!r} reads rows of features (features,), got shape {given.shape}")
+    return given.shape[0]
