@@ -22,6 +22,11 @@ class BackboneOutput(NamedTuple):
     pooled: Tensor
     there: Tensor | None = None
 
+    def part(self, cases: slice) -> BackboneOutput:
+        """Return what is said of some of the cases."""
+        there = None if self.there is None else self.there[cases]
+        return BackboneOutput(self.tokens[cases], self.pooled[cases], there)
+
 
 class Widths(NamedTuple):
     """Widths that a backbone promises: of one token and of the pooled vector."""
@@ -80,12 +85,16 @@ def build_backbone(name: str, modality: str, given: BackboneInput, **params: Any
     """
     kinds = BACKBONES.entry(name).kinds or IMAGES
     if given.kind not in kinds:
-        fitting = [other for other in BACKBONES.names() if given.kind in (BACKBONES.entry(other).kinds or IMAGES)]
         raise ConfigError(
             f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {given.kind}: choose "
-            f"one of {', '.join(fitting)}"
+            f"one of {', '.join(reading(given.kind))}"
         )
     return BACKBONES.build(name, given, **params)
+
+
+def reading(kind: str) -> list[str]:
+    """Return the names of all backbones that read a kind of modality, sorted."""
+    return [name for name in BACKBONES.names() if kind in (BACKBONES.entry(name).kinds or IMAGES)]
 
 
 def row_width(name: str, given: BackboneInput) -> int:

@@ -54,7 +54,8 @@ class TokenPool(nn.Module):
     def _maximum(self, tokens: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the greatest value of every feature and the place of its token, [B, D] each."""
         if there is None:
-            return tuple(tokens.max(dim=1))
+            values, places = tokens.max(dim=1)
+            return values, places
         values, places = tokens.masked_fill(~there[:, :, None], torch.finfo(tokens.dtype).min).max(dim=1)
         return values.where(there.any(dim=1, keepdim=True), torch.zeros_like(values)), places
 
