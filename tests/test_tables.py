@@ -220,7 +220,7 @@ def test_a_case_does_not_depend_on_its_batch_and_the_source_gives_the_rows(optio
     raw = source.take(rows)
     assert isinstance(raw, torch.Tensor)
     assert np.array_equal(raw.numpy(), table.values[rows], equal_nan=True)
-    assert np.array_equal(fitted.standardise(raw), features(fitted, table)[rows])  # type: ignore[arg-type]
+    assert np.array_equal(fitted.standardise(raw), features(fitted, table)[rows])
 
 
 @settings(max_examples=60, deadline=None)
