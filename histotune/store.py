@@ -257,6 +257,7 @@ class StudyStore:
             classes=tuple(settings.classes),
             positive=settings.positive,
             digest=cohort.digest,
+            kinds=cohort.kinds,
         )
 
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:

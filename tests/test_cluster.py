@@ -25,7 +25,7 @@ from histotune.runtime import share_gpu
 from histotune.search import Budget, Resources, run, worker
 from histotune.search.cluster import _mark, _marked
 from histotune.search.conductor import STOP
-from histotune.search.depot import COHORT_FILES, Depot
+from histotune.search.depot import Depot
 from histotune.search.desk import Desk
 from histotune.search.driver import Courier
 from histotune.space import read_space
@@ -279,10 +279,11 @@ def test_a_node_copies_a_cohort_once_and_without_its_labels(
     depot.offer_cohort(small_cohort.folder)
     elsewhere = tmp_path / "not-on-this-node" / small_cohort.folder.name
     first = depot.cohort(elsewhere, tmp_path / "node")
-    written = (first / "images.npy").stat().st_mtime_ns
+    written = (first / "modalities/image/images.npy").stat().st_mtime_ns
     assert depot.cohort(elsewhere, tmp_path / "node") == first
-    assert (first / "images.npy").stat().st_mtime_ns == written
-    assert {path.name for path in first.iterdir()} == set(COHORT_FILES)
+    assert (first / "modalities/image/images.npy").stat().st_mtime_ns == written
+    held = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()} - {".arriving/cohort.json"}
+    assert held == {"table.csv", "present.csv", "modalities/image/images.npy", "cohort.json"}
     assert depot.cohort(small_cohort.folder, tmp_path / "node") == small_cohort.folder
 
 
