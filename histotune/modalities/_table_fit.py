@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from histotune.errors import ConfigError, DataError, suggest
+from histotune.errors import DataError
 from histotune.ranges import YES_OR_NO, Interval, OneOf, Range
 
 NUMBER_STATE = ("shift", "low", "high", "fill", "center", "scale")  # one value per numeric column that is kept
@@ -79,19 +79,6 @@ class Fitted:
     seen: list[tuple[int, int]]
     hot: list[int]
     missing: list[int]
-
-
-def check(options: Mapping[str, Any]) -> Options:
-    """Check options strictly.
-
-    Raises:
-        ConfigError: there is no such option, or it cannot have that value.
-    """
-    for name, value in options.items():
-        if name not in RANGES:
-            raise ConfigError(f"the preprocessing of a table has no option {name!r}. {suggest(name, RANGES)}")
-        RANGES[name].check(f"{name!r} of the preprocessing of a table", value)
-    return Options(**options)
 
 
 def fit(values: np.ndarray, kinds: np.ndarray, labels: np.ndarray, options: Options) -> Fitted:

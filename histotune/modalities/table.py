@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from histotune import files
 from histotune.errors import DataError
 from histotune.modalities import _table_fit
-from histotune.modalities._base import MODALITIES, Modality, Preprocessing, Source
+from histotune.modalities._base import MODALITIES, Modality, Preprocessing, refuse_options
 from histotune.modalities._table_fit import Fitted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 FARTHEST = 1000.0  # standard deviations: no value, however wild, goes further, so that half precision can hold it
 UNKNOWN_CATEGORY = -1.0  # the code of a category that the preprocessing was not fitted to
@@ -42,10 +44,14 @@ class TableSource:
     """Rows of a table as float32 [B, F]; the whole table lies on the device."""
 
     def __init__(self, table: Table, device: torch.device) -> None:
+        import torch
+
         self.values = torch.from_numpy(np.array(table.values)).to(device)
 
     def take(self, rows: np.ndarray) -> Tensor:
         """Return the cases `rows` as they are stored."""
+        import torch
+
         return self.values[torch.as_tensor(rows, dtype=torch.int64, device=self.values.device)]
 
 
@@ -66,6 +72,8 @@ class TablePreprocessing(Preprocessing):
 
     def __post_init__(self) -> None:
         """Make the tensors now: what is made while a graph is traced must not outlive it."""
+        import torch
+
         object.__setattr__(self, "_copies", {torch.device("cpu"): _constants(self.columns, self.fitted)})
 
     @property
@@ -82,6 +90,8 @@ class TablePreprocessing(Preprocessing):
 
     def standardise(self, raw: Tensor) -> Tensor:
         """Map raw rows [B, F] to features [B, F'], float32, finite whatever the rows hold."""
+        import torch
+
         constants = self._constants(raw.device)
         seen = (raw[:, constants["position"]] == constants["code"]).float()  # [B, categories]
         there = torch.where(
@@ -124,11 +134,13 @@ class TablePreprocessing(Preprocessing):
     def _constants(self, device: torch.device) -> Mapping[str, Tensor]:
         """Return the fitted vectors on a device, each copied once."""
         if device not in self._copies:
-            here = self._copies[torch.device("cpu")]
+            here = next(iter(self._copies.values()))
             self._copies[device] = {name: tensor.to(device) for name, tensor in here.items()}
         return self._copies[device]
 
     def _numbers(self, raw: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
         numbers = raw[:, constants["numbers"]]  # [B, K]
         values = numbers - constants["shift"]
         if self.fitted.log1p:
@@ -146,7 +158,7 @@ class TablePreprocessing(Preprocessing):
 class TableModality(Modality):
     """Numbers and categories by column, with missing cells."""
 
-    name: ClassVar[str] = "table"
+    name = "table"
 
     def cases(self, stored: Table) -> int:
         """Return the number of rows."""
@@ -194,14 +206,15 @@ class TableModality(Modality):
     ) -> TablePreprocessing:
         """Fit the preprocessing on `rows` and nothing else."""
         kinds = _are_categories(stored.columns)
-        fitted = _table_fit.fit(np.asarray(stored.values[rows]), kinds, labels, _table_fit.check(options))
+        self.check_options(options)
+        fitted = _table_fit.fit(np.asarray(stored.values[rows]), kinds, labels, _table_fit.Options(**options))
         return TablePreprocessing(stored.columns, fitted)
 
     def restore(self, saved: Mapping[str, Any]) -> TablePreprocessing:
         """Take what `to_dict` gave."""
         return TablePreprocessing(_columns(saved["columns"]), _table_fit.from_dict(saved))
 
-    def source(self, stored: Table, device: torch.device) -> Source:
+    def source(self, stored: Table, device: torch.device) -> TableSource:
         """Return what makes raw batches of the rows."""
         return TableSource(stored, device)
 
@@ -217,16 +230,18 @@ class TableModality(Modality):
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Check options of the preprocessing: those of `_table_fit.Options`."""
-        _table_fit.check(options)
+        refuse_options(self.name, options, _table_fit.RANGES)
 
 
 @MODALITIES.register("table")
-def table() -> Modality:
+def table() -> TableModality:
     """Numbers and categories by column, with missing cells."""
     return TableModality()
 
 
 def _constants(columns: tuple[Column, ...], fitted: Fitted) -> dict[str, Tensor]:
+    import torch
+
     position, code = (torch.tensor([pair[at] for pair in fitted.seen], dtype=torch.int64) for at in (0, 1))
     missing = torch.tensor(fitted.missing, dtype=torch.int64)
     return {
