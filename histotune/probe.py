@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from histotune import information
-from histotune.backbones import BackboneOutput
-from histotune.batches import Preprocessing, in_order
-from histotune.model import Model, Outputs, Present, inputs_of
+from histotune.batches import Cases, Preparations, in_order
+from histotune.fusions import speaking
+from histotune.model import Model, Outputs, Present
+from histotune.predictor import inputs_of
 from histotune.session import Session
 
 JOINT = "joint"
@@ -55,9 +56,9 @@ def measure(session: Session, at_once: int) -> dict[str, Any]:
 
     data, model = session.data, session.judged
     rows = data.val[chosen(len(data.val))]
-    found = embeddings(model, map(session.images.take, in_order(rows, at_once)), session.preprocessing)
-    looked_at = map(session.images.take, in_order(rows[chosen(len(rows), LOOKED_AT)], at_once))
-    (entropies,) = head_entropies(model, looked_at, session.preprocessing, [None])
+    found = embeddings(model, map(session.feed.take, in_order(rows, at_once)), session.preparations)
+    looked_at = map(session.feed.take, in_order(rows[chosen(len(rows), LOOKED_AT)], at_once))
+    (entropies,) = head_entropies(model, looked_at, session.preparations, [None])
     with threadpool_limits(1, user_api="blas"):  # else the last bits differ, and threads wait for busy cores
         return {
             "cases": len(rows),
@@ -85,12 +86,12 @@ def of_embeddings(found: dict[str, np.ndarray], labels: np.ndarray, patients: np
 
 
 @torch.inference_mode()
-def embeddings(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """Return {branch: [n, D_b]}, and as `joint` what the fusion makes of them [n, D], of uint8 images, in float32."""
+def embeddings(model: Model, batches: Iterable[Cases], preparations: Preparations) -> dict[str, np.ndarray]:
+    """Return {branch: [n, D_b]}, and as `joint` what the fusion makes of them [n, D], of cases, in float32."""
     model.eval()
     parts: list[dict[str, Tensor]] = []
-    for images in batches:
-        outputs, present = model.outputs(*inputs_of(model, preprocessing, images))
+    for raw in batches:
+        outputs, present = model.outputs(*inputs_of(model, preparations, raw))
         apart = model.fusion.embed(outputs, present)
         parts.append({**apart, JOINT: model.fusion.join(apart, present)})
     return {name: torch.cat([part[name].cpu() for part in parts]).numpy() for name in parts[0]}
@@ -98,9 +99,9 @@ def embeddings(model: Model, batches: Iterable[Tensor], preprocessing: Preproces
 
 @torch.inference_mode()
 def head_entropies(
-    model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing, temperatures: Sequence[float | None]
+    model: Model, batches: Iterable[Cases], preparations: Preparations, temperatures: Sequence[float | None]
 ) -> list[Heads]:
-    """Return the mean entropy of attention rows over uint8 images, as a share of the greatest possible, by head.
+    """Return the mean entropy of attention rows over the cases, as a share of the greatest possible, by head.
 
     Args:
         temperatures: that all heads of a layer have in place of their own, None for their own.
@@ -109,16 +110,14 @@ def head_entropies(
         An item for every temperature; empty where the fusion has no attention.
     """
     model.eval()
-    sums: list[Heads] = [{} for _ in temperatures]
-    cases = 0
-    for images in batches:
-        outputs, present = model.outputs(*inputs_of(model, preprocessing, images))
-        cases += len(images)
+    found: list[dict[tuple[int, str], list[np.ndarray]]] = [{} for _ in temperatures]
+    for raw in batches:
+        outputs, present = model.outputs(*inputs_of(model, preparations, raw))
         for some, there in _portions(outputs, present):
-            for summed, temperature in zip(sums, temperatures, strict=True):
+            for parts, temperature in zip(found, temperatures, strict=True):
                 for head, share in _rows_entropy(model, some, there, temperature).items():
-                    summed[head] = summed.get(head, 0.0) + share * len(next(iter(there.values())))
-    return [{head: total / cases for head, total in summed.items()} for summed in sums]
+                    parts.setdefault(head, []).append(share)
+    return [{head: _mean(np.concatenate(shares)) for head, shares in parts.items()} for parts in found]
 
 
 def own_temperatures(model: Model) -> Heads:
@@ -132,12 +131,20 @@ def own_temperatures(model: Model) -> Heads:
 
 
 def _rows_entropy(model: Model, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
+    """Return the entropy of every case's rows, [B, heads]."""
     found: Heads = {}
+    speaks = {name: speaking(output, present[name]) for name, output in outputs.items()}
     for layer, attention in enumerate(model.fusion.attention(outputs, present, temperature), start=1):
         for branch in dict.fromkeys(asking for asking, _ in attention):
-            rows = torch.cat([weights for (asking, _), weights in attention.items() if asking == branch], dim=-1)
-            found[layer, branch] = information.attention_entropy(rows).double().cpu().numpy()
+            heard = {other: weights for (asking, other), weights in attention.items() if asking == branch}
+            rows, answers = torch.cat([*heard.values()], dim=-1), torch.cat([speaks[other] for other in heard], dim=1)
+            found[layer, branch] = information.attention_entropy(rows, speaks[branch], answers).double().cpu().numpy()
     return found
+
+
+def _mean(shares: np.ndarray) -> np.ndarray:
+    """Return the mean of [n, heads] over the cases that had a choice, NaN without any."""
+    return np.ma.masked_invalid(shares).mean(axis=0).filled(np.nan)
 
 
 def _portions(outputs: Outputs, present: Present) -> Iterable[tuple[Outputs, Present]]:
@@ -147,7 +154,7 @@ def _portions(outputs: Outputs, present: Present) -> Iterable[tuple[Outputs, Pre
     for start in range(0, len(next(iter(present.values()))), at_once):
         part = slice(start, start + at_once)
         yield (
-            {name: BackboneOutput(output.tokens[part], output.pooled[part]) for name, output in outputs.items()},
+            {name: output.part(part) for name, output in outputs.items()},
             {name: there[part] for name, there in present.items()},
         )
 
