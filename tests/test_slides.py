@@ -12,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
-import timm
-import torch
 from PIL import Image, ImageFilter
 
 from histotune.datasets import BadFile
@@ -55,13 +52,10 @@ def block(rows: range, columns: range) -> dict[tuple[int, int], tuple[int, int, 
     return {(row, column): TISSUE for row in rows for column in columns}
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> SlideSettings:
+@pytest.fixture(scope="session")
+def settings(frozen: dict[str, str]) -> SlideSettings:
     """Settings with a small network of random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
-    safetensors.torch.save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
-    return SlideSettings(patch_size=64, backbone="timm/resnet10t", weights=str(path))
+    return SlideSettings(patch_size=64, **frozen)  # type: ignore[arg-type]
 
 
 def changed(settings: SlideSettings, **fields: object) -> SlideSettings:

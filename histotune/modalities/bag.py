@@ -216,11 +216,10 @@ class BagModality(Modality):
         Raises:
             OSError, ValueError: it is missing or damaged.
         """
-        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        features, coordinates, neighbours = (_open(folder / f"{name}.npy") for name in _ARRAYS)
+        features, coordinates, neighbours, offsets = (_open(folder / f"{name}.npy") for name in (*_ARRAYS, "offsets"))
         if not len(features) == len(coordinates) == len(neighbours) == offsets[-1]:
             raise ValueError(f"{folder}: features, coordinates, neighbours and offsets do not fit each other")
-        return Bags(features, coordinates, offsets, neighbours)
+        return Bags(features, coordinates, np.array(offsets), neighbours)
 
     def fit(self, stored: Bags, rows: np.ndarray, labels: np.ndarray, options: Mapping[str, Any]) -> BagPreprocessing:
         """Measure mean and standard deviation of every feature.
@@ -285,6 +284,8 @@ def _digest(features: np.ndarray, coordinates: np.ndarray, neighbours: np.ndarra
 
 def _open(path: Path) -> np.ndarray:
     """Map an array into memory; one without values cannot be mapped."""
+    if not path.stat().st_size:
+        raise ValueError(f"{path} has 0 bytes")
     try:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:
