@@ -261,7 +261,7 @@ def test_attention_says_who_looks_at_what_and_sums_to_one(name: str) -> None:
 
 # --- branches whose cases have different numbers of tokens
 
-POOLED = [(name, {}) for name in FUSIONS.names()]
+POOLED: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in FUSIONS.names()]
 POOLED += [(name, {"pool": "attention", "layers": 2, "expansion": 1.0}) for name in ("cmaf", "cross_attention")]
 PADDED = pytest.mark.parametrize(("name", "params"), POOLED)
 LENGTHS = (4, 1, 0, 3, 2)  # tokens of each case

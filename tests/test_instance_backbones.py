@@ -204,8 +204,8 @@ GRAPHS = pytest.mark.parametrize(
 def reordered(bag: Bag, order: Tensor) -> Bag:
     """Return a bag whose place i holds what was at order[i], with neighbours renamed and listed backwards."""
     renamed = torch.cat([order.argsort(), torch.tensor([-1])])[bag.neighbours]  # place -1, the last, stays -1
-    moved = (values[:, order] for values in (bag.features, bag.coordinates, bag.there))
-    return Bag(*moved, renamed[:, order].flip(2))
+    features, coordinates, there = (values[:, order] for values in (bag.features, bag.coordinates, bag.there))
+    return Bag(features, coordinates, there, renamed[:, order].flip(2))
 
 
 @GRAPHS
