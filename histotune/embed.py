@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from histotune import files, runtime
 from histotune.backbones import BackboneInput, build_backbone
 from histotune.errors import ConfigError
-from histotune.model import load_model
+from histotune.predictor import load_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -166,9 +166,9 @@ def _trained(folder: Path) -> Encoder:
             )
         model_folder = folder / members[0]["folder"]
     predictor = load_model(model_folder)
-    side = predictor.preprocessing.image_size
+    side = predictor.image_size
     width = predictor.features(np.zeros((1, side, side, 3), np.uint8)).shape[1]
-    digest = _digest([str(predictor.preprocessing), predictor.config.to_dict()], predictor.model)
+    digest = _digest([str(dict(predictor.preparations)), predictor.config.to_dict()], predictor.model)
     return Encoder(f"{folder.name}, {side} px", side, width, digest, predictor.features)
 
 

@@ -14,7 +14,7 @@ import torch
 from histotune.backbones import BackboneInput, build_backbone
 from histotune.embed import BACKBONE, BATCH, Encoder, embed, load_encoder
 from histotune.errors import ConfigError
-from histotune.model import load_model
+from histotune.predictor import load_model
 from histotune.store import StudyStore
 
 COUNT, SIDE = 150, 32
