@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from histotune.errors import DataError
+from histotune.modalities import MODALITIES, Column
 
 UNKNOWN = -1  # the label of a case whose label is sealed
-FORMAT = 1  # of a prepared cohort on disk
+FORMAT = 2  # of a prepared cohort on disk
+COHORT, MODALITY, PRESENT = "cohort.json", "modalities", "present.csv"
 
 _TYPES = {"id": str, "patient": str, "site": str, "content": str, "x": np.int64, "y": np.int64, "part": str}
 
@@ -26,12 +28,13 @@ class Cohort:
     Attributes:
         name: dataset name.
         table: [N rows] columns `id` (stable, unique, silent about the label), `patient`, `site` ("" if unknown),
-            `content` (hexadecimal digest of the case's pixels), `x`, `y` (pixels in the slide, -1 where unknown),
-            `part` ("train", "val", "test" where the source prescribes it, else "").
+            `content` (hexadecimal digest of what the case's modalities hold), `x`, `y` (pixels in the slide, -1 where
+            unknown), `part` ("train", "val", "test" where the source prescribes it, else "").
         classes: class names in the order of the label numbers.
         positive: the class whose recall is called sensitivity (two classes: normally 1).
-        arrays: {modality: array [N, ...]}; images are uint8 [N, H, W, 3], memory-mapped.
+        arrays: {modality: N cases as its kind stores them}; images are uint8 [N, H, W, 3], memory-mapped.
         present: {modality: bool [N]}.
+        kinds: {modality: kind}; `image` where a modality is not named.
         digest: 16 hexadecimal digits over ids, contents, labels and options; the same data give it on every machine.
         folder: where it lies on disk.
         facts: what reports must say of it (`synthetic`, `source`, `licence`, counts of left-out files, ...).
@@ -40,16 +43,29 @@ class Cohort:
     name: str
     table: pd.DataFrame
     classes: tuple[str, ...]
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, Any]
     present: Mapping[str, np.ndarray]
     digest: str
     folder: Path
     positive: int = 1
     facts: Mapping[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of cases."""
         return len(self.table)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Every modality with its kind and its presence mask."""
+        return columns(self.arrays, self.present, self.kinds)
+
+
+def columns(
+    arrays: Mapping[str, Any], present: Mapping[str, np.ndarray], kinds: Mapping[str, str]
+) -> dict[str, Column]:
+    """Join what is stored of every modality, who has it and its kind (`image` where none is named)."""
+    return {name: Column(kinds.get(name, "image"), stored, present[name]) for name, stored in arrays.items()}
 
 
 def load(folder: Path) -> Cohort:
@@ -59,27 +75,42 @@ def load(folder: Path) -> Cohort:
         DataError: the folder holds none, or one that another version wrote or that is damaged.
     """
     try:
-        saved = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / COHORT).read_text(encoding="utf-8"))
+        if saved.get("format") != FORMAT:
+            raise ValueError(f"it has format {saved.get('format')!r}, this version reads {FORMAT}")
         table = pd.read_csv(folder / "table.csv", dtype=_TYPES, keep_default_na=False)
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no prepared cohort ({error}); run `histotune prepare` again") from error
-    if saved.get("format") != FORMAT or len(images) != len(table):
+        masks = pd.read_csv(folder / PRESENT, dtype=bool)
+        kinds = {name: MODALITIES.build(kind) for name, kind in saved["modalities"].items()}
+        arrays = {name: kind.load(folder / MODALITY / name) for name, kind in kinds.items()}
+        if any(kind.cases(arrays[name]) != len(table) for name, kind in kinds.items()) or len(masks) != len(table):
+            raise ValueError(f"not every modality has {len(table)} cases")
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{folder} was prepared by another version or is damaged ({saved.get('format')=}, {len(images)} images, "
-            f"{len(table)} cases); delete it and run `histotune prepare` again"
-        )
+            f"{folder} holds no prepared cohort, or a damaged one ({error}): delete it and run `histotune prepare`"
+        ) from error
     return Cohort(
         name=saved["name"],
         table=table,
         classes=tuple(saved["classes"]),
-        arrays={"image": images},
-        present={"image": np.ones(len(table), bool)},
+        arrays=arrays,
+        present={name: masks[name].to_numpy(bool) for name in kinds},
         digest=saved["digest"],
         folder=folder,
         positive=saved["positive"],
         facts=saved["facts"],
+        kinds=saved["modalities"],
     )
+
+
+def select(found: Mapping[str, Column], rows: np.ndarray) -> dict[str, Column]:
+    """Return the cases `rows` of every modality, in memory."""
+    return {name: column.select(rows) for name, column in found.items()}
+
+
+def training_files(folder: Path) -> list[str]:
+    """Return the files of a prepared cohort that training reads, `cohort.json` last: all but the labels."""
+    names: list[str] = json.loads((folder / COHORT).read_text(encoding="utf-8"))["files"]
+    return [*names, COHORT]
 
 
 def read_labels(cohort: Cohort) -> np.ndarray:

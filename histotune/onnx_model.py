@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from histotune import files
+from histotune.batches import images_as_cases
 from histotune.datasets import DATASETS, fit
 from histotune.errors import ConfigError, HistotuneError
-from histotune.model import batch_logits
 from histotune.predict import EXPORT, ONNX, Export, file_digest, load
+from histotune.predictor import batch_logits
 
 OPSET = 18  # what torch's translations are written for; others are converted from it
 TOLERANCE = 1e-4  # of a probability
@@ -116,7 +117,8 @@ class _Whole(nn.Module):
         logits = []
         for member in self.members:
             own, given = member.predictor, sized[member.image_size]
-            raw = batch_logits(own.model, given, own.preprocessing, tta=own.config.tta)
+            cases = images_as_cases(given, own.model.images)
+            raw = batch_logits(own.model, cases, own.preparations, tta=own.config.tta)
             logits.append(raw.double() / member.temperature)
         return self.ensemble.join(torch.stack(logits))
 

@@ -3,7 +3,8 @@
 CACHE/<dataset>-<image size>-<fingerprint>/
     cohort.json     name, classes, digest, facts; written last
     table.csv       one line per case, without labels
-    images.npy      uint8 [N, H, W, 3]
+    present.csv     who has which modality
+    modalities/     a folder for each, which its kind reads: images are images.npy, uint8 [N, H, W, 3]
     labels.csv      id, label, path: `cohort.read_labels` alone opens it
     problems.csv    every file that was left out or is odd, and why
 """
@@ -17,8 +18,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,15 @@ import numpy as np
 import pandas as pd
 
 from histotune import files
-from histotune.cohort import FORMAT, Cohort, load
+from histotune._prepare_images import Found, Progress, write_images
+from histotune.cohort import COHORT, FORMAT, MODALITY, PRESENT, Cohort, load
 from histotune.datasets import RESIZES, Dataset, Listing, Problem
-from histotune.datasets._decode import SMALLEST_SIDE, Job, decode
-from histotune.datasets._images_file import ImagesFile
+from histotune.datasets._decode import SMALLEST_SIDE, Job
 from histotune.errors import ConfigError, DataError
+from histotune.modalities import MODALITIES, Column
 
-Progress = Callable[[int, int], None]
-"""Hears (cases decoded, cases in all)."""
-
-_USUAL = 0.9  # share of the images from which on their size counts as the usual one
+IMAGE = "image"  # the modality that a reader's images are
+_DIGEST = 1  # version of a cohort's digest
 
 
 def prepare(
@@ -74,104 +73,82 @@ def prepare(
     job = Job(dataset, root, image_size, resize)
     name = f"{dataset.name}-{image_size}-{_fingerprint(job, listing)}"
     folder = cache.absolute() / name
-    if not (folder / "cohort.json").exists():
+    if not (folder / COHORT).exists():
         with _turn(cache, name) as temporary:
             if temporary is not None:
-                _write(temporary, job, listing, workers, progress or _unheard)
+                _write(temporary, cache.absolute(), job, listing, workers, progress or _unheard)
     cohort = load(folder)
     if strict:
         _refuse_problems(cohort)
     return cohort
 
 
-def _write(folder: Path, job: Job, listing: Listing, workers: int | None, progress: Progress) -> None:
+def _write(folder: Path, cache: Path, job: Job, listing: Listing, workers: int | None, progress: Progress) -> None:
     """Fill `folder` with the prepared cohort."""
-    with ImagesFile(folder / "images.npy", len(listing.table), job.side) as images:
-        found = _decode_into(images, job, listing, workers, progress)
-        found = _leave_out_copies(found)
-        images.keep(found.table.loc[found.table["content"] != "", "keep"].to_numpy(bool))
-    table = found.table[found.table["keep"]].reset_index(drop=True)
-    problems = [*listing.problems, *found.problems]
-    if table.empty:
-        raise DataError(f"none of {len(listing.table)} files in {job.root} can be read; the first: {problems[0]}")
+    found, columns = Found(listing.table, list(listing.problems)), dict[str, Column]()
+    if job.dataset.images:
+        found = write_images(folder / MODALITY / IMAGE, job, listing, workers, progress)
+    columns = dict(job.dataset.columns(listing, job.root, cache))
+    kept = found.table["keep"].to_numpy(bool) if job.dataset.images else np.ones(len(listing.table), bool)
+    columns = {name: column.select(np.flatnonzero(kept)) for name, column in columns.items()}
+    table = found.table[kept].reset_index(drop=True)
+    if job.dataset.images:
+        columns[IMAGE] = Column(IMAGE, None, np.ones(len(table), bool))
+    else:
+        table = table.assign(content=_contents(columns))
+    _refuse_absent(columns)
     _refuse_one_class(table["label"], listing, f"the {len(table)} readable cases in {job.root}")
-    problems += _unusual_sizes(table, {problem.path for problem in problems})
+    for name, column in columns.items():
+        if column.stored is not None:
+            (folder / MODALITY / name).mkdir(parents=True)
+            MODALITIES.build(column.kind).save(column.stored, folder / MODALITY / name)
     if "path" not in table:
         table["path"] = ""
-    columns = ["id", "patient", "site", "content", "x", "y", "part"]
-    files.write_text(folder / "table.csv", table[columns].to_csv(index=False))
+    named = ["id", "patient", "site", "content", "x", "y", "part"]
+    files.write_text(folder / "table.csv", table[named].to_csv(index=False))
     files.write_text(folder / "labels.csv", table[["id", "label", "path"]].to_csv(index=False))
-    listed = pd.DataFrame(problems, columns=list(Problem._fields))
+    files.write_text(folder / PRESENT, pd.DataFrame({k: v.present for k, v in columns.items()}).to_csv(index=False))
+    listed = pd.DataFrame(found.problems, columns=list(Problem._fields))
     files.write_text(folder / "problems.csv", listed.to_csv(index=False))
+    held = sorted(str(path.relative_to(folder)) for path in (folder / MODALITY).rglob("*") if path.is_file())
     saved = {
         "format": FORMAT,
         "name": job.dataset.name,
         "classes": list(listing.classes),
         "positive": listing.positive,
+        "modalities": {name: column.kind for name, column in columns.items()},
+        "files": ["table.csv", PRESENT, *held],
         "digest": _digest(table, job, listing.classes),
-        "facts": _facts(table, job, listing, listed),
+        "facts": _facts(table, columns, job, listing, listed),
     }
-    files.write_json(folder / "cohort.json", saved)
+    files.write_json(folder / COHORT, saved)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """table: the listing's with `content`, `size`, `converted` and `keep`; problems: what came to light."""
-
-    table: pd.DataFrame
-    problems: list[Problem]
-
-
-def _decode_into(images: ImagesFile, job: Job, listing: Listing, workers: int | None, progress: Progress) -> _Found:
-    table = listing.table
-    paths = table["path"] if "path" in table else table["id"]
-    contents: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    converted: list[str] = []
-    problems: list[Problem] = []
-    progress(0, len(table))
-    for done in decode(job, listing, workers):
-        images.append(done.pixels)
-        problems += [Problem(paths[len(contents) + at], *note) for at, note in done.notes.items()]
-        contents += done.contents
-        sizes += done.sizes
-        converted += done.converted
-        progress(len(contents), len(table))
-    columns = {"content": contents, "size": [f"{w}x{h}" for w, h in sizes], "converted": converted}
-    return _Found(table.assign(**columns, keep=[content != "" for content in contents]), problems)
+def _contents(columns: Mapping[str, Column]) -> list[str]:
+    """Name what all modalities of a case hold together."""
+    digests = [
+        [digest if there else "" for digest, there in zip(found, column.present, strict=True)]
+        for _, column in sorted(columns.items())
+        for found in [MODALITIES.build(column.kind).digests(column.stored)]
+    ]
+    return [hashlib.blake2b(" ".join(case).encode(), digest_size=8).hexdigest() for case in zip(*digests, strict=True)]
 
 
-def _leave_out_copies(found: _Found) -> _Found:
-    """Leave out all but the first of identical images, and all of them when their labels differ."""
-    table = found.table
-    readable = table[table["keep"]]
-    copies = readable[readable["content"].duplicated(keep=False)]
-    keep = table["keep"].copy()
-    problems = list(found.problems)
-    for _, group in copies.groupby("content", sort=False):
-        names = list(group["path"] if "path" in group else group["id"])
-        if group["label"].nunique() > 1:
-            keep[group.index] = False
-            reason = f"the same pixels have different labels: {', '.join(names[:4])}"
-            problems += [Problem(name, "contradiction", reason) for name in names]
-        else:
-            keep[group.index[1:]] = False
-            problems += [Problem(name, "duplicate", f"the same pixels as {names[0]}") for name in names[1:]]
-    return _Found(table.assign(keep=keep), problems)
+def _refuse_absent(columns: Mapping[str, Column]) -> None:
+    absent = [name for name, column in columns.items() if not column.present.any()]
+    if absent:
+        raise DataError(
+            f"modality {absent[0]!r} is absent for all {len(columns[absent[0]].present)} cases: check its file and the "
+            "case ids in it, or leave the modality out"
+        )
+    empty = np.flatnonzero(~np.any([column.present for column in columns.values()], axis=0))
+    if len(empty):
+        raise DataError(f"{len(empty)} cases have no modality at all, the first in row {empty[0]}: leave them out")
 
 
-def _unusual_sizes(table: pd.DataFrame, listed: set[str]) -> list[Problem]:
-    """List the images that differ in size when nearly all others are of one size; they are kept."""
-    usual = table["size"].mode()[0]
-    odd = table[table["size"] != usual]
-    if odd.empty or len(odd) > (1 - _USUAL) * len(table):
-        return []
-    reason = f"px; {len(table) - len(odd)} others are {usual} px; scaled"
-    rows = zip(odd["path"], odd["size"], strict=True)
-    return [Problem(path, "wrong_size", f"{size} {reason}", kept=True) for path, size in rows if path not in listed]
-
-
-def _facts(table: pd.DataFrame, job: Job, listing: Listing, problems: pd.DataFrame) -> dict[str, Any]:
+def _facts(
+    table: pd.DataFrame, columns: Mapping[str, Column], job: Job, listing: Listing, problems: pd.DataFrame
+) -> dict[str, Any]:
     info = job.dataset.info
     kinds = {kept: Counter(problems.loc[problems["kept"] == kept, "kind"]) for kept in (True, False)}
     return {
@@ -184,11 +161,18 @@ def _facts(table: pd.DataFrame, job: Job, listing: Listing, problems: pd.DataFra
         "cases": len(table),
         "patients": int(table["patient"].nunique()),
         "sites": int((table["site"].unique() != "").sum()),
+        "modalities": {name: int(column.present.sum()) for name, column in columns.items()},
+        "left_out": dict(kinds[False]),
+        "odd": dict(kinds[True]),
+        **(_facts_of_images(table, job) if job.dataset.images else {}),
+    }
+
+
+def _facts_of_images(table: pd.DataFrame, job: Job) -> dict[str, Any]:
+    return {
         "image_size": job.side,
         "resize": job.resize,
         "sizes": {str(size): int(n) for size, n in table["size"].value_counts()[:5].items()},
-        "left_out": dict(kinds[False]),
-        "odd": dict(kinds[True]),
         "converted": dict(Counter(table.loc[table["converted"] != "", "converted"])),
     }
 
@@ -197,7 +181,9 @@ def _fingerprint(job: Job, listing: Listing) -> str:
     """Name what would be prepared, from paths, sizes, times and options, without opening a file."""
     hashed = hashlib.blake2b(digest_size=6)
     options = [FORMAT, job.dataset.options(), job.side, job.resize, listing.classes, listing.positive]
-    hashed.update(json.dumps([options, sorted(listing.table.columns), listing.problems], default=str).encode())
+    hashed.update(
+        json.dumps([options, sorted(listing.table.columns), listing.problems, listing.sources], default=str).encode()
+    )
     hashed.update(pd.util.hash_pandas_object(listing.table, index=False).to_numpy().tobytes())
     return hashed.hexdigest()
 
@@ -205,7 +191,8 @@ def _fingerprint(job: Job, listing: Listing) -> str:
 def _digest(table: pd.DataFrame, job: Job, classes: tuple[str, ...]) -> str:
     """Name what was prepared; unlike the fingerprint it is the same wherever and whenever the files lie."""
     columns = ["id", "patient", "site", "content", "label", "part"]
-    hashed = hashlib.sha256(json.dumps([FORMAT, job.side, job.resize, classes]).encode())
+    form = [_DIGEST, job.side, job.resize, classes] if job.dataset.images else [_DIGEST, classes]
+    hashed = hashlib.sha256(json.dumps(form).encode())
     hashed.update(table[columns].to_csv(index=False).encode())
     return hashed.hexdigest()[:16]
 
@@ -224,7 +211,7 @@ def _turn(cache: Path, name: str) -> Iterator[Path | None]:
         raise files.unwritable(folder, error) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel frees it when this process ends, however it ends
-        if (folder / "cohort.json").exists():
+        if (folder / COHORT).exists():
             yield None
             return
         for left_behind in cache.glob(f".{name}.tmp*"):  # by a process that was killed: nobody else holds the lock

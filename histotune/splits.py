@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from histotune._deal import deal
-from histotune.cohort import Cohort
+from histotune.cohort import Cohort, columns
 from histotune.errors import ConfigError, DataError, suggest
 from histotune.imbalance import NATURAL, describe, sample, thin
+from histotune.modalities import Column
 
 TRAIN, VAL, TEST = "train", "val", "test"
 
@@ -40,8 +41,9 @@ class TrainingData:
     """What a trial may see: every array, but labels of the training and validation part only.
 
     Attributes:
-        arrays: {modality: [N, ...]}, memory-mapped.
+        arrays: {modality: N cases as its kind stores them}, memory-mapped.
         present: {modality: bool [N]}.
+        kinds: {modality: kind}; `image` where a modality is not named.
         labels: int64 [N], `cohort.UNKNOWN` (-1) for sealed cases.
         ids, patients: str [N].
         train, val: int64 row numbers.
@@ -49,7 +51,7 @@ class TrainingData:
         digest: the cohort's digest, which a trial's environment names.
     """
 
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, Any]
     present: Mapping[str, np.ndarray]
     labels: np.ndarray
     ids: np.ndarray
@@ -59,6 +61,12 @@ class TrainingData:
     classes: tuple[str, ...]
     positive: int = 1
     digest: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Every modality with its kind and its presence mask."""
+        return columns(self.arrays, self.present, self.kinds)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -159,7 +167,7 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
         for ids, what in (
             (added, "cases were added"),
             (removed, "cases were removed"),
-            (repainted, "cases have other pixels"),
+            (repainted, "cases have other content"),
             (moved, "cases have another patient"),
         )
         if len(ids)

@@ -26,14 +26,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from histotune import files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
 from histotune.imbalance import NATURAL
+from histotune.records import Predictions, TrialRecord, read_record, to_record, write_record
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
+
+__all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
+           "read_record", "write_record"]  # fmt: skip
 
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
 
@@ -86,86 +89,6 @@ class StudySettings:
     def metrics(self) -> list[str]:
         """All metrics of the search, the ranking one first."""
         return [self.metric, *self.others]
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One ended trial, as its `metrics.json` says.
-
-    Attributes:
-        number: trial number; -1 for a control or a single training.
-        state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
-        metrics: validation metrics of the best epoch; empty when it failed.
-        epochs: epochs trained; `best_epoch` counts from 1.
-        kind, reason: why it failed ("" otherwise).
-    """
-
-    number: int
-    state: str
-    folder: Path
-    digest: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    epochs: int = 0
-    best_epoch: int = 0
-    seconds: float = 0.0
-    parameters: int = 0
-    kind: str = ""
-    reason: str = ""
-    started: float = 0.0
-    known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-
-    def config(self) -> dict[str, Any]:
-        """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
-        return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
-
-    def curve(self) -> list[dict[str, Any]]:
-        """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds`, metrics, of branches `information`."""
-        return files.read_json_lines(self.folder / "curve.jsonl")
-
-    def predictions(self) -> Predictions:
-        """Read the validation predictions."""
-        return Predictions.load(self.folder / "predictions.npz")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Saved scores: ids [n] (str), patients [n] (str), labels [n] (int64), logits [n, C] (float32)."""
-
-    ids: np.ndarray
-    patients: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-
-    def save(self, path: Path) -> None:
-        """Write to `path` atomically."""
-        columns = {"ids": self.ids, "patients": self.patients, "labels": self.labels, "logits": self.logits}
-        files.write_atomically(path, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote; nothing is unpickled."""
-        if not path.exists():
-            raise StudyError(f"{path} is missing: the trial has no saved predictions")
-        with np.load(path, allow_pickle=False) as saved:
-            return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"])
-
-
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `metrics.json`, the last file of a trial: once it stands, the trial has ended."""
-    files.write_json(folder / "metrics.json", record)
-
-
-def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
-    """Read an ended trial, or None while it has not ended."""
-    path = folder / "metrics.json"
-    if not path.exists():
-        return None
-    return _record(folder, number, json.loads(path.read_text(encoding="utf-8")))
-
-
-def _record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
-    metrics = {k: float("nan") if v is None else float(v) for k, v in saved.pop("metrics", {}).items()}
-    return TrialRecord(number=number, folder=folder, metrics=metrics, known_config=config, **saved)
 
 
 class StudyStore:
@@ -257,6 +180,7 @@ class StudyStore:
             classes=tuple(settings.classes),
             positive=settings.positive,
             digest=cohort.digest,
+            kinds=cohort.kinds,
         )
 
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:
@@ -289,7 +213,9 @@ class StudyStore:
         """Return every ended trial, by number."""
         folder = self.folder / "trials"
         ended = trial_index.read_trials(folder, self.folder / trial_index.NAME).items()
-        return [_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended]
+        return [
+            to_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended
+        ]
 
     @property
     def _sealed(self) -> Path:

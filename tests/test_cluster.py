@@ -25,7 +25,7 @@ from histotune.runtime import share_gpu
 from histotune.search import Budget, Resources, run, worker
 from histotune.search.cluster import _mark, _marked
 from histotune.search.conductor import STOP
-from histotune.search.depot import COHORT_FILES, Depot
+from histotune.search.depot import Depot
 from histotune.search.desk import Desk
 from histotune.search.driver import Courier
 from histotune.space import read_space
@@ -100,7 +100,8 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
     stored = tmp_path / "bucket" / "small"
     assert read_record(stored / "trials" / "00001") is not None
     assert not list(stored.rglob("*sealed*")), "what lies under the seal stays here"
-    assert {path.name for path in (stored / "cohorts").glob("*/*")} == set(COHORT_FILES)
+    held = {path.name for path in (stored / "cohorts").glob("*/*")}
+    assert held == {"table.csv", "present.csv", "modalities", "cohort.json"}
     ray.init(address=cluster.address)
     assert ray.cluster_resources()["CPU"] == 1
     shares = [share.remote({"gpus": 0.0, "cpus": cpus, "at_once": n}) for cpus, n in ((1.0, 8), (0.25, 8), (0.25, 2))]
@@ -279,10 +280,11 @@ def test_a_node_copies_a_cohort_once_and_without_its_labels(
     depot.offer_cohort(small_cohort.folder)
     elsewhere = tmp_path / "not-on-this-node" / small_cohort.folder.name
     first = depot.cohort(elsewhere, tmp_path / "node")
-    written = (first / "images.npy").stat().st_mtime_ns
+    written = (first / "modalities/image/images.npy").stat().st_mtime_ns
     assert depot.cohort(elsewhere, tmp_path / "node") == first
-    assert (first / "images.npy").stat().st_mtime_ns == written
-    assert {path.name for path in first.iterdir()} == set(COHORT_FILES)
+    assert (first / "modalities/image/images.npy").stat().st_mtime_ns == written
+    held = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()} - {".arriving/cohort.json"}
+    assert held == {"table.csv", "present.csv", "modalities/image/images.npy", "cohort.json"}
     assert depot.cohort(small_cohort.folder, tmp_path / "node") == small_cohort.folder
 
 

@@ -226,7 +226,7 @@ def changed(cohort: Cohort, table: pd.DataFrame) -> Cohort:
     [
         ("added", "1 cases were added (zzz)"),
         ("removed", "2 cases were removed (case-000000, case-000001)"),
-        ("pixels", "5 cases have other pixels (case-000000, case-000001, case-000002, ...)"),
+        ("pixels", "5 cases have other content (case-000000, case-000001, case-000002, ...)"),
         ("patient", "1 cases have another patient (case-000003)"),
         ("order", "the order of the cases differs"),
         ("labels", "labels, sites, prescribed parts or options differ"),

@@ -7,6 +7,7 @@ from histotune.backbones._base import (
     BackboneOutput,
     Widths,
     build_backbone,
+    check_kind,
     reading,
 )
 from histotune.backbones._pool import TokenPool
@@ -19,5 +20,6 @@ __all__ = [
     "TokenPool",
     "Widths",
     "build_backbone",
+    "check_kind",
     "reading",
 ]

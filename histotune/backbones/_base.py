@@ -83,13 +83,22 @@ def build_backbone(name: str, modality: str, given: BackboneInput, **params: Any
     Raises:
         ConfigError: unknown name or parameter, or a backbone for another kind of modality; offers those that fit.
     """
-    kinds = BACKBONES.entry(name).kinds or IMAGES
-    if given.kind not in kinds:
-        raise ConfigError(
-            f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {given.kind}: choose "
-            f"one of {', '.join(reading(given.kind))}"
-        )
+    check_kind(name, modality, given.kind)
     return BACKBONES.build(name, given, **params)
+
+
+def check_kind(name: str, modality: str, kind: str) -> None:
+    """Check that a backbone reads modalities of this kind.
+
+    Raises:
+        ConfigError: it does not, or the name is unknown; offers those that do.
+    """
+    kinds = BACKBONES.entry(name).kinds or IMAGES
+    if kind not in kinds:
+        raise ConfigError(
+            f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {kind}: choose "
+            f"one of {', '.join(reading(kind))}"
+        )
 
 
 def reading(kind: str) -> list[str]:

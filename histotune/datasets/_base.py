@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from histotune.errors import DataError
+from histotune.modalities import Column
 from histotune.registry import Registry
 
 COLUMNS = ("id", "patient", "site", "label", "x", "y", "part")
@@ -97,6 +98,7 @@ class Listing:
         facts: what reports must say; `patients_known` is False when every image had to count as its own patient; then
             `test_of_other_patients` says whether a prescribed test part is known to be of other patients all the same.
         problems: files that are listed and left out already.
+        sources: (path, bytes, mtime in ns) of further files that decide what the cohort holds.
     """
 
     table: pd.DataFrame
@@ -104,13 +106,19 @@ class Listing:
     positive: int = 1
     facts: Mapping[str, Any] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
+    sources: Sequence[tuple[str, int, int]] = ()
 
 
 class Dataset:
-    """A kind of files on disk. Its options are keyword-only, have defaults, and are the fields of a dataclass."""
+    """A kind of files on disk. Its options are keyword-only, have defaults, and are the fields of a dataclass.
+
+    Attributes:
+        images: whether every case is an image, which `read` gives; other modalities come from `columns`.
+    """
 
     name: ClassVar[str]
     info: ClassVar[Info]
+    images: ClassVar[bool] = True
 
     @property
     def needs_data(self) -> bool:
@@ -137,6 +145,19 @@ class Dataset:
         """
         raise NotImplementedError
 
+    def columns(self, listing: Listing, root: Path | None, cache: Path) -> Mapping[str, Column]:
+        """Return every modality but the images that `read` gives, by name, its cases as in the listing's table.
+
+        It is called once, when the cohort is prepared.
+
+        Args:
+            cache: folder for what is worth keeping beyond this cohort.
+
+        Raises:
+            DataError: something in the files cannot be used.
+        """
+        return {}
+
     def stratum(self, case: str) -> str:
         """Return what a case is to be reported apart by, such as its magnification, read off its id; "" for nothing."""
         return ""
@@ -162,3 +183,10 @@ def drop_same_ids(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     pairs = zip(table.loc[again, "path"], table.loc[again, "id"], strict=True)
     problems = [Problem(path, "same_id", f"another file is case {name} already") for path, name in pairs]
     return table[~again].reset_index(drop=True), problems
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Sort class names, as numbers where all are numbers."""
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))

@@ -1,16 +1,23 @@
-"""The contract of a kind of modality: how it lies on disk, what is fitted to it, and how rows of it become a batch."""
+"""The contract of a kind of modality: how it lies on disk, what is fitted to it, and how rows of it become a batch.
+
+Cohorts are read by commands that train nothing, so torch is imported by those functions alone that make tensors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from histotune.errors import ConfigError, suggest
+from histotune.ranges import Range
 from histotune.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Bag(NamedTuple):
@@ -30,8 +37,26 @@ class Bag(NamedTuple):
     neighbours: Tensor
 
 
-Batch = Tensor | Bag
+Batch: TypeAlias = "Tensor | Bag"
 """Some cases of one modality, case by case along the first dimension: [B, ...]."""
+
+
+class Column(NamedTuple):
+    """One modality of N cases.
+
+    Attributes:
+        kind: name of the kind of modality.
+        stored: as the kind holds it.
+        present: bool [N], who has it.
+    """
+
+    kind: str
+    stored: Any
+    present: np.ndarray
+
+    def select(self, rows: np.ndarray) -> Column:
+        """Return the cases `rows`, in memory."""
+        return Column(self.kind, MODALITIES.build(self.kind).select(self.stored, rows), self.present[rows])
 
 
 class Source(Protocol):
@@ -58,6 +83,12 @@ class Preprocessing:
     def standardise(self, raw: Any) -> Batch:
         """Map a raw batch to the network's input, in tensors only, so that it can be traced."""
         raise NotImplementedError
+
+    def blank(self, cases: int, device: torch.device) -> Batch:
+        """Return what stands for the input of cases that all lack the modality."""
+        import torch
+
+        return torch.zeros(cases, *self.shape, device=device)
 
     def check(self, stored: Any) -> Any:
         """Return stored cases in the form that `standardise` was fitted to.
@@ -141,6 +172,19 @@ class Modality:
 MODALITIES: Registry[Modality] = Registry("kind of modality", "histotune.modalities")
 
 
+def refuse_options(kind: str, options: Mapping[str, Any], known: Mapping[str, Range]) -> None:
+    """Check options of a preprocessing against what the kind knows.
+
+    Raises:
+        ConfigError: an unknown option, or a value outside its range.
+    """
+    for name, value in options.items():
+        if name not in known:
+            hint = suggest(name, known) if known else "It has none."
+            raise ConfigError(f"preprocess: modalities of kind {kind!r} have no option {name!r}. {hint}")
+        known[name].check(f"preprocess: {name!r} of kind {kind!r}", value)
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch; from pinned memory, so that a GPU need not wait."""
     if device.type == "cpu":
@@ -151,6 +195,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def over(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     """Apply a function to a batch, or to every tensor of a bag."""
     return Bag(*map(function, batch)) if isinstance(batch, Bag) else function(batch)
+
+
+def tensor(batch: Batch) -> Tensor:
+    """Return a batch that is one tensor, as those of images and tables are."""
+    assert not isinstance(batch, Bag)
+    return batch
 
 
 def cut(batch: Batch, count: int) -> Sequence[Batch]:

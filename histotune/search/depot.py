@@ -17,16 +17,11 @@ import fsspec
 from histotune import files
 from histotune.checkpoint import KEPT
 from histotune.checkpoint import NAME as CHECKPOINT
-from histotune.cohort import load
+from histotune.cohort import COHORT, load, training_files
 from histotune.errors import ConfigError, StudyError
 from histotune.store import StudyStore
 
 STUDY_FILES = ("study.json", "split.csv", "labels.csv")  # never what lies under the seal
-COHORT_FILES = (
-    "table.csv",
-    "images.npy",
-    "cohort.json",
-)  # without all labels, some of which are sealed; cohort.json last
 LAST = "metrics.json"  # once it stands, a trial has ended: it travels after all others
 
 
@@ -62,19 +57,20 @@ class Depot:
         """Put a prepared cohort where other nodes find it."""
         place = f"cohorts/{folder.name}"
         with self._reached():
-            if self._read(f"{place}/cohort.json") is None:
-                for name in COHORT_FILES:
+            if self._read(f"{place}/{COHORT}") is None:
+                for name in training_files(folder):
                     self._put(folder / name, f"{place}/{name}")
 
     def cohort(self, folder: Path, cache: Path) -> Path:
         """Return a node's own copy of the cohort that the driver has in `folder`, made once for all its processes."""
-        if (folder / "cohort.json").exists():
+        if (folder / COHORT).exists():
             return folder
         mine, place = cache / "nodes" / folder.name, f"cohorts/{folder.name}"
         with files.lock(cache / "nodes" / f".{folder.name}" / "lock", "copying a cohort", wait=True):
-            if not (mine / "cohort.json").exists():
+            if not (mine / COHORT).exists():
                 with self._reached():
-                    for name in COHORT_FILES:
+                    self._get(f"{place}/{COHORT}", mine / ".arriving" / COHORT)
+                    for name in training_files(mine / ".arriving"):
                         self._get(f"{place}/{name}", mine / name)
         load(mine)
         return mine
