@@ -313,6 +313,19 @@ def test_an_empty_bag_is_as_good_as_an_absent_one(name: str, params: dict[str, A
 
 
 @PADDED
+def test_the_bag_of_an_absent_modality_has_no_say(name: str, params: dict[str, Any]) -> None:
+    fusion, (branches, present) = build(name, **params), bags(name, 5)
+    first = next(iter(branches))
+    present[first] = torch.tensor([False, True, True, True, False])
+    expected = fusion(branches, present)
+    tokens, pooled, there = branches[first]
+    assert there is not None
+    for many in (True, False):
+        branches[first] = BackboneOutput(tokens, pooled, there.where(present[first][:, None], many))
+        torch.testing.assert_close(fusion(branches, present), expected, rtol=0, atol=1e-6)
+
+
+@PADDED
 def test_no_gradient_goes_to_padding_and_all_are_finite(name: str, params: dict[str, Any]) -> None:
     fusion, (branches, present) = build(name, **params), bags(name, 6)
     tokens, _, there = next(iter(branches.values()))

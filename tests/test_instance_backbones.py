@@ -13,7 +13,7 @@ from torch import Tensor
 
 from histotune.backbones import Backbone, TokenPool, build_backbone
 from histotune.backbones._instances import InstanceBackbone
-from histotune.backbones.patch_graph import places
+from histotune.backbones.patch_graph import Gin, Pna, edges, places
 from histotune.modalities import Bag
 
 POOLS = ("mean", "max", "attention", "top_k")
@@ -173,6 +173,19 @@ def restated(bag: Bag, case: int, count: int, at: Arrays, layer: str, *, placed:
         new = gin(h, a, at, path) if layer == "gin" else pna(h, a, at, path, 4.0)
         h = h + relu(layer_norm(new, at, f"rest.{depth}.0"))
     return h
+
+
+def test_layers_are_what_plain_arithmetic_says_of_nodes_of_any_sign() -> None:
+    bag, nodes = bag_of("graph", [9]), torch.randn(1, 9, 5)
+    torch.manual_seed(0)
+    sums, statistics = Gin(5), Pna(5, math.log(4.0 + 1))
+    torch.nn.init.constant_(sums.eps, -0.4)
+    with torch.no_grad():
+        found = [layer(nodes, edges(bag))[0].numpy() for layer in (sums, statistics)]
+    h, a = nodes[0].double().numpy(), adjacency(bag, 0, 9)
+    layers = [{f"it.{name}": value for name, value in arrays(layer).items()} for layer in (sums, statistics)]
+    assert found[0] == pytest.approx(gin(h, a, layers[0], "it"), rel=1e-4, abs=1e-5)
+    assert found[1] == pytest.approx(pna(h, a, layers[1], "it", 4.0), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("layer", ["gin", "pna"])
