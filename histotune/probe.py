@@ -15,7 +15,7 @@ from torch import Tensor
 
 from histotune import information
 from histotune.batches import Cases, Preparations, in_order
-from histotune.fusions import speaking
+from histotune.fusions import Fusion, speaking
 from histotune.model import Model, Outputs, Present
 from histotune.predictor import inputs_of
 from histotune.session import Session
@@ -113,9 +113,9 @@ def head_entropies(
     found: list[dict[tuple[int, str], list[np.ndarray]]] = [{} for _ in temperatures]
     for raw in batches:
         outputs, present = model.outputs(*inputs_of(model, preparations, raw))
-        for some, there in _portions(outputs, present):
+        for some, there in portions(outputs, present):
             for parts, temperature in zip(found, temperatures, strict=True):
-                for head, share in _rows_entropy(model, some, there, temperature).items():
+                for head, share in rows_entropy(model.fusion, some, there, temperature).items():
                     parts.setdefault(head, []).append(share)
     return [{head: _mean(np.concatenate(shares)) for head, shares in parts.items()} for parts in found]
 
@@ -130,11 +130,11 @@ def own_temperatures(model: Model) -> Heads:
     }
 
 
-def _rows_entropy(model: Model, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
-    """Return the entropy of every case's rows, [B, heads]."""
+def rows_entropy(fusion: Fusion, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
+    """Return the mean entropy of every case's attention rows as a share of the greatest possible, [B, heads]."""
     found: Heads = {}
     speaks = {name: speaking(output, present[name]) for name, output in outputs.items()}
-    for layer, attention in enumerate(model.fusion.attention(outputs, present, temperature), start=1):
+    for layer, attention in enumerate(fusion.attention(outputs, present, temperature), start=1):
         for branch in dict.fromkeys(asking for asking, _ in attention):
             heard = {other: weights for (asking, other), weights in attention.items() if asking == branch}
             rows, answers = torch.cat([*heard.values()], dim=-1), torch.cat([speaks[other] for other in heard], dim=1)
@@ -147,7 +147,7 @@ def _mean(shares: np.ndarray) -> np.ndarray:
     return np.ma.masked_invalid(shares).mean(axis=0).filled(np.nan)
 
 
-def _portions(outputs: Outputs, present: Present) -> Iterable[tuple[Outputs, Present]]:
+def portions(outputs: Outputs, present: Present) -> Iterable[tuple[Outputs, Present]]:
     """Cut a batch so small that attention weights, which no forward pass holds in memory, do not fill it."""
     tokens = sum(output.tokens.shape[1] for output in outputs.values())
     at_once = max(1, _WEIGHTS // tokens**2)

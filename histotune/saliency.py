@@ -92,7 +92,7 @@ def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple
     speaks = {name: speaking(output, masks[name]).sum(dim=1) for name, output in outputs.items()}
     found: dict[tuple[str, str], list[Tensor]] = {}
     for layer in layers:
-        for pair, weights in _shares(layer, speaks).items():
+        for pair, weights in shares(layer, speaks).items():
             found.setdefault(pair, []).append(weights)
     grids = {pair: positions(model, pair[1]) for pair in found}
     return {
@@ -102,7 +102,7 @@ def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple
     }
 
 
-def _shares(layer: Attention, speaks: Tensors) -> dict[tuple[str, str], Tensor]:
+def shares(layer: Attention, speaks: Tensors) -> dict[tuple[str, str], Tensor]:
     """Map weights [B, heads, Tq, Tk] to [B, Tk] in multiples of what a token gets when all answers are equal.
 
     Args:

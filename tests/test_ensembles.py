@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from histotune.ensembles import ENSEMBLES
-from histotune.ensembles.weighted_logits import _withheld
+from histotune.ensembles.weighted_logits import SOFT, _withheld
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import score, softmax
 
@@ -210,7 +210,10 @@ def test_weighted_logits_make_up_for_a_missing_member_class_by_class() -> None:
     logits = logits_of([0.8, 0.2], [0.4, 0.6])
     scores = log_scores(logits)[:, 0]
     alone = ensemble.predict(logits, np.array([[True], [False]]))
-    assert alone == pytest.approx(softmax(np.array([[1.5 * scores[0, 0] + 0.25, 2.0 * scores[0, 1]]])))
+    first, second = (np.sqrt(np.square(weights) + SOFT**2) for weights in ([1.0, 0.5], [0.5, 1.5]))
+    louder = (first + second) / first
+    expected = np.array([[louder[0] * 1.0 * scores[0, 0] + 0.25, louder[1] * 0.5 * scores[0, 1]]])
+    assert alone == pytest.approx(softmax(expected))
     both = np.array([[1.0 * scores[0, 0] + 0.5 * scores[1, 0] + 0.25, 0.5 * scores[0, 1] + 1.5 * scores[1, 1]]])
     assert ensemble.predict(logits) == pytest.approx(softmax(both))
 

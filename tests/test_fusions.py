@@ -261,7 +261,7 @@ def test_attention_says_who_looks_at_what_and_sums_to_one(name: str) -> None:
 
 # --- branches whose cases have different numbers of tokens
 
-POOLED = [(name, {}) for name in FUSIONS.names()]
+POOLED: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in FUSIONS.names()]
 POOLED += [(name, {"pool": "attention", "layers": 2, "expansion": 1.0}) for name in ("cmaf", "cross_attention")]
 PADDED = pytest.mark.parametrize(("name", "params"), POOLED)
 LENGTHS = (4, 1, 0, 3, 2)  # tokens of each case
@@ -310,6 +310,19 @@ def test_an_empty_bag_is_as_good_as_an_absent_one(name: str, params: dict[str, A
     empty = fusion.embed(branches, present)[first][2]
     present[first] = torch.tensor([True, True, False, True, True])
     torch.testing.assert_close(fusion.embed(branches, present)[first][2], empty)
+
+
+@PADDED
+def test_the_bag_of_an_absent_modality_has_no_say(name: str, params: dict[str, Any]) -> None:
+    fusion, (branches, present) = build(name, **params), bags(name, 5)
+    first = next(iter(branches))
+    present[first] = torch.tensor([False, True, True, True, False])
+    expected = fusion(branches, present)
+    tokens, pooled, there = branches[first]
+    assert there is not None
+    for many in (True, False):
+        branches[first] = BackboneOutput(tokens, pooled, there.where(present[first][:, None], many))
+        torch.testing.assert_close(fusion(branches, present), expected, rtol=0, atol=1e-6)
 
 
 @PADDED

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from histotune.backbones import Backbone, TokenPool, build_backbone
 from histotune.backbones._instances import InstanceBackbone
-from histotune.backbones.patch_graph import places
+from histotune.backbones.patch_graph import Gin, Pna, edges, places
 from histotune.modalities import Bag
 
 POOLS = ("mean", "max", "attention", "top_k")
@@ -175,6 +175,19 @@ def restated(bag: Bag, case: int, count: int, at: Arrays, layer: str, *, placed:
     return h
 
 
+def test_layers_are_what_plain_arithmetic_says_of_nodes_of_any_sign() -> None:
+    bag, nodes = bag_of("graph", [9]), torch.randn(1, 9, 5)
+    torch.manual_seed(0)
+    sums, statistics = Gin(5), Pna(5, math.log(4.0 + 1))
+    torch.nn.init.constant_(sums.eps, -0.4)
+    with torch.no_grad():
+        found = [layer(nodes, edges(bag))[0].numpy() for layer in (sums, statistics)]
+    h, a = nodes[0].double().numpy(), adjacency(bag, 0, 9)
+    layers = [{f"it.{name}": value for name, value in arrays(layer).items()} for layer in (sums, statistics)]
+    assert found[0] == pytest.approx(gin(h, a, layers[0], "it"), rel=1e-4, abs=1e-5)
+    assert found[1] == pytest.approx(pna(h, a, layers[1], "it", 4.0), rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.parametrize("layer", ["gin", "pna"])
 @pytest.mark.parametrize("placed", [False, True])
 def test_a_graph_network_is_what_plain_arithmetic_says(layer: str, placed: bool) -> None:
@@ -204,8 +217,8 @@ GRAPHS = pytest.mark.parametrize(
 def reordered(bag: Bag, order: Tensor) -> Bag:
     """Return a bag whose place i holds what was at order[i], with neighbours renamed and listed backwards."""
     renamed = torch.cat([order.argsort(), torch.tensor([-1])])[bag.neighbours]  # place -1, the last, stays -1
-    moved = (values[:, order] for values in (bag.features, bag.coordinates, bag.there))
-    return Bag(*moved, renamed[:, order].flip(2))
+    features, coordinates, there = (values[:, order] for values in (bag.features, bag.coordinates, bag.there))
+    return Bag(features, coordinates, there, renamed[:, order].flip(2))
 
 
 @GRAPHS

@@ -118,7 +118,10 @@ def exported(folder: Path, configs: Sequence[Mapping[str, Any]], strategy: str, 
         save_preparations({"image": fitted}, place / "preprocessing.json")
         save_weights(model.state_dict(), place / "model.safetensors")
         members.append({"folder": f"members/{k}", "trial": k, "temperature": 0.25 + 0.25 * k})
-    info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": {}}
+    rng, ensemble = np.random.default_rng(0), ENSEMBLES.build(strategy, **params)
+    ensemble.fit(rng.normal(size=(len(configs), 60, 3)), rng.integers(0, 3, 60))
+    state = ensemble.state()
+    info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": state}
     info |= {"members": members, "classes": list("abc"), "positive": 1, "threshold": None, "resize": "area"}
     files.write_json(folder / EXPORT, info | {"digest": content_digest(folder, info)})
     return folder

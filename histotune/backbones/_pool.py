@@ -72,7 +72,6 @@ class TokenPool(nn.Module):
         if self.kind == "top_k":
             best = scores.topk(min(self.k, scores.shape[1]), dim=1).indices
             voting = torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, True)
-            there = voting if there is None else there & voting
             scores = scores.masked_fill(~voting, lowest)
         shares = scores.softmax(dim=1)
         return shares if there is None else shares * there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ class PatchGraph(InstanceBackbone):
     """Layers of one kind, each normed, through ReLU and added to what it heard, so that deep ones keep the patch."""
 
     def __init__(
-        self, features: int, layers: list[Gin] | list[Pna], dropout: float, pool: TokenPool, dim: int, placed: bool
+        self, features: int, layers: Sequence[nn.Module], dropout: float, pool: TokenPool, dim: int, placed: bool
     ) -> None:
         super().__init__(pool, dim)
         self.placed = placed
@@ -158,4 +159,4 @@ def patch_graph(
     features = row_width("patch_graph", given)
     layers = [Gin(dim) if layer == "gin" else Pna(dim, math.log(degree + 1)) for _ in range(depth)]
     pooled = TokenPool(dim, pool, hidden=hidden, k=k)
-    return PatchGraph(features, layers, dropout, pooled, dim, coordinates)  # type: ignore[arg-type]
+    return PatchGraph(features, layers, dropout, pooled, dim, coordinates)

@@ -15,7 +15,7 @@ from histotune.ensembles._log_scores import centred, minimise
 from histotune.errors import DataError
 from histotune.ranges import Interval
 
-LEAST_WEIGHT = 1e-6  # below which a weight counts as it when those of missing members are made up for
+SOFT = 0.05  # |w| is taken as sqrt(w^2 + .05^2): without a kink at 0 the fit has one way down
 _EVERY = 6  # members up to which all subsets are taken; beyond, each case draws some
 _DRAWS = 32
 _SEED = 0
@@ -25,7 +25,7 @@ class WeightedLogits(Ensemble):
     """softmax(sum_m w_m z_m + b), z_m the centred log-probabilities of member m; WLB of arXiv 2509.03408, WL without b.
 
     Where members are missing, the sum of those that are there is multiplied, class by class, by the sum of all |w_m|
-    over the sum of those that are there. `fit` minimises the expected cross-entropy when every member that is there
+    over the sum of those that are there, so that one member alone speaks as loudly as all together would. `fit` minimises the expected cross-entropy when every member that is there
     is withheld with probability `dropout` (one at least stays), plus `shrink` times the squared distance of the
     weights from 1/M: with few members the expectation is a sum over all subsets, so that nothing is left to chance.
     """
@@ -88,7 +88,7 @@ def weighted_logits(*, bias: bool = True, dropout: float = 0.3, shrink: float = 
 def _weighted(scores: Tensor, present: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     """Return the logits [N, C] of scores [M, N, C], bool [M, N], weights [M, C] and bias [C]."""
     mask = present[:, :, None].to(scores.dtype)
-    sizes = weights.abs().clamp_min(LEAST_WEIGHT)
+    sizes = (weights.square() + SOFT**2).sqrt()
     made_up = sizes.sum(dim=0) / (mask * sizes[:, None]).sum(dim=0)  # [N, C]
     return (mask * weights[:, None] * scores).sum(dim=0) * made_up + bias
 
