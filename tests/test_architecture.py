@@ -25,7 +25,8 @@ LAYERS = [
     {"predictor"},
     {"embed"},
     {"datasets", "splits", "trial_index", "lineage"},
-    {"prepare", "store", "places"},
+    {"prepare", "store", "places", "slides", "tissue"},
+    {"prepare_slides"},
     {"optimizer", "memory", "session", "efficiency", "checkpoint", "ending", "probe", "train"},
     {"space"},
     {"disk", "presets", "search", "tracking"},
@@ -55,6 +56,7 @@ OWNERS = {
     "sklearn": {"controls", "splits", "statistics", "calibration", "figures", "information"},
     "scipy": {"statistics", "calibration", "information", "modalities"},
     "onnxruntime": {"onnx_model"},
+    "openslide": {"slides"},
     "plotly": {"figures"},
     "kaleido": {"figures"},
 }
