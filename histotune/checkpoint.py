@@ -16,6 +16,7 @@ from torch import Tensor
 
 from histotune import files
 from histotune.errors import StudyError
+from histotune.store import networks
 
 NAME = "checkpoint.pt"
 KEPT = "checkpoint-*.pt"  # those that other trials may go on from, by epoch
@@ -119,6 +120,12 @@ class Checkpoint:
     def delete(self) -> None:
         """Remove it; an ended trial needs none."""
         self.path.unlink(missing_ok=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a trial that has ended, those of its folds, too."""
+    for place in {folder, *networks(folder)}:
+        Checkpoint(place).delete()
 
 
 def kept(epoch: int) -> str:

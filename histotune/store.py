@@ -2,13 +2,14 @@
 
 runs/<study>/
     study.json             settings, written once
-    split.csv              id, patient, content, part
+    split.csv              id, patient, content, part; with folds `fold`, and `fold2`, ... for each repeat
     labels.csv             id, label: training and validation part only
     sealed/labels.csv      id, label: test part; `open_seal` alone reads it
     sealed/openings.jsonl  when, by which command, for which export
     journal.log            Optuna's journal: the search's only state
     controls/<name>/       what every model must beat, as trial folders
-    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json
+    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json;
+                           with folds a whole trial folder for each in folds/<k>/
     ensembles/<name>/      merged predictions and their settings
     lock                   held by the one process that may search
     trials.json            cache of the ended trials, built anew where it is missing or stale
@@ -28,64 +29,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from histotune import files, trial_index
+from histotune import _cuts, files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
-from histotune.imbalance import NATURAL
+from histotune.settings import StudySettings as StudySettings
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
 
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """What a study began with; it never changes.
-
-    Args:
-        name: the study's name, which is its folder's.
-        dataset: registered dataset name.
-        data: folder or file that the data came from, as an absolute path; "" for made-up data.
-        options: dataset options that change the cohort (never the image size).
-        digests: {image size: cohort digest}.
-        classes: class names in label order.
-        positive: index of the positive class.
-        protocol: split protocol.
-        leaky: whether patients may stand on both sides of the split.
-        seed: seed of split and search.
-        metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
-        others: further metrics of a search for a Pareto front.
-        space: the resolved search space.
-        facts: the cohort's facts.
-        imbalance: of the training part; `training` says it in numbers, `training_cases` limits it.
-        created: UTC time, ISO 8601.
-        version: histotune's version.
-    """
-
-    name: str
-    dataset: str
-    data: str
-    options: Mapping[str, Any]
-    digests: Mapping[str, str]
-    classes: list[str]
-    positive: int
-    protocol: str
-    leaky: bool
-    seed: int
-    metric: str
-    space: Mapping[str, Any]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    imbalance: str = NATURAL
-    training: str = ""
-    training_cases: int = 0
-    created: str = ""
-    version: str = ""
-    others: list[str] = field(default_factory=list)
-
-    @property
-    def metrics(self) -> list[str]:
-        """All metrics of the search, the ranking one first."""
-        return [self.metric, *self.others]
+FOLDS = "folds"  # folder in a trial folder that holds one for each fold
 
 
 @dataclass(frozen=True)
@@ -95,7 +47,9 @@ class TrialRecord:
     Attributes:
         number: trial number; -1 for a control or a single training.
         state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
-        metrics: validation metrics of the best epoch; empty when it failed.
+        metrics: validation metrics of the best epoch; with folds the mean over folds; empty when it failed.
+        spread: {metric: sample standard deviation over folds}; empty without folds.
+        out_of_fold: metrics of the folds' predictions taken together; empty without folds.
         epochs: epochs trained; `best_epoch` counts from 1.
         kind, reason: why it failed ("" otherwise).
     """
@@ -112,6 +66,8 @@ class TrialRecord:
     kind: str = ""
     reason: str = ""
     started: float = 0.0
+    spread: Mapping[str, float] = field(default_factory=dict)
+    out_of_fold: Mapping[str, float] = field(default_factory=dict)
     known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def config(self) -> dict[str, Any]:
@@ -164,8 +120,14 @@ def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
 
 
 def _record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
-    metrics = {k: float("nan") if v is None else float(v) for k, v in saved.pop("metrics", {}).items()}
-    return TrialRecord(number=number, folder=folder, metrics=metrics, known_config=config, **saved)
+    for name in {"metrics", "spread", "out_of_fold"} & saved.keys():
+        saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
+    return TrialRecord(number=number, folder=folder, known_config=config, **saved)
+
+
+def networks(folder: Path) -> list[Path]:
+    """Return the folders that hold the networks of a trial: one for each fold, or the trial's own."""
+    return sorted((folder / FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]
 
 
 class StudyStore:
@@ -215,7 +177,7 @@ class StudyStore:
         parts = np.full(len(cohort), "", dtype=object)
         for part, rows in ((TRAIN, split.train), (VAL, split.val), (TEST, split.test)):
             parts[rows] = part
-        table = cohort.table[["id", "patient", "content"]].assign(part=parts)
+        table = cohort.table[["id", "patient", "content"]].assign(part=parts, **_cuts.columns(split.folds))
         known = np.sort(np.concatenate([split.train, split.val]))
         self._write_labels(self.folder / "labels.csv", table["id"], known, labels)
         self._write_labels(self._sealed / "labels.csv", table["id"], split.test, labels)
@@ -237,7 +199,7 @@ class StudyStore:
         return parse(StudySettings, json.loads((self.folder / "study.json").read_text(encoding="utf-8")), "study.json")
 
     def split_table(self) -> pd.DataFrame:
-        """Read id, patient, content and part of every case, in the cohort's order."""
+        """Read id, patient, content, part and folds of every case, in the cohort's order."""
         return pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
 
     def training_data(self, cohort: Cohort) -> TrainingData:
@@ -258,6 +220,7 @@ class StudyStore:
             positive=settings.positive,
             digest=cohort.digest,
             kinds=cohort.kinds,
+            folds=_cuts.read(table),
         )
 
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:
