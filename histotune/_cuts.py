@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,20 @@ def check_folds(folds: int, repeats: int) -> None:
         raise ConfigError(f"folds={folds}: a cross-validation needs at least 2; 0 is one validation part, no folds")
     if repeats < 1 or (repeats > 1 and not folds):
         raise ConfigError(f"repeats={repeats}, folds={folds}: folds are dealt at least once, and without folds only so")
+
+
+def check_patience(patience: int) -> None:
+    """Check that trainings of folds end after a number of epochs that nothing decides on the way.
+
+    Raises:
+        ConfigError: they would choose when to end on the cases that they are scored on.
+    """
+    if patience:
+        raise ConfigError(
+            f"patience={patience}: with folds no epoch is chosen, because the fold that would choose it is the one "
+            "that is scored, and the score would be too good. Set patience to 0 and search over epochs, or leave folds "
+            "out"
+        )
 
 
 def deal_folds(cohort: Cohort, labels: np.ndarray, parts: Split, folds: int, repeats: int, *, seed: int) -> Split:
@@ -55,7 +70,7 @@ def deal_folds(cohort: Cohort, labels: np.ndarray, parts: Split, folds: int, rep
 
 def columns(folds: np.ndarray | None) -> dict[str, np.ndarray]:
     """Return the columns of `split.csv` that say the fold of each case, "" for one in none; a column per repeat."""
-    dealt = [] if folds is None else folds
+    dealt: Iterable[np.ndarray] = () if folds is None else folds
     return {f"fold{n if n > 1 else ''}": np.where(row > 0, row.astype(str), "") for n, row in enumerate(dealt, start=1)}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from histotune import files, memory
+from histotune._cuts import check_patience
 from histotune.config import TrialConfig
 from histotune.ending import CURVE, ENVIRONMENT, ended, open_folder
 from histotune.errors import ConfigError
@@ -61,20 +62,6 @@ class Fold(NamedTuple):
 Training = Generator[Epoch, None, None]
 
 
-def check_config(config: TrialConfig) -> None:
-    """Check that a configuration can be trained fold by fold.
-
-    Raises:
-        ConfigError: it would choose when to end on the cases that it is scored on.
-    """
-    if config.patience:
-        raise ConfigError(
-            f"patience={config.patience}: with folds no epoch is chosen, because the fold that would choose it is the "
-            "one that is scored, and the score would be too good. Set patience to 0 and search over epochs, or leave "
-            "folds out"
-        )
-
-
 def lockstep(
     train: Callable[..., Training], config: TrialConfig, data: TrainingData, folder: Path, *, keep: Collection[int] = ()
 ) -> Training:
@@ -88,7 +75,7 @@ def lockstep(
         ConfigError: patience, or checkpoints to be kept for other trials.
         StudyError, TrialFailed: as `train.epochs`.
     """
-    check_config(config)
+    check_patience(config.patience)
     if keep:
         raise ConfigError("folds: no trial can go on from another's checkpoint, so scheduler 'pbt' has no folds")
     if record := ended(folder, config):

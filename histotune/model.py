@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, Objective, ObjectiveInput
 from histotune.redundancies import build_redundancy
+from histotune.store import networks
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
@@ -169,6 +170,8 @@ class Predictor:
         classes: class names in the order of the logits' columns; `positive` is the index of the positive one.
         preprocessing: as fitted on its training part.
         model: in evaluation mode, on `device`.
+        folds: the models of a trial that was trained on folds, whose logits are averaged; the fields above are then
+            those of the first. Empty otherwise.
     """
 
     config: TrialConfig
@@ -177,6 +180,12 @@ class Predictor:
     preprocessing: Preprocessing
     model: Model
     device: torch.device
+    folds: tuple[Predictor, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Predictor, ...]:
+        """The models whose mean logits are the prediction, each with its own preprocessing."""
+        return self.folds or (self,)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Map uint8 images [n, S, S, 3] to logits [n, C], float32.
@@ -186,6 +195,8 @@ class Predictor:
         """
         if not len(self._checked(images)):
             return np.zeros((0, len(self.classes)), np.float32)
+        if self.folds:
+            return np.mean([fold.logits(images) for fold in self.folds], axis=0)
         return predict(self.model, self._batches(images), self.preprocessing, tta=self.config.tta)
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -193,7 +204,10 @@ class Predictor:
 
         Raises:
             DataError: as `logits`.
+            ConfigError: the models of several folds have no features in common.
         """
+        if self.folds:
+            raise ConfigError(f"{len(self.folds)} models of as many folds have no features in common: ask one of them")
         return features(self.model, self._batches(self._checked(images)), self.preprocessing)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
@@ -213,9 +227,14 @@ class Predictor:
 def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     """Load what training left in `folder`: config.yaml, model.json, preprocessing.json and model.safetensors.
 
+    Where it trained on folds, each of them has these files in a folder of its own.
+
     Raises:
         HistotuneError: a file is missing or does not fit the others.
     """
+    if (places := networks(folder)) != [folder]:
+        folds = tuple(load_model(place, device) for place in places)
+        return replace(folds[0], folds=folds)
     for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
         if not (folder / name).is_file():
             raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")

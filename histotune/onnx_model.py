@@ -108,16 +108,17 @@ class _Whole(nn.Module):
     def __init__(self, export: Export) -> None:
         super().__init__()
         self.members, self.sizes, self.ensemble = export.members, export.image_sizes, export.ensemble
-        self.networks = nn.ModuleList(member.predictor.model for member in export.members)  # whose weights are written
+        parts = [part for member in export.members for part in member.predictor.parts]
+        self.networks = nn.ModuleList(part.model for part in parts)  # whose weights are written
 
     def forward(self, *images: Tensor) -> Tensor:
         """Map uint8 [n, S, S, 3], one for every size, to float64 [n, C]."""
         sized = dict(zip(self.sizes, images, strict=True))
         logits = []
         for member in self.members:
-            own, given = member.predictor, sized[member.image_size]
-            raw = batch_logits(own.model, given, own.preprocessing, tta=own.config.tta)
-            logits.append(raw.double() / member.temperature)
+            given, tta = sized[member.image_size], member.predictor.config.tta
+            raw = [batch_logits(part.model, given, part.preprocessing, tta=tta) for part in member.predictor.parts]
+            logits.append(torch.stack(raw).mean(0).double() / member.temperature)
         return self.ensemble.join(torch.stack(logits))
 
 

@@ -45,7 +45,9 @@ def over_folds(measured: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
 
 
 def scored(saved: Sequence[Predictions], together: Predictions, positive: int) -> dict[str, dict[str, float]]:
-    """Return what a record says of predictions of folds, measured one by one and taken together."""
+    """Return what a record says of predictions of folds, one by one and taken together; of a single one its metrics."""
+    if len(saved) == 1:
+        return {"metrics": _measured(together, positive)}
     return over_folds([_measured(one, positive) for one in saved]) | {"out_of_fold": _measured(together, positive)}
 
 
