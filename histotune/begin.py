@@ -12,11 +12,13 @@ from typing import Any
 from histotune import __version__
 from histotune._cuts import check_folds, check_patience, deal_folds
 from histotune.cohort import Cohort, read_labels
+from histotune.config import TrialConfig
 from histotune.controls import fit_controls
 from histotune.datasets import DATASETS, locate
 from histotune.errors import ConfigError, StudyError
 from histotune.imbalance import NATURAL, check_imbalance
 from histotune.metrics import check_metrics
+from histotune.model import check_modalities
 from histotune.places import Places
 from histotune.prepare import prepare
 from histotune.space import Space
@@ -123,6 +125,9 @@ def begin(
     cohorts = {
         size: prepare_cohort(space.dataset, space.options, data, size, places, **how) for size in space.image_sizes()
     }
+    first = cohorts[min(cohorts)]
+    for config in space.samples():
+        check_modalities(TrialConfig.from_dict(config), {name: column.kind for name, column in first.columns.items()})
     with store.lock("opening the study"):
         if store.exists():
             check_asked(store, wanted, space=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from histotune import files
 from histotune.errors import StudyError
-from histotune.store import networks
+from histotune.records import networks
 
 NAME = "checkpoint.pt"
 KEPT = "checkpoint-*.pt"  # those that other trials may go on from, by epoch

@@ -102,6 +102,11 @@ def load(folder: Path) -> Cohort:
     )
 
 
+def select(found: Mapping[str, Column], rows: np.ndarray) -> dict[str, Column]:
+    """Return the cases `rows` of every modality, in memory."""
+    return {name: column.select(rows) for name, column in found.items()}
+
+
 def training_files(folder: Path) -> list[str]:
     """Return the files of a prepared cohort that training reads, `cohort.json` last: all but the labels."""
     names: list[str] = json.loads((folder / COHORT).read_text(encoding="utf-8"))["files"]

@@ -71,15 +71,22 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """branches -> fusion -> head -> objective; `redundancy` is a loss on what the branches say twice."""
+    """branches -> fusion -> head -> objective; `redundancy` is a loss on what the branches say twice.
+
+    Args:
+        modality_dropout: probability with which a modality that a training case has is withheld from the network in a
+            step; one at least always stays.
+    """
 
     branches: Mapping[str, BranchConfig] = field(default_factory=lambda: {"image": BranchConfig()})
     fusion: Spec = field(default_factory=lambda: Spec("none"))
     redundancy: Spec = field(default_factory=lambda: Spec("none"))
     head: HeadConfig = field(default_factory=HeadConfig)
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a model without branches."""
+        """Refuse a model without branches, and values outside their range."""
+        _within("model.modality_dropout", self.modality_dropout, 0.0, 1.0, open_right=True)
         if not self.branches:
             raise ConfigError("model.branches is empty: name at least one branch, such as image: {backbone: alexnet}")
 
@@ -137,6 +144,7 @@ class TrialConfig:
     """Everything that decides what one training does, apart from the data and their split.
 
     Args:
+        preprocess: {modality: options of its preprocessing}, where they are not the defaults of its kind.
         image_size: side of the square images that the model sees, pixels.
         epochs: passes over the training part at most.
         batch_size: cases per step.
@@ -151,6 +159,7 @@ class TrialConfig:
     loss: Spec = field(default_factory=lambda: Spec("cross_entropy"))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    preprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     image_size: int = 32
     epochs: int = 20
     batch_size: int = 128

@@ -17,20 +17,11 @@ from histotune.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
 from histotune.lineage import inherited
 from histotune.metrics import reported
-from histotune.model import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_weights
 from histotune.pooling import PREDICTIONS, pool
+from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_preparations, save_weights
+from histotune.records import FOLDS, networks
 from histotune.session import Session
-from histotune.store import (
-    COMPLETE,
-    FAILED,
-    FOLDS,
-    STOPPED,
-    Predictions,
-    TrialRecord,
-    networks,
-    read_record,
-    write_record,
-)
+from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
 
 CURVE, RECORD, ENVIRONMENT = "curve.jsonl", "metrics.json", "environment.json"
 _OF_TRAINING = ("train_loss", "learning_rate")
@@ -64,10 +55,10 @@ def describe(folder: Path, session: Session) -> None:
     data = session.data
     classes = {"classes": list(data.classes), "counts": list(data.counts), "positive": data.positive}
     files.write_json(folder / CLASSES, classes)
-    session.preprocessing.save(folder / PREPROCESSING)
+    save_preparations(session.preparations, folder / PREPROCESSING)
     precision = str(session.autocast or "float32").removeprefix("torch.")
     how = {"seed": session.config.seed, "device": str(session.device), "precision": precision}
-    cases = {"data": data.digest, "training_cases": len(data.train), "validation_cases": len(data.val)}
+    cases = {"data": data.digest, "training_cases": len(session.train), "validation_cases": len(data.val)}
     files.write_json(folder / ENVIRONMENT, runtime.environment() | how | cases | memory.facts(session))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from histotune import files, metrics
-from histotune.cohort import Cohort
+from histotune.cohort import Cohort, select
 from histotune.controls import control_names, predict_control
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import DataError, StudyError
@@ -96,7 +96,7 @@ def evaluate(
     data = store.training_data(sized[min(sized)])
     table = store.split_table()
     rows = np.flatnonzero(table["part"].to_numpy() == "test")
-    contenders = _contenders(model, {size: cohort.arrays["image"] for size, cohort in sized.items()}, rows)
+    contenders = _contenders(model, sized, rows)
     for name in control_names(data):
         contenders[f"control {name}"] = metrics.softmax(predict_control(name, data, rows))
     sealed, before = store.open_seal(command, model.digest)
@@ -139,8 +139,7 @@ def evaluate_external(
     cohort = sized[min(sized)]
     _refuse_known_images(model, cohort)
     translation, note = correspondence(model.classes, model.positive, model.name, cohort)
-    images = {size: found.arrays["image"] for size, found in sized.items()}
-    contenders = _contenders(model, images, np.arange(len(cohort)))
+    contenders = _contenders(model, sized, np.arange(len(cohort)))
     patients = cohort.table["patient"].to_numpy(str)
     found = _measure(model, contenders, translation[labels], patients, replicates=replicates, seed=seed)
     return Evaluation(
@@ -222,11 +221,15 @@ def correspondence(classes: Sequence[str], positive: int, name: str, cohort: Coh
     raise DataError(f"the classes of {cohort.name!r} ({', '.join(theirs)}) are not those of {name} ({', '.join(ours)})")
 
 
-def _contenders(model: Export, images: Mapping[int, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+def _contenders(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return probabilities [n, C] of the export ("") and, for an ensemble, of what it must justify itself against."""
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     logits = np.concatenate(
-        [model.member_logits({size: array[chunk] for size, array in images.items()}) for chunk in chunks], axis=1
+        [
+            model.member_logits({size: select(cohort.columns, chunk) for size, cohort in sized.items()})
+            for chunk in chunks
+        ],
+        axis=1,
     )  # [M, n, C]
     found = {"": model.ensemble.predict(logits)}
     if len(logits) > 1:

@@ -27,9 +27,9 @@ from histotune._model_card import card
 from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.merge import Merged, best_trials
-from histotune.model import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
 from histotune.onnx_model import add_onnx
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
+from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
 from histotune.store import COMPLETE, StudyStore, TrialRecord, networks
 from histotune.tracking import MlflowTracker
 

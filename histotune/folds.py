@@ -19,10 +19,11 @@ from histotune.config import TrialConfig
 from histotune.ending import CURVE, ENVIRONMENT, ended, open_folder
 from histotune.errors import ConfigError
 from histotune.metrics import reported
-from histotune.model import CONFIG
 from histotune.pooling import epoch_row, pool
+from histotune.predictor import CONFIG
+from histotune.records import FOLDS
 from histotune.splits import TrainingData
-from histotune.store import COMPLETE, FOLDS
+from histotune.store import COMPLETE
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def need(session: Session) -> Need:
     optimizer = session.config.optimizer
     states = 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
     copies = int(session.device.type == "cpu")
-    rows = session.data.train[: session.least]
+    rows = session.train[: session.least]
     buffers = [(buffer, buffer.clone()) for buffer in session.model.buffers()]
     devices = [session.device] if session.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -186,11 +186,11 @@ def _saved(session: Session, rows: np.ndarray) -> int:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = session.preprocessing.standardise(session.images.take(rows))
-    where = torch.from_numpy(rows).to(session.device)
+    inputs, present = session.inputs(rows)
+    labels = session.labels[torch.from_numpy(rows).to(session.device)]
     session.model.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = session.loss(images, session.labels[where], session.present[where])
+        loss = session.loss(inputs, present, labels)
     del loss
     return sum(found.values())
 

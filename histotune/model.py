@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-import safetensors.torch
 import torch
-import yaml
 from torch import Tensor, nn
 
-from histotune import files, runtime
-from histotune.augment import symmetry
-from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput
-from histotune.batches import Preprocessing
+from histotune.backbones import Backbone, BackboneInput, BackboneOutput, build_backbone, check_kind
+from histotune.batches import Preparations
 from histotune.bottleneck import Bottleneck
 from histotune.config import HeadConfig, TrialConfig
-from histotune.errors import ConfigError, DataError, HistotuneError
+from histotune.errors import ConfigError, suggest
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, Objective, ObjectiveInput
+from histotune.modalities import MODALITIES, Batch
 from histotune.redundancies import build_redundancy
-from histotune.store import networks
 
-CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
-SYMMETRIES = 8  # of the square, over which a prediction with `tta` is averaged
-_BATCH = 256
+IMAGE = "image"  # the kind of modality that flips and turns are for
 
 
+Inputs = Mapping[str, Batch]
+"""{modality: what a network gets of it, [B, ...]}."""
 Outputs = Mapping[str, BackboneOutput]
 Present = Mapping[str, Tensor]
 """{branch or modality: bool [B]}."""
@@ -42,20 +33,27 @@ class Model(nn.Module):
 
     Inputs are {modality: [B, ...]} and a mask {modality: bool [B]} of who has what; two branches may read the same
     modality.
+
+    Attributes:
+        modalities: {branch: modality}, of the branches that are heard.
+        images: the modalities among them that are images.
     """
 
-    def __init__(self, config: TrialConfig, counts: Sequence[int], *, trained: bool) -> None:
+    def __init__(
+        self, config: TrialConfig, counts: Sequence[int], given: Mapping[str, BackboneInput], *, trained: bool
+    ) -> None:
         super().__init__()
-        given = BackboneInput((3, config.image_size, config.image_size))
         branches: dict[str, Backbone] = {}
         for name, branch in config.model.branches.items():
             skipped = _INITIAL if trained else ()
             params = {k: v for k, v in branch.backbone.params.items() if k not in skipped}
-            branches[name] = BACKBONES.build(branch.backbone.name, given, **params)
+            branches[name] = build_backbone(branch.backbone.name, branch.modality, given[branch.modality], **params)
         widths = {name: backbone.widths for name, backbone in branches.items()}
         self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
         heard = [name for name in branches if name in self.fusion.embedding_dims]
         self.modalities = {name: config.model.branches[name].modality for name in heard}
+        self.images = sorted({name for name in self.modalities.values() if given[name].kind == IMAGE})
+        self.modality_dropout = config.model.modality_dropout
         self.branches = nn.ModuleDict({name: branches[name] for name in heard})
         self.dense = all(branches[name].dense for name in heard)
         width = config.model.head.feature_dim or self.fusion.out_dim
@@ -69,7 +67,7 @@ class Model(nn.Module):
         dims = self.fusion.embedding_dims
         self.redundancy = build_redundancy(redundancy.name, redundancy.params, dims, len(config.model.branches))
 
-    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Inputs, present: Present) -> Tensor:
         """Map {modality: [B, ...]} to the features [B, D] that the objective sees."""
         return self.read(*self.outputs(inputs, present))
 
@@ -79,8 +77,10 @@ class Model(nn.Module):
         features: Tensor = self.head(joint)
         return features
 
-    def loss(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    def loss(self, inputs: Inputs, present: Present, labels: Tensor) -> Tensor:
         """Return what training minimises: the objective's mean loss, redundancy and bottleneck, a float32 scalar."""
+        if self.modality_dropout:
+            present = withheld(present, self.modality_dropout)
         outputs, masks = self.outputs(inputs, present)
         embeddings = self.fusion.embed(outputs, masks)
         joint, information = self.bottleneck(self.fusion.join(embeddings, masks))
@@ -89,11 +89,11 @@ class Model(nn.Module):
         self.objective.observe(features.detach(), labels)
         return loss + self.redundancy(embeddings, masks).float() + information
 
-    def logits(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, inputs: Inputs, present: Present) -> Tensor:
         """Map {modality: [B, ...]} to logits [B, C], float32."""
         return self.objective.scores(self(inputs, present))
 
-    def outputs(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[Outputs, Present]:
+    def outputs(self, inputs: Inputs, present: Present) -> tuple[Outputs, Present]:
         """Map {modality: [B, ...]} to every branch's output and who has which branch, as the fusion gets them."""
         outputs = {name: branch(inputs[self.modalities[name]]) for name, branch in self.branches.items()}
         return outputs, {name: present[modality] for name, modality in self.modalities.items()}
@@ -109,157 +109,73 @@ class Model(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters()) - others
 
 
-def build_model(config: TrialConfig, counts: Sequence[int], *, trained: bool = False) -> Model:
+def build_model(
+    config: TrialConfig,
+    counts: Sequence[int],
+    given: Mapping[str, BackboneInput] | None = None,
+    *,
+    trained: bool = False,
+) -> Model:
     """Build the network of `config` on the CPU.
 
     Args:
         config: names and parameters.
         counts: training cases of each class, [C].
+        given: {modality: kind and shape of one case}; what is not named is an image of the configuration's size.
         trained: weights will be loaded over it, so initial weights are not fetched.
 
     Raises:
-        ConfigError: an unknown name, a parameter that is refused, or mixup with a loss that needs hard labels.
+        ConfigError: an unknown name, a parameter that is refused, a backbone for another kind of modality, or mixup
+            with a loss that needs hard labels or with anything but images.
     """
-    model = Model(config, counts, trained=trained)
+    usual = BackboneInput((3, config.image_size, config.image_size))
+    read = {branch.modality for branch in config.model.branches.values()}
+    model = Model(config, counts, dict.fromkeys(read, usual) | dict(given or {}), trained=trained)
     if config.augment.mixup and not model.objective.soft_labels:
         raise ConfigError(
             f"augment.mixup={config.augment.mixup} needs a loss with soft labels, and {config.loss.name!r} has none: "
             "set augment.mixup to 0 or choose cross_entropy or focal"
         )
+    if config.augment.mixup and (others := sorted(set(model.modalities.values()) - set(model.images))):
+        raise ConfigError(f"augment.mixup={config.augment.mixup} is for images, but {others} are none: set it to 0")
     return model
 
 
-@torch.inference_mode()
-def features(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing) -> np.ndarray:
-    """Return the features [n, D] (float32) that the objective sees of uint8 image batches [B, S, S, 3], in float32."""
-    model.eval()
-    return torch.cat([model(*inputs_of(model, preprocessing, images)).cpu() for images in batches]).numpy()
-
-
-@torch.inference_mode()
-def predict(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing, *, tta: bool = False) -> np.ndarray:
-    """Return logits [n, C] (float32) of uint8 image batches [B, S, S, 3], always computed in float32.
+def check_modalities(config: TrialConfig, kinds: Mapping[str, str]) -> None:
+    """Check that a cohort has the modalities that a configuration names, of the kinds that its backbones read.
 
     Args:
-        model: the network; it is put into evaluation mode.
-        batches: images on the model's device.
-        preprocessing: as fitted with the model.
-        tta: average the logits over the eight flips and turns.
-    """
-    model.eval()
-    return torch.cat([batch_logits(model, images, preprocessing, tta=tta).cpu() for images in batches]).numpy()
-
-
-def batch_logits(model: Model, images: Tensor, preprocessing: Preprocessing, *, tta: bool) -> Tensor:
-    """Map uint8 images [B, S, S, 3] to logits [B, C] as `predict` does, in tensors only, so that it can be traced."""
-    views = [symmetry(images, code) for code in range(SYMMETRIES if tta else 1)]
-    return torch.stack([model.logits(*inputs_of(model, preprocessing, view)) for view in views]).mean(0)
-
-
-def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all; the same weights give the same bytes."""
-    files.write_bytes(path, safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}))
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained model ready to score images.
-
-    Attributes:
-        config: as trained.
-        classes: class names in the order of the logits' columns; `positive` is the index of the positive one.
-        preprocessing: as fitted on its training part.
-        model: in evaluation mode, on `device`.
-        folds: the models of a trial that was trained on folds, whose logits are averaged; the fields above are then
-            those of the first. Empty otherwise.
-    """
-
-    config: TrialConfig
-    classes: tuple[str, ...]
-    positive: int
-    preprocessing: Preprocessing
-    model: Model
-    device: torch.device
-    folds: tuple[Predictor, ...] = ()
-
-    @property
-    def parts(self) -> tuple[Predictor, ...]:
-        """The models whose mean logits are the prediction, each with its own preprocessing."""
-        return self.folds or (self,)
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Map uint8 images [n, S, S, 3] to logits [n, C], float32.
-
-        Raises:
-            DataError: another type, number of channels or size than the model was trained on.
-        """
-        if not len(self._checked(images)):
-            return np.zeros((0, len(self.classes)), np.float32)
-        if self.folds:
-            return np.mean([fold.logits(images) for fold in self.folds], axis=0)
-        return predict(self.model, self._batches(images), self.preprocessing, tta=self.config.tta)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Map uint8 images [n, S, S, 3], n >= 1, to the features [n, D] that the objective sees, float32.
-
-        Raises:
-            DataError: as `logits`.
-            ConfigError: the models of several folds have no features in common.
-        """
-        if self.folds:
-            raise ConfigError(f"{len(self.folds)} models of as many folds have no features in common: ask one of them")
-        return features(self.model, self._batches(self._checked(images)), self.preprocessing)
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        side = self.preprocessing.image_size
-        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
-            raise DataError(
-                f"the model reads uint8 images [n, {side}, {side}, 3], got {images.dtype} {list(images.shape)}: "
-                f"prepare them at image_size {side}"
-            )
-        return images
-
-    def _batches(self, images: np.ndarray) -> Iterator[Tensor]:
-        chunks = (images[start : start + _BATCH].copy() for start in range(0, len(images), _BATCH))
-        return (torch.from_numpy(chunk).to(self.device) for chunk in chunks)
-
-
-def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
-    """Load what training left in `folder`: config.yaml, model.json, preprocessing.json and model.safetensors.
-
-    Where it trained on folds, each of them has these files in a folder of its own.
+        kinds: {modality: kind} of the cohort.
 
     Raises:
-        HistotuneError: a file is missing or does not fit the others.
+        ConfigError: a branch or `preprocess` names a modality that is not there, a backbone reads another kind, or an
+            option is none of the modality's kind.
     """
-    if (places := networks(folder)) != [folder]:
-        folds = tuple(load_model(place, device) for place in places)
-        return replace(folds[0], folds=folds)
-    for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
-        if not (folder / name).is_file():
-            raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")
-    device = device or runtime.device()
-    config = TrialConfig.from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how it would train
-        model = build_model(config, facts["counts"], trained=True)
-    try:
-        model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise HistotuneError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    preprocessing = Preprocessing.load(folder / PREPROCESSING)
-    return Predictor(config, tuple(facts["classes"]), facts["positive"], preprocessing, model, device)
+    for name, branch in config.model.branches.items():
+        if branch.modality not in kinds:
+            raise ConfigError(
+                f"model.branches.{name} reads modality {branch.modality!r}, but the cohort has {sorted(kinds)}. "
+                f"{suggest(branch.modality, kinds)}"
+            )
+        check_kind(branch.backbone.name, branch.modality, kinds[branch.modality])
+    for name, options in config.preprocess.items():
+        if name not in kinds:
+            raise ConfigError(f"preprocess names modality {name!r}, but the cohort has {sorted(kinds)}")
+        MODALITIES.build(kinds[name]).check_options(options)
 
 
-def inputs_of(
-    model: Model, preprocessing: Preprocessing, images: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return what a model takes of uint8 images [B, S, S, 3]: every modality has them, standardised."""
-    present = torch.ones(images.shape[0], dtype=torch.bool, device=images.device)
-    modalities = set(model.modalities.values())
-    return dict.fromkeys(modalities, preprocessing.standardise(images)), dict.fromkeys(modalities, present)
+def inputs_given(preparations: Preparations) -> dict[str, BackboneInput]:
+    """Return what backbones must know of every modality before they are built."""
+    return {name: BackboneInput(fitted.shape, fitted.kind) for name, fitted in preparations.items()}
+
+
+def withheld(present: Present, probability: float) -> dict[str, Tensor]:
+    """Withhold modalities of cases at random; a case keeps one at least of those that it has, any with equal chance."""
+    names = sorted(present)
+    there = torch.stack([present[name] for name in names], dim=1)  # [B, modalities]
+    draws = torch.rand(there.shape, device=there.device).masked_fill(~there, -1.0)
+    kept = there & ((draws >= probability) | (draws == draws.max(dim=1, keepdim=True).values))
+    return {name: kept[:, place] for place, name in enumerate(names)}
 
 
 def _after_projection(config: HeadConfig, width: int, objective: Objective) -> list[nn.Module]:

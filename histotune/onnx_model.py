@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from histotune import files
+from histotune.batches import images_as_cases
 from histotune.datasets import DATASETS, fit
 from histotune.errors import ConfigError, HistotuneError
-from histotune.model import batch_logits
 from histotune.predict import EXPORT, ONNX, Export, file_digest, load
+from histotune.predictor import batch_logits
 
 OPSET = 18  # what torch's translations are written for; others are converted from it
 TOLERANCE = 1e-4  # of a probability
@@ -116,8 +117,9 @@ class _Whole(nn.Module):
         sized = dict(zip(self.sizes, images, strict=True))
         logits = []
         for member in self.members:
-            given, tta = sized[member.image_size], member.predictor.config.tta
-            raw = [batch_logits(part.model, given, part.preprocessing, tta=tta) for part in member.predictor.parts]
+            own = member.predictor
+            cases = images_as_cases(sized[member.image_size], own.model.images)
+            raw = [batch_logits(part.model, cases, part.preparations, tta=own.config.tta) for part in own.parts]
             logits.append(torch.stack(raw).mean(0).double() / member.temperature)
         return self.ensemble.join(torch.stack(logits))
 

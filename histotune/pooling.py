@@ -12,14 +12,14 @@ import numpy as np
 
 from histotune import metrics
 from histotune.errors import StudyError
-from histotune.store import Predictions, TrialRecord, networks, read_record, write_record
+from histotune.records import Predictions, TrialRecord, networks, read_record, write_record
 
 PREDICTIONS = "predictions.npz"
 
 
 def pooled(saved: Sequence[Predictions]) -> Predictions:
     """Join the predictions of folds, by id; a case that was scored in several repeats gets the mean of its logits."""
-    joined = {field.name: np.concatenate([getattr(one, field.name) for one in saved]) for field in fields(Predictions)}
+    joined = {name: np.concatenate([column[name] for column in map(_columns, saved)]) for name in _columns(saved[0])}
     _, first, owner, times = np.unique(joined["ids"], return_index=True, return_inverse=True, return_counts=True)
     logits = joined.pop("logits")
     summed = np.zeros((len(first), logits.shape[1]))
@@ -61,7 +61,7 @@ def by_fold(saved: Predictions, table: Any) -> Iterator[Predictions]:
     for name in (name for name in table.columns if name.startswith("fold")):
         dealt = of_case[name].to_numpy(str)
         for k in sorted(set(dealt), key=int):
-            yield Predictions(**{field.name: getattr(saved, field.name)[dealt == k] for field in fields(Predictions)})
+            yield Predictions(**{name: column[dealt == k] for name, column in _columns(saved).items()})
 
 
 def pool(folder: Path, state: str) -> TrialRecord:
@@ -112,6 +112,10 @@ def mean_of(values: Sequence[Any]) -> Any:
     if any(isinstance(value, float) for value in values):
         return float(np.mean([_number(value) for value in values]))
     return first
+
+
+def _columns(saved: Predictions) -> dict[str, np.ndarray]:
+    return {field.name: getattr(saved, field.name) for field in fields(saved)} | {"present": saved.heard}
 
 
 def _number(value: float | None) -> float:

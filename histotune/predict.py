@@ -21,11 +21,14 @@ from histotune.datasets._images import SUFFIXES
 from histotune.ensembles import ENSEMBLES, Ensemble
 from histotune.errors import DataError, HistotuneError
 from histotune.metrics import decide
-from histotune.model import Predictor, load_model
+from histotune.modalities import Column
+from histotune.predictor import Predictor, load_model
 
 FORMAT = 1
 EXPORT, MEMBERS, ONNX = "export.json", "members", "model.onnx"
 CHUNK = 256  # images in memory at once
+Cases = np.ndarray | Mapping[str, Column]
+"""uint8 images [n, S, S, 3], or {modality: column of n cases}."""
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray
 """A file, a folder, a CSV with a column `path`, a list of files, or uint8 [n, H, W, 3]."""
 
@@ -41,7 +44,7 @@ class Member:
     @property
     def image_size(self) -> int:
         """Side of the images that it reads, pixels."""
-        return self.predictor.preprocessing.image_size
+        return self.predictor.image_size
 
 
 @dataclass(frozen=True)
@@ -145,14 +148,14 @@ class Export:
         table.attrs["problems"] = problems
         return table
 
-    def probabilities(self, images: Mapping[int, np.ndarray]) -> np.ndarray:
-        """Map {image size S: uint8 [n, S, S, 3]}, the same n images at every size, to probabilities [n, C], float64."""
-        probabilities: np.ndarray = self.ensemble.predict(self.member_logits(images))
+    def probabilities(self, cases: Mapping[int, Cases]) -> np.ndarray:
+        """Map {image size S: the same n cases} to probabilities [n, C], float64; see `Predictor.logits`."""
+        probabilities: np.ndarray = self.ensemble.predict(self.member_logits(cases))
         return probabilities
 
-    def member_logits(self, images: Mapping[int, np.ndarray]) -> np.ndarray:
-        """Map images as in `probabilities` to the members' calibrated logits [M, n, C], float64."""
-        logits = np.stack([member.predictor.logits(images[member.image_size]) for member in self.members])
+    def member_logits(self, cases: Mapping[int, Cases]) -> np.ndarray:
+        """Map cases as in `probabilities` to the members' calibrated logits [M, n, C], float64."""
+        logits = np.stack([member.predictor.logits(cases[member.image_size]) for member in self.members])
         return apply_temperatures(logits, [member.temperature for member in self.members])
 
     def _of_array(self, images: np.ndarray) -> np.ndarray:

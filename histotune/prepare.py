@@ -141,9 +141,9 @@ def _refuse_absent(columns: Mapping[str, Column]) -> None:
             f"modality {absent[0]!r} is absent for all {len(columns[absent[0]].present)} cases: check its file and the "
             "case ids in it, or leave the modality out"
         )
-    nothing = np.flatnonzero(~np.any([column.present for column in columns.values()], axis=0)) if columns else []
-    if not columns or len(nothing):
-        raise DataError(f"{len(nothing) if columns else 'all'} cases have no modality at all: leave them out")
+    empty = np.flatnonzero(~np.any([column.present for column in columns.values()], axis=0))
+    if len(empty):
+        raise DataError(f"{len(empty)} cases have no modality at all, the first in row {empty[0]}: leave them out")
 
 
 def _facts(

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from histotune import information
 from histotune.backbones import BackboneOutput
-from histotune.batches import Preprocessing, in_order
-from histotune.model import Model, Outputs, Present, inputs_of
+from histotune.batches import Cases, Preparations, in_order
+from histotune.model import Model, Outputs, Present
+from histotune.predictor import inputs_of
 from histotune.session import Session
 
 JOINT = "joint"
@@ -55,9 +56,9 @@ def measure(session: Session, at_once: int) -> dict[str, Any]:
 
     data, model = session.data, session.judged
     rows = data.val[chosen(len(data.val))]
-    found = embeddings(model, map(session.images.take, in_order(rows, at_once)), session.preprocessing)
-    looked_at = map(session.images.take, in_order(rows[chosen(len(rows), LOOKED_AT)], at_once))
-    (entropies,) = head_entropies(model, looked_at, session.preprocessing, [None])
+    found = embeddings(model, map(session.feed.take, in_order(rows, at_once)), session.preparations)
+    looked_at = map(session.feed.take, in_order(rows[chosen(len(rows), LOOKED_AT)], at_once))
+    (entropies,) = head_entropies(model, looked_at, session.preparations, [None])
     with threadpool_limits(1, user_api="blas"):  # else the last bits differ, and threads wait for busy cores
         return {
             "cases": len(rows),
@@ -85,12 +86,12 @@ def of_embeddings(found: dict[str, np.ndarray], labels: np.ndarray, patients: np
 
 
 @torch.inference_mode()
-def embeddings(model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """Return {branch: [n, D_b]}, and as `joint` what the fusion makes of them [n, D], of uint8 images, in float32."""
+def embeddings(model: Model, batches: Iterable[Cases], preparations: Preparations) -> dict[str, np.ndarray]:
+    """Return {branch: [n, D_b]}, and as `joint` what the fusion makes of them [n, D], of cases, in float32."""
     model.eval()
     parts: list[dict[str, Tensor]] = []
-    for images in batches:
-        outputs, present = model.outputs(*inputs_of(model, preprocessing, images))
+    for raw in batches:
+        outputs, present = model.outputs(*inputs_of(model, preparations, raw))
         apart = model.fusion.embed(outputs, present)
         parts.append({**apart, JOINT: model.fusion.join(apart, present)})
     return {name: torch.cat([part[name].cpu() for part in parts]).numpy() for name in parts[0]}
@@ -98,9 +99,9 @@ def embeddings(model: Model, batches: Iterable[Tensor], preprocessing: Preproces
 
 @torch.inference_mode()
 def head_entropies(
-    model: Model, batches: Iterable[Tensor], preprocessing: Preprocessing, temperatures: Sequence[float | None]
+    model: Model, batches: Iterable[Cases], preparations: Preparations, temperatures: Sequence[float | None]
 ) -> list[Heads]:
-    """Return the mean entropy of attention rows over uint8 images, as a share of the greatest possible, by head.
+    """Return the mean entropy of attention rows over the cases, as a share of the greatest possible, by head.
 
     Args:
         temperatures: that all heads of a layer have in place of their own, None for their own.
@@ -111,9 +112,9 @@ def head_entropies(
     model.eval()
     sums: list[Heads] = [{} for _ in temperatures]
     cases = 0
-    for images in batches:
-        outputs, present = model.outputs(*inputs_of(model, preprocessing, images))
-        cases += len(images)
+    for raw in batches:
+        outputs, present = model.outputs(*inputs_of(model, preparations, raw))
+        cases += len(raw)
         for some, there in _portions(outputs, present):
             for summed, temperature in zip(sums, temperatures, strict=True):
                 for head, share in _rows_entropy(model, some, there, temperature).items():

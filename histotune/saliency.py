@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from histotune.augment import symmetry, undo_symmetry
+from histotune.batches import images_as_cases
 from histotune.errors import ConfigError
 from histotune.fusions import Attention
-from histotune.model import SYMMETRIES, Model, Predictor, inputs_of
+from histotune.modalities import tensor
+from histotune.model import Inputs, Model
+from histotune.predictor import SYMMETRIES, Predictor, inputs_of
 
 _BATCH = 32  # images whose graph is kept for a gradient
 Tensors = Mapping[str, Tensor]
@@ -53,7 +56,7 @@ def without_positions(model: Model, branch: str) -> str:
     return f"branch {branch!r}: its backbone sees the whole image as one position; a larger image_size would give more"
 
 
-def grad_cam(model: Model, inputs: Tensors, present: Tensors, asked: Tensor, branches: Sequence[str]) -> Tensors:
+def grad_cam(model: Model, inputs: Inputs, present: Tensors, asked: Tensor, branches: Sequence[str]) -> Tensors:
     """Return {branch: Grad-CAM [B, h, w] >= 0, without a scale} for the classes `asked`, int64 [B].
 
     ReLU(sum_k alpha_k A_k) with A the branch's tokens as the fusion gets them and alpha_k the mean over positions of
@@ -62,7 +65,7 @@ def grad_cam(model: Model, inputs: Tensors, present: Tensors, asked: Tensor, bra
     if not branches:
         return {}
     with torch.enable_grad():
-        leaves = {name: values.detach().requires_grad_() for name, values in inputs.items()}
+        leaves = {name: tensor(values).detach().requires_grad_() for name, values in inputs.items()}
         outputs, masks = model.outputs(leaves, present)
         logits = model.objective.scores(model.read(outputs, masks))
         tokens = [outputs[name].tokens for name in branches]
@@ -78,7 +81,7 @@ def grad_cam(model: Model, inputs: Tensors, present: Tensors, asked: Tensor, bra
 
 
 @torch.no_grad()
-def attention_maps(model: Model, inputs: Tensors, present: Tensors) -> dict[tuple[str, str], Tensor]:
+def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[str, str], Tensor]:
     """Return {(asking, answering): [B, h, w]}: how often a position is looked at, in multiples of its equal share.
 
     The mean over layers, heads and asking tokens; 1 everywhere is attention that makes no difference. Only answering
@@ -129,7 +132,8 @@ def _of_batch(predictor: Predictor, images: Tensor, asked: Tensor, branches: Seq
     views = range(SYMMETRIES if predictor.config.tta else 1)
     found: dict[Key, list[Tensor]] = {}
     for code in views:
-        inputs, present = inputs_of(predictor.model, predictor.preprocessing, symmetry(images, code))
+        seen = images_as_cases(symmetry(images, code), predictor.model.images)
+        inputs, present = inputs_of(predictor.model, predictor.preparations, seen)
         cams = grad_cam(predictor.model, inputs, present, asked, branches)
         looks = attention_maps(predictor.model, inputs, present)
         every = {Key(name): cam for name, cam in cams.items()}

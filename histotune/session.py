@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from histotune import files, runtime
-from histotune.batches import Images, Preprocessing
+from histotune.augment import augment, mixup
+from histotune.batches import Feed, Preparations
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError, TrialFailed
-from histotune.model import Model, build_model
+from histotune.modalities import MODALITIES, Column, Preprocessing, tensor
+from histotune.model import IMAGE, Inputs, Model, Present, build_model, check_modalities, inputs_given
 from histotune.optimizer import WeightAverage, build_optimizer
+from histotune.predictor import inputs_of
 from histotune.splits import TrainingData
 
 _SMALLER = "lower batch_size or choose a smaller backbone"
@@ -29,7 +33,11 @@ class Session:
     """What the loop works with; tensors and network are on `device`.
 
     Attributes:
-        labels: int64 [N]; `present`: bool [N]; both by row number of the cohort.
+        preparations: what was fitted to every modality that a branch reads, heard or not.
+        feed: row numbers of the cohort -> cases of these modalities.
+        labels: int64 [N], by row number of the cohort.
+        heard: bool [N], of which cases the network hears anything.
+        train: the row numbers of the training part that are trained on: those that are heard.
         autocast: type of autocast in a training step, None for float32.
         micro_batch: cases that go through the network at once in training.
     """
@@ -37,11 +45,11 @@ class Session:
     config: TrialConfig
     data: TrainingData
     device: torch.device
-    preprocessing: Preprocessing
-    images: Images
-    modality: str
+    preparations: Preparations
+    feed: Feed
     labels: Tensor
-    present: Tensor
+    heard: np.ndarray
+    train: np.ndarray
     model: Model
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
@@ -59,10 +67,27 @@ class Session:
         norm = 1 + any(isinstance(module, _BatchNorm) for module in self.model.modules())
         return max(norm, self.model.redundancy.least_cases)
 
-    def loss(self, images: Tensor, labels: Tensor, present: Tensor) -> Tensor:
-        """Return the mean loss of standardised images [B, 3, S, S] against labels [B] or [B, C], in training."""
+    def inputs(self, rows: np.ndarray) -> tuple[Inputs, Present]:
+        """Return what the network takes of the cases `rows`, as they are."""
+        return inputs_of(self.model, self.preparations, self.feed.take(rows))
+
+    def drawn(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Inputs, Present, Tensor]:
+        """Return what the network takes of the cases `rows` in training, and their labels [B], or [B, C] with mixup."""
+        cases, config = self.feed.take(rows), self.config.augment
+        changed = {name: augment(tensor(cases.values[name]), config, rng) for name in self.model.images}
+        inputs, present = inputs_of(self.model, self.preparations, replace(cases, values={**cases.values, **changed}))
+        labels = self.labels[torch.from_numpy(rows).to(self.device)]
+        if not config.mixup:
+            return inputs, present, labels
+        soft = functional.one_hot(labels, len(self.data.classes)).float()
+        (name,) = self.model.images
+        mixed, labels = mixup(tensor(inputs[name]), soft, config.mixup, rng)
+        return {name: mixed}, present, labels
+
+    def loss(self, inputs: Inputs, present: Present, labels: Tensor) -> Tensor:
+        """Return the mean loss of standardised inputs against labels [B] or [B, C], in training."""
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.model.loss({self.modality: images}, {self.modality: present}, labels)
+            return self.model.loss(inputs, present, labels)
 
     def state(self) -> dict[str, Any]:
         """Return what changes with training, as references to the live tensors."""
@@ -87,35 +112,52 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
 
     Raises:
         ConfigError: a name or parameter that does not make sense, or another image size than the cohort's.
-        DataError: labels or parts that cannot be trained on.
+        DataError: labels, parts or modalities that cannot be trained on.
     """
     device = device or runtime.device()
-    modality = _the_modality(config, data)
-    images = Images(data.arrays[modality], device)
-    side = images.array.shape[1]
-    if side != config.image_size:
-        raise ConfigError(
-            f"image_size is {config.image_size}, but the cohort was prepared at {side} px: prepare it at "
-            f"image_size {config.image_size}, or train at {side}"
-        )
+    columns = _read(config, data)
+    preparations = fit_preparations(config, columns, data)
+    _check_sizes(config, preparations)
     _check_labels(data)
     runtime.seed_everything(config.seed)
-    model: Model = build_model(config, data.counts).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    built = build_model(config, data.counts, inputs_given(preparations))
+    model: Model = built.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    heard = {name: columns[name] for name in sorted(set(model.modalities.values()))}
+    audible = np.any([column.present for column in heard.values()], axis=0)
     return Session(
         config=config,
         data=data,
         device=device,
-        preprocessing=Preprocessing.fit(images.array, data.train),
-        images=images,
-        modality=modality,
+        preparations={name: preparations[name] for name in heard},
+        feed=Feed(heard, heard, device),
         labels=torch.from_numpy(np.array(data.labels)).to(device),
-        present=torch.from_numpy(np.array(data.present[modality], dtype=bool)).to(device),
+        heard=audible,
+        train=_trained_on(data, audible, sorted(heard)),
         model=model,
         optimizer=build_optimizer(model, config.optimizer),
         average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
         autocast=runtime.autocast_dtype(config.precision, device, dense=model.dense),
         micro_batch=config.batch_size,
     )
+
+
+def fit_preparations(
+    config: TrialConfig, columns: Mapping[str, Column], data: TrainingData
+) -> dict[str, Preprocessing]:
+    """Fit every modality's preprocessing on those cases of the training part that have it, and on nothing else.
+
+    Raises:
+        ConfigError: an option that a modality's kind does not have.
+        DataError: no training case has the modality.
+    """
+    found = {}
+    for name, column in columns.items():
+        rows = data.train[column.present[data.train]]
+        if not len(rows):
+            raise DataError(f"modality {name!r} is absent for all {len(data.train)} training cases: leave it out")
+        options = config.preprocess.get(name, {})
+        found[name] = MODALITIES.build(column.kind).fit(column.stored, rows, data.labels[rows], options)
+    return found
 
 
 @contextlib.contextmanager
@@ -139,14 +181,38 @@ def named_failures() -> Iterator[None]:
         raise TrialFailed("out_of_memory", f"{error}: {_SMALLER}") from error
 
 
-def _the_modality(config: TrialConfig, data: TrainingData) -> str:
-    asked = {branch.modality for branch in config.model.branches.values()}
-    unknown = asked - set(data.arrays)
-    if unknown:
-        raise ConfigError(f"model.branches read {sorted(unknown)}, but the cohort has {sorted(data.arrays)}")
-    if len(asked) > 1:
-        raise ConfigError(f"model.branches read {sorted(asked)}: this version trains on one image modality at a time")
-    return asked.pop()
+def _read(config: TrialConfig, data: TrainingData) -> dict[str, Column]:
+    """Return the modalities that the branches read.
+
+    Raises:
+        ConfigError: the cohort has no such modality.
+    """
+    columns = data.columns
+    check_modalities(config, {name: column.kind for name, column in columns.items()})
+    return {name: columns[name] for name in sorted({branch.modality for branch in config.model.branches.values()})}
+
+
+def _check_sizes(config: TrialConfig, preparations: Preparations) -> None:
+    for fitted in preparations.values():
+        if fitted.kind == IMAGE and fitted.shape[-1] != config.image_size:
+            side = fitted.shape[-1]
+            raise ConfigError(
+                f"image_size is {config.image_size}, but the cohort was prepared at {side} px: prepare it at "
+                f"image_size {config.image_size}, or train at {side}"
+            )
+
+
+def _trained_on(data: TrainingData, audible: np.ndarray, modalities: list[str]) -> np.ndarray:
+    """Return the rows of the training part that are heard; each class must be among them."""
+    rows = data.train[audible[data.train]]
+    counts = np.bincount(data.labels[rows], minlength=len(data.classes))
+    for name, count in zip(data.classes, counts, strict=True):
+        if not count:
+            raise DataError(
+                f"no training case of class {name!r} has {' or '.join(modalities)}: leave that modality out, or choose "
+                "another split"
+            )
+    return rows
 
 
 def _check_labels(data: TrainingData) -> None:

@@ -27,107 +27,73 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from histotune import _cuts, files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
-from histotune.settings import StudySettings as StudySettings
+from histotune.imbalance import NATURAL
+from histotune.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
 
+__all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
+           "networks", "read_record", "write_record"]  # fmt: skip
+
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
-FOLDS = "folds"  # folder in a trial folder that holds one for each fold
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One ended trial, as its `metrics.json` says.
+class StudySettings:
+    """What a study began with; it never changes.
 
-    Attributes:
-        number: trial number; -1 for a control or a single training.
-        state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
-        metrics: validation metrics of the best epoch; with folds the mean over folds; empty when it failed.
-        spread: {metric: sample standard deviation over folds}; empty without folds.
-        out_of_fold: metrics of the folds' predictions taken together; empty without folds.
-        epochs: epochs trained; `best_epoch` counts from 1.
-        kind, reason: why it failed ("" otherwise).
+    Args:
+        name: the study's name, which is its folder's.
+        dataset: registered dataset name.
+        data: folder or file that the data came from, as an absolute path; "" for made-up data.
+        options: dataset options that change the cohort (never the image size).
+        digests: {image size: cohort digest}.
+        classes: class names in label order.
+        positive: index of the positive class.
+        protocol: split protocol.
+        leaky: whether patients may stand on both sides of the split.
+        seed: seed of split and search.
+        metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
+        others: further metrics of a search for a Pareto front.
+        space: the resolved search space.
+        facts: the cohort's facts.
+        imbalance: of the training part; `training` says it in numbers, `training_cases` limits it.
+        folds: into how many the development part is dealt, by patient; 0 is none, and one validation part.
+        repeats: how often it is dealt anew.
+        created: UTC time, ISO 8601.
+        version: histotune's version.
     """
 
-    number: int
-    state: str
-    folder: Path
-    digest: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    epochs: int = 0
-    best_epoch: int = 0
-    seconds: float = 0.0
-    parameters: int = 0
-    kind: str = ""
-    reason: str = ""
-    started: float = 0.0
-    spread: Mapping[str, float] = field(default_factory=dict)
-    out_of_fold: Mapping[str, float] = field(default_factory=dict)
-    known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    name: str
+    dataset: str
+    data: str
+    options: Mapping[str, Any]
+    digests: Mapping[str, str]
+    classes: list[str]
+    positive: int
+    protocol: str
+    leaky: bool
+    seed: int
+    metric: str
+    space: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    imbalance: str = NATURAL
+    training: str = ""
+    training_cases: int = 0
+    folds: int = 0
+    repeats: int = 1
+    created: str = ""
+    version: str = ""
+    others: list[str] = field(default_factory=list)
 
-    def config(self) -> dict[str, Any]:
-        """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
-        return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
-
-    def curve(self) -> list[dict[str, Any]]:
-        """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds`, metrics, of branches `information`."""
-        return files.read_json_lines(self.folder / "curve.jsonl")
-
-    def predictions(self) -> Predictions:
-        """Read the validation predictions."""
-        return Predictions.load(self.folder / "predictions.npz")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Saved scores: ids [n] (str), patients [n] (str), labels [n] (int64), logits [n, C] (float32)."""
-
-    ids: np.ndarray
-    patients: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-
-    def save(self, path: Path) -> None:
-        """Write to `path` atomically."""
-        columns = {"ids": self.ids, "patients": self.patients, "labels": self.labels, "logits": self.logits}
-        files.write_atomically(path, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: Path) -> Predictions:
-        """Read what `save` wrote; nothing is unpickled."""
-        if not path.exists():
-            raise StudyError(f"{path} is missing: the trial has no saved predictions")
-        with np.load(path, allow_pickle=False) as saved:
-            return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"])
-
-
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `metrics.json`, the last file of a trial: once it stands, the trial has ended."""
-    files.write_json(folder / "metrics.json", record)
-
-
-def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
-    """Read an ended trial, or None while it has not ended."""
-    path = folder / "metrics.json"
-    if not path.exists():
-        return None
-    return _record(folder, number, json.loads(path.read_text(encoding="utf-8")))
-
-
-def _record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
-    for name in {"metrics", "spread", "out_of_fold"} & saved.keys():
-        saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
-    return TrialRecord(number=number, folder=folder, known_config=config, **saved)
-
-
-def networks(folder: Path) -> list[Path]:
-    """Return the folders that hold the networks of a trial: one for each fold, or the trial's own."""
-    return sorted((folder / FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics of the search, the ranking one first."""
+        return [self.metric, *self.others]
 
 
 class StudyStore:
@@ -253,7 +219,9 @@ class StudyStore:
         """Return every ended trial, by number."""
         folder = self.folder / "trials"
         ended = trial_index.read_trials(folder, self.folder / trial_index.NAME).items()
-        return [_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended]
+        return [
+            to_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended
+        ]
 
     @property
     def _sealed(self) -> Path:

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from histotune import files, memory, probe, runtime
-from histotune.augment import augment, mixup
 from histotune.batches import in_order, shuffled
 from histotune.checkpoint import Checkpoint, Progress
 from histotune.config import TrialConfig
@@ -28,8 +26,10 @@ from histotune.ending import CURVE, complete, conclude, describe, ended, fail, o
 from histotune.errors import StudyError, TrialFailed
 from histotune.folds import Epoch, Fold, lockstep
 from histotune.metrics import INFORMATION, check_metric, direction, evaluate, softmax
-from histotune.model import predict
+from histotune.modalities import cut
+from histotune.model import Inputs, Present
 from histotune.optimizer import learning_rate
+from histotune.predictor import predict
 from histotune.session import Session, named_failures, start
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, TrialRecord
@@ -170,21 +170,16 @@ def train_epoch(session: Session, number: int) -> float:
     config, model, optimizer, device = session.config, session.model, session.optimizer, session.device
     rng = np.random.default_rng([config.seed, number])
     torch.manual_seed(int(rng.integers(2**62)))  # dropout and stochastic depth
-    batches = shuffled(session.data.train, config.batch_size, rng)
+    batches = shuffled(session.train, config.batch_size, rng)
     total = config.epochs * len(batches)
     parameters = [p for p in model.parameters() if p.requires_grad]
     summed = torch.zeros((), dtype=torch.float64, device=device)
     model.train()
     model.set_progress((number - 1) / config.epochs)
     for step, rows in enumerate(batches, start=(number - 1) * len(batches)):
-        images = session.preprocessing.standardise(augment(session.images.take(rows), config.augment, rng))
-        where = torch.from_numpy(rows).to(device)
-        labels = session.labels[where]
-        if config.augment.mixup:
-            soft = functional.one_hot(labels, len(session.data.classes)).float()
-            images, labels = mixup(images, soft, config.augment.mixup, rng)
+        inputs, present, labels = session.drawn(rows, rng)
         optimizer.zero_grad()
-        loss = _backward(session, images, labels, session.present[where])
+        loss = _backward(session, inputs, present, labels)
         if config.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
         for group in optimizer.param_groups:
@@ -197,16 +192,19 @@ def train_epoch(session: Session, number: int) -> float:
             raise _not_finite(config, number)
     if not math.isfinite(summed.item()):
         raise _not_finite(config, number)
-    return summed.item() / len(session.data.train)
+    return summed.item() / len(session.train)
 
 
-def _backward(session: Session, images: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+def _backward(session: Session, inputs: Inputs, present: Present, labels: Tensor) -> Tensor:
     """Add up the gradients of a batch's mean loss, one micro-batch after the other; returns that loss."""
     cases = len(labels)
     count = max(1, min(-(-cases // session.micro_batch), cases // session.least))
+    values = {name: cut(batch, count) for name, batch in inputs.items()}
+    masks = {name: there.tensor_split(count) for name, there in present.items()}
     losses = []
-    for part in zip(*(tensor.tensor_split(count) for tensor in (images, labels, present)), strict=True):
-        loss = session.loss(*part) * (len(part[1]) / cases)
+    for place, part in enumerate(labels.tensor_split(count)):
+        own = {name: batches[place] for name, batches in values.items()}
+        loss = session.loss(own, {name: there[place] for name, there in masks.items()}, part) * (len(part) / cases)
         loss.backward()
         losses.append(loss.detach())
     session.model.objective.adapt()
@@ -230,6 +228,7 @@ def _begin(session: Session, folder: Path) -> Progress:
         "ids": data.ids[data.val].tolist(),
         "patients": data.patients[data.val].tolist(),
         "labels": data.labels[data.val].tolist(),
+        "present": session.heard[data.val].tolist(),
     }
     return Progress(session.config.digest(), time.time(), session.model.parameter_count(), validation)
 
@@ -247,8 +246,8 @@ def _over(progress: Progress, config: TrialConfig) -> bool:
 
 
 def _validate(session: Session, *, tta: bool = False) -> np.ndarray:
-    batches = (session.images.take(rows) for rows in in_order(session.data.val, _at_once(session)))
-    return predict(session.judged, batches, session.preprocessing, tta=tta)
+    batches = map(session.feed.take, in_order(session.data.val, _at_once(session)))
+    return predict(session.judged, batches, session.preparations, tta=tta)
 
 
 def _at_once(session: Session) -> int:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from histotune.batches import Preprocessing
+from histotune.batches import Cases, images_as_cases
 from histotune.config import TrialConfig
 from histotune.efficiency import LARGE, Efficiency, efficiency, flops
-from histotune.model import Predictor, build_model, predict
+from histotune.modalities.image import ImagePreprocessing
+from histotune.model import build_model
+from histotune.predictor import Predictor, predict
 
 VIT = {"name": "timm/vit_tiny_patch16_224", "patch_size": 8, "depth": 2}
 BRANCHES = {"cnn": {"backbone": {"name": "alexnet32", "width": 8}}, "transformer": {"backbone": VIT}}
@@ -21,16 +23,16 @@ def predictor(**model: Any) -> Predictor:
     torch.manual_seed(0)
     config = TrialConfig.from_dict({"image_size": 32, "model": model, "loss": "acbfl"})
     network = build_model(config, (30, 10)).eval()
-    preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 32)
-    return Predictor(config, ("no", "yes"), 1, preprocessing, network, torch.device("cpu"))
+    preparations = {"image": ImagePreprocessing((0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 32)}
+    return Predictor(config, ("no", "yes"), 1, preparations, network, torch.device("cpu"))
 
 
 def fused(name: str, **params: Any) -> Predictor:
     return predictor(branches=BRANCHES, fusion={"name": name, **params})
 
 
-def image(found: Predictor) -> torch.Tensor:
-    return torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+def image(found: Predictor) -> Cases:
+    return images_as_cases(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), found.model.images)
 
 
 def test_operations_of_a_transformer_by_hand() -> None:
@@ -40,12 +42,12 @@ def test_operations_of_a_transformer_by_hand() -> None:
     block = 2 * tokens * (dim * 3 * dim + dim * dim + 2 * dim * 4 * dim) + 2 * 2 * tokens * tokens * dim
     patches = 2 * 16 * (8 * 8 * 3) * dim
     head = 2 * dim * 2
-    assert flops(found.model, image(found), found.preprocessing) == patches + 2 * block + head
+    assert flops(found.model, image(found), found.preparations) == patches + 2 * block + head
 
 
 def test_cross_attention_costs_its_products_more_than_concat() -> None:
     plain, cross = fused("concat"), fused("cross_attention", dim=64, heads=4)
-    counted = [flops(found.model, image(found), found.preprocessing) for found in (plain, cross)]
+    counted = [flops(found.model, image(found), found.preparations) for found in (plain, cross)]
     (cnn, cnn_wide), (vit, vit_wide) = (16, 21), (16, 192)  # tokens and their width; alexnet32 of width 8 has 21
     shapes = [tuple(output.tokens.shape[1:]) for output in outputs(cross)]
     assert shapes == [(cnn, cnn_wide), (vit, vit_wide)]
@@ -66,7 +68,7 @@ def test_memory_is_what_the_profiler_sees() -> None:
     weights = sum(t.numel() * t.element_size() for t in found.model.state_dict().values())
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-        predict(found.model, [images], found.preprocessing)
+        predict(found.model, [images_as_cases(images, ["image"])], found.preparations)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     peak = np.cumsum(changes).max() + weights

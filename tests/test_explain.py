@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from histotune.batches import Preprocessing
 from histotune.cli import app
 from histotune.cohort import Cohort, read_labels
 from histotune.config import TrialConfig
@@ -26,9 +25,11 @@ from histotune.errors import ConfigError, DataError
 from histotune.explain import SIDE, Explanation, explain
 from histotune.export import export_trial
 from histotune.figures import _explanation, _overlay, _sheet, _slide
-from histotune.model import Predictor, build_model
+from histotune.modalities.image import ImagePreprocessing
+from histotune.model import build_model
 from histotune.patches import listed
 from histotune.predict import Export, Member, load
+from histotune.predictor import Predictor
 from histotune.saliency import Key
 from histotune.slide_map import grid_of, spread_out
 from histotune.splits import TEST, TRAIN
@@ -80,9 +81,9 @@ def own_study(study: StudyStore, model: Export, tmp_path: Path) -> Export:
 def untrained(trial: int, settings: dict[str, Any]) -> Member:
     torch.manual_seed(trial)
     config = TrialConfig.from_dict(settings)
-    preprocessing = Preprocessing((0.7, 0.5, 0.6), (0.2, 0.2, 0.2), config.image_size)
+    preparations = {"image": ImagePreprocessing((0.7, 0.5, 0.6), (0.2, 0.2, 0.2), config.image_size)}
     network = build_model(config, (5, 9)).eval()
-    return Member(trial, 1.0, Predictor(config, CLASSES, 1, preprocessing, network, torch.device("cpu")))
+    return Member(trial, 1.0, Predictor(config, CLASSES, 1, preparations, network, torch.device("cpu")))
 
 
 def with_members(model: Export, *members: Member) -> Export:

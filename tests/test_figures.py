@@ -39,9 +39,9 @@ from histotune.figures.runtime_per_epoch import timings
 from histotune.losses import LOSSES, ObjectiveInput
 from histotune.merge import merge
 from histotune.metrics import score, softmax
-from histotune.model import load_model
 from histotune.places import Places
 from histotune.predict import load
+from histotune.predictor import load_model
 from histotune.store import StudyStore
 from histotune.study import Study
 from histotune.train import run_trial

@@ -36,7 +36,7 @@ def gradients(session: Session, cases: int) -> tuple[float, list[torch.Tensor]]:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.normal(size=(cases, 3, 32, 32))).float()
     labels = torch.from_numpy(rng.integers(0, 2, size=cases))
-    loss = _backward(session, images, labels, torch.ones(cases, dtype=torch.bool))
+    loss = _backward(session, {"image": images}, {"image": torch.ones(cases, dtype=torch.bool)}, labels)
     return loss.item(), [p.grad for p in session.model.parameters() if p.grad is not None]
 
 
@@ -119,12 +119,12 @@ def test_a_training_that_runs_out_of_memory_goes_on_in_smaller_pieces(
 ) -> None:
     real, calls = Session.loss, 0
 
-    def loss(self: Session, images: torch.Tensor, labels: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    def loss(self: Session, inputs: Any, present: Any, labels: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if len(labels) > fits and calls > 3:
             raise torch.OutOfMemoryError("made-up")  # in a later step, as fragmented memory does
-        return real(self, images, labels, present)
+        return real(self, inputs, present, labels)
 
     if fits == 0:
         monkeypatch.setattr(Session, "loss", lambda *arguments: torch.empty(2**50))

@@ -23,7 +23,6 @@ from typer.testing import CliRunner, Result
 
 from histotune import files, onnx_model
 from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
-from histotune.batches import Preprocessing
 from histotune.cli import app
 from histotune.config import TrialConfig
 from histotune.ensembles import ENSEMBLES, Ensemble
@@ -32,9 +31,11 @@ from histotune.export import export_ensemble, export_trial
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.merge import merge
-from histotune.model import build_model, save_weights
+from histotune.modalities.image import ImagePreprocessing
+from histotune.model import build_model
 from histotune.onnx_model import add_onnx, input_name, largest_difference
 from histotune.predict import EXPORT, FORMAT, Export, content_digest, load
+from histotune.predictor import save_preparations, save_weights
 from histotune.store import StudyStore
 from histotune.study import Study
 
@@ -113,9 +114,8 @@ def exported(folder: Path, configs: Sequence[Mapping[str, Any]], strategy: str, 
         place = folder / "members" / str(k)
         files.write_text(place / "config.yaml", yaml.safe_dump(config.to_dict()))
         files.write_json(place / "model.json", {"classes": list("abc"), "positive": 1, "counts": COUNTS})
-        Preprocessing((0.7, 0.5 + 0.02 * k, 0.6), (0.2, 0.25, 0.15), config.image_size).save(
-            place / "preprocessing.json"
-        )
+        fitted = ImagePreprocessing((0.7, 0.5 + 0.02 * k, 0.6), (0.2, 0.25, 0.15), config.image_size)
+        save_preparations({"image": fitted}, place / "preprocessing.json")
         save_weights(model.state_dict(), place / "model.safetensors")
         members.append({"folder": f"members/{k}", "trial": k, "temperature": 0.25 + 0.25 * k})
     info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": {}}

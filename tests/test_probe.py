@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from histotune import information, probe
+from histotune.batches import Cases, images_as_cases
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.metrics import INFORMATION
-from histotune.model import Predictor, load_model
+from histotune.predictor import Predictor, load_model
 from histotune.splits import TrainingData
 from histotune.store import StudyStore, TrialRecord
 from histotune.train import StopTrial, run_trial
@@ -53,9 +53,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data: TrainingData) -> dic
     return {name: run_trial(config(name), data, folder / name) for name in FUSIONS}
 
 
-def batches(data: TrainingData, at_once: int = 256) -> Iterator[Tensor]:
+def batches(data: TrainingData, at_once: int = 256) -> Iterator[Cases]:
     for start in range(0, len(data.val), at_once):
-        yield torch.from_numpy(data.arrays["image"][data.val[start : start + at_once]])
+        pixels = torch.from_numpy(data.arrays["image"][data.val[start : start + at_once]])
+        yield images_as_cases(pixels, ["image"])
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -127,7 +128,7 @@ def test_it_is_measured_of_the_network_that_is_kept(
     fusion: str, trained: dict[str, TrialRecord], data: TrainingData
 ) -> None:
     predictor = predictor_of(trained[fusion])
-    found = probe.embeddings(predictor.model, batches(data), predictor.preprocessing)
+    found = probe.embeddings(predictor.model, batches(data), predictor.preparations)
     assert found.keys() == {"cnn", "transformer", "joint"}
     again = probe.of_embeddings(found, data.labels[data.val], data.patients[data.val])
     told = trained[fusion].curve()[0][INFORMATION]
@@ -152,7 +153,7 @@ def test_heads_are_looked_at_the_same_in_portions(
     predictor = predictor_of(trained["cmaf"])
 
     def entropies(at_once: int) -> probe.Heads:
-        (found,) = probe.head_entropies(predictor.model, batches(data, at_once), predictor.preprocessing, [None])
+        (found,) = probe.head_entropies(predictor.model, batches(data, at_once), predictor.preparations, [None])
         return found
 
     whole = entropies(256)
@@ -169,7 +170,7 @@ def test_attention_gets_more_even_with_temperature_and_is_its_own_at_its_own(
     own = probe.own_temperatures(predictor.model)
     same = float(own[1, "cnn"][0])
     asked = [None, same, *grid]
-    first, second, *others = probe.head_entropies(predictor.model, batches(data), predictor.preprocessing, asked)
+    first, second, *others = probe.head_entropies(predictor.model, batches(data), predictor.preparations, asked)
     assert second[1, "cnn"][0] == pytest.approx(first[1, "cnn"][0], abs=1e-6)
     for head in own:
         by_temperature = np.array([found[head] for found in others])

@@ -14,8 +14,8 @@ from histotune.begin import prepare_cohort
 from histotune.calibration import apply_temperatures, choose_threshold, fit_temperature
 from histotune.cohort import Cohort, read_labels
 from histotune.errors import ConfigError, DataError
-from histotune.model import load_model
 from histotune.places import Places
+from histotune.predictor import load_model
 from histotune.registry import load_plugins
 from histotune.reproduce import Reproduced, reproduce
 from histotune.reproductions import Scale, Setting

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from histotune.augment import symmetry, undo_symmetry
-from histotune.batches import Preprocessing
+from histotune.batches import images_as_cases
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.fusions._attention import CrossAttention
-from histotune.model import Model, Predictor, build_model, inputs_of
+from histotune.modalities.image import ImagePreprocessing
+from histotune.model import Model, build_model
+from histotune.predictor import Predictor, inputs_of
 from histotune.saliency import Key, attention_maps, grad_cam, mapped_branches, maps, positions
 
 CCT = {"backbone": "cct_2"}
@@ -28,9 +29,9 @@ def predictor(branches: dict[str, Any], fusion: Any = "none", **settings: Any) -
     known = {"image_size": 32, "model": {"branches": branches, "fusion": fusion}, **settings}
     config = TrialConfig.from_dict(known)
     side = config.image_size
-    preprocessing = Preprocessing((0.7, 0.5, 0.6), (0.2, 0.2, 0.2), side)
+    preparations = {"image": ImagePreprocessing((0.7, 0.5, 0.6), (0.2, 0.2, 0.2), side)}
     model = build_model(config, (5, 9)).eval()
-    return Predictor(config, ("benign", "malignant"), 1, preprocessing, model, torch.device("cpu"))
+    return Predictor(config, ("benign", "malignant"), 1, preparations, model, torch.device("cpu"))
 
 
 def cmaf(**settings: Any) -> Predictor:
@@ -43,8 +44,9 @@ def images(side: int = 32) -> np.ndarray:
     return coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
 
 
-def inputs(given: Predictor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return inputs_of(given.model, given.preprocessing, torch.from_numpy(images(given.config.image_size)))
+def inputs(given: Predictor) -> tuple[Any, Any]:
+    pixels = torch.from_numpy(images(given.config.image_size))
+    return inputs_of(given.model, given.preparations, images_as_cases(pixels, ["image"]))
 
 
 def asked(label: int) -> np.ndarray:

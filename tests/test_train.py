@@ -18,13 +18,15 @@ import pytest
 import torch
 import yaml
 
-from histotune.batches import Images, Preprocessing, in_order, shuffled, steps
+from histotune.batches import in_order, shuffled, steps
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError, StudyError, TrialFailed
 from histotune.losses.cross_entropy import CrossEntropy
 from histotune.metrics import COSTS, evaluate, softmax
-from histotune.model import build_model, load_model
+from histotune.modalities.image import ImagePreprocessing, Images
+from histotune.model import build_model
 from histotune.optimizer import WeightAverage, build_optimizer, learning_rate
+from histotune.predictor import load_model, load_preparations, save_preparations
 from histotune.session import named_failures, start
 from histotune.splits import TrainingData
 from histotune.store import Predictions, TrialRecord, read_record
@@ -379,7 +381,7 @@ def test_bad_data_is_a_failure_of_that_name(data: TrainingData, tmp_path: Path, 
         ({"model": {"branches": {"image": {"backbone": "alexnett"}}}}, "Did you mean 'alexnet"),
         (
             {"model": {"branches": {"image": {"modality": "genes"}}}},
-            r"read \['genes'\], but the cohort has \['image'\]",
+            r"reads modality 'genes', but the cohort has \['image'\]",
         ),
     ],
 )
@@ -454,7 +456,7 @@ def test_batches_in_order_are_the_rows() -> None:
 
 def test_preprocessing_is_fitted_on_the_training_part_alone(data: TrainingData) -> None:
     images = data.arrays["image"]
-    fitted = Preprocessing.fit(images, data.train)
+    fitted = ImagePreprocessing.fit(images, data.train)
     pixels = images[data.train].reshape(-1, 3) / 255
     assert fitted.mean == pytest.approx(pixels.mean(axis=0))
     assert fitted.std == pytest.approx(pixels.std(axis=0))
@@ -468,14 +470,14 @@ def test_preprocessing_is_fitted_on_the_training_part_alone(data: TrainingData) 
 
 def test_a_flat_channel_is_no_error() -> None:
     images = np.full((4, 8, 8, 3), 7, np.uint8)
-    ready = Preprocessing.fit(images, np.arange(4)).standardise(torch.from_numpy(images))
+    ready = ImagePreprocessing.fit(images, np.arange(4)).standardise(torch.from_numpy(images))
     assert ready.abs().max() < 1e-5
 
 
 def test_preprocessing_is_saved_and_loaded(data: TrainingData, tmp_path: Path) -> None:
-    fitted = Preprocessing.fit(data.arrays["image"], data.train)
-    fitted.save(tmp_path / "preprocessing.json")
-    assert Preprocessing.load(tmp_path / "preprocessing.json") == fitted
+    fitted = ImagePreprocessing.fit(data.arrays["image"], data.train)
+    save_preparations({"image": fitted}, tmp_path / "preprocessing.json")
+    assert load_preparations(tmp_path / "preprocessing.json") == {"image": fitted}
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 9, 3), (4, 8, 8, 4)])
@@ -534,8 +536,7 @@ def test_an_epoch_reports_the_mean_loss_of_its_cases(data: TrainingData) -> None
     )
     session = start(settings, data, torch.device("cpu"))
     with torch.no_grad():
-        images = session.preprocessing.standardise(session.images.take(data.train))
-        features = session.model({"image": images}, {"image": session.present[:60]})
+        features = session.model(*session.inputs(data.train))
         expected = session.model.objective.loss(features, session.labels[:60]).item()
     assert train_epoch(session, 1) == pytest.approx(expected, rel=1e-5)
 
@@ -574,5 +575,5 @@ def test_training_needs_no_engine_of_search_or_tracking(tmp_path: Path, backbone
 def test_predictions_are_not_unpickled(data: TrainingData, tmp_path: Path) -> None:
     run_trial(config(epochs=1), data, tmp_path)
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as saved:
-        assert set(saved) == {"ids", "patients", "labels", "logits"}
+        assert set(saved) == {"ids", "patients", "labels", "logits", "present"}
     assert len(Predictions.load(tmp_path / "predictions.npz").ids) == 30

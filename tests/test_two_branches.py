@@ -11,7 +11,8 @@ import torch
 
 from histotune.config import TrialConfig
 from histotune.fusions import FUSIONS
-from histotune.model import Model, build_model, load_model
+from histotune.model import Model, build_model
+from histotune.predictor import load_model
 from histotune.space import load_space
 from histotune.splits import TrainingData
 from histotune.train import run_trial

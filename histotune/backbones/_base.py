@@ -76,11 +76,20 @@ def build_backbone(name: str, modality: str, given: BackboneInput, **params: Any
     Raises:
         ConfigError: unknown name or parameter, or a backbone for another kind of modality; offers those that fit.
     """
+    check_kind(name, modality, given.kind)
+    return BACKBONES.build(name, given, **params)
+
+
+def check_kind(name: str, modality: str, kind: str) -> None:
+    """Check that a backbone reads modalities of this kind.
+
+    Raises:
+        ConfigError: it does not, or the name is unknown; offers those that do.
+    """
     kinds = BACKBONES.entry(name).kinds or IMAGES
-    if given.kind not in kinds:
-        fitting = [other for other in BACKBONES.names() if given.kind in (BACKBONES.entry(other).kinds or IMAGES)]
+    if kind not in kinds:
+        fitting = [other for other in BACKBONES.names() if kind in (BACKBONES.entry(other).kinds or IMAGES)]
         raise ConfigError(
-            f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {given.kind}: choose "
+            f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {kind}: choose "
             f"one of {', '.join(fitting)}"
         )
-    return BACKBONES.build(name, given, **params)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune import probe
-from histotune.batches import Images, in_order
+from histotune.batches import Feed, in_order
 from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
 from histotune.figures._branches import BEST, kept, measured, over_epochs, panel_title
 from histotune.fusions import COLDEST, HOTTEST
 from histotune.leaderboard import Line
-from histotune.model import WEIGHTS, load_model
+from histotune.predictor import WEIGHTS, load_model
 from histotune.ranges import Interval
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
         predictor = load_model(line.record.folder)
         data = source.store.training_data(source.cohort(predictor.config.image_size))
         chosen = data.val[probe.chosen(len(data.val), self._cases)]
-        images = Images(data.arrays["image"], predictor.device)
-        batches = map(images.take, in_order(chosen, _AT_ONCE))
+        feed = Feed(data.columns, predictor.modalities, predictor.device)
+        batches = map(feed.take, in_order(chosen, _AT_ONCE))
         grid = np.geomspace(COLDEST, HOTTEST, _STEPS)
         own, *others = probe.head_entropies(
-            predictor.model, batches, predictor.preprocessing, [None, *(float(tau) for tau in grid)]
+            predictor.model, batches, predictor.preparations, [None, *(float(tau) for tau in grid)]
         )
         taus = probe.own_temperatures(predictor.model)
         heads = [

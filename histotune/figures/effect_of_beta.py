@@ -13,7 +13,7 @@ from histotune.class_balance import effective_number_weights
 from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, loss_of
-from histotune.model import CLASSES
+from histotune.predictor import CLASSES
 from histotune.splits import TRAIN
 
 if TYPE_CHECKING:

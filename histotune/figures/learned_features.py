@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.cohort import select
 from histotune.errors import DataError, StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
 from histotune.leaderboard import Line
-from histotune.model import WEIGHTS, load_model
+from histotune.predictor import WEIGHTS, load_model
 from histotune.ranges import Interval, OneOf
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ class LearnedFeatures(Figure[Learned]):
         rows = np.sort(np.random.default_rng(_SEED).permutation(data.val)[: self._cases])
         panels = []
         for loss, line in lines.items():
-            images = sized[models[loss].config.image_size].arrays["image"][rows]
-            points, explained = project(models[loss].features(images), self._method)
+            cases = select(sized[models[loss].image_size].columns, rows)
+            points, explained = project(models[loss].features(cases), self._method)
             panels.append(Panel(loss, call(line), points, explained, line.record.metrics[source.settings.metric]))
         labels, patients, available = data.labels[rows], len(np.unique(data.patients[rows])), len(data.val)
         return Learned(

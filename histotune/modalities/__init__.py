@@ -11,6 +11,7 @@ from histotune.modalities._base import (
     cut,
     over,
     refuse_options,
+    tensor,
     to_device,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "cut",
     "over",
     "refuse_options",
+    "tensor",
     "to_device",
 ]

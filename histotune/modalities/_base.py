@@ -197,6 +197,12 @@ def over(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     return Bag(*map(function, batch)) if isinstance(batch, Bag) else function(batch)
 
 
+def tensor(batch: Batch) -> Tensor:
+    """Return a batch that is one tensor, as those of images and tables are."""
+    assert not isinstance(batch, Bag)
+    return batch
+
+
 def cut(batch: Batch, count: int) -> Sequence[Batch]:
     """Cut a batch along its cases into `count` parts, as `Tensor.tensor_split` does."""
     if isinstance(batch, Bag):

@@ -127,7 +127,7 @@ class ImageModality(Modality):
 
     def digests(self, stored: np.ndarray) -> list[str]:
         """Return 16 hexadecimal digits over the pixels of every image."""
-        return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).hexdigest() for image in stored]
+        return [hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest() for image in stored]
 
     def save(self, stored: np.ndarray, folder: Path) -> None:
         """Write one array."""

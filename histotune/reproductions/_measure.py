@@ -16,13 +16,13 @@ import pandas as pd
 
 from histotune import files
 from histotune.calibration import apply_temperatures, fit_temperature
-from histotune.cohort import Cohort
+from histotune.cohort import Cohort, select
 from histotune.config import parse, unparse
 from histotune.datasets import DATASETS
 from histotune.efficiency import Efficiency, efficiency
 from histotune.errors import DataError
 from histotune.evaluate import correspondence
-from histotune.model import load_model
+from histotune.predictor import load_model
 from histotune.reproductions._base import Reproduction
 from histotune.reproductions._rows import (
     Cases,
@@ -151,13 +151,12 @@ class Meter:
 
     def _probabilities(self, cohort: Cohort, rows: np.ndarray) -> Probabilities:
         """Score cases with all trainings, each at the temperature of its validation predictions, and all ensembles."""
-        images = cohort.arrays["image"]
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         scores: dict[str, dict[int, np.ndarray]] = {}
         for label, records in self.trained.items():
             for record in records:
                 predictor, validation = load_model(record.folder), record.predictions()
-                logits = np.concatenate([predictor.logits(images[chunk]) for chunk in chunks])
+                logits = np.concatenate([predictor.logits(select(cohort.columns, chunk)) for chunk in chunks])
                 temperature = fit_temperature(validation.logits, validation.labels)
                 scores.setdefault(label, {})[predictor.config.seed] = apply_temperatures(logits[None], [temperature])[0]
         return joined(self.reproduction, scores)

@@ -17,7 +17,7 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.space import _branches, _grid
 from histotune.space._branches import Share
-from histotune.space._check import check_config, check_values
+from histotune.space._check import check_config, check_values, samples
 from histotune.space._compile import compile_group
 from histotune.space._edit import apply_edits, read_values
 from histotune.space._locate import locate
@@ -167,6 +167,10 @@ class Space:
         node = self._tree.children.get(key, Constant(key, default))
         assert not isinstance(node, (Group, Switch))
         return int(node.value if isinstance(node, Constant) else max(node.values()))
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Yield a configuration for the default, for every option and for both ends of every range."""
+        return (config for config, _ in samples(self._tree))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the effective space as plain data, which `read_space` reads."""

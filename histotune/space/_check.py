@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from histotune.config import TrialConfig
@@ -41,18 +41,24 @@ def check_config(config: TrialConfig) -> None:
 
 def check_values(tree: Group, root: Item) -> None:
     """Try the default, every option and both ends of every range: a value that cannot be is found now."""
-    defaults = {p.path: p.default for p, _ in tree.parameters()}
     fixed = [(constant.path, constant.where) for constant in _constant_nodes(tree)]
-    _try(tree, defaults, [("", root.where), *fixed])
+    for config, where in samples(tree):
+        _try(config, [("", where)] if where else [("", root.where), *fixed])
+
+
+def samples(tree: Group) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the default, every option and both ends of every range: a configuration, and where the value stands."""
+    defaults = {p.path: p.default for p, _ in tree.parameters()}
+    yield tree.draw(Fixed(defaults)), ""
     for parameter, condition in tree.parameters():
         for value in parameter.values():
-            _try(tree, defaults | dict(condition) | {parameter.path: value}, [("", parameter.where)])
+            yield tree.draw(Fixed(defaults | dict(condition) | {parameter.path: value})), parameter.where
 
 
-def _try(tree: Group, values: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
+def _try(config: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
     """Check one configuration; an error names the place of the longest path that its message begins with."""
     try:
-        check_config(TrialConfig.from_dict(tree.draw(Fixed(values))))
+        check_config(TrialConfig.from_dict(config))
     except ConfigError as error:
         _, where = max(place for place in places if str(error).startswith(place[0]))
         raise ConfigError(f"{where}: {error}") from error

@@ -63,7 +63,7 @@ def _compile(hint: Any, item: Item, path: str, default: Any) -> Node:
             raise item.error(path, f"expected a mapping of names, got {item.plain()!r}")
         kind = get_args(hint)[1]
         return Group({name: _compile(kind, inner, _join(path, name), MISSING) for name, inner in item.value.items()})
-    return _scalar(hint if isinstance(hint, type) else None, item, path, default)
+    return _scalar(hint if isinstance(hint, type) and hint is not Any else None, item, path, default)
 
 
 def _variants(kind: type, item: Item, path: str, default: Any) -> Switch:

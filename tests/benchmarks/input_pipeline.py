@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from histotune.batches import Images, Preprocessing, shuffled
+from histotune.batches import shuffled
 from histotune.datasets import DATASETS
+from histotune.modalities.image import ImagePreprocessing, Images
 from histotune.prepare import prepare
 
 SIDE, BATCH, ROUNDS = 32, 128, 3
@@ -31,7 +32,7 @@ SIDE, BATCH, ROUNDS = 32, 128, 3
 class PngFiles(Dataset[Tensor]):
     """What most projects write: one file, one transform chain per item."""
 
-    def __init__(self, paths: list[Path], preprocessing: Preprocessing) -> None:
+    def __init__(self, paths: list[Path], preprocessing: ImagePreprocessing) -> None:
         self.paths = paths
         self.mean = torch.tensor(preprocessing.mean)[:, None, None]
         self.std = torch.tensor(preprocessing.std)[:, None, None]
@@ -50,7 +51,7 @@ class PngFiles(Dataset[Tensor]):
         return (tensor - self.mean) / self.std
 
 
-def prepared_batches(images: Images, preprocessing: Preprocessing, epoch: int) -> Iterator[Tensor]:
+def prepared_batches(images: Images, preprocessing: ImagePreprocessing, epoch: int) -> Iterator[Tensor]:
     """What histotune does: rows of one memory-mapped array, the whole batch at a time."""
     rng = np.random.default_rng(epoch)
     rows = np.arange(len(images.array))
@@ -101,7 +102,7 @@ def main() -> None:
         cohort = prepare(DATASETS.build("idc"), root, image_size=SIDE, cache=Path(scratch) / "cache")
         seconds = time.perf_counter() - start
         array = cohort.arrays["image"]
-        preprocessing = Preprocessing.fit(array, np.arange(len(array)))
+        preprocessing = ImagePreprocessing.fit(array, np.arange(len(array)))
         images = Images(array, torch.device("cpu"))
         loader = DataLoader(PngFiles(paths, preprocessing), BATCH, shuffle=True, num_workers=2)
         rows = [

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from histotune.config import TrialConfig
+from histotune.modalities.image import ImagePreprocessing
 from histotune.session import Session, start
 from histotune.splits import TrainingData
 from histotune.train import train_epoch
@@ -76,10 +77,12 @@ def compare(backbone: str, what: str, rounds: int) -> tuple[float, float, float]
 
 def bare_loop(session: Session, what: str) -> Callable[[], None]:
     """Write the loop as a script would, over the same network; returns a function that trains one epoch."""
-    images = torch.from_numpy(session.images.array[session.data.train])
+    images = torch.from_numpy(session.data.arrays["image"][session.data.train])
     labels = session.labels[session.data.train]
-    mean = torch.tensor(session.preprocessing.mean).view(3, 1, 1)
-    std = torch.tensor(session.preprocessing.std).view(3, 1, 1)
+    fitted = session.preparations["image"]
+    assert isinstance(fitted, ImagePreprocessing)
+    mean = torch.tensor(fitted.mean).view(3, 1, 1)
+    std = torch.tensor(fitted.std).view(3, 1, 1)
     backbone, head = session.model.branches["image"], session.model.objective.head
     assert isinstance(head, nn.Module)
     network = nn.ModuleList([backbone, head])

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
 from histotune.cohort import UNKNOWN
 from histotune.config import TrialConfig
-from histotune.model import load_model
+from histotune.predictor import load_model
 from histotune.splits import TrainingData
 from histotune.statistics import holm
 from histotune.train import run_trial

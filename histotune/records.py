@@ -1,0 +1,122 @@
+"""What a trial leaves behind: the record of its end and its scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from histotune import files
+from histotune.errors import StudyError
+
+FOLDS = "folds"  # folder in a trial folder that holds one for each fold
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One ended trial, as its `metrics.json` says.
+
+    Attributes:
+        number: trial number; -1 for a control or a single training.
+        state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
+        metrics: validation metrics of the best epoch; with folds the mean over folds; empty when it failed.
+        spread: {metric: sample standard deviation over folds}; empty without folds.
+        out_of_fold: metrics of the folds' predictions taken together; empty without folds.
+        epochs: epochs trained; `best_epoch` counts from 1.
+        kind, reason: why it failed ("" otherwise).
+    """
+
+    number: int
+    state: str
+    folder: Path
+    digest: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    parameters: int = 0
+    kind: str = ""
+    reason: str = ""
+    started: float = 0.0
+    spread: Mapping[str, float] = field(default_factory=dict)
+    out_of_fold: Mapping[str, float] = field(default_factory=dict)
+    known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    def config(self) -> dict[str, Any]:
+        """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
+        return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds`, metrics, of branches `information`."""
+        return files.read_json_lines(self.folder / "curve.jsonl")
+
+    def predictions(self) -> Predictions:
+        """Read the validation predictions."""
+        return Predictions.load(self.folder / "predictions.npz")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Saved scores of n cases.
+
+    Attributes:
+        ids, patients: str [n].
+        labels: int64 [n].
+        logits: float32 [n, C].
+        present: bool [n], whether the model hears anything of the case; None where it hears all.
+    """
+
+    ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    present: np.ndarray | None = None
+
+    @property
+    def heard(self) -> np.ndarray:
+        """Whether the model hears anything of the case, bool [n]."""
+        return np.ones(len(self.ids), bool) if self.present is None else self.present
+
+    def save(self, path: Path) -> None:
+        """Write to `path` atomically."""
+        columns = {"ids": self.ids, "patients": self.patients, "labels": self.labels, "logits": self.logits}
+        columns |= {} if self.present is None else {"present": self.present}
+        files.write_atomically(path, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote; nothing is unpickled."""
+        if not path.exists():
+            raise StudyError(f"{path} is missing: the trial has no saved predictions")
+        with np.load(path, allow_pickle=False) as saved:
+            return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"], saved.get("present"))
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `metrics.json`, the last file of a trial: once it stands, the trial has ended."""
+    files.write_json(folder / "metrics.json", record)
+
+
+def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
+    """Read an ended trial, or None while it has not ended."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        return None
+    return to_record(folder, number, json.loads(path.read_text(encoding="utf-8")))
+
+
+def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
+    """Make a record of what `metrics.json` holds."""
+    for name in {"metrics", "spread", "out_of_fold"} & saved.keys():
+        saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
+    return TrialRecord(number=number, folder=folder, known_config=config, **saved)
+
+
+def networks(folder: Path) -> list[Path]:
+    """Return the folders that hold the networks of a trial: one for each fold, or the trial's own."""
+    return sorted((folder / FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]
