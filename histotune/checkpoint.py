@@ -16,6 +16,7 @@ from torch import Tensor
 
 from histotune import files
 from histotune.errors import StudyError
+from histotune.metrics import reported
 from histotune.records import networks
 
 NAME = "checkpoint.pt"
@@ -67,6 +68,28 @@ class Progress:
         """Keep copies of the best epoch's weights, and its logits."""
         self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
         self.best_logits = torch.from_numpy(logits)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch that is done.
+
+    Attributes:
+        number: from 1.
+        metrics: the validation metrics, `train_loss` and `learning_rate`; with folds their means.
+        seconds: of training and validation.
+        finished: whether it was the last; the trial folder is complete then.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    seconds: float
+    finished: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], *, finished: bool) -> Epoch:
+        """Read a row of a curve."""
+        return cls(int(row["epoch"]), reported(row), row["seconds"], finished)
 
 
 class Checkpoint:

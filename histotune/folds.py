@@ -8,44 +8,21 @@ from where it stood, and those that are behind catch up before the trial says mo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from histotune import files, memory
 from histotune._cuts import check_patience
+from histotune.checkpoint import Epoch
 from histotune.config import TrialConfig
 from histotune.ending import CURVE, ENVIRONMENT, ended, open_folder
 from histotune.errors import ConfigError
-from histotune.metrics import reported
 from histotune.pooling import epoch_row, pool
 from histotune.predictor import CONFIG
 from histotune.records import FOLDS
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch that is done.
-
-    Attributes:
-        number: from 1.
-        metrics: the validation metrics, `train_loss` and `learning_rate`; with folds their means.
-        seconds: of training and validation.
-        finished: whether it was the last; the trial folder is complete then.
-    """
-
-    number: int
-    metrics: Mapping[str, float]
-    seconds: float
-    finished: bool
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any], *, finished: bool) -> Epoch:
-        """Read a row of a curve."""
-        return cls(int(row["epoch"]), reported(row), row["seconds"], finished)
 
 
 class Fold(NamedTuple):

@@ -46,9 +46,10 @@ def over_folds(measured: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
 
 def scored(saved: Sequence[Predictions], together: Predictions, positive: int) -> dict[str, dict[str, float]]:
     """Return what a record says of predictions of folds, one by one and taken together; of a single one its metrics."""
+    whole = _measured(together, positive)
     if len(saved) == 1:
-        return {"metrics": _measured(together, positive)}
-    return over_folds([_measured(one, positive) for one in saved]) | {"out_of_fold": _measured(together, positive)}
+        return {"metrics": whole}
+    return over_folds([_measured(one, positive) for one in saved]) | {"out_of_fold": whole}
 
 
 def by_fold(saved: Predictions, table: Any) -> Iterator[Predictions]:
@@ -93,7 +94,7 @@ def epoch_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Join the rows that the folds' curves have of one epoch: means, the sum of the seconds, and the spread."""
     if len({row["epoch"] for row in rows}) > 1:
         raise StudyError(f"the curves of the folds are of epochs {[row['epoch'] for row in rows]}: delete the trial")
-    known = [{name: _number(row[name]) for name in row if name in metrics.METRICS} for row in rows]
+    known = [{name: value for name, value in metrics.reported(row).items() if name in metrics.METRICS} for row in rows]
     seconds = sum(row["seconds"] for row in rows)
     return mean_of(rows) | {"seconds": seconds, metrics.SPREAD: over_folds(known)["spread"]}
 
@@ -110,16 +111,12 @@ def mean_of(values: Sequence[Any]) -> Any:
     if isinstance(first, list):
         return [mean_of(items) for items in zip(*values, strict=True)]
     if any(isinstance(value, float) for value in values):
-        return float(np.mean([_number(value) for value in values]))
+        return float(np.mean([float("nan") if value is None else value for value in values]))
     return first
 
 
 def _columns(saved: Predictions) -> dict[str, np.ndarray]:
     return {field.name: getattr(saved, field.name) for field in fields(saved)} | {"present": saved.heard}
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _measured(saved: Predictions, positive: int) -> dict[str, float]:

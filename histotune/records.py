@@ -24,9 +24,8 @@ class TrialRecord:
     Attributes:
         number: trial number; -1 for a control or a single training.
         state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
-        metrics: validation metrics of the best epoch; with folds the mean over folds; empty when it failed.
-        spread: {metric: sample standard deviation over folds}; empty without folds.
-        out_of_fold: metrics of the folds' predictions taken together; empty without folds.
+        metrics: validation metrics of the best epoch, with folds the mean over folds; empty when it failed.
+        spread, out_of_fold: with folds the sample standard deviation over them, and metrics of all their predictions.
         epochs: epochs trained; `best_epoch` counts from 1.
         kind, reason: why it failed ("" otherwise).
     """

@@ -62,8 +62,7 @@ class StudySettings:
         space: the resolved search space.
         facts: the cohort's facts.
         imbalance: of the training part; `training` says it in numbers, `training_cases` limits it.
-        folds: into how many the development part is dealt, by patient; 0 is none, and one validation part.
-        repeats: how often it is dealt anew.
+        folds, repeats: into how many folds, 0 for none, training and validation part are dealt, and how often.
         created: UTC time, ISO 8601.
         version: histotune's version.
     """

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from histotune import files, memory, probe, runtime
 from histotune.batches import in_order, shuffled
-from histotune.checkpoint import Checkpoint, Progress
+from histotune.checkpoint import Checkpoint, Epoch, Progress
 from histotune.config import TrialConfig
 from histotune.efficiency import costs
 from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
 from histotune.errors import StudyError, TrialFailed
-from histotune.folds import Epoch, Fold, lockstep
+from histotune.folds import Fold, lockstep
 from histotune.metrics import INFORMATION, check_metric, direction, evaluate, softmax
 from histotune.modalities import cut
 from histotune.model import Inputs, Present
