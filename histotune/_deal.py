@@ -29,7 +29,7 @@ def whole_groups(cohort: Cohort, protocol: str) -> np.ndarray:
     pairs = np.unique(np.stack([patients, sites], axis=1), axis=0)
     if len(pairs) > len(np.unique(patients)):
         names, count = np.unique(pairs[:, 0], return_counts=True)
-        twice = names[count > 1][0]
+        twice = str(names[count > 1][0])
         where = ", ".join(pairs[pairs[:, 0] == twice, 1])
         raise DataError(f"split 'site': patient {twice!r} stands at several sites ({where}): correct the column 'site'")
     return sites
