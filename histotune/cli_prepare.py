@@ -127,9 +127,7 @@ def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
 
     rows, problems = [dict(row) for _, row in table.iterrows()], table.attrs["problems"]
     if json_wanted:
-        cli_show.as_json(
-            {"folder": str(out), "slides": rows, "problems": [problem._asdict() for problem in problems]}
-        )
+        cli_show.as_json({"folder": str(out), "slides": rows, "problems": [problem._asdict() for problem in problems]})
         return
     shown = ("id", "width", "height", "mpp", "tissue", "patches")
     title = f"slides: {len(rows)}, patches: {table['patches'].sum()}"

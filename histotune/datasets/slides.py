@@ -90,7 +90,8 @@ class Slides(Dataset):
 
     def _labels(self, root: Path) -> pd.DataFrame:
         path = root / self.labels
-        frame, _ = read_frame(path, lambda name: True, "Write it with the columns slide and label, and patient where known")
+        expected = "Write it with the columns slide and label, and patient where known"
+        frame, _ = read_frame(path, lambda name: True, expected)
         require_columns(path, frame, ["slide", "label"])
         for name in frame.columns:
             if name not in ("slide", "label", *_OWN) and suggest(name, _OWN).startswith("Did you mean"):
