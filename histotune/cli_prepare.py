@@ -124,6 +124,7 @@ def _slides(
 def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
     """Print what became of the slides, which were left out and why, and what to type next."""
     from histotune import cli_show
+    from histotune.cli_scores import ROWS
 
     rows, problems = [dict(row) for _, row in table.iterrows()], table.attrs["problems"]
     if json_wanted:
@@ -131,10 +132,10 @@ def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
         return
     shown = ("id", "width", "height", "mpp", "tissue", "patches")
     title = f"slides: {len(rows)}, patches: {table['patches'].sum()}"
-    cli_show.as_table([{name: row[name] for name in shown} for row in rows[: cli_show.ROWS]], title)
-    for problem in problems[: cli_show.ROWS]:
+    cli_show.as_table([{name: row[name] for name in shown} for row in rows[:ROWS]], title)
+    for problem in problems[:ROWS]:
         typer.echo(f"Left out {problem.path}: {problem.kind}: {problem.reason}")
-    if max(len(rows), len(problems)) > cli_show.ROWS:
+    if max(len(rows), len(problems)) > ROWS:
         typer.echo(f"All slides: {out / 'slides.csv'}; all that were left out: {out / 'problems.csv'}")
     typer.echo(f"Pictures of tissue and patches: {out / 'pictures'}")
     if not (out / "labels.csv").exists():
