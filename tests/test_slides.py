@@ -182,6 +182,17 @@ def test_a_slide_becomes_a_bag_and_a_graph_and_only_once(wsi: Path, settings: Sl
     assert fewer["patches"].tolist() == [5]
 
 
+def test_a_picture_without_glass_is_tissue_all_over(monuseg: Path, settings: SlideSettings, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in monuseg.glob("*.png"):
+        (tmp_path / "in" / path.name).symlink_to(path)
+    with pytest.raises(DataError, match=r"no_scale: TCGA.* give it by --slide-mpp"):
+        prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+    table = prepare_slides(tmp_path / "in", tmp_path / "out", changed(settings, slide_mpp=0.25, patch_size=128))
+    assert table["tissue"].tolist() == [1.0] * 4
+    assert table["patches"].tolist() == [9] * 4
+
+
 def test_a_vector_is_that_of_its_patch(wsi: Path, settings: SlideSettings, tmp_path: Path) -> None:
     from histotune.embed import load_encoder
 
