@@ -1,4 +1,4 @@
-"""Deal whole patients into parts so that sizes and classes come as near to their targets as the patients allow."""
+"""Deal whole patients, or sites, into parts so that sizes and classes come as near to their targets as these allow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,74 @@ from typing import Any
 
 import numpy as np
 
+from histotune.cohort import Cohort
+from histotune.errors import DataError
+
 _STARTS = 24
 _SWEEPS = 6
+_MANY = 1000  # patients of one case each, from which on they are dealt by class only
+
+
+def whole_groups(cohort: Cohort, protocol: str) -> np.ndarray:
+    """Return what is never cut in two by a protocol, str [N]: the site of each case under `site`, else its patient.
+
+    Raises:
+        DataError: a case has no site, or a patient has two.
+    """
+    patients, sites = cohort.table["patient"].to_numpy(str), cohort.table["site"].to_numpy(str)
+    if protocol != "site":
+        return patients
+    if (sites == "").any():
+        raise DataError(f"split 'site': {(sites == '').sum()} of {len(sites)} cases have no site; split by 'patient'")
+    pairs = np.unique(np.stack([patients, sites], axis=1), axis=0)
+    if len(pairs) > len(np.unique(patients)):
+        names, count = np.unique(pairs[:, 0], return_counts=True)
+        twice = str(names[count > 1][0])
+        where = ", ".join(pairs[pairs[:, 0] == twice, 1])
+        raise DataError(f"split 'site': patient {twice!r} stands at several sites ({where}): correct the column 'site'")
+    return sites
+
+
+def group_name(protocol: str) -> str:
+    """Return the word for what is never cut in two by a protocol."""
+    return "site" if protocol == "site" else "patient"
+
+
+def by_group(
+    groups: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: Sequence[int], name: str = "patient"
+) -> np.ndarray:
+    """Deal whole groups of cases: patients or sites [N]. Returns part numbers [N]."""
+    names, owner = np.unique(groups, return_inverse=True)
+    if len(names) == len(labels) >= _MANY:  # every case its own patient: the same balance, without a step per case
+        return by_case(labels, fractions, seed)
+    classes = int(labels.max()) + 1
+    counts = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(len(names), classes)
+    if len(names) < len(fractions):
+        raise DataError(
+            f"{len(names)} {name}{'s' if len(names) > 1 else ''} ({', '.join(names)}): a split by {name} into "
+            f"{len(fractions)} parts needs at least {len(fractions)}; check the {name} column or the folder layout"
+        )
+    return deal(counts, fractions, np.random.default_rng(seed))[owner]
+
+
+def by_case(labels: np.ndarray, fractions: Sequence[float], seed: Sequence[int]) -> np.ndarray:
+    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N].
+
+    A class of as many cases as there are parts, or more, is in every part.
+    """
+    rng = np.random.default_rng(seed)
+    parts = np.full(len(labels), -1)
+    last = len(fractions) - 1
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        cuts = np.rint(np.cumsum(fractions)[:last] * len(rows)).astype(int)
+        if len(rows) > last:
+            for at in range(last):
+                least = cuts[at - 1] + 1 if at else 1
+                cuts[at] = max(least, min(cuts[at], len(rows) - last + at))
+        for part, dealt in enumerate(np.split(rows, cuts)):
+            parts[dealt] = part
+    return parts
 
 
 def deal(counts: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:

@@ -126,10 +126,14 @@ def metric(name: str, value: float, when: float, step: int = 0) -> Any:
 
 
 def final_metrics(record: TrialRecord, when: float) -> Iterator[Any]:
-    """Give the best epoch's metrics under their plain names, which MLflow's tables show."""
+    """Give the best epoch's metrics under their plain names, which MLflow's tables show; of folds mean and spread."""
     facts = {"epochs": record.epochs, "best_epoch": record.best_epoch, "seconds": record.seconds}
     for name, value in {**record.metrics, **facts, "parameters": record.parameters}.items():
         yield metric(name, value, when)
+    for name, value in record.spread.items():
+        yield metric(f"{name}_sd", value, when)
+    for name, value in record.out_of_fold.items():
+        yield metric(f"out_of_fold/{name}", value, when)
 
 
 def curve(rows: Sequence[Mapping[str, Any]], began: float) -> Iterator[Any]:

@@ -42,6 +42,11 @@ def _made(info: Mapping[str, Any]) -> list[str]:
         + ("**leaky**" if split["leaky"] else "no patient on two sides"),
         f"- digest of this model: `{info['digest']}`",
     ]
+    if split.get("folds"):
+        lines.append(
+            f"- cross-validated: {split['folds']} folds of the development part, dealt {split['repeats']} times; a "
+            "member is the mean logit of a network per fold, and what is said of validation are out-of-fold predictions"
+        )
     if split["training"]:
         lines.append(f"- training part: {split['training']}; validation and test parts are natural")
     if info["kind"] == "ensemble":

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from histotune import __version__
+from histotune._cuts import check_folds, check_patience, deal_folds
 from histotune.cohort import Cohort, read_labels
 from histotune.config import TrialConfig
 from histotune.controls import fit_controls
 from histotune.datasets import DATASETS, locate
-from histotune.errors import StudyError
+from histotune.errors import ConfigError, StudyError
 from histotune.imbalance import NATURAL, check_imbalance
 from histotune.metrics import check_metrics
 from histotune.model import check_modalities
@@ -41,6 +42,9 @@ class Wanted:
         strict: whether a file that cannot be read is an error.
         imbalance: what becomes of the training part; None takes what the study began with, else the space's, natural.
         training_cases: how many cases of it stay at most; 0 is all, None takes what the study began with, else all.
+        folds: into how many the development part is dealt; 0 is none, None takes what the study began with, else the
+            space's, none.
+        repeats: how often; None takes what the study began with, else the space's, once.
     """
 
     space: Space
@@ -51,13 +55,29 @@ class Wanted:
     strict: bool = False
     imbalance: str | None = None
     training_cases: int | None = None
+    folds: int | None = None
+    repeats: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown names before anything is prepared."""
         check_metrics(self.metrics or [self.space.metric])
         if protocol := self.protocol or self.space.protocol:
             check_protocol(protocol)
-        check_imbalance(self.imbalance or self.space.imbalance or NATURAL)
+        imbalance = check_imbalance(self.imbalance or self.space.imbalance or NATURAL)
+        check_folds(*self.dealt)
+        if self.dealt[0] and (imbalance != NATURAL or self.training_cases):
+            raise ConfigError(
+                "folds deal training and validation part anew, and `imbalance` and `training_cases` thin the training "
+                "part of one split: leave one of them out"
+            )
+        if self.dealt[0]:
+            check_patience(self.space.patience())
+
+    @property
+    def dealt(self) -> tuple[int, int]:
+        """Folds and repeats of a study that begins."""
+        asked = (self.space.folds if self.folds is None else self.folds) or 0
+        return asked, (self.space.repeats if self.repeats is None and asked else self.repeats) or 1
 
     @property
     def metrics(self) -> list[str]:
@@ -145,6 +165,8 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     seed = wanted.seed or 0
     imbalance = wanted.imbalance or space.imbalance or NATURAL
     parts = split(first, labels, protocol, seed=seed, imbalance=imbalance, training_cases=wanted.training_cases or 0)
+    folds, repeats = wanted.dealt
+    parts = deal_folds(first, labels, parts, folds, repeats, seed=seed)
     metrics = check_metrics(wanted.metrics or [space.metric], len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
@@ -165,6 +187,8 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
         imbalance=imbalance,
         training=parts.training,
         training_cases=wanted.training_cases or 0,
+        folds=folds,
+        repeats=repeats,
         version=__version__,
     )
     store.create(settings, first, parts, labels)
@@ -190,6 +214,8 @@ def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> No
             settings.training_cases,
             settings.training_cases if wanted.training_cases is None else wanted.training_cases,
         ),
+        "number of folds": (settings.folds, settings.folds if wanted.folds is None else wanted.folds),
+        "number of repeats": (settings.repeats, settings.repeats if wanted.repeats is None else wanted.repeats),
     }
     if space:
         asked["search space"] = (settings.space, json.loads(json.dumps(wanted.space.to_dict())))

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from histotune import files
 from histotune.errors import StudyError
+from histotune.metrics import reported
+from histotune.records import networks
 
 NAME = "checkpoint.pt"
 KEPT = "checkpoint-*.pt"  # those that other trials may go on from, by epoch
@@ -66,6 +68,28 @@ class Progress:
         """Keep copies of the best epoch's weights, and its logits."""
         self.best_weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
         self.best_logits = torch.from_numpy(logits)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch that is done.
+
+    Attributes:
+        number: from 1.
+        metrics: the validation metrics, `train_loss` and `learning_rate`; with folds their means.
+        seconds: of training and validation.
+        finished: whether it was the last; the trial folder is complete then.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    seconds: float
+    finished: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], *, finished: bool) -> Epoch:
+        """Read a row of a curve."""
+        return cls(int(row["epoch"]), reported(row), row["seconds"], finished)
 
 
 class Checkpoint:
@@ -119,6 +143,12 @@ class Checkpoint:
     def delete(self) -> None:
         """Remove it; an ended trial needs none."""
         self.path.unlink(missing_ok=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a trial that has ended, those of its folds, too."""
+    for place in {folder, *networks(folder)}:
+        Checkpoint(place).delete()
 
 
 def kept(epoch: int) -> str:

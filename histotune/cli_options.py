@@ -66,6 +66,8 @@ ImbalanceOption = Annotated[
     str | None,
     typer.Option("--imbalance", help="Thin the training part: long_tail, or negatives to positives such as 90:10."),
 ]
+FoldsOption = Annotated[int | None, typer.Option("--folds", help="Every trial trains once for each of K folds.", min=0)]
+RepeatsOption = Annotated[int | None, typer.Option("--repeats", help="How often the folds are dealt anew.", min=1)]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
 RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]

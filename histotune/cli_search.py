@@ -43,6 +43,8 @@ def search(
     scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, pbt, none.")] = "asha",
     split: given.SplitOption = None,
     imbalance: given.ImbalanceOption = None,
+    folds: given.FoldsOption = None,
+    repeats: given.RepeatsOption = None,
     seed: given.SeedOption = None,
     cpus_per_trial: given.CpusOption = 1.0,
     gpus_per_trial: given.GpusOption = None,
@@ -70,12 +72,12 @@ def search(
         found = run(
             space, data=data, trials=trials, time=time, epochs_total=epochs_total, patience=patience,
             start_with=start_with or [], warm_start=warm_start, study=study,
-            metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, imbalance=imbalance, seed=seed,
-            cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial, max_concurrent=max_concurrent,
-            trial_timeout=trial_timeout, join=join, keep_models=keep_models, fix=fix or [], ranges=range_ or [],
-            choices=choices or [], strict=strict, runs=runs, cache=cache, tracking_uri=tracking_uri,
-            ray_address=ray_address, storage=storage, progress=display.progress, opened=display.began,
-            said=display.say, listeners=[display],
+            metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, imbalance=imbalance, folds=folds,
+            repeats=repeats, seed=seed, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
+            max_concurrent=max_concurrent, trial_timeout=trial_timeout, join=join, keep_models=keep_models,
+            fix=fix or [], ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache,
+            tracking_uri=tracking_uri, ray_address=ray_address, storage=storage, progress=display.progress,
+            opened=display.began, said=display.say, listeners=[display],
         )  # fmt: skip
     cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
@@ -91,6 +93,8 @@ def train(
     study: given.StudyOption = None,
     split: given.SplitOption = None,
     imbalance: given.ImbalanceOption = None,
+    folds: given.FoldsOption = None,
+    repeats: given.RepeatsOption = None,
     seed: given.SeedOption = None,
     strict: given.StrictOption = False,
     runs: given.RunsOption = None,
@@ -104,7 +108,8 @@ def train(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         record = run(
-            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, seed=seed,
-            strict=strict, runs=runs, cache=cache, progress=display.progress, report=display.epoch,
+            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, folds=folds,
+            repeats=repeats, seed=seed, strict=strict, runs=runs, cache=cache, progress=display.progress,
+            report=display.epoch,
         )  # fmt: skip
     cli_show.trial(record, json_wanted=json_wanted)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from histotune.cli_scores import ROWS, SHOWN_METRICS, board_rows, cell, record_rows, scored
 from histotune.disk import megabytes
 from histotune.files import without_nan, write_text
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from histotune.store import StudyStore, TrialRecord
     from histotune.tidy import Tidied
 
-SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
-ROWS = 25
-
 
 def as_table(rows: Sequence[Mapping[str, Any]], title: str = "", *, whole_cells: bool = False) -> None:
     """Print mappings with the same keys as a table; floats with four digits, NaN as a dash.
@@ -39,7 +37,7 @@ def as_table(rows: Sequence[Mapping[str, Any]], title: str = "", *, whole_cells:
         title: printed above, in bold.
         whole_cells: on a terminal that is too narrow, leave out the last columns instead of folding cells.
     """
-    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    cells = [{name: cell(value) for name, value in row.items()} for row in rows]
     names = list(cells[0]) if cells else []
     widths = {name: max(len(name), *(len(row[name]) for row in cells)) + 1 for name in names}
     console = Console()
@@ -72,14 +70,14 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
     if json_wanted:
         as_json({"study": settings.name, "folder": str(store.folder), "leaderboard": board.to_dict("records")})
         return
-    title = f"{settings.name}: validation part, ranked by {settings.metric}, split {settings.protocol}"
+    title = f"{settings.name}: {scored(settings)}, ranked by {settings.metric}, split {settings.protocol}"
     if settings.others:
         title += f"; * on the Pareto front with {', '.join(settings.others)}"
     if settings.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
     if settings.facts.get("synthetic"):
         title += " (synthetic images)"
-    as_table(_board_rows(board, settings.metrics), title, whole_cells=True)
+    as_table(board_rows(board, settings.metrics), title, whole_cells=True)
     if settings.training:
         typer.echo(_thinned(settings.training))
     if len(board) > ROWS:
@@ -109,7 +107,7 @@ def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     typer.echo(f"{record.state} after {record.epochs} epochs, best epoch {record.best_epoch}, {record.seconds:.0f} s")
     if record.reason:
         typer.echo(f"{record.kind}: {record.reason}")
-    as_table([{"metric": name, "validation": value} for name, value in record.metrics.items()])
+    as_table(record_rows(record))
     if training:
         typer.echo(_thinned(training))
     typer.echo(f"Folder: {record.folder}")
@@ -235,17 +233,6 @@ def predictions(table: pd.DataFrame, output: Path) -> None:
     typer.echo(f"Wrote {len(table)} predictions to {output} ({counts})")
 
 
-def _board_rows(board: pd.DataFrame, asked: Sequence[str]) -> list[dict[str, Any]]:
-    metrics = list(dict.fromkeys([*asked, *SHOWN_METRICS]))
-    figures = [m for m in metrics if m in board]
-    marked = ["front"] if "front" in board else []
-    columns = ["rank", *marked, "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
-    shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
-    if marked:
-        shown["front"] = shown["front"].map({True: "*", False: ""})
-    return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
-
-
 def _thinned(training: str) -> str:
     return f"Training part {training}; validation and test parts are natural."
 
@@ -280,13 +267,7 @@ def _listed(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and value != value):
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    return _cell(value)
+    return cell(value)

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from histotune import files, metrics
+from histotune import files
 from histotune.errors import ConfigError, suggest
 from histotune.modalities import MODALITIES
+from histotune.pooling import pooled, scored
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE, Predictions, TrialRecord, read_record, write_record
 
@@ -53,12 +54,16 @@ def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
 def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarray:
     """Fit the control on the training part, as ever, and return its logits for `rows`, float32 [n, C].
 
+    With folds it is fitted for each of them, as every model is, and the logits are averaged.
+
     Raises:
         ConfigError: there is no such control for these data.
     """
     known = control_names(data)
     if name not in known:
         raise ConfigError(f"unknown control {name!r}. {suggest(name, known)}")
+    if cuts := data.cuts():
+        return np.mean([predict_control(name, cut, rows) for cut in cuts], axis=0)
     linear = _linear_controls(data)
     probabilities = _linear(data, rows, linear[name]) if name in linear else _CONTROLS[name](data, rows)
     return np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
@@ -77,18 +82,18 @@ def color_histograms(images: np.ndarray) -> np.ndarray:
 
 def _fit_one(name: str, data: TrainingData, folder: Path) -> TrialRecord:
     started, clock = time.time(), time.perf_counter()
-    logits = predict_control(name, data, data.val)
+    saved = [_predictions(name, cut) for cut in data.cuts() or [data]]
     seconds = time.perf_counter() - clock
     config = {"control": name, "seed": SEED}
-    labels = data.labels[data.val]
     files.write_text(folder / "config.yaml", yaml.safe_dump(config))
-    Predictions(data.ids[data.val], data.patients[data.val], labels, logits).save(folder / "predictions.npz")
+    together = pooled(saved) if len(saved) > 1 else saved[0]
+    together.save(folder / "predictions.npz")
     write_record(
         folder,
         {
             "state": COMPLETE,
             "digest": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12],
-            "metrics": metrics.evaluate(metrics.softmax(logits), labels, positive=data.positive),
+            **scored(saved, together, data.positive),
             "seconds": seconds,
             "started": started,
         },
@@ -96,6 +101,11 @@ def _fit_one(name: str, data: TrainingData, folder: Path) -> TrialRecord:
     record = read_record(folder)
     assert record is not None
     return record
+
+
+def _predictions(name: str, data: TrainingData) -> Predictions:
+    rows = data.val
+    return Predictions(data.ids[rows], data.patients[rows], data.labels[rows], predict_control(name, data, rows))
 
 
 def _majority(data: TrainingData, rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import heapq
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from histotune import files
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics import direction
-from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord
+from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, networks
 
 WEIGHTS, CHECKPOINT, KEPT = "model.safetensors", "checkpoint.pt", "checkpoint-*.pt"
 KEEP = 20  # trials whose weights a search keeps
@@ -56,11 +56,16 @@ class Keeper:
             value = self._sign * record.metrics.get(self._metric, float("nan"))
             heapq.heappush(self._best, (value if value == value else float("-inf"), -record.number))
         elif record.state == STOPPED:
-            (record.folder / WEIGHTS).unlink(missing_ok=True)
+            _free_weights(record.folder)
         if len(self._best) > self._keep:
             number = -heapq.heappop(self._best)[1]
             if number not in members(self._store):
-                (self._store.trial_folder(number) / WEIGHTS).unlink(missing_ok=True)
+                _free_weights(self._store.trial_folder(number))
+
+
+def _free_weights(folder: Path) -> None:
+    for place in networks(folder):
+        (place / WEIGHTS).unlink(missing_ok=True)
 
 
 def members(store: StudyStore) -> set[int]:
@@ -99,12 +104,15 @@ def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
     beyond = {record.number for record in ranked[keep:]} - kept
     found = []
     for record in records:
-        found += [_waste(path, "checkpoint of an ended trial") for path in _there(record.folder / CHECKPOINT)]
+        places = networks(record.folder)
+        checkpoints = {record.folder / CHECKPOINT, *(place / CHECKPOINT for place in places)}
+        found += [_waste(path, "checkpoint of an ended trial") for path in sorted(checkpoints) if path.exists()]
         found += [_waste(path, "checkpoint kept for other trials") for path in sorted(record.folder.glob(KEPT))]
-        found += [_waste(path, "half-written file") for path in record.folder.glob(".*.*") if path.is_file()]
+        found += [_waste(path, "half-written file") for path in record.folder.rglob(".*.*") if path.is_file()]
         if record.state == STOPPED or record.number in beyond:
             why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"
-            found += [_waste(path, why) for path in _there(record.folder / WEIGHTS)]
+            weights = (place / WEIGHTS for place in places)
+            found += [_waste(path, why) for path in weights if path.exists()]
     return found
 
 
@@ -149,14 +157,17 @@ def need(store: StudyStore, config: TrialConfig, *, trials: int, checkpoints: in
 
     A trial's weights are those of `config`, or of the largest network among the study's trials where that is larger;
     a checkpoint holds up to five times as much (network, best epoch, two states of the optimiser, moving average).
+    With folds every trial has as many networks and checkpoints.
     """
     from histotune.model import build_model
 
     settings, parts = store.settings(), store.split_table()["part"]
     parameters = build_model(config, [1] * len(settings.classes), trained=True).parameter_count()
     weights = 4 * max([parameters, *(record.parameters for record in store.trials())])
-    small = _SMALL + _PER_CASE * int((parts == "val").sum())
-    return weights * (min(trials, keep) if keep else trials) + trials * small + checkpoints * 5 * weights
+    trainings = max(1, settings.folds * settings.repeats)
+    scored = int((parts != "test").sum()) * (settings.repeats + 1) if settings.folds else int((parts == "val").sum())
+    small = (trainings + bool(settings.folds)) * _SMALL + _PER_CASE * scored
+    return trainings * weights * ((min(trials, keep) if keep else trials) + checkpoints * 5) + trials * small
 
 
 def preflight(
@@ -208,8 +219,3 @@ def megabytes(size: float) -> str:
 def _waste(path: Path, why: str) -> Waste:
     files_in = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
     return Waste(path, sum(one.stat().st_size for one in files_in), why)
-
-
-def _there(path: Path) -> Iterator[Path]:
-    if path.exists():
-        yield path

@@ -146,7 +146,7 @@ def _frozen(name: str, weights: str, side: int) -> Encoder:
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        pixels = torch.tensor(images, device=device)
         batch = ((pixels.float() - shift) / scale).permute(0, 3, 1, 2)
         vectors: np.ndarray = backbone(batch).pooled.float().cpu().numpy()
         return vectors
@@ -166,9 +166,12 @@ def _trained(folder: Path) -> Encoder:
             )
         model_folder = folder / members[0]["folder"]
     predictor = load_model(model_folder)
+    if set(predictor.modalities) != set(predictor.model.images):
+        raise ConfigError(f"{folder} reads {', '.join(predictor.modalities)}: a model that embeds reads images alone")
     side = predictor.image_size
     width = predictor.features(np.zeros((1, side, side, 3), np.uint8)).shape[1]
-    digest = _digest([str(dict(predictor.preparations)), predictor.config.to_dict()], predictor.model)
+    fitted = {name: preparation.to_dict() for name, preparation in predictor.preparations.items()}
+    digest = _digest([fitted, predictor.config.to_dict()], predictor.model)
     return Encoder(f"{folder.name}, {side} px", side, width, digest, predictor.features)
 
 

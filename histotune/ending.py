@@ -12,16 +12,18 @@ import numpy as np
 import yaml
 
 from histotune import files, memory, runtime
-from histotune.checkpoint import Checkpoint, Progress
+from histotune.checkpoint import Checkpoint, Progress, forget
 from histotune.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
 from histotune.lineage import inherited
 from histotune.metrics import reported
+from histotune.pooling import PREDICTIONS, pool
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_preparations, save_weights
+from histotune.records import FOLDS, networks
 from histotune.session import Session
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
 
-CURVE, RECORD, PREDICTIONS, ENVIRONMENT = "curve.jsonl", "metrics.json", "predictions.npz", "environment.json"
+CURVE, RECORD, ENVIRONMENT = "curve.jsonl", "metrics.json", "environment.json"
 _OF_TRAINING = ("train_loss", "learning_rate")
 
 
@@ -70,6 +72,12 @@ def conclude(folder: Path, state: str = STOPPED) -> TrialRecord:
     """End a trial that somebody stopped: its best epoch so far, from its checkpoint, becomes its result."""
     if (record := read_record(folder)) is not None:
         return record
+    if (folder / FOLDS).is_dir():
+        for fold in networks(folder):
+            conclude(fold, state)
+        if all((fold / PREDICTIONS).exists() for fold in networks(folder)):
+            return pool(folder, state)
+        return _end(folder, state, _nothing(folder), {})
     progress = Checkpoint(folder).load()
     if progress is None:
         return _end(folder, state, _nothing(folder), {})
@@ -87,7 +95,7 @@ def fail(
     """
     if config is not None and not (folder / CONFIG).exists():
         open_folder(folder, TrialConfig.from_dict(config), [])
-    Checkpoint(folder).delete()
+    forget(folder)
     return _end(folder, state, _nothing(folder), {}, kind=error.kind, reason=error.reason)
 
 

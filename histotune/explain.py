@@ -194,13 +194,14 @@ def _reader(images: Images, table: pd.DataFrame, kept: np.ndarray) -> Pixels:
 def _maps(model: Export, pixels: Sequence[np.ndarray], asked: np.ndarray, branches: Sequence[str]) -> tuple[Map, ...]:
     """Return the mean of every kind of map over the members that have it, Grad-CAM first."""
     found: dict[Key, list[np.ndarray]] = {}
-    trials: dict[Key, list[int]] = {}
+    trials: dict[Key, dict[int, None]] = {}  # in their order
     for member in model.members:
         sized = np.stack([fit(image, member.image_size, model.info["resize"]) for image in pixels])
         shown = saliency.mapped_branches(member.predictor.model, branches)
-        for key, values in saliency.maps(member.predictor, sized, asked, shown).items():
-            found.setdefault(key, []).append(values)
-            trials.setdefault(key, []).append(member.trial)
+        for part in member.predictor.parts:
+            for key, values in saliency.maps(part, sized, asked, shown).items():
+                found.setdefault(key, []).append(values)
+                trials.setdefault(key, {})[member.trial] = None
     if not found:
         raise ConfigError(
             f"no map can be drawn of {model.name}: {'; '.join(_without_positions(model))}. `--slide --most 0` draws a "

@@ -3,7 +3,7 @@
 FOLDER/
     export.json     how it was made: members, temperatures, strategy, threshold, data, split, validation metrics, digest
     README.md       the same for people
-    members/<k>/    config.yaml, model.json, preprocessing.json, model.safetensors
+    members/<k>/    config.yaml, model.json, preprocessing.json, model.safetensors; with folds in folds/<k>/
     model.onnx      where asked for: all of it as one graph, from images to probabilities
 """
 
@@ -30,10 +30,11 @@ from histotune.merge import Merged, best_trials
 from histotune.onnx_model import add_onnx
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
-from histotune.store import COMPLETE, StudyStore, TrialRecord
+from histotune.store import COMPLETE, StudyStore, TrialRecord, networks
 from histotune.tracking import MlflowTracker
 
 TRIAL, ENSEMBLE = "trial", "ensemble"
+DEALT = ("folds", "repeats")
 _NEEDED = ("mlflow", "torch", "timm", "numpy", "pandas", "pillow", "pyyaml", "safetensors")
 
 
@@ -144,17 +145,22 @@ def _refuse_strangers(folder: Path) -> None:
 
 
 def _copy_member(member: TrialRecord, folder: Path) -> None:
+    for place in networks(member.folder):
+        _copy_network(member, place, folder / place.relative_to(member.folder))
+
+
+def _copy_network(member: TrialRecord, place: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
-        if name == WEIGHTS and not (member.folder / name).exists():
+        if name == WEIGHTS and not (place / name).exists():
             raise StudyError(
                 f"the weights of trial {member.number} are not there (`--keep-models` of a search and "
                 "`histotune gc` free them): train it again with `histotune train SPACE --set ...` and the values of "
                 f"{member.folder / CONFIG}, or choose a trial that has its weights"
             )
-        if not (member.folder / name).exists():
-            raise StudyError(f"{member.folder / name} is missing: trial {member.number} cannot be exported")
-        shutil.copyfile(member.folder / name, folder / name)
+        if not (place / name).exists():
+            raise StudyError(f"{place / name} is missing: trial {member.number} cannot be exported")
+        shutil.copyfile(place / name, folder / name)
 
 
 def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> list[dict[str, Any]]:
@@ -179,12 +185,7 @@ def _facts(store: StudyStore) -> dict[str, Any]:
         "resize": settings.facts.get("resize", "area"),
         "metric": settings.metric,
         "study": {"name": settings.name, "folder": str(store.folder), "created": settings.created},
-        "split": {
-            "protocol": settings.protocol,
-            "leaky": settings.leaky,
-            "seed": settings.seed,
-            "training": settings.training,
-        },
+        "split": {name: getattr(settings, name) for name in ("protocol", "leaky", "seed", "training", *DEALT)},
         "dataset": {
             "name": settings.dataset,
             "options": dict(settings.options),

@@ -56,6 +56,8 @@ def search(
     protocol: str | None = None,
     imbalance: str | None = None,
     training_cases: int | None = None,
+    folds: int | None = None,
+    repeats: int | None = None,
     seed: int | None = None,
     cpus_per_trial: float = 1.0,
     gpus_per_trial: float | None = None,
@@ -98,6 +100,9 @@ def search(
         imbalance: `long_tail`, or a ratio such as `90:10`, thins the training part, and nothing else; None takes the
             space's, then `natural`.
         training_cases: cases of the training part at most, drawn class by class; None takes the study's, then all.
+        folds: train every trial once for each of so many folds of training and validation part together, dealt by
+            patient, and rank by the mean; 0 is none, None takes the study's, then the space's, then none.
+        repeats: deal the folds so many times; None takes the study's, then the space's, then once.
         seed: seed of the split and of the search; None takes the study's, 0 for a new one.
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
         storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
@@ -123,9 +128,9 @@ def search(
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
-    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases)
+    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases, folds, repeats)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
-    kept = len(check_scheduler(scheduler, loaded).turns) * Population.KEPT
+    kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * Population.KEPT
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
     joined = ray_address is not None
@@ -203,6 +208,8 @@ def train(
     study: str | None = None,
     protocol: str | None = None,
     imbalance: str | None = None,
+    folds: int | None = None,
+    repeats: int | None = None,
     seed: int | None = None,
     strict: bool = False,
     runs: str | os.PathLike[str] | None = None,
@@ -233,7 +240,7 @@ def train(
     place = Places.of(runs, cache)
     store = StudyStore(place.runs / (study or loaded.name))
     protocol, imbalance = protocol or start.protocol, imbalance or start.imbalance
-    wanted = Wanted(loaded, data, None, protocol, seed, strict, imbalance)
+    wanted = Wanted(loaded, data, None, protocol, seed, strict, imbalance, folds=folds, repeats=repeats)
     if store.exists():
         check_asked(store, wanted)
     else:

@@ -46,7 +46,8 @@ def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.
 
     Returns:
         One row per line: `rank` (Int64), `kind`, `number` (-1 where there is none), `name`, `state`, the study's
-        metric, the other metrics, `loss`, `backbone`, `epochs`, `best_epoch`, `seconds`, `latency_ms`, `parameters`,
+        metric (with folds the mean over folds, and as METRIC_sd its spread), the other metrics, `loss`, `backbone`,
+        `epochs`, `best_epoch`, `seconds`, `latency_ms`, `parameters`,
         `front` (in a study of several metrics: on their Pareto front), `digest`,
         `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed, or which
         trial it goes on from).
@@ -60,6 +61,9 @@ def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.
     names = [*asked, *(name for name in fitting if name not in asked)]
     board = pd.DataFrame([_row(line, names, protocol) for line in found], columns=_columns(names))
     ranked = np.array([line.record.state == COMPLETE for line in found], dtype=bool)
+    if settings.folds:
+        spread = [line.record.spread.get(settings.metric, float("nan")) for line in found]
+        board.insert(list(board.columns).index(settings.metric) + 1, f"{settings.metric}_sd", spread)
     board.insert(0, "rank", pd.Series(np.cumsum(ranked), dtype="Int64").where(ranked))
     if settings.others:
         trials = (board["kind"].eq(TRIAL) & board["rank"].notna()).to_numpy()

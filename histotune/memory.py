@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ def need(session: Session) -> Need:
     """
     import torch
 
-    weights = sum(p.numel() * p.element_size() for p in session.model.parameters() if p.requires_grad)
+    weights = _weights(session)
     optimizer = session.config.optimizer
     states = 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
     copies = int(session.device.type == "cpu")
@@ -106,8 +106,14 @@ def oom_kills() -> int:
     return sum(int(line.split()[1]) for line in events if line.startswith("oom_kill "))
 
 
-def plan(session: Session, folder: Path, share: float = 1.0) -> int:
+def plan(session: Session, folder: Path, share: float = 1.0, *, at_once: int = 1) -> int:
     """Return the micro-batch to train with: what the folder says after a failure, halved until it should fit.
+
+    Args:
+        folder: the trial's.
+        share: of the device's memory, in (0, 1].
+        at_once: trainings like this one, itself included, that are still to find their place in that share; they
+            take turns, so that the activations of one alone are there at a time.
 
     Raises:
         TrialFailed: infeasible; not even the smallest micro-batch can fit.
@@ -115,6 +121,7 @@ def plan(session: Session, folder: Path, share: float = 1.0) -> int:
     smallest, room = session.least, limit(session.device, share)
     micro = min(session.config.batch_size, _described(folder).get(MICRO, session.config.batch_size))
     needed = need(session)
+    needed = replace(needed, fixed=at_once * needed.fixed + (at_once - 1) * _weights(session))
     if needed.of(smallest) > room:
         raise TrialFailed(
             INFEASIBLE,
@@ -153,6 +160,10 @@ def verdict(folder: Path, failure: TrialFailed) -> TrialFailed | None:
         return None
     when = f"with {described[LEAST]} case(s) at a time" if described else "before the first step"
     return TrialFailed(INFEASIBLE, f"out of memory {when}: {failure.reason}")
+
+
+def _weights(session: Session) -> int:
+    return sum(p.numel() * p.element_size() for p in session.model.parameters() if p.requires_grad)
 
 
 def _described(folder: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from histotune import files, metrics
 from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
+from histotune.pooling import by_fold, scored
 from histotune.statistics import Difference, Interval, intervals, paired_bootstrap
 from histotune.store import COMPLETE, Predictions, StudySettings, StudyStore, TrialRecord, write_record
 
@@ -114,7 +115,7 @@ def merge(
         gains=_gains(contenders, labels, patients, settings, replicates),
         digest=_digest(members, temperatures, strategy, params),
     )
-    _write(merged, members, saved[0], contenders["ensemble"])
+    _write(merged, members, saved[0], contenders["ensemble"], store)
     return merged
 
 
@@ -192,10 +193,17 @@ def _digest(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _write(merged: Merged, members: Sequence[TrialRecord], cases: Predictions, probabilities: np.ndarray) -> None:
+def _write(
+    merged: Merged, members: Sequence[TrialRecord], cases: Predictions, probabilities: np.ndarray, store: StudyStore
+) -> None:
     """Write predictions, settings and, last, the record that makes the ensemble exist."""
     scores = np.log(np.maximum(probabilities, LEAST))  # float64: a vote's tie-break is lost in float32
-    Predictions(cases.ids, cases.patients, cases.labels, scores).save(merged.folder / "predictions.npz")
+    saved = replace(cases, logits=scores)
+    saved.save(merged.folder / "predictions.npz")
+    settings = store.settings()
+    measured: dict[str, Any] = {"metrics": dict(merged.metrics)}
+    if settings.folds:  # as its members are
+        measured = scored(list(by_fold(saved, store.split_table())), saved, settings.positive)
     described = asdict(merged) | {"folder": merged.name, "name": merged.name, "best_member": members[0].number}
     files.write_json(merged.folder / "ensemble.json", described)
     write_record(
@@ -203,7 +211,7 @@ def _write(merged: Merged, members: Sequence[TrialRecord], cases: Predictions, p
         {
             "state": COMPLETE,
             "digest": merged.digest,
-            "metrics": dict(merged.metrics),
+            **measured,
             "seconds": sum(member.seconds for member in members),
             "parameters": sum(member.parameters for member in members),
         },

@@ -58,6 +58,7 @@ METRICS: Mapping[str, Metric] = {
 }
 COSTS = frozenset(name for name, metric in METRICS.items() if metric.cost)
 INFORMATION = "information"  # in an epoch's row of the curve: what its branches know and share, see `probe.measure`
+SPREAD = "spread"  # in an epoch's row of the curve: {metric: sample standard deviation over folds}
 
 
 def check_metric(name: str, classes: int | None = None) -> str:
@@ -113,7 +114,7 @@ def reported(row: Mapping[str, Any]) -> dict[str, float]:
     >>> reported({"epoch": 2, "seconds": 9.5, "auroc": None, "train_loss": 0.5, "information": {"hsic": {"a-b": 0.1}}})
     {'auroc': nan, 'train_loss': 0.5}
     """
-    skipped = ("epoch", "seconds", INFORMATION)
+    skipped = ("epoch", "seconds", INFORMATION, SPREAD)
     return {name: float("nan") if value is None else value for name, value in row.items() if name not in skipped}
 
 

@@ -109,17 +109,18 @@ class _Whole(nn.Module):
     def __init__(self, export: Export) -> None:
         super().__init__()
         self.members, self.sizes, self.ensemble = export.members, export.image_sizes, export.ensemble
-        self.networks = nn.ModuleList(member.predictor.model for member in export.members)  # whose weights are written
+        parts = [part for member in export.members for part in member.predictor.parts]
+        self.networks = nn.ModuleList(part.model for part in parts)  # whose weights are written
 
     def forward(self, *images: Tensor) -> Tensor:
         """Map uint8 [n, S, S, 3], one for every size, to float64 [n, C]."""
         sized = dict(zip(self.sizes, images, strict=True))
         logits = []
         for member in self.members:
-            own, given = member.predictor, sized[member.image_size]
-            cases = images_as_cases(given, own.model.images)
-            raw = batch_logits(own.model, cases, own.preparations, tta=own.config.tta)
-            logits.append(raw.double() / member.temperature)
+            own = member.predictor
+            cases = images_as_cases(sized[member.image_size], own.model.images)
+            raw = [batch_logits(part.model, cases, part.preparations, tta=own.config.tta) for part in own.parts]
+            logits.append(torch.stack(raw).mean(0).double() / member.temperature)
         return self.ensemble.join(torch.stack(logits))
 
 

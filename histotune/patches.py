@@ -111,6 +111,8 @@ def standing(model: Export, contents: Sequence[str], patients: Sequence[str]) ->
     if not store.exists() or store.settings().created != made_in["created"]:
         return Standing(None, nothing, nothing)
     table = store.split_table().drop_duplicates("content").set_index("content")
+    if store.settings().folds:  # of the models that are averaged all but one trained on it
+        table["part"] = table["part"].replace(VAL, TRAIN)
     known: Mapping[str, Mapping[str, str]] = table[["id", "part"]].to_dict("index")  # type: ignore[assignment]
     found = [known.get(content, {"id": "", "part": ""}) for content in contents]
     of_patient: dict[str, str] = {}

@@ -231,8 +231,9 @@ def content_digest(folder: Path, info: Mapping[str, Any]) -> str:
     decisive = ("strategy", "params", "state", "members", "classes", "positive", "threshold", "resize")
     hashed = hashlib.sha256(json.dumps([info[key] for key in decisive], sort_keys=True).encode())
     for member in info["members"]:
-        for path in sorted((folder / member["folder"]).iterdir()):
-            hashed.update(path.name.encode() + path.read_bytes())
+        place = folder / member["folder"]
+        for path in sorted(path for path in place.rglob("*") if path.is_file()):
+            hashed.update(path.relative_to(place).as_posix().encode() + path.read_bytes())
     return hashed.hexdigest()[:12]
 
 

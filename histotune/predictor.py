@@ -18,9 +18,10 @@ from histotune import files, runtime
 from histotune.augment import symmetry
 from histotune.batches import Cases, Feed, Preparations, in_order
 from histotune.config import TrialConfig
-from histotune.errors import DataError, HistotuneError
+from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.modalities import MODALITIES, Column, Preprocessing, tensor
 from histotune.model import IMAGE, Inputs, Model, Present, build_model, inputs_given
+from histotune.records import networks
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 SYMMETRIES = 8  # of the square, over which a prediction with `tta` is averaged
@@ -70,6 +71,8 @@ class Predictor:
         classes: class names in the order of the logits' columns; `positive` is the index of the positive one.
         preparations: as fitted on its training part, by modality.
         model: in evaluation mode, on `device`.
+        folds: the models of a trial that was trained on folds, whose logits are averaged; the fields above are then
+            those of the first. Empty otherwise.
     """
 
     config: TrialConfig
@@ -78,6 +81,12 @@ class Predictor:
     preparations: Preparations
     model: Model
     device: torch.device
+    folds: tuple[Predictor, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Predictor, ...]:
+        """The models whose mean logits are the prediction, each with its own preprocessing."""
+        return self.folds or (self,)
 
     @property
     def image_size(self) -> int:
@@ -101,6 +110,8 @@ class Predictor:
         columns = self._checked(cases)
         if not _count(columns):
             return np.zeros((0, len(self.classes)), np.float32)
+        if self.folds:
+            return np.mean([fold.logits(cases) for fold in self.folds], axis=0)
         return predict(self.model, self._batches(columns), self.preparations, tta=self.config.tta)
 
     def features(self, cases: np.ndarray | Mapping[str, Column]) -> np.ndarray:
@@ -108,7 +119,10 @@ class Predictor:
 
         Raises:
             DataError: as `logits`.
+            ConfigError: the models of several folds have no features in common.
         """
+        if self.folds:
+            raise ConfigError(f"{len(self.folds)} models of as many folds have no features in common: ask one of them")
         return features(self.model, self._batches(self._checked(cases)), self.preparations)
 
     def hears(self, cases: np.ndarray | Mapping[str, Column]) -> np.ndarray:
@@ -140,9 +154,14 @@ class Predictor:
 def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     """Load what training left in `folder`: config.yaml, model.json, preprocessing.json and model.safetensors.
 
+    Where it trained on folds, each of them has these files in a folder of its own.
+
     Raises:
         HistotuneError: a file is missing or does not fit the others.
     """
+    if (places := networks(folder)) != [folder]:
+        folds = tuple(load_model(place, device) for place in places)
+        return replace(folds[0], folds=folds)
     for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
         if not (folder / name).is_file():
             raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")

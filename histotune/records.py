@@ -14,6 +14,8 @@ import yaml
 from histotune import files
 from histotune.errors import StudyError
 
+FOLDS = "folds"  # folder in a trial folder that holds one for each fold
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -22,7 +24,8 @@ class TrialRecord:
     Attributes:
         number: trial number; -1 for a control or a single training.
         state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
-        metrics: validation metrics of the best epoch; empty when it failed.
+        metrics: validation metrics of the best epoch, with folds the mean over folds; empty when it failed.
+        spread, out_of_fold: with folds the sample standard deviation over them, and metrics of all their predictions.
         epochs: epochs trained; `best_epoch` counts from 1.
         kind, reason: why it failed ("" otherwise).
     """
@@ -39,6 +42,8 @@ class TrialRecord:
     kind: str = ""
     reason: str = ""
     started: float = 0.0
+    spread: Mapping[str, float] = field(default_factory=dict)
+    out_of_fold: Mapping[str, float] = field(default_factory=dict)
     known_config: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def config(self) -> dict[str, Any]:
@@ -106,5 +111,11 @@ def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
 
 def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
     """Make a record of what `metrics.json` holds."""
-    metrics = {k: float("nan") if v is None else float(v) for k, v in saved.pop("metrics", {}).items()}
-    return TrialRecord(number=number, folder=folder, metrics=metrics, known_config=config, **saved)
+    for name in {"metrics", "spread", "out_of_fold"} & saved.keys():
+        saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
+    return TrialRecord(number=number, folder=folder, known_config=config, **saved)
+
+
+def networks(folder: Path) -> list[Path]:
+    """Return the folders that hold the networks of a trial: one for each fold, or the trial's own."""
+    return sorted((folder / FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histotune._deal import deal
+from histotune._deal import by_case, by_group, group_name, whole_groups
 from histotune.cohort import Cohort, columns
 from histotune.errors import ConfigError, DataError, suggest
 from histotune.imbalance import NATURAL, describe, sample, thin
@@ -26,6 +26,7 @@ class Split:
         protocol: one of `PROTOCOLS`; `leaky` says whether patients may stand on both sides.
         train, val, test: int64, sorted.
         training: what was made of the training part in a sentence, "" when nothing was.
+        folds: int64 [repeats, N], the fold of each case from 1, 0 for one that is not in train or val; or None.
     """
 
     protocol: str
@@ -34,6 +35,7 @@ class Split:
     test: np.ndarray
     leaky: bool = False
     training: str = ""
+    folds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class TrainingData:
         train, val: int64 row numbers.
         classes: class names; `positive` is the index of the positive class.
         digest: the cohort's digest, which a trial's environment names.
+        folds: as `Split` has them; where there are any, a trial trains once for each of `cuts`.
     """
 
     arrays: Mapping[str, Any]
@@ -62,6 +65,7 @@ class TrainingData:
     positive: int = 1
     digest: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
+    folds: np.ndarray | None = None
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -73,10 +77,19 @@ class TrainingData:
         """Cases of each class in the training part, [C]."""
         return tuple(int(n) for n in np.bincount(self.labels[self.train], minlength=len(self.classes)))
 
+    def cuts(self) -> list[TrainingData]:
+        """Return what each training of a cross-validation sees, fold by fold, repeat by repeat: one is scored."""
+        return [
+            replace(self, folds=None, train=np.flatnonzero((dealt > 0) & (dealt != k)), val=np.flatnonzero(dealt == k))
+            for dealt in (() if self.folds is None else self.folds)
+            for k in range(1, int(dealt.max()) + 1)
+        ]
+
 
 PROTOCOLS: Mapping[str, str] = {
     "patient": "every patient stands in one part; classes and sizes as even as the patients allow",
     "patient_70_30": "as `patient`, with 30 % of the patients' cases in the test part",
+    "site": "every site stands in one part, with all its patients; as even as the sites allow",
     "official_patient": "the published training, validation and test patients; other patients are left out",
     "given": "the split column of a manifest; validation patients are drawn from the training part if there are none",
     "patch_random_70_30": "leaky reproduction: patches at random, so that patients stand on both sides",
@@ -85,7 +98,6 @@ LEAKY = frozenset({"patch_random_70_30"})
 FRACTIONS = (0.6, 0.15, 0.25)
 _70_30 = (0.56, 0.14, 0.30)
 _PARTS = (TRAIN, VAL, TEST)
-_MANY = 1000  # patients of one case each, from which on they are dealt by class only
 
 
 def split(
@@ -118,11 +130,12 @@ def split(
         raise ConfigError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
     patients = cohort.table["patient"].to_numpy(str)
     if protocol == "patch_random_70_30":
-        parts = _by_case(labels, _70_30, seed)
+        parts = by_case(labels, _70_30, [seed])
     elif protocol in ("official_patient", "given"):
         parts = _prescribed(cohort, patients, labels, protocol, seed)
     else:
-        parts = _by_patient(patients, labels, _70_30 if protocol == "patient_70_30" else fractions, seed)
+        shares = _70_30 if protocol == "patient_70_30" else fractions
+        parts = by_group(whole_groups(cohort, protocol), labels, shares, [seed], group_name(protocol))
     train, val, test = (np.flatnonzero(parts == part) for part in range(3))
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
@@ -194,41 +207,6 @@ def _thinned(
     return kept, describe(cohort.classes, before, after, imbalance)
 
 
-def _by_case(labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
-    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N].
-
-    A class of as many cases as there are parts, or more, is in every part.
-    """
-    rng = np.random.default_rng(seed)
-    parts = np.full(len(labels), -1)
-    last = len(fractions) - 1
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.rint(np.cumsum(fractions)[:last] * len(rows)).astype(int)
-        if len(rows) > last:
-            for at in range(last):
-                least = cuts[at - 1] + 1 if at else 1
-                cuts[at] = max(least, min(cuts[at], len(rows) - last + at))
-        for part, dealt in enumerate(np.split(rows, cuts)):
-            parts[dealt] = part
-    return parts
-
-
-def _by_patient(patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
-    """Deal whole patients. Returns part numbers [N]."""
-    names, owner = np.unique(patients, return_inverse=True)
-    if len(names) == len(labels) >= _MANY:  # every case its own patient: the same balance, without a step per case
-        return _by_case(labels, fractions, seed)
-    classes = int(labels.max()) + 1
-    counts = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(len(names), classes)
-    if len(names) < len(fractions):
-        raise DataError(
-            f"{len(names)} patient{'s' if len(names) > 1 else ''} ({', '.join(names)}): a split by patient into "
-            f"{len(fractions)} parts needs at least {len(fractions)}; check the patient column or the folder layout"
-        )
-    return deal(counts, fractions, np.random.default_rng(seed))[owner]
-
-
 def _prescribed(cohort: Cohort, patients: np.ndarray, labels: np.ndarray, protocol: str, seed: int) -> np.ndarray:
     """Take the parts that the source prescribes. Returns part numbers [N], -1 for cases in no part."""
     given = cohort.table["part"].to_numpy(str)
@@ -245,7 +223,7 @@ def _prescribed(cohort: Cohort, patients: np.ndarray, labels: np.ndarray, protoc
     if 1 not in parts:
         rows = np.flatnonzero(parts == 0)
         share = cohort.facts.get("validation_share", FRACTIONS[1] / (FRACTIONS[0] + FRACTIONS[1]))
-        parts[rows] = _by_patient(patients[rows], labels[rows], (1 - share, share), seed)
+        parts[rows] = by_group(patients[rows], labels[rows], (1 - share, share), [seed])
     return parts
 
 

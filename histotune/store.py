@@ -2,13 +2,14 @@
 
 runs/<study>/
     study.json             settings, written once
-    split.csv              id, patient, content, part
+    split.csv              id, patient, content, part; with folds `fold`, and `fold2`, ... for each repeat
     labels.csv             id, label: training and validation part only
     sealed/labels.csv      id, label: test part; `open_seal` alone reads it
     sealed/openings.jsonl  when, by which command, for which export
     journal.log            Optuna's journal: the search's only state
     controls/<name>/       what every model must beat, as trial folders
-    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json
+    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json;
+                           with folds a whole trial folder for each in folds/<k>/
     ensembles/<name>/      merged predictions and their settings
     lock                   held by the one process that may search
     trials.json            cache of the ended trials, built anew where it is missing or stale
@@ -27,16 +28,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotune import files, trial_index
+from histotune import _cuts, files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import parse, unparse
 from histotune.errors import StudyError, suggest
 from histotune.imbalance import NATURAL
-from histotune.records import Predictions, TrialRecord, read_record, to_record, write_record
+from histotune.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
 
 __all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
-           "read_record", "write_record"]  # fmt: skip
+           "networks", "read_record", "write_record"]  # fmt: skip
 
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
 
@@ -61,6 +62,7 @@ class StudySettings:
         space: the resolved search space.
         facts: the cohort's facts.
         imbalance: of the training part; `training` says it in numbers, `training_cases` limits it.
+        folds, repeats: into how many folds, 0 for none, training and validation part are dealt, and how often.
         created: UTC time, ISO 8601.
         version: histotune's version.
     """
@@ -81,6 +83,8 @@ class StudySettings:
     imbalance: str = NATURAL
     training: str = ""
     training_cases: int = 0
+    folds: int = 0
+    repeats: int = 1
     created: str = ""
     version: str = ""
     others: list[str] = field(default_factory=list)
@@ -138,7 +142,7 @@ class StudyStore:
         parts = np.full(len(cohort), "", dtype=object)
         for part, rows in ((TRAIN, split.train), (VAL, split.val), (TEST, split.test)):
             parts[rows] = part
-        table = cohort.table[["id", "patient", "content"]].assign(part=parts)
+        table = cohort.table[["id", "patient", "content"]].assign(part=parts, **_cuts.columns(split.folds))
         known = np.sort(np.concatenate([split.train, split.val]))
         self._write_labels(self.folder / "labels.csv", table["id"], known, labels)
         self._write_labels(self._sealed / "labels.csv", table["id"], split.test, labels)
@@ -160,7 +164,7 @@ class StudyStore:
         return parse(StudySettings, json.loads((self.folder / "study.json").read_text(encoding="utf-8")), "study.json")
 
     def split_table(self) -> pd.DataFrame:
-        """Read id, patient, content and part of every case, in the cohort's order."""
+        """Read id, patient, content, part and folds of every case, in the cohort's order."""
         return pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
 
     def training_data(self, cohort: Cohort) -> TrainingData:
@@ -181,6 +185,7 @@ class StudyStore:
             positive=settings.positive,
             digest=cohort.digest,
             kinds=cohort.kinds,
+            folds=_cuts.read(table),
         )
 
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:

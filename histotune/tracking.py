@@ -161,6 +161,7 @@ class MlflowTracker:
         tags = {"key": "study", "kind": "study", "study_created": settings.created} | study_tags(self.store)
         run = client.create_run(self.experiment, run_name=f"study {settings.name}", tags=tags).info.run_id
         chosen = {"dataset": settings.dataset, "protocol": settings.protocol, "seed": settings.seed}
+        chosen |= {"folds": settings.folds, "repeats": settings.repeats}
         _mlflow.log(client, run, [], _mlflow.params({**chosen, "metric": settings.metric, "options": settings.options}))
         client.log_dict(run, dict(settings.space), "search_space.yaml")
         client.set_terminated(run, "FINISHED")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from histotune import files, memory, probe, runtime
 from histotune.batches import in_order, shuffled
-from histotune.checkpoint import Checkpoint, Progress
+from histotune.checkpoint import Checkpoint, Epoch, Progress
 from histotune.config import TrialConfig
 from histotune.efficiency import costs
 from histotune.ending import CURVE, complete, conclude, describe, ended, fail, open_folder
 from histotune.errors import StudyError, TrialFailed
-from histotune.metrics import INFORMATION, check_metric, direction, evaluate, reported, softmax
+from histotune.folds import Fold, lockstep
+from histotune.metrics import INFORMATION, check_metric, direction, evaluate, softmax
 from histotune.modalities import cut
 from histotune.model import Inputs, Present
 from histotune.optimizer import learning_rate
@@ -44,23 +45,6 @@ _BATCH = 256
 
 class StopTrial(Exception):
     """Raised by a report to end a trial that is not worth finishing."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch that is done.
-
-    Attributes:
-        number: from 1.
-        metrics: the validation metrics, `train_loss` and `learning_rate`.
-        seconds: of training and validation.
-        finished: whether it was the last; the trial folder is complete then.
-    """
-
-    number: int
-    metrics: Mapping[str, float]
-    seconds: float
-    finished: bool
 
 
 def run_trial(
@@ -103,6 +87,7 @@ def epochs(
     metric: str = "balanced_accuracy",
     share: float = 1.0,
     keep: Collection[int] = (),
+    fold: Fold | None = None,
 ) -> Generator[Epoch, None, None]:
     """Train, one item per epoch; go on from the folder's checkpoint as if there had been no interruption.
 
@@ -117,6 +102,8 @@ def epochs(
         metric: the validation metric by which the best epoch is chosen.
         share: of the device's memory that the training may take.
         keep: epochs after which the checkpoint is kept, too, under a name of its own, for other trials to go on from.
+        fold: where this is one of a trial's trainings; no epoch is chosen then, the last one counts. With folds in
+            `data`, all of them train in step, and an epoch is the mean over them.
 
     Raises:
         TrialFailed: NaN loss, infeasible, out of memory, disk full or bad data; `fail` puts it on record.
@@ -124,17 +111,23 @@ def epochs(
         StudyError: the folder holds another configuration's trial, or a damaged checkpoint.
     """
     check_metric(metric, len(data.classes))
+    if data.folds is not None:
+        one = partial(epochs, config, metric=metric, share=share)
+        yield from lockstep(one, config, data, folder, keep=keep)
+        return
     with named_failures():
         if record := ended(folder, config):
-            yield _epoch(record.curve()[-1], finished=True)
+            yield Epoch.of(record.curve()[-1], finished=True)
             return
         checkpoint = Checkpoint(folder)
         progress = _stored(checkpoint, config)
         open_folder(folder, config, progress.curve if progress else [])
         session = start(config, data)
-        session.micro_batch = memory.plan(session, folder, share)
+        trial = fold.trial if fold else folder
+        session.micro_batch = memory.plan(session, trial, share, at_once=fold.to_come if fold else 1)
         progress = _resume(session, folder, progress) if progress else _begin(session, folder)
-        memory.describe(folder, session)
+        for place in {folder, trial}:
+            memory.describe(place, session)
         while not _over(progress, config):
             began = time.perf_counter()
             loss = train_epoch(session, progress.epoch + 1)
@@ -145,7 +138,8 @@ def epochs(
             }
             if probe.several_branches(session.judged):
                 row[INFORMATION] = probe.measure(session, _at_once(session))
-            progress.add(row | {"seconds": time.perf_counter() - began}, direction(metric) * row[metric])
+            value = float(progress.epoch) if fold else direction(metric) * row[metric]
+            progress.add(row | {"seconds": time.perf_counter() - began}, value)
             if progress.best_epoch == progress.epoch:
                 progress.keep(session.judged.state_dict(), logits)
             files.append_json(folder / CURVE, progress.curve[-1])
@@ -156,7 +150,7 @@ def epochs(
                 if checkpoint.due():
                     checkpoint.save(progress)
                 try:
-                    yield _epoch(progress.curve[-1], finished=False)
+                    yield Epoch.of(progress.curve[-1], finished=False)
                 except GeneratorExit:
                     checkpoint.save(progress)
                     raise
@@ -164,7 +158,7 @@ def epochs(
             session.judged.load_state_dict(progress.best_weights)
             progress.keep(progress.best_weights, _validate(session, tta=True))
         complete(folder, progress, _measure(progress.best_logits.numpy(), data) | costs(session))
-        yield _epoch(progress.curve[-1], finished=True)
+        yield Epoch.of(progress.curve[-1], finished=True)
 
 
 def train_epoch(session: Session, number: int) -> float:
@@ -262,10 +256,6 @@ def _at_once(session: Session) -> int:
 
 def _measure(logits: np.ndarray, data: TrainingData) -> dict[str, float]:
     return evaluate(softmax(logits), data.labels[data.val], positive=data.positive)
-
-
-def _epoch(row: Mapping[str, Any], *, finished: bool) -> Epoch:
-    return Epoch(int(row["epoch"]), reported(row), row["seconds"], finished)
 
 
 def _not_finite(config: TrialConfig, number: int) -> TrialFailed:

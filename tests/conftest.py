@@ -46,6 +46,12 @@ def crc_tiles() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wsi() -> Path:
+    """A real whole-slide file, 2220 x 2967 px of 0.499 µm; skips where there is none."""
+    return _real("wsi", "whole slides") / "cmu_small_region.svs"
+
+
+@pytest.fixture(scope="session")
 def tcga_brca() -> Path:
     """Folder of the real TCGA-BRCA tables; skips where there are none."""
     return _real("tcga_brca_multimodal", "tables of TCGA-BRCA")

@@ -38,7 +38,7 @@ def test_export_json_says_how_it_was_made(exported: Path, trained_study: StudySt
     info = json.loads((exported / "export.json").read_text(encoding="utf-8"))
     settings = trained_study.settings()
     assert info["strategy"] == "vote"
-    assert info["split"] == {"protocol": "patient", "leaky": False, "seed": 0, "training": ""}
+    assert info["split"] == {"protocol": "patient", "leaky": False, "seed": 0, "training": "", "folds": 0, "repeats": 1}
     assert info["dataset"]["digests"] == settings.digests
     assert info["dataset"]["synthetic"] is True
     assert info["study"]["folder"] == str(trained_study.folder)

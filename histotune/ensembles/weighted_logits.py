@@ -25,9 +25,10 @@ class WeightedLogits(Ensemble):
     """softmax(sum_m w_m z_m + b), z_m the centred log-probabilities of member m; WLB of arXiv 2509.03408, WL without b.
 
     Where members are missing, the sum of those that are there is multiplied, class by class, by the sum of all |w_m|
-    over the sum of those that are there, so that one member alone speaks as loudly as all together would. `fit` minimises the expected cross-entropy when every member that is there
-    is withheld with probability `dropout` (one at least stays), plus `shrink` times the squared distance of the
-    weights from 1/M: with few members the expectation is a sum over all subsets, so that nothing is left to chance.
+    over the sum of those that are there, so that one member alone speaks as loudly as all together would. `fit`
+    minimises the expected cross-entropy when every member that is there is withheld with probability `dropout` (one
+    at least stays), plus `shrink` times the squared distance of the weights from 1/M: with few members the
+    expectation is a sum over all subsets, so that nothing is left to chance.
     """
 
     learns = True

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from histotune.begin import study_cohort
 from histotune.cohort import Cohort
+from histotune.errors import StudyError
 from histotune.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, Line, components, lines, ranked
 from histotune.losses import LOSSES
 from histotune.places import Places
 from histotune.registry import Registry
+from histotune.splits import TEST
 from histotune.store import COMPLETE, StudySettings, StudyStore
 
 if TYPE_CHECKING:
@@ -58,10 +60,25 @@ class Source:
                 found.setdefault(components(line)[0], []).append(line)
         return dict(sorted(found.items()))
 
+    def one_network(self, what: str) -> None:
+        """Refuse a study with folds.
+
+        Raises:
+            StudyError: a trial of this study has a network for each fold.
+        """
+        if self.settings.folds:
+            raise StudyError(
+                f"{what} of one network on cases that it never saw, and study {self.settings.name!r} trains one for "
+                f"each of {self.settings.folds} folds: draw it of a study without folds"
+            )
+
     def part(self, name: str) -> tuple[int, int]:
-        """Return how many cases and patients stand in a part of the split: `splits.TRAIN`, `VAL` or `TEST`."""
+        """Return how many cases and patients stand in a part of the split: `splits.TRAIN`, `VAL` or `TEST`.
+
+        With folds the development part is both, what trials train on and what they are scored on.
+        """
         table = self.store.split_table()
-        rows = table[table["part"] == name]
+        rows = table[table["fold"] != ""] if self.settings.folds and name != TEST else table[table["part"] == name]
         return len(rows), rows["patient"].nunique()
 
     def cohort(self, image_size: int) -> Cohort:
@@ -73,6 +90,8 @@ class Source:
         told = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
         if self.settings.leaky:
             told += f" ({LEAKY}: patients stand on both sides)"
+        if self.settings.folds:
+            told += f", validation out of {self.settings.folds} folds"
         if self.settings.training:
             told += f", training part {self.settings.training}"
         return told + (" (synthetic images)" if self.settings.facts.get("synthetic") else "")

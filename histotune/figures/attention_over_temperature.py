@@ -81,6 +81,7 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
 
     def compute(self, source: Source) -> AttentionTemperature:
         """Run the trial's model over validation cases; its epochs are read from its curve."""
+        source.one_network("attention at other temperatures is")
         line, rows = measured(source, self._of, "heads")
         if not (line.record.folder / WEIGHTS).exists():
             raise StudyError(

@@ -161,6 +161,7 @@ def learned_features(*, method: str = PCA, cases: int = 1000) -> LearnedFeatures
 
 def _with_weights(source: Source) -> dict[str, Line]:
     """Return {loss: its best model whose weights are still there}."""
+    source.one_network("learned features are")
     found = {
         loss: next((line for line in lines if (line.record.folder / WEIGHTS).exists()), None)
         for loss, lines in source.trained().items()

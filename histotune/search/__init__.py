@@ -77,7 +77,7 @@ def run(
         resources.check()
     metric, *others = check_metrics(store.settings().metrics)
     check_sampler(sampler, space, 1 + len(others))
-    stopper = check_scheduler(scheduler, space)
+    stopper = check_scheduler(scheduler, space, store.settings().folds)
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")

@@ -91,7 +91,7 @@ class Depot:
         """
         place = f"trials/{folder.name}"
         with self._reached():
-            for name in sorted(self._names(place), key=lambda name: name == LAST):
+            for name in sorted(self._files(place), key=lambda name: name == LAST):
                 if not fnmatch.fnmatch(name, KEPT):
                     self._get(f"{place}/{name}", folder / name)
 
@@ -107,14 +107,19 @@ class Depot:
         """Store what changed in a trial folder since `sent`, {name: time}, which is brought up to date."""
         place = f"trials/{folder.name}"
         with self._reached():
-            names = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".")}
+            names = {
+                path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+                for path in folder.rglob("*")
+                if path.is_file() and not path.name.startswith(".")
+            }
             for name in sorted(names.keys(), key=lambda name: (name == LAST, name)):
                 if sent.get(name) != names[name]:
                     self._put(folder / name, f"{place}/{name}")
                     sent[name] = names[name]
             if LAST in names:
-                for name in {CHECKPOINT, "stop"} & set(self._names(place)):
-                    self._system.rm(self._at(f"{place}/{name}"))
+                for name in self._files(place):
+                    if name.rpartition("/")[2] in (CHECKPOINT, "stop"):
+                        self._system.rm(self._at(f"{place}/{name}"))
 
     def send(self, folder: Path, name: str) -> None:
         """Store one file of a trial folder."""
@@ -163,6 +168,12 @@ class Depot:
         system.invalidate_cache()
         found = system.ls(at, detail=False) if system.exists(at) else []
         return [str(name).rstrip("/").rpartition("/")[2] for name in found]
+
+    def _files(self, place: str) -> list[str]:
+        """Return the files at a place and below it, relative to it."""
+        system, at = self._system, self._at(place)
+        system.invalidate_cache()
+        return [str(name).removeprefix(f"{at}/") for name in system.find(at)]
 
     def _put(self, source: Path, name: str) -> None:
         """Store a file, whole: under another name first, where a half-written file would be seen."""

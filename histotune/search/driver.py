@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from histotune import memory
-from histotune.checkpoint import Checkpoint
+from histotune.checkpoint import forget
 from histotune.memory import ENVIRONMENT
 from histotune.search._events import FAILURES, INTERRUPTED, Resources
 from histotune.search._signals import Signals
@@ -157,7 +157,7 @@ class Courier:
             self._depot.pull(folder)
             if read_record(folder) is not None:
                 (folder / STOP).unlink(missing_ok=True)
-                Checkpoint(folder).delete()
+                forget(folder)
 
 
 def reason_of(trace: str) -> str:

@@ -179,13 +179,19 @@ def free(space: Space) -> list[Range | Choice]:
     return [p for p in space.parameters() if not _structural(p) and isinstance(p, (Range, Choice))]
 
 
-def check_scheduler(name: str, space: Space) -> Scheduler:
+def check_scheduler(name: str, space: Space, folds: int = 0) -> Scheduler:
     """Build a scheduler for a space.
 
     Raises:
-        ConfigError: there is none of that name, or the space searches nothing that `pbt` may change in mid-training.
+        ConfigError: there is none of that name, or the space searches nothing that `pbt` may change in mid-training,
+            or the trials of the study train on `folds`.
     """
     scheduler = build_scheduler(name, space.epochs())
+    if isinstance(scheduler, Population) and folds:
+        raise ConfigError(
+            f"scheduler 'pbt' hands on the checkpoint of one training, and with {folds} folds a trial has {folds} of "
+            "them: choose asha, hyperband, median or none, or leave folds out"
+        )
     if isinstance(scheduler, Population) and not free(space):
         raise ConfigError(
             f"scheduler 'pbt' changes {', '.join(_FREE)}, augment.* and the real numbers of loss.* in mid-training, "

@@ -13,7 +13,7 @@ import ray
 from ray.tune import Trainable
 
 from histotune import memory, runtime
-from histotune.checkpoint import Checkpoint
+from histotune.checkpoint import forget
 from histotune.config import TrialConfig
 from histotune.errors import HistotuneError, StudyError, TrialFailed
 from histotune.lineage import Parent
@@ -110,7 +110,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             conclude(self._folder, STOPPED)
         except StudyError as error:  # a damaged checkpoint; what was decided stands
             answer[NOTE] = f"trial {self._assignment['number']} was stopped and has no result: {error}"
-            Checkpoint(self._folder).delete()
+            forget(self._folder)
             conclude(self._folder, STOPPED)
         (self._folder / STOP).unlink(missing_ok=True)
         return answer

@@ -43,7 +43,8 @@ __all__ = [
     "space_names",
 ]
 
-OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance")
+OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance", "folds", "repeats")
+_KINDS = {"options": (dict, "a mapping"), "folds": (int, "a whole number"), "repeats": (int, "a whole number")}
 
 
 class Row(NamedTuple):
@@ -67,6 +68,7 @@ class Space:
         protocol: split protocol, or None for the dataset's own.
         resize: how images come to the image size, `area` or `pad`.
         imbalance: what becomes of the training part, or None for nothing.
+        folds: into how many the development part is dealt, or None for none; `repeats`: how often, or None for once.
         options: dataset options.
         description: one sentence for a person.
     """
@@ -77,6 +79,8 @@ class Space:
     protocol: str | None
     resize: str
     imbalance: str | None
+    folds: int | None
+    repeats: int | None
     options: Mapping[str, Any]
     description: str
     _tree: Group = field(repr=False)
@@ -153,7 +157,14 @@ class Space:
 
     def epochs(self) -> int:
         """Return the largest number of epochs that a draw may ask for."""
-        node = self._tree.children.get("epochs", Constant("epochs", TrialConfig.epochs))
+        return self._largest("epochs", TrialConfig.epochs)
+
+    def patience(self) -> int:
+        """Return the largest patience of a training that a draw may ask for."""
+        return self._largest("patience", TrialConfig.patience)
+
+    def _largest(self, key: str, default: int) -> int:
+        node = self._tree.children.get(key, Constant(key, default))
         assert not isinstance(node, (Group, Switch))
         return int(node.value if isinstance(node, Constant) else max(node.values()))
 
@@ -237,9 +248,9 @@ def _build(root: Item, name: str) -> Space:
     tree = compile_group(TrialConfig, root, "", skip=OWN_KEYS)
     given = {key: root.value[key] for key in OWN_KEYS if key in root.value}
     for key, item in given.items():
-        kind = dict if key == "options" else str
-        if not isinstance(item.value, kind):
-            raise item.error(key, f"expected a {'mapping' if kind is dict else 'text'}, got {item.plain()!r}")
+        kind, called = _KINDS.get(key, (str, "a text"))
+        if not isinstance(item.value, kind) or isinstance(item.value, bool):
+            raise item.error(key, f"expected {called}, got {item.plain()!r}")
     if "dataset" not in given:
         raise root.error("dataset", "missing: name the dataset that the space is for, such as 'dataset: idc'")
     plain = {key: item.plain() for key, item in given.items()}
@@ -250,6 +261,8 @@ def _build(root: Item, name: str) -> Space:
         protocol=plain.get("protocol"),
         resize=plain.get("resize", "area"),
         imbalance=plain.get("imbalance"),
+        folds=plain.get("folds"),
+        repeats=plain.get("repeats"),
         options=plain.get("options", {}),
         description=plain.get("description", ""),
         _tree=tree,

@@ -1,0 +1,39 @@
+"""Trains the folds of one trial in a process that dies in the middle of one of them; run by test_folds.
+
+Usage: python folds_process.py STUDY COHORT FOLDER CONFIG DIES, where CONFIG is JSON and DIES says in which epoch of a
+fold, counted over all folds, it is killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from histotune.cohort import load
+from histotune.config import TrialConfig
+from histotune.session import Session
+from histotune.store import StudyStore
+
+train = importlib.import_module("histotune.train")  # `histotune.train` is a function to those who use the package
+study, cohort, folder, config, dies = sys.argv[1:]
+began = 0
+real = train.train_epoch
+
+
+def train_epoch(session: Session, number: int) -> float:
+    """Train an epoch of a fold, or be killed instead."""
+    global began
+    began += 1
+    if began == int(dies):
+        os.kill(os.getpid(), signal.SIGKILL)
+    loss: float = real(session, number)
+    return loss
+
+
+vars(train)["train_epoch"] = train_epoch
+data = StudyStore(Path(study)).training_data(load(Path(cohort)))
+train.run_trial(TrialConfig.from_dict(json.loads(config)), data, Path(folder))
