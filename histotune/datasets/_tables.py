@@ -76,7 +76,7 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
     require_columns(path, frame, [file.id])
     features = [name for name in frame.columns if name != file.id]
     for pattern in (*file.include, *file.exclude, *file.numbers, *file.categories):
-        if not fnmatch.filter(features, pattern):
+        if not any(_matches(name, [pattern]) for name in features):
             raise DataError(f"{path} has no column that matches {pattern!r}. {suggest(pattern, features[:40])}")
     kept = [name for name in features if _matches(name, file.include) and not _matches(name, list(file.exclude))]
     if not kept:
@@ -84,8 +84,8 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
     for reason in dict.fromkeys(file.exclude.values()):
         patterns = [pattern for pattern, why in file.exclude.items() if why == reason]
         notes.append(f"left out {', '.join(name for name in features if _matches(name, patterns))}: {reason}")
-    frame, left_out = _unique(path, frame[[file.id, *kept]].rename(columns={file.id: "id"}), file.id)
-    ids = frame["id"].tolist()
+    frame, left_out = _unique(path, frame[[file.id, *kept]], file.id)
+    ids = frame[file.id].tolist()
     found = [read_column(path, frame[name], ids, file.kind(name)) for name in kept]
     table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
     return Rows(ids, table, [*notes, *left_out])
@@ -165,16 +165,16 @@ def _refuse_same_names(path: Path, names: Sequence[str]) -> None:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _unique(path: Path, frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
     """Leave out rows without an id and copies of a row; refuse an id with different rows."""
-    ids = frame["id"].str.strip()
+    ids = frame[column].str.strip()
     known = ids.notna() & (ids != "")
-    frame = frame.assign(id=ids)[known]
+    frame = frame.assign(**{column: ids})[known]
     once = frame.drop_duplicates()
-    again = once.loc[once["id"].duplicated(), "id"].unique().tolist()
+    again = once.loc[once[column].duplicated(), column].unique().tolist()
     if again:
         raise DataError(
             f"{path}: {len(again)} ids in column {column!r} stand in several rows that differ: {three(again)}. "
