@@ -125,7 +125,7 @@ class TablePreprocessing(Preprocessing):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, which JSON can hold."""
-        columns = [[column.name, column.categories and list(column.categories)] for column in self.columns]
+        columns = {column.name: column.categories and list(column.categories) for column in self.columns}
         return {"kind": self.kind, "columns": columns, **_table_fit.to_dict(self.fitted)}
 
     @cached_property
@@ -217,7 +217,7 @@ class TableModality(Modality):
 
     def restore(self, saved: Mapping[str, Any]) -> TablePreprocessing:
         """Take what `to_dict` gave."""
-        return TablePreprocessing(_columns(saved["columns"]), _table_fit.from_dict(saved))
+        return TablePreprocessing(_columns(saved["columns"].items()), _table_fit.from_dict(saved))
 
     def source(self, stored: Table, device: torch.device) -> TableSource:
         """Return what makes raw batches of the rows."""
