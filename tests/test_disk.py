@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from histotune import disk, files
 from histotune.cli import app
+from histotune.cohort import EMBEDDINGS
 from histotune.config import TrialConfig
 from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
 from histotune.errors import ConfigError, StudyError
@@ -87,11 +88,13 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     temporary_folder(trained_study).mkdir()
     (tmp_path / "cache" / "old").mkdir(parents=True)
     (tmp_path / "cache" / "old" / "cohort.json").write_text('{"digest": "nobody"}')
+    (tmp_path / "cache" / EMBEDDINGS).mkdir()
+    (tmp_path / "cache" / EMBEDDINGS / "0123.npy").write_bytes(b"0" * 100)
 
     shown = tidy(places, keep=2)
     assert shown.freed == 0
     assert {one.path.name for one in shown.found} == {
-        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", temporary_folder(trained_study).name
+        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", EMBEDDINGS, temporary_folder(trained_study).name
     }  # fmt: skip
     assert all(one.path.exists() for one in shown.found)
     before = trained_study.trials()

@@ -15,7 +15,7 @@ from made_up_slides import GLASS, TILE, TISSUE, block, tiled_tiff
 from PIL import Image, ImageFilter
 
 from histotune.datasets import BadFile
-from histotune.errors import ConfigError, DataError
+from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.modalities.bag import Bags
 from histotune.modalities.graph import GraphModality, neighbours
 from histotune.prepare_slides import SlideSettings, prepare_slides
@@ -267,6 +267,13 @@ def test_a_folder_without_usable_slides_is_refused(settings: SlideSettings, tmp_
     tiled_tiff(tmp_path / "in" / "glass.tif", 3, 3, {})
     with pytest.raises(DataError, match=r"none of 1 slides .* no_tissue: 0.0% of the slide is tissue"):
         prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(settings: SlideSettings, tmp_path: Path) -> None:
+    tiled_tiff(tmp_path / "s.tif", 2, 2, block(range(2), range(2)))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(HistotuneError, match=r"cannot write .*out"):
+        prepare_slides(tmp_path, tmp_path / "out", settings)
 
 
 def test_without_openslide_a_slide_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

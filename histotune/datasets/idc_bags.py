@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from histotune.cohort import EMBEDDINGS
 from histotune.datasets._base import DATASETS, BadFile, Dataset, Info, Listing, listing_table
 from histotune.datasets._decode import content_digest
 from histotune.datasets._images import fit
@@ -98,7 +99,7 @@ class IdcBags(Dataset):
             pictures = (Idc().read(record, root) for record in records[start:stop])
             return np.stack([fit(picture.pixels, encoder.side) for picture in pictures])
 
-        vectors = embed(encoder, images, patches["content"].tolist(), cache / "embeddings")
+        vectors = embed(encoder, images, patches["content"].tolist(), cache / EMBEDDINGS)
         rows = [np.flatnonzero(patches["patient"] == patient) for patient in listing.table["id"]]
         bags = join([vectors[at] for at in rows], [patches[["x", "y"]].to_numpy()[at] for at in rows])
         graphs = connect(bags, edges=self.edges, k=self.k, limit=self.limit)
