@@ -6,15 +6,19 @@ import heapq
 import json
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histotune import files
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics import direction
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, networks
+
+if TYPE_CHECKING:
+    from histotune.backbones import BackboneInput
 
 WEIGHTS, CHECKPOINT, KEPT = "model.safetensors", "checkpoint.pt", "checkpoint-*.pt"
 KEEP = 20  # trials whose weights a search keeps
@@ -152,17 +156,28 @@ def free(found: Iterable[Waste]) -> int:
     return freed
 
 
-def need(store: StudyStore, config: TrialConfig, *, trials: int, checkpoints: int, keep: int) -> int:
+def need(
+    store: StudyStore,
+    config: TrialConfig,
+    *,
+    trials: int,
+    checkpoints: int,
+    keep: int,
+    given: Mapping[str, BackboneInput] | None = None,
+) -> int:
     """Estimate the bytes that `trials` more trials will take on disk at most, beside what is there.
 
     A trial's weights are those of `config`, or of the largest network among the study's trials where that is larger;
     a checkpoint holds up to five times as much (network, best epoch, two states of the optimiser, moving average).
     With folds every trial has as many networks and checkpoints.
+
+    Args:
+        given: shape and kind of every modality that is no image.
     """
     from histotune.model import build_model
 
     settings, parts = store.settings(), store.split_table()["part"]
-    parameters = build_model(config, [1] * len(settings.classes), trained=True).parameter_count()
+    parameters = build_model(config, [1] * len(settings.classes), given, trained=True).parameter_count()
     weights = 4 * max([parameters, *(record.parameters for record in store.trials())])
     trainings = max(1, settings.folds * settings.repeats)
     scored = int((parts != "test").sum()) * (settings.repeats + 1) if settings.folds else int((parts == "val").sum())
@@ -181,6 +196,7 @@ def preflight(
     cpus: float,
     gpus: float,
     memory: int | None,
+    given: Mapping[str, BackboneInput] | None = None,
 ) -> str:
     """Compare what a search will need with what there is, and say it in one line.
 
@@ -189,11 +205,13 @@ def preflight(
         checkpoints: that stand there at once.
         cpus, gpus: of all trials that run at once.
         memory: bytes of the machine that they run on; None where that is many machines.
+        given: as in `need`.
 
     Raises:
         StudyError: the disk cannot hold it.
     """
-    needed = need(store, config, trials=100 if trials is None else trials, checkpoints=checkpoints, keep=keep)
+    trials = 100 if trials is None else trials
+    needed = need(store, config, trials=trials, checkpoints=checkpoints, keep=keep, given=given)
     there = shutil.disk_usage(store.folder).free
     disk = f"about {megabytes(needed)} of disk, {megabytes(there)} are free"
     if needed > there:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from histotune import files, runtime
 from histotune.augment import augment, mixup
+from histotune.backbones import BackboneInput
 from histotune.batches import Feed, Preparations
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError, TrialFailed
@@ -161,6 +162,16 @@ def fit_preparations(
         options = config.preprocess.get(name, {})
         found[name] = MODALITIES.build(column.kind).fit(column.stored, rows, data.labels[rows], options)
     return found
+
+
+def other_inputs(config: TrialConfig, data: TrainingData) -> dict[str, BackboneInput]:
+    """Return what backbones must know of the modalities that are no images, as a training would find it.
+
+    Raises:
+        ConfigError, DataError: as `start`.
+    """
+    columns = {name: column for name, column in _read(config, data).items() if column.kind != IMAGE}
+    return inputs_given(fit_preparations(config, columns, data))
 
 
 @contextlib.contextmanager

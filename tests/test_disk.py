@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -18,8 +21,11 @@ from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
 from histotune.errors import ConfigError, StudyError
 from histotune.export import export_ensemble, export_trial
 from histotune.merge import merge
+from histotune.modalities.bag import join
 from histotune.places import Places
 from histotune.search.cluster import temporary_folder
+from histotune.session import other_inputs
+from histotune.splits import TrainingData
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
 from histotune.tidy import tidy
 
@@ -135,7 +141,7 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     small_study: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig()
-    ask = {"trials": 50, "checkpoints": 2, "keep": 20}
+    ask: dict[str, Any] = {"trials": 50, "checkpoints": 2, "keep": 20}
     needed = need(small_study, config, **ask)
     assert needed < need(small_study, config, trials=50, checkpoints=2, keep=0)
     line = preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
@@ -150,6 +156,21 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(StudyError, match=r"needs about .* of disk, .* are free.*histotune gc"):
         preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
+
+
+def test_the_disk_that_networks_of_any_modality_need_is_known(
+    small_study: StudyStore, small_data: TrainingData
+) -> None:
+    count = len(small_data.ids)
+    bags = join([np.ones((3, 4))] * count, [np.zeros((3, 2))] * count)
+    data = replace(
+        small_data, arrays={"patches": bags}, present={"patches": np.ones(count, bool)}, kinds={"patches": "bag"}
+    )
+    branch = {"modality": "patches", "backbone": {"name": "attention_mil", "dim": 500}}
+    config = TrialConfig.from_dict({"model": {"branches": {"patches": branch}}})
+    given = other_inputs(config, data)
+    assert (given["patches"].kind, given["patches"].shape) == ("bag", (4,))
+    assert need(small_study, config, trials=1, checkpoints=0, keep=0, given=given) > 4 * (4 + 128) * 500
 
 
 def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) -> None:
