@@ -182,6 +182,32 @@ def test_a_slide_becomes_a_bag_and_a_graph_and_only_once(wsi: Path, settings: Sl
     assert fewer["patches"].tolist() == [5]
 
 
+def test_a_slide_that_was_being_embedded_is_continued(
+    settings: SlideSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiled_tiff(tmp_path / "s.tif", 4, 4, block(range(4), range(2)))  # 128 patches, two batches
+    settings, patches, read = changed(settings, top=0), list[float](), Slide.read
+
+    def counting(slide: Slide, x: float, y: float, width: float, height: float, size: tuple[int, int]) -> np.ndarray:
+        if size == (64, 64):
+            patches.append(x)
+            if len(patches) == 100:
+                raise KeyboardInterrupt
+        return read(slide, x, y, width, height, size)
+
+    monkeypatch.setattr(Slide, "read", counting)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_slides(tmp_path, tmp_path / "out", settings)
+    assert not (tmp_path / "out" / "slides").exists()
+    patches[:] = [0.0] * 200
+    prepare_slides(tmp_path, tmp_path / "out", settings)
+    assert len(patches) == 200 + 64
+    monkeypatch.setattr(Slide, "read", read)
+    prepare_slides(tmp_path, tmp_path / "whole", settings)
+    found = [GraphModality().load(tmp_path / name / "slides" / "s").features for name in ("out", "whole")]
+    assert np.array_equal(*found)
+
+
 def test_a_picture_without_glass_is_tissue_all_over(monuseg: Path, settings: SlideSettings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for path in monuseg.glob("*.png"):
