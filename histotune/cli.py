@@ -126,9 +126,7 @@ def ensemble(
     modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
     add_modality: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=STUDY: with the best trial of another study; to the latest such ensemble, or to those."
-        ),
+        typer.Option(help="NAME=STUDY: with that study's best trial; to `--modalities` or the latest such ensemble."),
     ] = None,
     drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
-from histotune.cohort import read_labels
+from histotune.cohort import Cohort, read_labels
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
 from histotune.errors import StudyInUse
@@ -32,6 +32,7 @@ from histotune.search.samplers import check_sampler
 from histotune.search.schedule import Population
 from histotune.search.start import begin_with, read_starts
 from histotune.search.watch import Watch
+from histotune.session import shapes
 from histotune.space import Space, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.study import Study
@@ -153,7 +154,7 @@ def search(
                 store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, start=start,
                 plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
                 opened=None if opened is None else functools.partial(opened, store, budget), seed=store.settings().seed,
-                room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said),
+                room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said, prepared),
                 address=ray_address, storage=storage,
             )  # fmt: skip
             break
@@ -182,6 +183,7 @@ def _check_room(
     kept: int,
     joined: bool,
     said: Callable[[str], None] | None,
+    prepared: Mapping[int, Cohort],
     resources: Resources,
     at_once: int,
 ) -> None:
@@ -193,7 +195,7 @@ def _check_room(
     memory = None if joined else total_memory()
     line = preflight(
         store, config, trials=left, at_once=at_once, checkpoints=at_once + kept, keep=keep, cpus=cpus, gpus=gpus,
-        memory=memory,
+        memory=memory, given=shapes(config, store.training_data(prepared[config.image_size])),
     )  # fmt: skip
     if said is not None:
         said(f"{'trials' if left is None else f'{left} trials'}, {line}")

@@ -6,8 +6,10 @@ import fcntl
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from histotune import disk, files
@@ -35,6 +37,7 @@ def ended(store: StudyStore, number: int, value: float, state: str = COMPLETE) -
     folder = store.trial_folder(number)
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_bytes(b"0" * 1000)
+    (folder / "config.yaml").write_text(yaml.safe_dump(TrialConfig().to_dict()))
     write_record(folder, {"state": state, "metrics": {METRIC: value}, "epochs": 1})
     return TrialRecord(number, state, folder, metrics={METRIC: value})
 
@@ -132,7 +135,7 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     small_study: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig()
-    ask = {"trials": 50, "checkpoints": 2, "keep": 20}
+    ask: dict[str, Any] = {"trials": 50, "checkpoints": 2, "keep": 20}
     needed = need(small_study, config, **ask)
     assert needed < need(small_study, config, trials=50, checkpoints=2, keep=0)
     line = preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
