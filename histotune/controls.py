@@ -1,4 +1,4 @@
-"""What every model must beat on the very same split: the majority class, and colour alone.
+"""What every model must beat on the very same split: the majority class, colour alone, and what is linear.
 
 A control is fitted on the training part only and deterministic, so nothing but its predictions is saved: whoever needs
 it on other cases fits it again, in seconds, and no pickle is ever read.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,29 @@ import yaml
 
 from histotune import files
 from histotune.errors import ConfigError, suggest
+from histotune.modalities import MODALITIES
 from histotune.pooling import pooled, scored
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE, Predictions, TrialRecord, read_record, write_record
 
-MAJORITY, COLOR_HISTOGRAM = "majority_class", "color_histogram"
+MAJORITY, COLOR_HISTOGRAM, LINEAR, JOINED = "majority_class", "color_histogram", "linear_", "joined"
 BINS, JOINT_BINS = 16, 4  # per channel, and per channel of the joint histogram
 LEAST = 1e-7  # the least probability that a control gives a class
 FEW_CASES = 20_000  # below, one thread takes seconds; more would spin when others use the cores
 CHUNK = 2048  # images whose histograms are counted at once
+COMPONENTS = 60  # of a linear control, at most
+STRENGTH = 0.1  # C of its logistic regression: squared weights count ten times as much as by default
+STEPS = 5000  # of its logistic regression, at most
 SEED = 0
+IMAGE = "image"  # the kind of modality that has colour
 
 
 def control_names(data: TrainingData) -> list[str]:
-    """Return the controls that these data allow: colour needs at least one modality of RGB images."""
-    return [MAJORITY, COLOR_HISTOGRAM] if _images(data) else [MAJORITY]
+    """Return the controls that these data allow.
+
+    Colour needs a modality of RGB images; `linear_NAME` is of any other modality, `linear_joined` of all there are.
+    """
+    return [MAJORITY, *([COLOR_HISTOGRAM] if _images(data) else []), *_linear_controls(data)]
 
 
 def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
@@ -56,7 +64,8 @@ def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarr
         raise ConfigError(f"unknown control {name!r}. {suggest(name, known)}")
     if cuts := data.cuts():
         return np.mean([predict_control(name, cut, rows) for cut in cuts], axis=0)
-    probabilities = _CONTROLS[name](data, rows)
+    linear = _linear_controls(data)
+    probabilities = _linear(data, rows, linear[name]) if name in linear else _CONTROLS[name](data, rows)
     return np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
 
 
@@ -126,19 +135,65 @@ def _color_boosting(data: TrainingData, rows: np.ndarray) -> np.ndarray:
     return probabilities
 
 
+def _linear(data: TrainingData, rows: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+    """Impute means, scale, take principal components, and fit logistic regression, classes weighted to count alike.
+
+    A case without any of the modalities gets the class shares of the training part.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    heard = np.any([data.present[name] for name in modalities], axis=0)
+    train, here = data.train[heard[data.train]], heard[rows]
+    probabilities = _majority(data, rows)
+    if len(np.unique(data.labels[train])) < 2 or not here.any():
+        return probabilities
+    known, asked = _summaries(data, modalities, train), _summaries(data, modalities, rows[here])
+    counts = np.maximum((~np.isnan(known)).sum(axis=0), 1)
+    means = np.nansum(known, axis=0) / counts
+    known, asked = (np.where(np.isnan(values), means, values) for values in (known, asked))
+    components = min(COMPONENTS, min(known.shape) - 1) or 1
+    model = make_pipeline(
+        StandardScaler(),
+        PCA(components, random_state=SEED),
+        LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=STEPS),
+    )
+    model.fit(known, data.labels[train])
+    probabilities[here] = 0.0
+    probabilities[np.ix_(here, model.classes_)] = model.predict_proba(asked)
+    return probabilities
+
+
 _CONTROLS: Mapping[str, Callable[[TrainingData, np.ndarray], np.ndarray]] = {
     MAJORITY: _majority,
     COLOR_HISTOGRAM: _color_boosting,
 }
 
 
+def _linear_controls(data: TrainingData) -> dict[str, list[str]]:
+    """Return the linear controls and the modalities that each reads; images alone have colour."""
+    columns = data.columns
+    others = [name for name in sorted(columns) if columns[name].kind != IMAGE]
+    controls = {f"{LINEAR}{name}": [name] for name in others}
+    return controls | ({f"{LINEAR}{JOINED}": sorted(columns)} if others and len(columns) > 1 else {})
+
+
+def _summaries(data: TrainingData, modalities: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Put the plain numbers of several modalities side by side, float64 [n, F]; NaN where one is absent."""
+    columns, blocks = data.columns, []
+    for name in modalities:
+        column = columns[name]
+        found = MODALITIES.build(column.kind).summary(column.stored, rows).astype(np.float64)
+        found[~column.present[rows]] = np.nan
+        blocks.append(found)
+    return np.concatenate(blocks, axis=1)
+
+
 def _images(data: TrainingData) -> list[str]:
     """Name the modalities of RGB images."""
-    return sorted(
-        name
-        for name, array in data.arrays.items()
-        if array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8
-    )
+    return sorted(name for name, column in data.columns.items() if column.kind == IMAGE)
 
 
 def _features(data: TrainingData, rows: np.ndarray) -> np.ndarray:

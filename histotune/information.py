@@ -6,8 +6,6 @@ scikit-learn are imported where they are needed: a training on one branch needs 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -118,12 +116,18 @@ def effective_rank(embedding: np.ndarray) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def attention_entropy(rows: Tensor) -> Tensor:
-    """Return the mean entropy of attention rows [B, heads, Tq, Tk] (of sum 1) by head, as a share of log Tk, [heads].
+def attention_entropy(rows: Tensor, asks: Tensor, answers: Tensor) -> Tensor:
+    """Return the mean entropy of attention rows [B, heads, Tq, Tk] as a share of the greatest possible, [B, heads].
 
     1 is attention to all answers alike, 0 to a single one; NaN where there is but one answer.
+
+    Args:
+        rows: of sum 1 and, of a token that does not ask, 0.
+        asks: which tokens ask, bool [B, Tq], at least one of each case.
+        answers: which tokens answer, bool [B, Tk]; the others get 0.
     """
-    return torch.special.entr(rows).sum(dim=-1).mean(dim=(0, 2)) / math.log(rows.shape[-1])
+    total = torch.special.entr(rows).sum(dim=(2, 3))
+    return total / (asks.sum(dim=1) * answers.sum(dim=1).log())[:, None]
 
 
 def _term(name: str, one: np.ndarray, other: np.ndarray) -> float:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from histotune import information
-from histotune.backbones import BackboneOutput
 from histotune.batches import Cases, Preparations, in_order
+from histotune.fusions import Fusion, speaking
 from histotune.model import Model, Outputs, Present
 from histotune.predictor import inputs_of
 from histotune.session import Session
@@ -110,16 +110,14 @@ def head_entropies(
         An item for every temperature; empty where the fusion has no attention.
     """
     model.eval()
-    sums: list[Heads] = [{} for _ in temperatures]
-    cases = 0
+    found: list[dict[tuple[int, str], list[np.ndarray]]] = [{} for _ in temperatures]
     for raw in batches:
         outputs, present = model.outputs(*inputs_of(model, preparations, raw))
-        cases += len(raw)
-        for some, there in _portions(outputs, present):
-            for summed, temperature in zip(sums, temperatures, strict=True):
-                for head, share in _rows_entropy(model, some, there, temperature).items():
-                    summed[head] = summed.get(head, 0.0) + share * len(next(iter(there.values())))
-    return [{head: total / cases for head, total in summed.items()} for summed in sums]
+        for some, there in portions(outputs, present):
+            for parts, temperature in zip(found, temperatures, strict=True):
+                for head, share in rows_entropy(model.fusion, some, there, temperature).items():
+                    parts.setdefault(head, []).append(share)
+    return [{head: _mean(np.concatenate(shares)) for head, shares in parts.items()} for parts in found]
 
 
 def own_temperatures(model: Model) -> Heads:
@@ -132,23 +130,31 @@ def own_temperatures(model: Model) -> Heads:
     }
 
 
-def _rows_entropy(model: Model, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
+def rows_entropy(fusion: Fusion, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
+    """Return the mean entropy of every case's attention rows as a share of the greatest possible, [B, heads]."""
     found: Heads = {}
-    for layer, attention in enumerate(model.fusion.attention(outputs, present, temperature), start=1):
+    speaks = {name: speaking(output, present[name]) for name, output in outputs.items()}
+    for layer, attention in enumerate(fusion.attention(outputs, present, temperature), start=1):
         for branch in dict.fromkeys(asking for asking, _ in attention):
-            rows = torch.cat([weights for (asking, _), weights in attention.items() if asking == branch], dim=-1)
-            found[layer, branch] = information.attention_entropy(rows).double().cpu().numpy()
+            heard = {other: weights for (asking, other), weights in attention.items() if asking == branch}
+            rows, answers = torch.cat([*heard.values()], dim=-1), torch.cat([speaks[other] for other in heard], dim=1)
+            found[layer, branch] = information.attention_entropy(rows, speaks[branch], answers).double().cpu().numpy()
     return found
 
 
-def _portions(outputs: Outputs, present: Present) -> Iterable[tuple[Outputs, Present]]:
+def _mean(shares: np.ndarray) -> np.ndarray:
+    """Return the mean of [n, heads] over the cases that had a choice, NaN without any."""
+    return np.ma.masked_invalid(shares).mean(axis=0).filled(np.nan)
+
+
+def portions(outputs: Outputs, present: Present) -> Iterable[tuple[Outputs, Present]]:
     """Cut a batch so small that attention weights, which no forward pass holds in memory, do not fill it."""
     tokens = sum(output.tokens.shape[1] for output in outputs.values())
     at_once = max(1, _WEIGHTS // tokens**2)
     for start in range(0, len(next(iter(present.values()))), at_once):
         part = slice(start, start + at_once)
         yield (
-            {name: BackboneOutput(output.tokens[part], output.pooled[part]) for name, output in outputs.items()},
+            {name: output.part(part) for name, output in outputs.items()},
             {name: there[part] for name, there in present.items()},
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from histotune.augment import symmetry, undo_symmetry
 from histotune.batches import images_as_cases
 from histotune.errors import ConfigError
-from histotune.fusions import Attention
+from histotune.fusions import Attention, speaking
 from histotune.modalities import tensor
 from histotune.model import Inputs, Model
 from histotune.predictor import SYMMETRIES, Predictor, inputs_of
@@ -87,10 +87,12 @@ def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple
     The mean over layers, heads and asking tokens; 1 everywhere is attention that makes no difference. Only answering
     branches with positions; nothing where the fusion has no attention.
     """
-    layers = model.fusion.attention(*model.outputs(inputs, present))
+    outputs, masks = model.outputs(inputs, present)
+    layers = model.fusion.attention(outputs, masks)
+    speaks = {name: speaking(output, masks[name]).sum(dim=1) for name, output in outputs.items()}
     found: dict[tuple[str, str], list[Tensor]] = {}
     for layer in layers:
-        for pair, weights in _shares(layer).items():
+        for pair, weights in shares(layer, speaks).items():
             found.setdefault(pair, []).append(weights)
     grids = {pair: positions(model, pair[1]) for pair in found}
     return {
@@ -100,12 +102,20 @@ def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple
     }
 
 
-def _shares(layer: Attention) -> dict[tuple[str, str], Tensor]:
-    """Map weights [B, heads, Tq, Tk] to [B, Tk] in multiples of what a token gets when all answers are equal."""
-    answers: dict[str, int] = {}
-    for (asking, _), weights in layer.items():
-        answers[asking] = answers.get(asking, 0) + weights.shape[-1]
-    return {pair: weights.mean(dim=(1, 2)) * answers[pair[0]] for pair, weights in layer.items()}
+def shares(layer: Attention, speaks: Tensors) -> dict[tuple[str, str], Tensor]:
+    """Map weights [B, heads, Tq, Tk] to [B, Tk] in multiples of what a token gets when all answers are equal.
+
+    Args:
+        layer: weights.
+        speaks: {branch: number of tokens that are no padding [B]}.
+    """
+    answers: dict[str, Tensor] = {}
+    for asking, answering in layer:
+        answers[asking] = answers.get(asking, 0) + speaks[answering]
+    return {
+        (asking, answering): weights.mean(dim=1).sum(dim=1) * (answers[asking] / speaks[asking])[:, None]
+        for (asking, answering), weights in layer.items()
+    }
 
 
 def maps(predictor: Predictor, images: np.ndarray, asked: np.ndarray, branches: Sequence[str]) -> dict[Key, np.ndarray]:

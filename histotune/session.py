@@ -122,7 +122,10 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
     runtime.seed_everything(config.seed)
     built = build_model(config, data.counts, inputs_given(preparations))
     model: Model = built.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    heard = {name: columns[name] for name in sorted(set(model.modalities.values()))}
+    heard = {
+        name: columns[name]._replace(stored=preparations[name].check(columns[name].stored))
+        for name in sorted(set(model.modalities.values()))
+    }
     audible = np.any([column.present for column in heard.values()], axis=0)
     return Session(
         config=config,

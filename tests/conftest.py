@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -45,6 +46,18 @@ def crc_tiles() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wsi() -> Path:
+    """A real whole-slide file, 2220 x 2967 px of 0.499 µm; skips where there is none."""
+    return _real("wsi", "whole slides") / "cmu_small_region.svs"
+
+
+@pytest.fixture(scope="session")
+def tcga_brca() -> Path:
+    """Folder of the real TCGA-BRCA tables; skips where there are none."""
+    return _real("tcga_brca_multimodal", "tables of TCGA-BRCA")
+
+
+@pytest.fixture(scope="session")
 def idc_cohort(idc_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """The real IDC patches at 32 px; read-only, prepared once per session; skips where there are none."""
     return prepare(DATASETS.build("idc"), idc_patches, image_size=32, cache=tmp_path_factory.mktemp("idc"))
@@ -70,6 +83,65 @@ def tiny_folder(tmp_path: Path) -> TinyFolder:
         return root
 
     return build
+
+
+@pytest.fixture
+def tcga_folder(tmp_path: Path) -> Path:
+    """A made-up folder in the layout of TCGA-BRCA: 40 patients of 4 sites, of whom every table lacks a few."""
+    rng, root = np.random.default_rng(0), tmp_path / "tcga"
+    root.mkdir()
+    ids = [f"TCGA-{('A1', 'A2', 'BH', 'E2')[at % 4]}-{at:04d}" for at in range(40)]
+    subtypes = np.array(["LumA", "LumB", "Basal", "Her2", "Normal", ""])[np.arange(40) % 6]
+    status = np.where(np.arange(40) % 2, "Positive", "Negative")
+    receptors = dict.fromkeys(["er_ihc", "pr_ihc", "her2_ihc"], status)
+    ihc = np.array(["HR+/HER2-", "HER2+", "TNBC", ""])[np.arange(40) % 4]
+    labels = {"case_id": ids, "pam50": subtypes, "hrd_score": 1.0, **receptors, "ihc_subtype": ihc}
+    pd.DataFrame(labels).to_csv(root / "labels.csv", index=False)
+    porpoise = ["site", "age", "survival_months", "censorship", "is_female", "oncotree_code"]
+    clinical = {
+        "case_id": ids[1:],
+        **{name: values[1:] for name, values in receptors.items()},
+        "her2_fish": "",
+        "age_dx": 50 + np.arange(39),
+        "ajcc_t": np.array(["T1", "T2", ""])[np.arange(39) % 3],
+        **dict.fromkeys(["tmb", "os_months", "os_status", *(f"porpoise_{name}" for name in porpoise)], 1),
+    }
+    pd.DataFrame(clinical).to_csv(root / "clinical.csv", index=False)
+    for at, name in enumerate(["hif_image_features", "rnaseq", "cnv", "mut"], start=2):
+        rows = [*ids[at:], "TCGA-ZZ-9999"]
+        frame = pd.DataFrame(rng.integers(-2, 3, (len(rows), 5)), columns=[f"{name}{column}" for column in range(5)])
+        frame.insert(0, "case_id", rows)
+        frame.to_csv(root / f"{name}.csv.gz", index=False)
+    return root
+
+
+@pytest.fixture
+def own_tables(tmp_path: Path) -> Path:
+    """A YAML file that describes 30 patients of somebody's own: a CSV file of genes, a Parquet file of the clinic."""
+    rng, root = np.random.default_rng(0), tmp_path / "own"
+    root.mkdir()
+    ids = [f"{at:03d}" for at in range(30)]
+    labels = {"case": ids, "who": [f"p{at // 2}" for at in range(30)], "grade": ["low", "high"] * 15, "hospital": "X"}
+    pd.DataFrame(labels).to_csv(root / "labels.csv", index=False)
+    genes = pd.DataFrame(rng.normal(size=(25, 3)), columns=["TP53", "PTEN", "batch"])
+    genes.insert(0, "case", ids[:25])
+    genes.to_csv(root / "genes.csv", index=False)
+    clinic = {
+        "patient": ids[5:],
+        "age": np.arange(25.0),
+        "stage": np.arange(25) % 3,
+        "sex": ["f", None, "m", "f", "m"] * 5,
+    }
+    pd.DataFrame(clinic).to_parquet(root / "clinic.parquet")
+    file = root / "cohort.yaml"
+    file.write_text(
+        "id: case\n"
+        "target: {file: labels.csv, column: grade, patient: who, site: hospital}\n"
+        "modalities:\n"
+        "  genes: {file: genes.csv, exclude: [batch]}\n"
+        "  clinic: {file: clinic.parquet, id: patient, categories: [sta*]}\n"
+    )
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,70 @@
-"""The contract of every backbone, and what alexnet and timm promise beyond it."""
+"""The contract of every backbone of every kind of modality, and what alexnet and timm promise beyond it."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import safetensors.torch
 import torch
+from made_up_batches import INPUTS, SHAPES, batch_of, cases_of, padded, values_of, with_values
 
-from histotune.backbones import BACKBONES, Backbone, BackboneInput
+from histotune.backbones import BACKBONES, Backbone, BackboneInput, build_backbone, reading
 from histotune.backbones._weights import load_weights
 from histotune.backbones.timm_image import known_names
 from histotune.errors import ConfigError
 from histotune.losses import LOSSES, ObjectiveInput
+from histotune.modalities import Bag
 
 MEMBERS = {  # members that stand for a family
     "timm/": ["timm/resnet18", "timm/convnext_atto", "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"],
 }
 HEAVY = ("vgg19",)  # 140 million weights: its own short test stands at the end of the contract
-NAMES = [member for name in BACKBONES.names() for member in MEMBERS.get(name, [name])]
-EVERY = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in NAMES])
+NAMES = [member for name in reading("image") for member in MEMBERS.get(name, [name])]
+IMAGES = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in NAMES])
+VARIANTS: dict[str, list[dict[str, Any]]] = {  # parameters that change what a backbone does, beside its defaults
+    "mlp": [{"depth": 1, "norm": "none", "activation": "gelu"}],
+    "gene_tokens": [{"tokens": 1}, {"tokens": 70, "activation": "none", "pool": "attention"}],
+    "attention_mil": [{"pool": pool, "k": 2} for pool in ("mean", "max", "top_k")],
+    "patch_graph": [
+        {"layer": "gin"},
+        {"layer": "gin", "pool": "mean", "coordinates": True},
+        {"pool": "max", "depth": 1},
+        {"pool": "top_k", "k": 2, "coordinates": True},
+    ],
+}
+
+
+class Case(NamedTuple):
+    """A backbone, the kind of modality that it reads here, and parameters."""
+
+    name: str
+    kind: str
+    params: dict[str, Any]
+
+    def build(self, seed: int = 0) -> Backbone:
+        torch.manual_seed(seed)
+        return build_backbone(self.name, "m", INPUTS[self.kind], **self.params)
+
+
+def cases(*kinds: str) -> pytest.MarkDecorator:
+    """Try every backbone of these kinds, by name and with what it can be told."""
+    found = [
+        Case(member, kind, params)
+        for kind in kinds
+        for name in reading(kind)
+        for member in MEMBERS.get(name, [name])
+        for params in [{}, *VARIANTS.get(name, [])]
+    ]
+    marked = [pytest.param(case, marks=pytest.mark.slow) if case.name in HEAVY else case for case in found]
+    return pytest.mark.parametrize("case", marked, ids=[f"{c.name}-{c.kind}-{c.params}" for c in found])
+
+
+EVERY = cases(*SHAPES)
+NO_IMAGE = cases("table", "bag", "graph")
+BAGS = cases("bag", "graph")
 
 
 def build(name: str, side: int = 32, **params: Any) -> Backbone:
@@ -33,31 +76,179 @@ def parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-# --- the contract
+# --- the contract of every kind
+
+
+def test_every_kind_of_modality_has_a_backbone_and_a_made_up_batch() -> None:
+    assert {kind for name in BACKBONES.names() for kind in BACKBONES.entry(name).kinds or ("image",)} == SHAPES.keys()
 
 
 @EVERY
-@pytest.mark.parametrize("side", [32, 48, 64])
 @pytest.mark.parametrize("size", [1, 3])
-def test_tokens_and_pooled_are_as_wide_as_promised(name: str, side: int, size: int) -> None:
-    backbone = build(name, side).eval()
-    tokens, pooled = backbone(torch.randn(size, 3, side, side))
+def test_tokens_and_pooled_are_as_wide_as_promised(case: Case, size: int) -> None:
+    backbone = case.build().eval()
+    tokens, pooled, there = backbone(batch_of(case.kind, [5, 2, 7][:size]))
     assert tokens.shape[0] == pooled.shape[0] == size
     assert tokens.shape[1] >= 1
     assert (tokens.shape[2], *pooled.shape[1:]) == backbone.widths
     assert torch.isfinite(tokens).all()
     assert torch.isfinite(pooled).all()
+    assert there is None or (there.dtype, there.shape) == (torch.bool, tokens.shape[:2])
 
 
 @EVERY
-def test_gradient_reaches_every_weight(name: str) -> None:
-    backbone = build(name)
-    tokens, pooled = backbone(torch.randn(4, 3, 32, 32))
+def test_gradient_reaches_every_weight(case: Case) -> None:
+    backbone = case.build()
+    tokens, pooled, _ = backbone(batch_of(case.kind, [5, 2, 7, 1]))
     (tokens.square().mean() + pooled.square().mean()).backward()
     assert all(p.grad is not None for p in backbone.parameters())
 
 
+@NO_IMAGE
+def test_the_pooled_vector_alone_moves_every_weight(case: Case) -> None:
+    backbone = case.build().eval()
+    backbone(batch_of(case.kind, [5, 2, 7, 1])).pooled.square().sum().backward()
+    moved = {name for name, p in backbone.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name for name, _ in backbone.named_parameters()} - moved <= {"pool.score.bias"}  # softmax takes it away
+
+
 @EVERY
+def test_gradient_reaches_every_case(case: Case) -> None:
+    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7])
+    values = values_of(batch).requires_grad_()
+    backbone(with_values(batch, values)).pooled.square().sum().backward()
+    assert values.grad is not None
+    assert values.grad.flatten(1).any(dim=1).all()
+
+
+@EVERY
+def test_a_gradient_finds_the_way_from_the_pooled_vector_to_the_tokens(case: Case) -> None:
+    tokens, pooled, _ = case.build().eval()(batch_of(case.kind, [5, 2]))
+    (gradient,) = torch.autograd.grad(pooled.square().sum(), tokens)
+    reads_a_class_token = "vit" in case.name
+    assert bool(gradient.any()) != reads_a_class_token
+
+
+@EVERY
+def test_cases_do_not_look_at_each_other_once_trained(case: Case) -> None:
+    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7, 1])
+    with torch.no_grad():
+        for alone, beside in zip(backbone(cases_of(batch, slice(2, 3)))[:2], backbone(batch)[:2], strict=True):
+            assert torch.allclose(alone[0], beside[2], atol=1e-4 if case.kind == "image" else 1e-6)
+
+
+@EVERY
+def test_once_trained_the_same_batch_gives_the_same(case: Case) -> None:
+    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7])
+    for first, second in zip(backbone(batch)[:2], backbone(batch)[:2], strict=True):
+        assert torch.equal(first, second)
+
+
+@EVERY
+def test_a_backbone_loads_its_weights_and_says_the_same(case: Case) -> None:
+    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2])
+    again = case.build(seed=9).eval()
+    again.load_state_dict(safetensors.torch.load(safetensors.torch.save(backbone.state_dict())))
+    assert torch.equal(again(batch).pooled, backbone(batch).pooled)
+
+
+@EVERY
+def test_a_case_without_the_modality_is_finite_and_spoils_no_gradient(case: Case) -> None:
+    backbone, batch = case.build(), batch_of(case.kind, [5, 2, 7])
+    nothing = torch.ones_like(values_of(batch))
+    nothing[1] = 0
+    batch = with_values(batch, values_of(batch) * nothing)
+    if isinstance(batch, Bag):
+        batch.there[1], batch.neighbours[1] = False, 0
+    tokens, pooled, _ = backbone(batch)
+    (tokens.square().sum() + pooled.square().sum()).backward()
+    assert torch.isfinite(tokens).all()
+    assert torch.isfinite(pooled).all()
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters() if p.grad is not None)
+
+
+@NO_IMAGE
+def test_a_single_case_can_be_trained_on(case: Case) -> None:
+    assert torch.isfinite(case.build()(batch_of(case.kind, [3])).pooled).all()
+
+
+@NO_IMAGE
+def test_autocast_changes_little(case: Case) -> None:
+    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = backbone(batch).pooled
+    exact = backbone(batch).pooled
+    assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@NO_IMAGE
+def test_every_parameter_says_what_it_may_be(case: Case) -> None:
+    for parameter in BACKBONES.entry(case.name).parameters:
+        assert parameter.range, parameter.name
+        parameter.range.check(parameter.name, parameter.default)
+
+
+@NO_IMAGE
+def test_an_image_is_no_row_of_features(case: Case) -> None:
+    with pytest.raises(ConfigError, match=rf"'{case.name}' reads rows of features .*\(3, 32, 32\)"):
+        BACKBONES.build(case.name, INPUTS["image"])
+
+
+@BAGS
+@pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
+def test_padding_changes_nothing(case: Case, garbage: float) -> None:
+    backbone, bag = case.build(), batch_of(case.kind, [5, 0, 7, 1])
+    assert isinstance(bag, Bag)
+    longer = padded(bag, 4, neighbours=2, value=garbage)
+    with torch.no_grad():
+        (tokens, pooled, there), (more, same, _) = backbone.eval()(bag), backbone(longer)
+    assert there is not None
+    torch.testing.assert_close(same, pooled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(more[:, :7], tokens, rtol=0, atol=1e-6)
+    assert not tokens[~there].any()
+    assert not more[:, 7:].any()
+    backbone(longer).pooled.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters() if p.grad is not None)
+
+
+@BAGS
+def test_an_empty_bag_is_zero(case: Case) -> None:
+    backbone = case.build().eval()
+    for lengths in ([0, 0], [0, 3]):
+        tokens, pooled, there = backbone(batch_of(case.kind, lengths))
+        assert tokens.shape[1] == there.shape[1] == max(1, *lengths)
+        assert not pooled[0].any()
+        assert not there[0].any()
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES.names() if name != "timm/"] + ["timm/resnet18"])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_another_kind_of_modality_is_refused_by_the_names_that_fit(name: str, kind: str) -> None:
+    if kind in (BACKBONES.entry(name).kinds or ("image",)):
+        return
+    with pytest.raises(ConfigError, match=rf"'{name}' reads .*'cnv' is of kind {kind}: choose one of") as refused:
+        build_backbone(name, "cnv", INPUTS[kind])
+    assert str(refused.value).endswith(", ".join(reading(kind)))
+
+
+@EVERY
+def test_a_backbone_arrives_ready_to_train(case: Case) -> None:
+    assert case.build().training
+
+
+# --- the contract of images
+
+
+@IMAGES
+@pytest.mark.parametrize("side", [48, 64])
+def test_tokens_of_larger_images_are_as_wide_as_promised(name: str, side: int) -> None:
+    backbone = build(name, side).eval()
+    tokens, pooled, _ = backbone(torch.randn(2, 3, side, side))
+    assert tokens.shape[1] >= 1
+    assert (tokens.shape[2], *pooled.shape[1:]) == backbone.widths
+
+
+@IMAGES
 def test_memory_format_does_not_change_the_answer(name: str) -> None:
     backbone, images = build(name).eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -66,14 +257,7 @@ def test_memory_format_does_not_change_the_answer(name: str) -> None:
     assert torch.allclose(plain, packed.pooled, atol=1e-4)
 
 
-@EVERY
-def test_cases_do_not_look_at_each_other_once_trained(name: str) -> None:
-    backbone, images = build(name).eval(), torch.randn(4, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.allclose(backbone(images[2:3]).pooled[0], backbone(images).pooled[2], atol=1e-4)
-
-
-@EVERY
+@IMAGES
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_grid_counts_the_positions_and_no_class_token(name: str, side: int) -> None:
     backbone = build(name, side).eval()
@@ -96,25 +280,12 @@ def test_tokens_lie_row_by_row_where_the_image_changes(name: str, corner: tuple[
     assert divmod(int(quarters.argmax()), 2) == corner
 
 
-@EVERY
-def test_a_gradient_finds_the_way_from_the_pooled_vector_to_the_tokens(name: str) -> None:
-    tokens, pooled = build(name).eval()(torch.randn(2, 3, 32, 32))
-    (gradient,) = torch.autograd.grad(pooled.square().sum(), tokens)
-    reads_a_class_token = "vit" in name
-    assert bool(gradient.any()) != reads_a_class_token
-
-
-@EVERY
-def test_a_backbone_arrives_ready_to_train(name: str) -> None:
-    assert build(name).training
-
-
 def test_vgg19_is_the_published_network_at_every_size() -> None:
     backbone = build("vgg19").eval()
     assert parameters(backbone) == 143_667_240 - 4_097_000  # without the classifier of 1000 classes
     with torch.no_grad():
         for side, positions in ((32, 1), (96, 9)):
-            tokens, pooled = backbone(torch.randn(1, 3, side, side))
+            tokens, pooled, _ = backbone(torch.randn(1, 3, side, side))
             assert tokens.shape == (1, positions, 512)
             assert pooled.shape == (1, 4096)
 
@@ -160,7 +331,7 @@ def test_alexnet_has_the_published_number_of_weights_at_every_size(side: int) ->
 
 
 def test_alexnet_tokens_are_the_last_map() -> None:
-    tokens, pooled = build("alexnet")(torch.randn(2, 3, 32, 32))
+    tokens, pooled, _ = build("alexnet")(torch.randn(2, 3, 32, 32))
     assert tokens.shape == (2, 16, 64)
     assert pooled.shape == (2, 64)
 

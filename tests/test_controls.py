@@ -7,10 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from histotune.controls import color_histograms, control_names, fit_controls, predict_control
 from histotune.errors import ConfigError
 from histotune.metrics import METRICS, score, softmax
+from histotune.modalities.table import Column, Table
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE
 
@@ -127,8 +133,105 @@ def test_an_absent_image_is_no_colour(tmp_path: Path) -> None:
     assert np.array_equal(*(predict_control("color_histogram", d, d.val) for d in (one, other)))  # type: ignore[arg-type]
 
 
-def test_without_images_only_the_majority_is_left(tmp_path: Path) -> None:
-    data = dataclasses.replace(made_up(), arrays={"genes": np.zeros((300, 5), np.float32)})
-    assert control_names(data) == ["majority_class"]
+def test_without_images_there_is_no_colour() -> None:
+    data = tables()
+    assert control_names(data) == ["majority_class", "linear_clinic", "linear_genes", "linear_joined"]
     with pytest.raises(ConfigError, match="unknown control 'color_histogram'"):
         predict_control("color_histogram", data, data.val)
+
+
+# linear
+
+
+def tables(seed: int = 0, n: int = 300) -> TrainingData:
+    """Make tables of which genes tell the second class and the clinic the third, each absent for every fifth case."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    genes = rng.normal(size=(n, 80)) * 10.0 ** rng.integers(-2, 4, 80)
+    genes[:, 0] = rng.normal(size=n) + 2.5 * (labels == 1)
+    grade = np.where(rng.random(n) < 0.8, labels == 2, rng.integers(0, 2, n))
+    clinic = np.stack([grade, rng.normal(size=n)], axis=1)
+    clinic[rng.random(clinic.shape) < 0.1] = np.nan
+    arrays = {
+        "genes": Table(genes.astype(np.float32), tuple(Column(f"g{at}") for at in range(80))),
+        "clinic": Table(clinic.astype(np.float32), (Column("grade", ("low", "high")), Column("age"))),
+    }
+    rows = np.arange(n)
+    return dataclasses.replace(
+        made_up(n=n, classes=3),
+        arrays=arrays,
+        kinds=dict.fromkeys(arrays, "table"),
+        present={"genes": rows % 5 != 1, "clinic": (rows % 5 != 2) & (rows % 10 != 1)},
+        labels=np.where(rows % 4 == 3, -1, labels),
+    )
+
+
+def pixels_and_tables() -> TrainingData:
+    """Make a cohort of images and genes."""
+    data, genes = made_up(), tables().arrays["genes"]
+    present = {**data.present, "genes": np.arange(300) % 3 > 0}
+    return dataclasses.replace(data, arrays={**data.arrays, "genes": genes}, present=present, kinds={"genes": "table"})
+
+
+def test_images_join_the_linear_control_of_all() -> None:
+    data = pixels_and_tables()
+    assert control_names(data) == ["majority_class", "color_histogram", "linear_genes", "linear_joined"]
+    alone, joined = (predict_control(f"linear_{name}", data, data.val) for name in ("genes", "joined"))
+    absent = ~data.present["genes"][data.val]
+    shares = np.array(data.counts) / len(data.train)
+    assert softmax(alone[absent]) == pytest.approx(np.tile(shares, (absent.sum(), 1)), abs=1e-6)
+    assert len(np.unique(joined[absent], axis=0)) == absent.sum()  # colours still tell
+
+
+def test_the_linear_control_is_that_of_scikit_learn() -> None:
+    data = tables()
+    train, val = (rows[data.present["genes"][rows]] for rows in (data.train, data.val))
+    values = data.arrays["genes"].values.astype(np.float64)
+    model = make_pipeline(
+        SimpleImputer(), StandardScaler(), PCA(60), LogisticRegression(C=0.1, class_weight="balanced", max_iter=5000)
+    ).fit(values[train], data.labels[train])
+    assert softmax(predict_control("linear_genes", data, val)) == pytest.approx(
+        model.predict_proba(values[val]), abs=1e-4
+    )
+
+
+def test_joining_beats_each_where_the_signal_is_spread() -> None:
+    data = tables(n=1200)
+    scores = {
+        name: score("auroc", softmax(predict_control(name, data, data.val)), data.labels[data.val])
+        for name in control_names(data)
+    }
+    assert scores["linear_joined"] > max(scores["linear_genes"], scores["linear_clinic"]) + 0.03
+    assert min(scores["linear_genes"], scores["linear_clinic"]) > scores["majority_class"] + 0.1
+
+
+@pytest.mark.parametrize("name", ["linear_genes", "linear_clinic", "linear_joined"])
+def test_a_linear_control_learns_of_the_training_part_and_of_who_is_present(name: str) -> None:
+    data, rows = tables(), tables().val[:20]
+    others = np.setdiff1d(np.arange(300), [*data.train, *rows])
+    labels, arrays = data.labels.copy(), {}
+    labels[data.val] = 0
+    for modality, table in data.arrays.items():
+        values = table.values.copy()
+        values[others] = 1.0
+        values[~data.present[modality]] = 1.0  # what an absent row holds has no meaning
+        arrays[modality] = Table(values, table.columns)
+    changed = dataclasses.replace(data, labels=labels, arrays=arrays)
+    assert np.array_equal(predict_control(name, data, rows), predict_control(name, changed, rows))
+
+
+def test_a_linear_control_that_hears_one_class_says_the_shares() -> None:
+    data = tables()
+    present = {**data.present, "genes": data.labels == 1}
+    lonely = dataclasses.replace(data, present=present)
+    shares = np.array(data.counts) / len(data.train)
+    found = softmax(predict_control("linear_genes", lonely, data.val))
+    assert found == pytest.approx(np.tile(shares, (len(data.val), 1)), abs=1e-6)
+
+
+def test_linear_controls_are_written_as_records(tmp_path: Path) -> None:
+    data = tables()
+    records = fit_controls(data, tmp_path)
+    assert [record.folder.name for record in records] == control_names(data)
+    for record in records:
+        assert np.array_equal(record.predictions().logits, predict_control(record.folder.name, data, data.val))

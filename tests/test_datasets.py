@@ -17,6 +17,7 @@ from histotune.datasets import DATASETS, Dataset, Listing, Picture, locate
 from histotune.datasets.crc import CLASSES
 from histotune.datasets.idc import official_patients
 from histotune.errors import ConfigError, DataError
+from histotune.modalities import MODALITIES
 from histotune.prepare import prepare
 from histotune.splits import split
 
@@ -77,11 +78,16 @@ def example(name: str, tmp_path: Path) -> tuple[Dataset, Path | None]:
         return DATASETS.build("image_folder"), tmp_path / "own"
     if name == "synthetic":
         return DATASETS.build("synthetic", cases=40, patients=8, side=24), None
+    if name == "multimodal_demo":
+        return DATASETS.build(name, cases=40), None
     raise AssertionError(f"dataset {name!r} has no example: add one, so that the contract is checked")
 
 
 @pytest.fixture(params=DATASETS.names())
 def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Dataset, Path | None]:
+    if request.param in ("tcga_brca", "table"):
+        folder = {"tcga_brca": "tcga_folder", "table": "own_tables"}[request.param]
+        return DATASETS.build(request.param), request.getfixturevalue(folder)
     return example(request.param, tmp_path)
 
 
@@ -119,6 +125,8 @@ def test_every_case_has_a_patient(dataset: tuple[Dataset, Path | None]) -> None:
 
 def test_every_case_can_be_read(dataset: tuple[Dataset, Path | None]) -> None:
     reader, root = dataset
+    if not reader.images:
+        pytest.skip("its cases are no images")
     for case in scanned(dataset).table.to_dict("records"):
         picture = reader.read(case, root)
         assert isinstance(picture, Picture)
@@ -126,6 +134,18 @@ def test_every_case_can_be_read(dataset: tuple[Dataset, Path | None]) -> None:
         assert picture.pixels.ndim == 3
         assert picture.pixels.shape[2] == 3
         assert np.array_equal(picture.pixels, reader.read(case, root).pixels)
+
+
+def test_columns_have_a_row_per_case_and_stay_the_same(dataset: tuple[Dataset, Path | None], tmp_path: Path) -> None:
+    reader, root = dataset
+    listing = scanned(dataset)
+    first, again = (reader.columns(listing, root, tmp_path) for _ in range(2))
+    assert bool(first) == (not reader.images)
+    for name, column in first.items():
+        kind = MODALITIES.build(column.kind)
+        assert kind.cases(column.stored) == len(column.present) == len(listing.table)
+        assert column.present.any()
+        assert kind.digests(column.stored) == kind.digests(again[name].stored)
 
 
 def test_prepares_into_a_cohort_that_says_where_it_is_from(
@@ -140,8 +160,8 @@ def test_prepares_into_a_cohort_that_says_where_it_is_from(
 
 def test_a_bad_file_is_left_out_not_fatal(dataset: tuple[Dataset, Path | None], tmp_path: Path) -> None:
     reader, root = dataset
-    if root is None:
-        pytest.skip("made-up data have no files")
+    if root is None or not reader.images:
+        pytest.skip("there are no image files")
     table = reader.scan(root).table
     (root / table["path"][0]).write_text("not an image")
     cohort = prepare(reader, root, image_size=16, cache=tmp_path / "cache")

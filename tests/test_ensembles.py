@@ -6,14 +6,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 
 from histotune.ensembles import ENSEMBLES
+from histotune.ensembles.weighted_logits import SOFT, _withheld
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import score, softmax
 
 every_strategy = pytest.mark.parametrize("name", ENSEMBLES.names())
+unlearned = pytest.mark.parametrize("name", [name for name in ENSEMBLES.names() if not ENSEMBLES.build(name).learns])
+learned = pytest.mark.parametrize("name", [name for name in ENSEMBLES.names() if ENSEMBLES.build(name).learns])
 
 
 def members(seed: int, count: int, cases: int = 30, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +47,7 @@ def test_it_predicts_a_distribution(name: str, count: int, classes: int) -> None
     assert predicted.sum(axis=1) == pytest.approx(1.0)
 
 
-@every_strategy
+@unlearned
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 6))
 def test_the_order_of_the_members_does_not_matter(name: str, seed: int, count: int) -> None:
@@ -64,7 +70,19 @@ def test_one_member_is_that_member(name: str) -> None:
     assert ensemble.predict(logits) == pytest.approx(softmax(logits[0]))
 
 
-@every_strategy
+@learned
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 4))
+def test_what_is_learned_follows_the_members_into_another_order(name: str, seed: int, count: int) -> None:
+    logits, labels = members(seed, count)
+    order = np.random.default_rng(seed).permutation(count)
+    first, second = ENSEMBLES.build(name), ENSEMBLES.build(name)
+    first.fit(logits, labels)
+    second.fit(logits[order], labels)
+    assert first.predict(logits) == pytest.approx(second.predict(logits[order]), abs=1e-4)
+
+
+@unlearned
 def test_members_that_agree_are_followed(name: str) -> None:
     logits, labels = members(2, 1)
     repeated = np.repeat(logits, 3, axis=0)
@@ -95,6 +113,152 @@ def test_extreme_logits_stay_finite(name: str) -> None:
 def test_bad_logits_are_refused(name: str, logits: np.ndarray) -> None:
     with pytest.raises(DataError, match="an ensemble needs"):
         ENSEMBLES.build(name).predict(logits)
+
+
+# --- members that are missing
+
+
+def masked(seed: int = 0, count: int = 3, cases: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw logits, labels and who is there, at least one member of every case."""
+    logits, labels = members(seed, count, cases)
+    present = np.random.default_rng(seed + 1).random((count, cases)) < 0.6
+    present[0] |= ~present.any(axis=0)
+    return logits, labels, present
+
+
+@every_strategy
+def test_a_missing_member_has_no_say(name: str) -> None:
+    logits, labels, present = masked()
+    other = np.where(present[:, :, None], logits, np.nan)
+    first, second = ENSEMBLES.build(name), ENSEMBLES.build(name)
+    first.fit(logits, labels, present)
+    second.fit(other, labels, present)
+    assert first.state() == second.state()
+    assert np.array_equal(first.predict(logits, present), second.predict(other, present))
+    assert first.predict(logits, present).sum(axis=1) == pytest.approx(1.0)
+
+
+@unlearned
+def test_who_is_left_alone_is_followed(name: str) -> None:
+    logits, _ = members(0, 3)
+    present = np.zeros((3, 30), bool)
+    present[1] = True
+    predicted = ENSEMBLES.build(name).predict(logits, present)
+    assert np.array_equal(predicted.argmax(axis=1), logits[1].argmax(axis=1))
+    if name != "vote":
+        assert predicted == pytest.approx(softmax(logits[1]))
+
+
+@every_strategy
+def test_a_case_that_no_member_knows_is_given_to_all(name: str) -> None:
+    logits, labels, present = masked()
+    ensemble = ENSEMBLES.build(name)
+    ensemble.fit(logits, labels, present)
+    nobody, everybody = present.copy(), present.copy()
+    nobody[:, 3], everybody[:, 3] = False, True
+    assert np.array_equal(ensemble.predict(logits, nobody), ensemble.predict(logits, everybody))
+
+
+@every_strategy
+def test_a_mask_of_another_shape_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="need a mask of who is there"):
+        ENSEMBLES.build(name).predict(np.zeros((2, 3, 2)), np.ones((3, 2), bool))
+
+
+@learned
+def test_what_was_learned_of_other_members_is_refused(name: str) -> None:
+    ensemble = ENSEMBLES.build(name)
+    ensemble.fit(*members(0, 3))
+    with pytest.raises(DataError, match="fitted to"):
+        ensemble.predict(members(0, 2)[0])
+
+
+# --- weights, checked against somebody else's optimum
+
+
+def log_scores(logits: np.ndarray) -> np.ndarray:
+    logs = np.log(softmax(logits))
+    return np.asarray(logs - logs.mean(axis=2, keepdims=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weighted_logits_are_at_the_optimum_that_scipy_finds(bias: bool) -> None:
+    logits, labels = members(7, 3, cases=200)
+    scores = log_scores(logits)
+
+    def loss(numbers: np.ndarray) -> float:
+        weights, shift = numbers[:9].reshape(3, 3), numbers[9:] if bias else np.zeros(3)
+        joined = np.einsum("mc,mnc->nc", weights, scores) + shift
+        errors = -np.log(softmax(joined)[np.arange(200), labels]).mean()
+        return float(errors + 0.01 * np.square(weights - 1 / 3).sum())
+
+    found = minimize(loss, np.r_[np.full(9, 1 / 3), np.zeros(3 if bias else 0)], method="BFGS", options={"gtol": 1e-7})
+    ensemble = ENSEMBLES.build("weighted_logits", bias=bias, dropout=0.0, shrink=0.01)
+    ensemble.fit(logits, labels)
+    state = ensemble.state()
+    assert np.array(state["weights"]) == pytest.approx(found.x[:9].reshape(3, 3), abs=1e-4)
+    if bias:  # a number that is added to all classes changes nothing
+        ours, theirs = np.array(state["bias"]), found.x[9:]
+        assert ours - ours.mean() == pytest.approx(theirs - theirs.mean(), abs=1e-4)
+    else:
+        assert state["bias"] == [0.0, 0.0, 0.0]
+
+
+def test_weighted_logits_make_up_for_a_missing_member_class_by_class() -> None:
+    ensemble = ENSEMBLES.build("weighted_logits")
+    ensemble.load_state({"weights": [[1.0, 0.5], [0.5, 1.5]], "bias": [0.25, 0.0]})
+    logits = logits_of([0.8, 0.2], [0.4, 0.6])
+    scores = log_scores(logits)[:, 0]
+    alone = ensemble.predict(logits, np.array([[True], [False]]))
+    first, second = (np.sqrt(np.square(weights) + SOFT**2) for weights in ([1.0, 0.5], [0.5, 1.5]))
+    louder = (first + second) / first
+    expected = np.array([[louder[0] * 1.0 * scores[0, 0] + 0.25, louder[1] * 0.5 * scores[0, 1]]])
+    assert alone == pytest.approx(softmax(expected))
+    both = np.array([[1.0 * scores[0, 0] + 0.5 * scores[1, 0] + 0.25, 0.5 * scores[0, 1] + 1.5 * scores[1, 1]]])
+    assert ensemble.predict(logits) == pytest.approx(softmax(both))
+
+
+@pytest.mark.parametrize("dropout", [0.3, 0.7])
+def test_withheld_members_are_taken_as_often_as_chance_would(dropout: float) -> None:
+    present = torch.tensor([[True, True, False], [True, False, True], [True, True, False]])
+    masks, chances = _withheld(present, dropout)
+    assert chances.sum(dim=0) == pytest.approx(np.ones(3))
+    rng = np.random.default_rng(0)
+    for case in range(3):
+        there = present[:, case].numpy()
+        draws = there & (rng.random((200_000, 3)) >= dropout)
+        draws = draws[draws.any(axis=1)]  # what leaves nobody is drawn again
+        for mask, chance in zip(masks[:, :, case].numpy(), chances[:, case].numpy(), strict=True):
+            if chance > 0:
+                assert (draws == mask).all(axis=1).mean() == pytest.approx(chance, abs=0.005)
+
+
+def test_a_member_that_knows_nothing_gets_next_to_no_weight() -> None:
+    logits, labels = members(8, 2, cases=3000)
+    logits[1] = np.random.default_rng(1).normal(size=logits[1].shape)
+    ensemble = ENSEMBLES.build("weighted_logits", dropout=0.0)
+    ensemble.fit(logits, labels)
+    weights = np.abs(ensemble.state()["weights"])
+    assert weights[1].max() < 0.15 * weights[0].min()
+
+
+def test_stacking_is_scikit_learns_logistic_regression() -> None:
+    logits, labels = members(9, 3, cases=150)
+    inputs = np.concatenate([*log_scores(logits), np.zeros((150, 3))], axis=1)
+    theirs = LogisticRegression(C=1.0, max_iter=5000, tol=1e-9).fit(inputs, labels)
+    ours = ENSEMBLES.build("stacking", penalty=0.5)
+    ours.fit(logits, labels)
+    assert ours.predict(logits) == pytest.approx(theirs.predict_proba(inputs), abs=1e-4)
+
+
+def test_weighted_counts_members_by_their_skill() -> None:
+    labels = np.arange(40) % 2
+    right, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
+    half = np.where(np.arange(40)[:, None] < 20, right, wrong)
+    mostly = np.where(np.arange(40)[:, None] < 30, right, wrong)
+    ensemble = ENSEMBLES.build("weighted")
+    ensemble.fit(10 * np.stack([right, half, mostly, wrong]), labels)
+    assert ensemble.state()["weights"] == pytest.approx([2 / 3, 0.0, 1 / 3, 0.0])
 
 
 def test_the_average_is_the_mean_probability() -> None:

@@ -60,7 +60,7 @@ def test_gradient_reaches_every_branch(name: str) -> None:
     branches, present = outputs(name)
     build(name)(branches, present).square().sum().backward()
     for branch, output in branches.items():
-        reached = [t.grad for t in output if t.grad is not None and t.grad.abs().sum() > 0]
+        reached = [t.grad for t in output[:2] if t.grad is not None and t.grad.abs().sum() > 0]
         assert reached, f"{branch} gets no gradient"
 
 
@@ -78,7 +78,7 @@ def test_an_absent_modality_has_no_say(name: str, value: float) -> None:
     masked = next(iter(branches))
     present[masked] = torch.tensor([True, False, True, False, True])
     expected = fusion(branches, present)
-    tokens, pooled = (t.detach().clone() for t in branches[masked])
+    tokens, pooled = (t.detach().clone() for t in branches[masked][:2])
     tokens[~present[masked]], pooled[~present[masked]] = value, value
     changed = fusion(branches | {masked: BackboneOutput(tokens, pooled)}, present)
     assert torch.isfinite(expected).all()
@@ -88,7 +88,7 @@ def test_an_absent_modality_has_no_say(name: str, value: float) -> None:
 @EVERY
 def test_cases_do_not_look_at_each_other(name: str) -> None:
     fusion, (branches, present) = build(name), outputs(name)
-    alone = {branch: BackboneOutput(*(t[2:3] for t in output)) for branch, output in branches.items()}
+    alone = {branch: output.part(slice(2, 3)) for branch, output in branches.items()}
     joint = fusion(alone, {branch: mask[2:3] for branch, mask in present.items()})
     assert torch.allclose(joint[0], fusion(branches, present)[2], atol=1e-6)
 
@@ -169,7 +169,7 @@ def test_the_names_of_the_branches_do_not_matter(name: str, params: dict[str, An
             value = value.unflatten(1, (3, -1))[:, order].flatten(1)
         state[path] = value
     twin.load_state_dict(state)
-    exact = {b: BackboneOutput(*(t.double() for t in output)) for b, output in branches.items()}
+    exact = {b: BackboneOutput(*(t.double() for t in output[:2])) for b, output in branches.items()}
     expected = fusion(exact, present)
     found = twin({renamed[b]: o for b, o in exact.items()}, {renamed[b]: m for b, m in present.items()})
     if name == "cross_attention":  # side by side in the order of the names
@@ -257,6 +257,100 @@ def test_attention_says_who_looks_at_what_and_sums_to_one(name: str) -> None:
                 assert (asked, answers) == (branches[asking].tokens.shape[1], branches[other].tokens.shape[1])
             shared = torch.cat(list(others.values()), dim=-1).sum(-1)
             assert torch.allclose(shared, torch.ones(5, heads, asked))
+
+
+# --- branches whose cases have different numbers of tokens
+
+POOLED: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in FUSIONS.names()]
+POOLED += [(name, {"pool": "attention", "layers": 2, "expansion": 1.0}) for name in ("cmaf", "cross_attention")]
+PADDED = pytest.mark.parametrize(("name", "params"), POOLED)
+LENGTHS = (4, 1, 0, 3, 2)  # tokens of each case
+
+
+def bags(name: str, length: int, garbage: float = math.nan) -> tuple[dict[str, BackboneOutput], dict[str, Tensor]]:
+    """Branches of which the first has as many tokens as LENGTHS say, padded to `length`; case 3 lacks all but that."""
+    branches, present = outputs(name)
+    first = next(iter(branches))
+    own = torch.randn(5, max(LENGTHS), WIDTHS[first].token, generator=torch.Generator().manual_seed(2))
+    there = torch.arange(length) < torch.tensor(LENGTHS)[:, None]
+    tokens = torch.nn.functional.pad(own, (0, 0, 0, length - max(LENGTHS)))
+    tokens = tokens.where(there[:, :, None], garbage).requires_grad_()
+    branches[first] = BackboneOutput(tokens, branches[first].pooled, there)
+    for other in branches.keys() - {first}:
+        present[other] = torch.tensor([True, True, True, False, True])
+    return branches, present
+
+
+@PADDED
+@pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
+def test_padding_changes_nothing(name: str, params: dict[str, Any], garbage: float) -> None:
+    fusion = build(name, **params)
+    expected, found = fusion(*bags(name, 4, 0.0)), fusion(*bags(name, 9, garbage))
+    assert torch.isfinite(expected).all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@PADDED
+@pytest.mark.parametrize("case", [0, 1, 3, 4])
+def test_a_case_says_the_same_alone_and_beside_longer_ones(name: str, params: dict[str, Any], case: int) -> None:
+    fusion, (branches, present) = build(name, **params), bags(name, 6)
+    first = next(iter(branches))
+    alone = {branch: output.part(slice(case, case + 1)) for branch, output in branches.items()}
+    alone[first] = BackboneOutput(alone[first].tokens[:, : LENGTHS[case]], alone[first].pooled)
+    found = fusion(alone, {branch: there[case : case + 1] for branch, there in present.items()})
+    torch.testing.assert_close(found[0], fusion(branches, present)[case], rtol=0, atol=1e-6)
+
+
+@PADDED
+def test_an_empty_bag_is_as_good_as_an_absent_one(name: str, params: dict[str, Any]) -> None:
+    fusion, (branches, present) = build(name, **params), bags(name, 5)
+    first = next(iter(branches))
+    tokens, pooled, there = branches[first]
+    branches[first] = BackboneOutput(tokens, pooled * torch.tensor([1, 1, 0, 1, 1])[:, None], there)
+    empty = fusion.embed(branches, present)[first][2]
+    present[first] = torch.tensor([True, True, False, True, True])
+    torch.testing.assert_close(fusion.embed(branches, present)[first][2], empty)
+
+
+@PADDED
+def test_the_bag_of_an_absent_modality_has_no_say(name: str, params: dict[str, Any]) -> None:
+    fusion, (branches, present) = build(name, **params), bags(name, 5)
+    first = next(iter(branches))
+    present[first] = torch.tensor([False, True, True, True, False])
+    expected = fusion(branches, present)
+    tokens, pooled, there = branches[first]
+    assert there is not None
+    for many in (True, False):
+        branches[first] = BackboneOutput(tokens, pooled, there.where(present[first][:, None], many))
+        torch.testing.assert_close(fusion(branches, present), expected, rtol=0, atol=1e-6)
+
+
+@PADDED
+def test_no_gradient_goes_to_padding_and_all_are_finite(name: str, params: dict[str, Any]) -> None:
+    fusion, (branches, present) = build(name, **params), bags(name, 6)
+    tokens, _, there = next(iter(branches.values()))
+    fusion(branches, present).square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in fusion.parameters() if p.grad is not None)
+    if name in {"cmaf", "cross_attention"}:  # the others read pooled vectors
+        assert tokens.grad is not None
+        assert there is not None
+        assert ((tokens.grad != 0).any(dim=2) == there).all()
+
+
+@pytest.mark.parametrize("name", ["cross_attention", "cmaf"])
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_padding_shares_out_nothing_and_gets_nothing(name: str, temperature: float | None) -> None:
+    fusion = build(name, layers=2)
+    with torch.no_grad():
+        short, long = (fusion.attention(*bags(name, length), temperature) for length in (4, 9))
+    for before, after in zip(short, long, strict=True):
+        for (asking, answering), weights in after.items():
+            kept = weights[:, :, : 4 if asking == "image" else None, : 4 if answering == "image" else None]
+            torch.testing.assert_close(kept, before[asking, answering], rtol=0, atol=1e-6)
+            assert weights.sum() == pytest.approx(kept.sum())
+            if asking == "image":
+                spoken = weights.sum(dim=(1, 3)) > 0
+                assert spoken.sum(dim=1).tolist() == [4, 1, 1, 3, 2]  # an empty bag's first token speaks for it
 
 
 # --- attention against plain arithmetic in float64

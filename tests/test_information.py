@@ -204,10 +204,23 @@ def test_effective_rank_counts_directions() -> None:
     assert effective_rank(9 * even * sizes @ rotation(12)) == pytest.approx(effective_rank(even * sizes))
 
 
+def everybody(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Who asks and who answers where nothing is padding."""
+    return rows[:, 0, :, 0] >= 0, rows[:, 0, 0] >= 0
+
+
 def test_attention_entropy_is_scipys_and_a_share() -> None:
     rows = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(7, 0.3), size=(4, 2, 5)))
-    expected = entropy_of_shares(rows.numpy(), axis=-1).mean(axis=(0, 2)) / np.log(7)
-    assert attention_entropy(rows).numpy() == pytest.approx(expected)
-    assert attention_entropy(torch.full((2, 3, 4, 5), 0.2)).tolist() == pytest.approx([1.0] * 3)
-    assert attention_entropy(torch.eye(5).expand(2, 3, 5, 5)).tolist() == [0.0] * 3
-    assert attention_entropy(torch.ones(2, 3, 4, 1)).isnan().all(), "one answer is no choice"
+    expected = entropy_of_shares(rows.numpy(), axis=-1).mean(axis=2) / np.log(7)
+    assert attention_entropy(rows, *everybody(rows)).numpy() == pytest.approx(expected)
+    even, certain, single = torch.full((2, 3, 4, 5), 0.2), torch.eye(5).expand(2, 3, 5, 5), torch.ones(2, 3, 4, 1)
+    assert attention_entropy(even, *everybody(even)).numpy() == pytest.approx(1.0)
+    assert not attention_entropy(certain, *everybody(certain)).any()
+    assert attention_entropy(single, *everybody(single)).isnan().all(), "one answer is no choice"
+
+
+def test_attention_entropy_counts_no_padding() -> None:
+    rows = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(7, 0.3), size=(4, 2, 5)))
+    padded = torch.nn.functional.pad(rows, (0, 3, 0, 2))
+    asks, answers = (torch.nn.functional.pad(who, (0, more)) for who, more in zip(everybody(rows), (2, 3), strict=True))
+    torch.testing.assert_close(attention_entropy(padded, asks, answers), attention_entropy(rows, *everybody(rows)))

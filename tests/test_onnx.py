@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from histotune import files, onnx_model
-from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
+from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths, reading
 from histotune.cli import app
 from histotune.config import TrialConfig
 from histotune.ensembles import ENSEMBLES, Ensemble
@@ -61,7 +61,7 @@ HEADS: Sequence[Mapping[str, Any]] = (
 class SideBySide(Ensemble):
     """Keeps every member's probabilities apart, [N, M C], so that no difference is averaged away."""
 
-    def combine(self, probabilities: Tensor) -> Tensor:
+    def combine(self, probabilities: Tensor, present: Tensor) -> Tensor:
         return probabilities.transpose(0, 1).flatten(1)
 
 
@@ -118,7 +118,10 @@ def exported(folder: Path, configs: Sequence[Mapping[str, Any]], strategy: str, 
         save_preparations({"image": fitted}, place / "preprocessing.json")
         save_weights(model.state_dict(), place / "model.safetensors")
         members.append({"folder": f"members/{k}", "trial": k, "temperature": 0.25 + 0.25 * k})
-    info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": {}}
+    rng, ensemble = np.random.default_rng(0), ENSEMBLES.build(strategy, **params)
+    ensemble.fit(rng.normal(size=(len(configs), 60, 3)), rng.integers(0, 3, 60))
+    state = ensemble.state()
+    info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": state}
     info |= {"members": members, "classes": list("abc"), "positive": 1, "threshold": None, "resize": "area"}
     files.write_json(folder / EXPORT, info | {"digest": content_digest(folder, info)})
     return folder
@@ -203,7 +206,7 @@ def test_every_fusion_of_two_timm_backbones(tmp_path: Path, fusion: str, cnn: st
 @pytest.mark.parametrize(
     "backbone",
     [
-        *(name for name in BACKBONES.names() if name != "timm/"),
+        *(name for name in reading("image") if name != "timm/"),
         "timm/mobilenetv3_small_050",
         "timm/swin_tiny_patch4_window7_224",
         "timm/densenet121",

@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from histotune import information, probe
+from histotune.backbones import BackboneOutput, Widths
 from histotune.batches import Cases, images_as_cases
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
+from histotune.fusions import FUSIONS as FUSIONS_OF
+from histotune.fusions import Fusion
 from histotune.metrics import INFORMATION
 from histotune.predictor import Predictor, load_model
 from histotune.splits import TrainingData
@@ -176,6 +180,36 @@ def test_attention_gets_more_even_with_temperature_and_is_its_own_at_its_own(
         by_temperature = np.array([found[head] for found in others])
         assert (np.diff(by_temperature, axis=0) > 0).all()
         assert by_temperature.max() <= 1 + 1e-6
+
+
+def bag_and_image(length: int) -> tuple[Fusion, dict[str, BackboneOutput], dict[str, Tensor]]:
+    """A fusion and six cases of 0 to 5 instances, padded to `length`, beside an image of seven positions."""
+    torch.manual_seed(0)
+    own, there = torch.randn(6, 5, 4), torch.arange(length) < torch.arange(6)[:, None]
+    tokens = torch.nn.functional.pad(own, (0, 0, 0, length - 5), value=torch.nan)
+    branches = {
+        "bag": BackboneOutput(tokens, torch.randn(6, 4), there),
+        "image": BackboneOutput(torch.randn(6, 7, 4), torch.randn(6, 4)),
+    }
+    fusion = FUSIONS_OF.build("cross_attention", dict.fromkeys(branches, Widths(4, 4)), dim=4, heads=2).eval()
+    return fusion, branches, dict.fromkeys(branches, torch.ones(6, dtype=torch.bool))
+
+
+def test_padding_does_not_count_in_the_entropy_of_attention() -> None:
+    with torch.no_grad():
+        short, long = (probe.rows_entropy(*bag_and_image(length), None) for length in (5, 20))
+    for head, shares in long.items():
+        assert shares == pytest.approx(short[head], abs=1e-6, nan_ok=True)
+    assert np.isnan(long[1, "image"]).all(axis=1).tolist() == [True, True, *[False] * 4], "one answer is no choice"
+    assert not np.isnan(long[1, "bag"]).any()
+
+
+def test_portions_keep_what_is_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_WEIGHTS", 1)
+    _, branches, present = bag_and_image(8)
+    parts = [outputs["bag"].there for outputs, _ in probe.portions(branches, present)]
+    assert len(parts) == 6
+    assert [int(there.sum()) for there in parts if there is not None] == [0, 1, 2, 3, 4, 5]
 
 
 # --- what it leaves alone

@@ -16,7 +16,7 @@ from histotune.fusions._attention import CrossAttention
 from histotune.modalities.image import ImagePreprocessing
 from histotune.model import Model, build_model
 from histotune.predictor import Predictor, inputs_of
-from histotune.saliency import Key, attention_maps, grad_cam, mapped_branches, maps, positions
+from histotune.saliency import Key, attention_maps, grad_cam, mapped_branches, maps, positions, shares
 
 CCT = {"backbone": "cct_2"}
 TWO = {"cnn": {"backbone": "alexnet"}, "transformer": CCT}
@@ -155,6 +155,19 @@ def test_of_three_branches_it_is_1_over_all_that_answer() -> None:
     assert len(found) == 6
     for weights in found.values():
         torch.testing.assert_close(weights, torch.ones_like(weights))
+
+
+def test_padding_that_asks_or_answers_leaves_uniform_attention_at_1() -> None:
+    asks, answers = torch.tensor([5, 1, 3]), torch.tensor([2, 4, 1])  # tokens of two bags, padded to 5 and to 4
+    asking, answering = torch.arange(5) < asks[:, None], torch.arange(4) < answers[:, None]
+    rows = asking[:, None, :, None] / (6 + answers[:, None, None, None])  # over six positions and the second bag
+    layer = {
+        ("bag", "image"): rows.expand(3, 2, 5, 6),
+        ("bag", "other"): rows * answering[:, None, None].expand(3, 2, 1, 4),
+    }
+    found = shares(layer, {"bag": asks, "image": torch.full((3,), 6), "other": answers})
+    torch.testing.assert_close(found["bag", "image"], torch.ones(3, 6))
+    torch.testing.assert_close(found["bag", "other"], answering.float())
 
 
 def test_the_shares_of_two_branches_average_to_1() -> None:

@@ -8,6 +8,18 @@ from histotune.backbones._base import (
     Widths,
     build_backbone,
     check_kind,
+    reading,
 )
+from histotune.backbones._pool import TokenPool
 
-__all__ = ["BACKBONES", "Backbone", "BackboneInput", "BackboneOutput", "Widths", "build_backbone", "check_kind"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneInput",
+    "BackboneOutput",
+    "TokenPool",
+    "Widths",
+    "build_backbone",
+    "check_kind",
+    "reading",
+]

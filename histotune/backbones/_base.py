@@ -15,10 +15,17 @@ class BackboneOutput(NamedTuple):
     """tokens [B, T, Dt] (image positions, patches, gene groups) and pooled [B, Dp].
 
     What `pooled` knows of the positions it has from this very tensor `tokens`, so that a gradient finds the way back.
+    Where cases have different numbers of tokens, `there` (bool [B, T]) says which are no padding; None: all are there.
     """
 
     tokens: Tensor
     pooled: Tensor
+    there: Tensor | None = None
+
+    def part(self, cases: slice) -> BackboneOutput:
+        """Return what is said of some of the cases."""
+        there = None if self.there is None else self.there[cases]
+        return BackboneOutput(self.tokens[cases], self.pooled[cases], there)
 
 
 class Widths(NamedTuple):
@@ -88,8 +95,23 @@ def check_kind(name: str, modality: str, kind: str) -> None:
     """
     kinds = BACKBONES.entry(name).kinds or IMAGES
     if kind not in kinds:
-        fitting = [other for other in BACKBONES.names() if kind in (BACKBONES.entry(other).kinds or IMAGES)]
         raise ConfigError(
             f"backbone {name!r} reads {' or '.join(kinds)}, but modality {modality!r} is of kind {kind}: choose "
-            f"one of {', '.join(fitting)}"
+            f"one of {', '.join(reading(kind))}"
         )
+
+
+def reading(kind: str) -> list[str]:
+    """Return the names of all backbones that read a kind of modality, sorted."""
+    return [name for name in BACKBONES.names() if kind in (BACKBONES.entry(name).kinds or IMAGES)]
+
+
+def row_width(name: str, given: BackboneInput) -> int:
+    """Return the number of features of a case of a table, or of an instance.
+
+    Raises:
+        ConfigError: it is no row of features.
+    """
+    if len(given.shape) != 1 or given.shape[0] < 1:
+        raise ConfigError(f"backbone {name!r} reads rows of features (features,), got shape {given.shape}")
+    return given.shape[0]

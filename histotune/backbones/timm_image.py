@@ -176,6 +176,23 @@ def _facts(name: str) -> Any:
     return timm.models.get_pretrained_cfg(name)
 
 
+def input_statistics(name: str, *, package: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation, of pixels in [0, 1], by which inputs of pretrained weights were standardised.
+
+    Args:
+        name: `timm/NAME`.
+        package: whether the weights come from a package, which has its own: (x - 127) / 128 of pixels in [0, 255].
+    """
+    if package:
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    config = _facts(name.removeprefix("timm/"))
+    if config is None:
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return tuple(config.mean), tuple(config.std)
+
+
 def _unfit(name: str, shape: tuple[int, ...], options: Mapping[str, Any], error: Exception) -> ConfigError:
     """Say that a network cannot take images of this size, and which size is the nearest that it takes."""
     said = f"backbone 'timm/{name}' cannot take {shape[1]}x{shape[2]} px: {error}"

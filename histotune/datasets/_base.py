@@ -183,3 +183,10 @@ def drop_same_ids(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
     pairs = zip(table.loc[again, "path"], table.loc[again, "id"], strict=True)
     problems = [Problem(path, "same_id", f"another file is case {name} already") for path, name in pairs]
     return table[~again].reset_index(drop=True), problems
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Sort class names, as numbers where all are numbers."""
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))

@@ -12,7 +12,17 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from histotune.datasets._base import DATASETS, Dataset, Info, Listing, Picture, Problem, drop_same_ids, listing_table
+from histotune.datasets._base import (
+    DATASETS,
+    Dataset,
+    Info,
+    Listing,
+    Picture,
+    Problem,
+    drop_same_ids,
+    in_order,
+    listing_table,
+)
 from histotune.datasets._images import SUFFIXES, read_image
 from histotune.datasets._manifest import read_manifest
 from histotune.errors import DataError, suggest
@@ -70,7 +80,7 @@ class ImageFolder(Dataset):
         for row in rows:
             row["id"] = hashlib.sha256(row["path"].encode()).hexdigest()[:16]  # a path may tell the label, an id not
             row["patient"] = row["patient"] or row["id"]
-        classes = _in_order({row["label"] for row in rows})
+        classes = in_order({row["label"] for row in rows})
         for row in rows:
             row["label"] = classes.index(row["label"])
         table, same = drop_same_ids(listing_table(rows))
@@ -147,10 +157,3 @@ def _image_files(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os
             yield from _image_files(entry.path, f"{prefix}{entry.name}/")
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122  (a hot path: no Path object)
             yield prefix + entry.name, entry.stat()
-
-
-def _in_order(names: set[str]) -> tuple[str, ...]:
-    """Sort class names, as numbers where all are numbers."""
-    if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))

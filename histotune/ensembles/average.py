@@ -18,11 +18,11 @@ class Average(Ensemble):
             raise ValueError(f"mean must be one of {', '.join(MEANS)}, got {mean!r}")
         self._geometric = mean == "geometric"
 
-    def combine(self, probabilities: Tensor) -> Tensor:
+    def combine(self, probabilities: Tensor, present: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]."""
         if self._geometric:
-            return member_mean(probabilities.clamp_min(LEAST).log()).softmax(dim=1)
-        return normalised(member_mean(probabilities))
+            return member_mean(probabilities.clamp_min(LEAST).log(), present).softmax(dim=1)
+        return normalised(member_mean(probabilities, present))
 
 
 @ENSEMBLES.register("average")

@@ -13,9 +13,9 @@ class Max(Ensemble):
     Without calibration the most confident member is whichever is least calibrated; hence the tempered logits.
     """
 
-    def combine(self, probabilities: Tensor) -> Tensor:
+    def combine(self, probabilities: Tensor, present: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]."""
-        return normalised(probabilities.amax(dim=0))
+        return normalised((probabilities * present[:, :, None]).amax(dim=0))
 
 
 @ENSEMBLES.register("max")

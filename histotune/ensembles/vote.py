@@ -17,10 +17,10 @@ class Vote(Ensemble):
     few levels that a share of M votes can take.
     """
 
-    def combine(self, probabilities: Tensor) -> Tensor:
+    def combine(self, probabilities: Tensor, present: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]."""
         votes = functional.one_hot(probabilities.argmax(dim=2), probabilities.shape[2]).to(probabilities.dtype)
-        return normalised(votes.mean(dim=0) + TIE_BREAK * member_mean(probabilities))
+        return normalised(member_mean(votes, present) + TIE_BREAK * member_mean(probabilities, present))
 
 
 @ENSEMBLES.register("vote")

@@ -57,43 +57,38 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim)
         self.output = nn.Linear(dim, dim)
 
-    def forward(self, asking: Tensor, answering: Tensor) -> Tensor:
-        """Map tokens [B, Tq, D] that ask and [B, Tk, D] that answer to [B, Tq, D]."""
+    def forward(self, asking: Tensor, answering: Tensor, there: Tensor | None = None) -> Tensor:
+        """Map tokens [B, Tq, D] that ask and [B, Tk, D] that answer to [B, Tq, D].
+
+        Args:
+            asking: one vector of each token that asks.
+            answering: one vector of each token that answers.
+            there: bool [B, Tk], at least one of each case: the others do not answer; None: all do.
+        """
         query, key, value = self._split(asking, answering)
         dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        mask = None if there is None else there[:, None, None]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return projected
 
-    def weights(self, asking: Tensor, answering: Tensor, temperature: float | None = None) -> Tensor:
+    def weights(
+        self, asking: Tensor, answering: Tensor, temperature: float | None = None, there: Tensor | None = None
+    ) -> Tensor:
         """Return how much each asking token looks at each answering one, [B, heads, Tq, Tk], rows of sum 1.
 
-        `temperature` takes the place of every head's own.
+        `temperature` takes the place of every head's own; `there` is as `forward` takes it.
         """
         query, key, _ = self._split(asking, answering)
         if temperature is not None:
             query = query * (self.temperature() / temperature)[:, None, None]
-        return (query @ key.transpose(-2, -1) / math.sqrt(key.shape[-1])).softmax(dim=-1)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(key.shape[-1])
+        if there is not None:
+            scores = scores.masked_fill(~there[:, None, None], -torch.inf)
+        return scores.softmax(dim=-1)
 
     def _split(self, asking: Tensor, answering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries over tau, keys and values, each [B, heads, T, D / heads]."""
         query = self.query(asking).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(answering).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return query / self.temperature().to(query.dtype)[:, None, None], key, value
-
-
-class TokenPool(nn.Module):
-    """Tokens [B, T, D] -> one vector [B, D]: their mean, or gated attention over them (Ilse et al., 2018)."""
-
-    def __init__(self, dim: int, kind: str) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(dim, 2 * dim) if kind == "attention" else None
-        self.score = nn.Linear(dim, 1) if kind == "attention" else None
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map [B, T, D] to [B, D]."""
-        if self.hidden is None or self.score is None:
-            return tokens.mean(dim=1)
-        said, gate = self.hidden(tokens).chunk(2, dim=-1)
-        weights = self.score(said.tanh() * gate.sigmoid()).softmax(dim=1)  # [B, T, 1]
-        return (weights * tokens).sum(dim=1)

@@ -12,7 +12,10 @@ from histotune.errors import ConfigError
 from histotune.registry import Registry
 
 Attention = Mapping[tuple[str, str], Tensor]
-"""{(asking branch, answering branch): weights [B, heads, Tq, Tk]}; an asking token shares out 1 over all answers."""
+"""{(asking branch, answering branch): weights [B, heads, Tq, Tk]}; an asking token shares out 1 over all answers.
+
+Tokens that are padding share out 0 and get 0.
+"""
 
 
 class Fusion(nn.Module):
@@ -68,6 +71,19 @@ class Fusion(nn.Module):
 def only_present(values: Tensor, present: Tensor) -> Tensor:
     """Replace the values [B, ...] of cases without this modality (bool [B]) by zeros, also where they are NaN."""
     return torch.where(present.view(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
+
+
+def speaking(output: BackboneOutput, present: Tensor) -> Tensor:
+    """Return which tokens of a branch ask and answer, bool [B, T].
+
+    All of them, but no padding; a case without any of its own, or without the modality, has its first token speak for
+    it: nothing then depends on how long the longest case of a batch is.
+    """
+    if output.there is None:
+        return torch.ones(output.tokens.shape[:2], dtype=torch.bool, device=output.tokens.device)
+    there = output.there & present[:, None]
+    first = torch.arange(there.shape[1], device=there.device) == 0
+    return there | (first & ~there.any(dim=1, keepdim=True))
 
 
 def shares(scores: Tensor, present: Tensor) -> Tensor:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from histotune.backbones import BackboneOutput, Widths
+from histotune.backbones import BackboneOutput, TokenPool, Widths
 from histotune.errors import ConfigError, suggest
-from histotune.fusions._attention import COLDEST, HOTTEST, MODES, CrossAttention, Temperature, TokenPool
-from histotune.fusions._base import Attention, Fusion, common_width, only_present, several
+from histotune.fusions._attention import COLDEST, HOTTEST, MODES, CrossAttention, Temperature
+from histotune.fusions._base import Attention, Fusion, common_width, only_present, several, speaking
 from histotune.ranges import Interval, OneOf, Range
 
 BOTH, ARROW = "both", "->"
+
+There = Mapping[str, Tensor | None]
+"""{branch: which tokens speak, bool [B, T]}; None: all of them."""
 
 SHARED_RANGES: Mapping[str, Range] = {
     "dim": Interval(0, 4096, whole=True),
@@ -71,24 +74,28 @@ class CrossBlock(nn.Module):
         self.attentions = nn.ModuleDict({name: _attention(dim, options) for name in asks})
         self.mlps = nn.ModuleDict({name: _mlp(dim, options) for name in asks} if options.expansion else {})
 
-    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, tokens: Mapping[str, Tensor], there: There) -> dict[str, Tensor]:
         """Map {branch: [B, T, D]} to the same shapes; T may differ between branches."""
         new, normed = dict(tokens), self._normed(tokens)
         for name, others in self.asks.items():
-            heard = self.attentions[name](normed[name], _side_by_side(normed, others))
+            heard = self.attentions[name](normed[name], *_side_by_side(normed, there, others))
             new[name] = tokens[name] + heard if self.residual else heard
             if name in self.mlps:
                 new[name] = new[name] + self.mlps[name](new[name])
         return new
 
-    def attention(self, tokens: Mapping[str, Tensor], temperature: float | None = None) -> Attention:
+    def attention(self, tokens: Mapping[str, Tensor], there: There, temperature: float | None = None) -> Attention:
         """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
         normed = self._normed(tokens)
         found: dict[tuple[str, str], Tensor] = {}
         for name, others in self.asks.items():
             layer = self.attentions[name]
             assert isinstance(layer, CrossAttention)
-            weights = layer.weights(normed[name], _side_by_side(normed, others), temperature)
+            answering, answers = _side_by_side(normed, there, others)
+            weights = layer.weights(normed[name], answering, temperature, answers)
+            asks = there[name]
+            if asks is not None:
+                weights = weights * asks[:, None, :, None]
             lengths = [normed[other].shape[1] for other in others]
             found |= {(name, other): part for other, part in zip(others, weights.split(lengths, dim=-1), strict=True)}
         return found
@@ -132,25 +139,30 @@ class CrossFusion(Fusion):
 
     def tokens(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map {branch: tokens [B, T, Dt]} to what the first block sees, {branch: [B, T, D]}."""
-        given = {name: only_present(branches[name].tokens, present[name]) for name in self.projections}
+        given = {name: _without_padding(branches[name], present[name]) for name in self.projections}
         return {name: projection(given[name]) for name, projection in self.projections.items()}
+
+    def there(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> There:
+        """Return which tokens speak, where not all do."""
+        padded = {name: branches[name].there is not None for name in self.projections}
+        return {name: speaking(branches[name], present[name]) if some else None for name, some in padded.items()}
 
     def embed(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map {branch: tokens [B, T, Dt]} to {branch: [B, D]}."""
-        tokens = self.tokens(branches, present)
+        tokens, there = self.tokens(branches, present), self.there(branches, present)
         for block in self.blocks:
-            tokens = block(tokens)
-        return {name: pool(tokens[name]) for name, pool in self.pools.items()}
+            tokens = block(tokens, there)
+        return {name: pool(tokens[name], there[name]) for name, pool in self.pools.items()}
 
     def attention(
         self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
     ) -> list[Attention]:
         """Return who looked at what in every block, or would with heads of a `temperature` in that block."""
-        tokens, found = self.tokens(branches, present), []
+        tokens, there, found = self.tokens(branches, present), self.there(branches, present), []
         for block in self.blocks:
             assert isinstance(block, CrossBlock)
-            found.append(block.attention(tokens, temperature))
-            tokens = block(tokens)
+            found.append(block.attention(tokens, there, temperature))
+            tokens = block(tokens, there)
         return found
 
     def temperatures(self) -> list[dict[str, Tensor]]:
@@ -182,8 +194,21 @@ def _ends(fusion: str, direction: str, names: Sequence[str]) -> tuple[str, str]:
     return asking, answering
 
 
-def _side_by_side(tokens: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    return tokens[names[0]] if len(names) == 1 else torch.cat([tokens[name] for name in names], dim=1)
+def _side_by_side(tokens: Mapping[str, Tensor], there: There, names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    """Return the tokens of several branches in a row, and which of them speak (None: all)."""
+    if len(names) == 1:
+        return tokens[names[0]], there[names[0]]
+    row, masks = torch.cat([tokens[name] for name in names], dim=1), [there[name] for name in names]
+    if all(mask is None for mask in masks):
+        return row, None
+    every = [torch.ones_like(tokens[name][:, :, 0], dtype=torch.bool) for name in names]
+    return row, torch.cat([one if mask is None else mask for one, mask in zip(every, masks, strict=True)], dim=1)
+
+
+def _without_padding(output: BackboneOutput, present: Tensor) -> Tensor:
+    """Return tokens with zeros for padding and for all of a case without the modality."""
+    tokens = only_present(output.tokens, present)
+    return tokens if output.there is None else tokens.where(output.there[:, :, None], torch.zeros_like(tokens))
 
 
 def _projection(width: int, dim: int, asked: int) -> nn.Module:
