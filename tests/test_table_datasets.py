@@ -12,6 +12,7 @@ import pytest
 
 from histotune.cohort import read_labels
 from histotune.datasets import DATASETS, Listing
+from histotune.datasets._description import describe
 from histotune.datasets._join import Join, Target
 from histotune.datasets._tables import TableFile, read_rows
 from histotune.datasets.tcga_brca import RECEPTORS
@@ -67,6 +68,14 @@ def test_a_column_may_be_said_to_be_of_categories(tmp_path: Path) -> None:
     found = columns_of(tmp_path, "id,grade,er\na,01,1\nb,2,0\nc,,1\n", categories=("gra*",))
     assert found["grade"][0].categories == ("01", "2")
     assert found["er"][0].categories is None
+
+
+def test_a_feature_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('case,id,"a[2]",a1\nx,1,2,3\ny,2,3,5\n')
+    for file, left in ((TableFile("t.csv", id="case", exclude={"a[2]": "a reason"}), ["id", "a1"]),
+                       (TableFile("t.csv", id="case", include=("a[12]", "i?")), ["id", "a1"])):  # fmt: skip
+        rows = read_rows(tmp_path, file, "")
+        assert (rows.ids, [column.name for column in rows.table.columns]) == (["x", "y"], left)
 
 
 def test_tabs_parquet_and_compression_are_read_alike(tmp_path: Path) -> None:
@@ -170,8 +179,8 @@ def test_a_modality_without_values_is_absent_for_everybody(write: Write) -> None
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ("id,y\na,x\nb,x\nd,y\n", "holds one class only .2 times 'x'"),
-        ("id,y\na,x\nb,x\n", "one class only"),
+        ("id,y\na,x\nb,x\nd,y\n", "2 are 'x', 0 are 'y': that is one class"),
+        ("id,y\na,x\nb,y\nd,z\n", "none is 'z': leave that class out"),
         ("id,z\na,x\n", "has no column 'y'. Did you mean|has no column 'y'. Known: id, z"),
         ("id,y\na,x\na,y\n", "1 ids stand in several rows that differ: a"),
         ("id,y\n", "is an empty table"),
@@ -210,6 +219,16 @@ def test_own_tables_are_joined_as_described(own_tables: Path, tmp_path: Path) ->
     assert np.array_equal(clinic.values[5:, 0], np.arange(25.0))
     assert read_labels(cohort).tolist() == [1, 0] * 15
     assert "genes: left out batch: cohort.yaml says so" in cohort.facts["report"]
+
+
+def test_the_example_of_the_readme_is_a_description(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    example = "#" + readme.split("```yaml\n# cohort.yaml")[1].split("```")[0]
+    (tmp_path / "cohort.yaml").write_text(example)
+    join = describe(tmp_path / "cohort.yaml")
+    assert join.tables["clinical"].categories == ("grade",)
+    assert list(join.tables["genes"].exclude) == ["*_batch"]
+    assert (join.target.column, join.target.patient, join.tables["genes"].id) == ("subtype", "patient", "case")
 
 
 def test_a_changed_table_is_another_cohort(own_tables: Path, tmp_path: Path) -> None:

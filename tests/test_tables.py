@@ -194,6 +194,9 @@ def test_only_the_training_rows_are_seen(options: dict[str, Any]) -> None:
     changed = Table(table.values.copy(), table.columns)
     changed.values[others] = np.random.default_rng(9).normal(size=(40, 8)) * 1e6
     changed.values[others, -2:] = np.random.default_rng(9).integers(0, 3, (40, 2))
+    changed.values[others[:3], 6] = 3  # a category that nobody else has, and that moves the codes of all others
+    changed.values[:, 6] = (changed.values[:, 6] + 1) % 4
+    changed = Table(changed.values, (*table.columns[:6], Column("grade", ("absent", *GRADES)), table.columns[7]))
     turned = labels.copy()
     turned[others] = 2 - turned[others]
     after = fit(changed, turned, train, **options)

@@ -29,9 +29,9 @@ class Edges(NamedTuple):
         """Map nodes [B, P, D] to what their neighbours say, [B, P, K, D]; what is not there has no meaning."""
         return functional.embedding(self.places, nodes.flatten(0, 1))
 
-    def degrees(self) -> Tensor:
-        """Return the number of neighbours, [B, P, 1]."""
-        return self.there.sum(dim=2, keepdim=True)
+    def total(self, heard: Tensor) -> Tensor:
+        """Map [B, P, K, D] to the sum over those that are there, [B, P, D]."""
+        return (heard * self.there[..., None]).sum(dim=2)
 
 
 def edges(bag: Bag) -> Edges:
@@ -53,8 +53,7 @@ class Gin(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Edges) -> Tensor:
         """Map nodes [B, P, D] to the same shape."""
-        total = edges.heard(nodes).where(edges.there[..., None], 0.0).sum(dim=2)
-        mapped: Tensor = self.mlp((1 + self.eps) * nodes + total)
+        mapped: Tensor = self.mlp((1 + self.eps) * nodes + edges.total(edges.heard(nodes)))
         return mapped
 
 
@@ -71,13 +70,13 @@ class Pna(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Edges) -> Tensor:
         """Map nodes [B, P, D] to the same shape."""
-        heard, there, degrees = edges.heard(nodes), edges.there[..., None], edges.degrees()
-        limit = torch.finfo(heard.dtype).max
+        heard, degrees = edges.heard(nodes), edges.there.sum(dim=2, keepdim=True)
         counts = degrees.clamp_min(1).to(heard.dtype)
-        mean = heard.where(there, 0.0).sum(dim=2) / counts
-        variance = (heard - mean[:, :, None]).where(there, 0.0).square().sum(dim=2) / counts
-        highest, lowest = heard.where(there, -limit).amax(dim=2), heard.where(there, limit).amin(dim=2)
-        said = torch.cat([mean, highest, lowest, (variance + _EPS).sqrt()], dim=2).where(degrees > 0, 0.0)
+        mean = edges.total(heard) / counts
+        variance = edges.total((heard - mean[:, :, None]).square()) / counts
+        far = (~edges.there).to(heard.dtype)[..., None] * (torch.finfo(heard.dtype).max / 2)
+        highest, lowest = (heard - far).amax(dim=2), (heard + far).amin(dim=2)
+        said = torch.cat([mean, highest, lowest, (variance + _EPS).sqrt()], dim=2) * (degrees > 0)
         scale = (counts + 1).log() / self.delta
         mapped: Tensor = self.map(torch.cat([nodes, said, said * scale, said / scale], dim=2))
         return mapped
@@ -151,7 +150,7 @@ def patch_graph(
         dropout: of the tokens' features, after every layer.
         coordinates: whether a patch's place in its slide, from the centre of the case's patches, is a feature.
         degree: of a typical patch: PNA's delta is log(degree + 1), which no batch decides. 6 is the mean of a Delaunay
-            triangulation; with k nearest neighbours give k. It only sets the scale that two of the three scalers have.
+            triangulation; k nearest neighbours make it a little more than k. It only sets the scale of two scalers.
         pool: how patches become one vector, as of `attention_mil`.
         hidden: units of the attention that scores patches.
         k: patches that have a vote, with `top_k`.

@@ -68,7 +68,7 @@ class Join:
             Problem(f"{self.target.path}: {case}", "no_modality", "no table has this case")
             for case in found.loc[alone, "id"]
         ]
-        self._refuse_one_class(found[~alone])
+        self._refuse_classes_without_cases(found[~alone], classes)
         report = self._report(found, present, rows)
         facts = {"patients_known": bool(self.target.patient), "report": report}
         table = listing_table(_records(found[~alone].assign(label=found["label"].map(classes.index))))
@@ -138,14 +138,14 @@ class Join:
             )
         return present
 
-    def _refuse_one_class(self, found: pd.DataFrame) -> None:
-        counts = found["label"].value_counts()
-        if len(counts) < 2:
-            said = ", ".join(f"{n} times {name!r}" for name, n in counts.items()) or "nothing"
-            raise DataError(
-                f"{self.target.path}: column {self.target.column!r} holds one class only ({said}) for the cases that "
-                "have a modality; a classifier needs at least two"
-            )
+    def _refuse_classes_without_cases(self, found: pd.DataFrame, classes: Sequence[str]) -> None:
+        counts = found["label"].value_counts().reindex(list(classes), fill_value=0)
+        where = f"{self.target.path}, column {self.target.column!r}: of the cases that have a modality"
+        if (counts > 0).sum() < 2:
+            said = ", ".join(f"{n} are {name!r}" for name, n in counts.items()) or "none has a label"
+            raise DataError(f"{where}, {said}: that is one class, and a classifier needs at least two")
+        if (counts == 0).any():
+            raise DataError(f"{where}, none is {counts.idxmin()!r}: leave that class out of the classes")
 
     def _positive(self, classes: Sequence[str]) -> int:
         named = self.target.positive

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from histotune.datasets._cells import CATEGORIES, NUMBERS, read_column
 from histotune.errors import DataError, suggest
-from histotune.modalities.table import Column, Table
+from histotune.modalities.table import Table
 
 SEPARATORS = ",;\t"
 PARQUET = (".parquet", ".pq")
-MOST_WORDS = 50  # a column of more different words, most of them in one case only, holds names, no categories
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class TableFile:
     exclude: Mapping[str, str] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+
+    def kind(self, name: str) -> str:
+        """Return what a column is said to hold, "" where nothing is said."""
+        return CATEGORIES if _matches(name, self.categories) else NUMBERS if _matches(name, self.numbers) else ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
     require_columns(path, frame, [file.id])
     features = [name for name in frame.columns if name != file.id]
     for pattern in (*file.include, *file.exclude, *file.numbers, *file.categories):
-        if not fnmatch.filter(features, pattern):
+        if not any(_matches(name, [pattern]) for name in features):
             raise DataError(f"{path} has no column that matches {pattern!r}. {suggest(pattern, features[:40])}")
     kept = [name for name in features if _matches(name, file.include) and not _matches(name, list(file.exclude))]
     if not kept:
@@ -80,9 +84,9 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
     for reason in dict.fromkeys(file.exclude.values()):
         patterns = [pattern for pattern, why in file.exclude.items() if why == reason]
         notes.append(f"left out {', '.join(name for name in features if _matches(name, patterns))}: {reason}")
-    frame, left_out = _unique(path, frame[[file.id, *kept]].rename(columns={file.id: "id"}), file.id)
-    ids = frame["id"].tolist()
-    found = [_column(path, frame[name], ids, file) for name in kept]
+    frame, left_out = _unique(path, frame[[file.id, *kept]], file.id)
+    ids = frame[file.id].tolist()
+    found = [read_column(path, frame[name], ids, file.kind(name)) for name in kept]
     table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
     return Rows(ids, table, [*notes, *left_out])
 
@@ -161,16 +165,16 @@ def _refuse_same_names(path: Path, names: Sequence[str]) -> None:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _unique(path: Path, frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
     """Leave out rows without an id and copies of a row; refuse an id with different rows."""
-    ids = frame["id"].str.strip()
+    ids = frame[column].str.strip()
     known = ids.notna() & (ids != "")
-    frame = frame.assign(id=ids)[known]
+    frame = frame.assign(**{column: ids})[known]
     once = frame.drop_duplicates()
-    again = once.loc[once["id"].duplicated(), "id"].unique().tolist()
+    again = once.loc[once[column].duplicated(), column].unique().tolist()
     if again:
         raise DataError(
             f"{path}: {len(again)} ids in column {column!r} stand in several rows that differ: {three(again)}. "
@@ -181,47 +185,3 @@ def _unique(path: Path, frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame,
     notes = [f"{(~known).sum()} rows without an id left out"] if not known.all() else []
     copies = len(frame) - len(once)
     return once, [*notes, f"{copies} rows that repeat another left out"] if copies else notes
-
-
-def _column(path: Path, cells: pd.Series, ids: list[str], file: TableFile) -> tuple[np.ndarray, Column]:
-    """Read one column as numbers or as codes of categories, float32 [n]."""
-    name = str(cells.name)
-    in_words = _matches(name, file.categories)
-    if pd.api.types.is_numeric_dtype(cells.dtype) and not in_words:
-        return _numbers(path, name, pd.to_numeric(cells).to_numpy(np.float64, na_value=np.nan), ids), Column(name)
-    words = cells.map(lambda cell: str(cell).strip() or None, na_action="ignore")
-    there = words.notna()
-    if not in_words:
-        parsed = pd.to_numeric(words, errors="coerce")
-        wrong = there & parsed.isna()
-        if _matches(name, file.numbers) or wrong.sum() < there.sum() / 2 or not there.any():
-            _refuse_words(path, name, words, wrong, ids)
-            return _numbers(path, name, parsed.to_numpy(np.float64), ids), Column(name)
-    categories = tuple(sorted(words[there].unique()))
-    if not in_words and len(categories) > max(MOST_WORDS, there.sum() / 2):
-        raise DataError(
-            f"{path}: column {name!r} holds {len(categories)} different words in {there.sum()} cases, such as "
-            f"{categories[0]!r}: exclude it if these are names or dates, or list it under 'categories'"
-        )
-    codes = pd.Index(categories).get_indexer(pd.Index(words)).astype(np.float32)
-    return np.where(there, codes, np.float32(np.nan)), Column(name, categories)
-
-
-def _refuse_words(path: Path, name: str, words: pd.Series, wrong: pd.Series, ids: list[str]) -> None:
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
-        more = f" ({wrong.sum() - 1} more such cells)" if wrong.sum() > 1 else ""
-        raise DataError(
-            f"{path}: row {ids[at]!r}, column {name!r}: {words.iloc[at]!r} is no number{more}. Correct it, leave it "
-            "empty where it is missing, or list the column under 'categories'"
-        )
-
-
-def _numbers(path: Path, name: str, values: np.ndarray, ids: list[str]) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        numbers = values.astype(np.float32)
-    infinite = np.flatnonzero(np.isinf(numbers))
-    if len(infinite):
-        at = int(infinite[0])
-        raise DataError(f"{path}: row {ids[at]!r}, column {name!r}: {values[at]} is infinite or too large for float32")
-    return numbers

@@ -183,18 +183,28 @@ def _limits(values: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarra
 
 
 def to_dict(fitted: Fitted) -> dict[str, Any]:
-    """Return plain lists; a float32 is written in the fewest digits that give it back."""
-    saved = {name: [float(str(value)) for value in vector] for name, vector in fitted.state.items()}
+    """Return plain lists, or one number where all columns have the same."""
+    saved = {name: _packed(vector) for name, vector in fitted.state.items()}
     return dataclasses.asdict(fitted) | {"state": saved, "seen": [list(pair) for pair in fitted.seen]}
 
 
 def from_dict(saved: Mapping[str, Any]) -> Fitted:
     """Take what `to_dict` gave."""
+    numbers = list(saved["numbers"])
+    state = {name: np.empty(len(numbers), dtype=np.float32) for name in NUMBER_STATE}
+    for name, vector in state.items():
+        vector[:] = saved["state"][name]
     return Fitted(
         saved["log1p"],
-        list(saved["numbers"]),
-        {name: np.asarray(saved["state"][name], dtype=np.float32) for name in NUMBER_STATE},
+        numbers,
+        state,
         [(int(at), int(code)) for at, code in saved["seen"]],
         list(saved["hot"]),
         list(saved["missing"]),
     )
+
+
+def _packed(vector: np.ndarray) -> list[float] | float:
+    """Write float32 in the fewest digits that give them back."""
+    digits = [float(str(value)) for value in vector]
+    return digits[0] if len(set(digits)) == 1 else digits

@@ -60,7 +60,7 @@ class TablePreprocessing(Preprocessing):
     """What turns raw rows into features: numbers as z-scores, then categories one-hot, then what is missing.
 
     Attributes:
-        columns: the columns of the raw rows.
+        columns: the columns of the raw rows, with the categories that occur in training; `check` gives such rows.
         fitted: what was learned of the training rows; `_table_fit` says in which order.
     """
 
@@ -107,6 +107,8 @@ class TablePreprocessing(Preprocessing):
         Raises:
             DataError: a column that is needed is missing or of another kind, or a value is infinite.
         """
+        if stored.columns == self.columns and not np.isinf(stored.values).any():
+            return stored
         given = {column.name: at for at, column in enumerate(stored.columns)}
         missing = [self.columns[at].name for at in self._needed if self.columns[at].name not in given]
         if missing:
@@ -123,7 +125,7 @@ class TablePreprocessing(Preprocessing):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, which JSON can hold."""
-        columns = [[column.name, column.categories and list(column.categories)] for column in self.columns]
+        columns = {column.name: column.categories and list(column.categories) for column in self.columns}
         return {"kind": self.kind, "columns": columns, **_table_fit.to_dict(self.fitted)}
 
     @cached_property
@@ -205,14 +207,17 @@ class TableModality(Modality):
         self, stored: Table, rows: np.ndarray, labels: np.ndarray, options: Mapping[str, Any]
     ) -> TablePreprocessing:
         """Fit the preprocessing on `rows` and nothing else."""
-        kinds = _are_categories(stored.columns)
         self.check_options(options)
-        fitted = _table_fit.fit(np.asarray(stored.values[rows]), kinds, labels, _table_fit.Options(**options))
-        return TablePreprocessing(stored.columns, fitted)
+        kinds = _are_categories(stored.columns)
+        values = np.array(stored.values[rows])
+        columns = tuple(_learned(values[:, at], column) for at, column in enumerate(stored.columns))
+        for at in np.flatnonzero(kinds):
+            values[:, at] = _recoded(values[:, at], stored.columns[at], columns[at])
+        return TablePreprocessing(columns, _table_fit.fit(values, kinds, labels, _table_fit.Options(**options)))
 
     def restore(self, saved: Mapping[str, Any]) -> TablePreprocessing:
         """Take what `to_dict` gave."""
-        return TablePreprocessing(_columns(saved["columns"]), _table_fit.from_dict(saved))
+        return TablePreprocessing(_columns(saved["columns"].items()), _table_fit.from_dict(saved))
 
     def source(self, stored: Table, device: torch.device) -> TableSource:
         """Return what makes raw batches of the rows."""
@@ -267,6 +272,13 @@ def _columns(saved: Any) -> tuple[Column, ...]:
 def _words(codes: np.ndarray, column: Column) -> list[str | None]:
     assert column.categories is not None
     return [None if np.isnan(code) else column.categories[int(code)] for code in codes]
+
+
+def _learned(codes: np.ndarray, column: Column) -> Column:
+    """Return a column with those of its categories that occur: what other rows hold shall leave no trace."""
+    if column.categories is None:
+        return column
+    return Column(column.name, tuple(column.categories[int(code)] for code in np.unique(codes[~np.isnan(codes)])))
 
 
 def _recoded(values: np.ndarray, given: Column, wanted: Column) -> np.ndarray:
