@@ -187,10 +187,10 @@ def replaced(model: Any, study: StudyStore) -> Any:
 
 def test_maps_of_an_explanation_are_means_over_folds(study: StudyStore, cohort: Cohort, tmp_path: Path) -> None:
     model, images = load(export_trial(study, 0, tmp_path / "export")), np.array(cohort.arrays["image"][:2])
-    (shown, *_) = explain(model, images, asked="malignant").maps
+    (shown, *_) = explain(model, images, asked="benign").maps
     assert shown.members == (0,)
     alone = [
-        explain(replace(model, members=(replace(model.members[0], predictor=part),)), images, asked="malignant").maps[0]
+        explain(replace(model, members=(replace(model.members[0], predictor=part),)), images, asked="benign").maps[0]
         for part in model.members[0].predictor.parts
     ]
     np.testing.assert_allclose(shown.values, np.mean([one.values for one in alone], axis=0), atol=1e-6)
