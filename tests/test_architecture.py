@@ -31,6 +31,7 @@ LAYERS = [
     {"space"},
     {"disk", "presets", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
+    {"members"},
     {"begin", "merge", "predict", "tidy"},
     {"export", "mlflow_model", "onnx_model"},
     {"patches", "saliency", "slide_map"},
