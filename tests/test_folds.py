@@ -27,6 +27,7 @@ from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import COSTS, evaluate, softmax
+from histotune.modalities import image
 from histotune.places import Places
 from histotune.pooling import pooled
 from histotune.predictor import load_model
@@ -420,6 +421,19 @@ def test_patience_and_checkpoints_for_others_are_refused(data: TrainingData, tmp
     with pytest.raises(ConfigError, match="scheduler 'pbt' has no folds"):
         list(epochs(config(), data, tmp_path, keep=[1]))
     assert not list(tmp_path.iterdir())
+
+
+def test_folds_share_the_images_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    monkeypatch.setattr(image, "_upload", lambda array, device: torch.from_numpy(array.copy()))
+    array, other = np.zeros((2, 3, 8, 8, 3), np.uint8)
+    gpu = torch.device("cuda:0")
+    first, second, third = (image.Images(one, gpu) for one in (array, array, other))
+    assert first.resident is second.resident
+    assert first.resident is not third.resident
+    held = len(image._HELD)
+    del first, second
+    assert len(image._HELD) == held - 1, "what nobody uses any more is let go"
 
 
 @pytest.fixture(autouse=True)
