@@ -154,6 +154,20 @@ def sited(cohort: Cohort, sites: int) -> Cohort:
     return replace(cohort, table=cohort.table.assign(site="site" + number.astype(str)))
 
 
+def test_without_a_test_part_everybody_is_scored_out_of_folds(tmp_path: Path) -> None:
+    store, cohort = new_study(tmp_path / "runs" / "whole", protocol="patient_kfold")
+    assert set(store.split_table()["part"]) == {"train"}
+    assert (store.folder / "sealed" / "labels.csv").read_text() == "id,label\n", "nothing is sealed"
+    dealt = store.training_data(cohort)
+    assert (dealt.labels != UNKNOWN).all()
+    scored = np.concatenate([cut.val for cut in dealt.cuts()])
+    assert np.array_equal(np.sort(scored), np.arange(len(cohort)))
+    for cut in dealt.cuts():
+        assert not set(dealt.patients[cut.train]) & set(dealt.patients[cut.val])
+    with pytest.raises(ConfigError, match="'patient_kfold' has no validation and no test part"):
+        deal_folds(cohort, dealt.labels, split(cohort, dealt.labels, "patient_kfold"), 0, 1, seed=0)
+
+
 def test_sites_stay_whole_in_parts_and_folds(small_cohort: Cohort, small_labels: np.ndarray) -> None:
     cohort = sited(small_cohort, 8)
     dealt = deal_folds(cohort, small_labels, split(cohort, small_labels, "site"), 3, 1, seed=0)
@@ -196,6 +210,8 @@ def test_sites_that_cannot_be_kept_whole_are_refused(
         ({"folds": 3, "patience": 4}, {}, "patience=4: with folds no epoch is chosen"),
         ({"patience": {"low": 0, "high": 5}}, {"folds": 2}, "patience=5: with folds no epoch is chosen"),
         ({"imbalance": "90:10"}, {"folds": 2}, "`imbalance` and `training_cases` thin"),
+        ({"protocol": "patient_kfold"}, {}, "split 'patient_kfold' has no validation and no test part"),
+        ({"folds": 3}, {"protocol": "patient_kfold", "folds": 0}, "every score is out of folds: ask for folds"),
         ({}, {"folds": 2, "training_cases": 50}, "`imbalance` and `training_cases` thin"),
         ({"folds": "three"}, {}, "folds: expected a whole number, got 'three'"),
         ({"folds": True}, {}, "folds: expected a whole number, got True"),
