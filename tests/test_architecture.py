@@ -31,7 +31,7 @@ LAYERS = [
     {"space"},
     {"disk", "presets", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
-    {"begin", "merge", "predict", "tidy"},
+    {"begin", "case_files", "image_files", "merge", "predict", "scorer", "tidy"},
     {"export", "mlflow_model", "onnx_model"},
     {"patches", "saliency", "slide_map"},
     {"explain"},
