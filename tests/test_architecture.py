@@ -32,7 +32,7 @@ LAYERS = [
     {"members"},
     {"disk", "presets", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
-    {"begin", "merge", "predict", "tidy"},
+    {"begin", "case_files", "image_files", "merge", "predict", "scorer", "tidy"},
     {"export", "mlflow_model", "onnx_model"},
     {"patches", "saliency", "slide_map"},
     {"explain"},
