@@ -101,10 +101,14 @@ def log(client: Any, run: str, metrics: Sequence[Any], params: Sequence[Any] = (
         client.log_batch(run, metrics=metrics[first : first + BATCH])
 
 
-def save_model(place: Path, code: Path, export: Path, requirements: list[str], model: Any) -> None:
+def save_model(
+    place: Path, code: Path, export: Path, requirements: list[str], model: Any, *, only_images: bool = True
+) -> None:
     """Save an export folder as a model that `code` loads: no pickle, and no second process that guesses requirements.
 
-    Its input is uint8 [n, H, W, 3], not paths: a served model shall not open files for its callers.
+    Its input is uint8 [n, H, W, 3], not paths: a served model shall not open files for its callers. One that reads
+    something else has no signature, which would refuse an integer where a number may be a fraction, and a modality
+    that is left out: `mlflow_model` says what it takes and checks it.
     """
     mlflow = api()
     with warnings.catch_warnings():
@@ -115,7 +119,7 @@ def save_model(place: Path, code: Path, export: Path, requirements: list[str], m
             python_model=str(code),
             artifacts={"export": str(export)},
             pip_requirements=requirements,
-            signature=mlflow.models.ModelSignature(inputs=mlflow.types.Schema([images])),
+            signature=mlflow.models.ModelSignature(inputs=mlflow.types.Schema([images])) if only_images else None,
             mlflow_model=model,
         )
 

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+
+from histotune.case_files import what_is_read
+from histotune.predictor import CONFIG, load_model
 
 SHOWN = ("balanced_accuracy", "auroc", "accuracy", "sensitivity", "specificity", "macro_f1", "mcc", "ece")
 
 
+FEW = 12  # columns that are named
+
+
 def card(info: Mapping[str, Any]) -> str:
     """Write Markdown from what `export.json` holds."""
-    return "\n".join([*_head(info), *_made(info), *_measured(info), *_use(info)]) + "\n"
+    return "\n".join([*_head(info), *_read(info), *_made(info), *_measured(info), *_use(info)]) + "\n"
+
+
+def what_it_reads(folder: Path) -> dict[str, Any]:
+    """Return what the models in an export folder read, by modality: kind, shape of a case, columns of a table."""
+    models = [load_model(path.parent, torch.device("cpu")) for path in sorted(folder.rglob(CONFIG))]
+    found = what_is_read((name, model.preparations[name]) for model in models for name in model.modalities)
+    return {
+        name: {"kind": one.kind, "shape": list(one.shape), "columns": list(one.needed)} for name, one in found.items()
+    }
 
 
 def _head(info: Mapping[str, Any]) -> list[str]:
@@ -29,6 +47,23 @@ def _head(info: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _read(info: Mapping[str, Any]) -> list[str]:
+    lines = ["## What it reads", ""]
+    for name, one in info["reads"].items():
+        columns, shape = one["columns"], one["shape"]
+        if one["kind"] == "table":
+            few = ", ".join(columns[:FEW]) + (", ... (all of them in export.json)" if len(columns) > FEW else "")
+            lines.append(f"- `{name}`: a table, of which {len(columns)} columns are needed: {few}")
+        elif one["kind"] == "image":
+            lines.append(f"- `{name}`: an RGB image")
+        else:
+            lines.append(f"- `{name}`: a {one['kind']} of patches, {shape[0]} features each")
+    if len(info["reads"]) > 1:
+        lines.append("")
+        lines.append("A case may lack some of them; one that lacks all has no prediction.")
+    return [*lines, ""]
+
+
 def _made(info: Mapping[str, Any]) -> list[str]:
     data, split, study = info["dataset"], info["split"], info["study"]
     digests = ", ".join(f"{digest} at {size} px" for size, digest in data["digests"].items())
@@ -43,9 +78,10 @@ def _made(info: Mapping[str, Any]) -> list[str]:
         f"- digest of this model: `{info['digest']}`",
     ]
     if split.get("folds"):
+        often = f", dealt {split['repeats']} times" if split["repeats"] > 1 else ""
         lines.append(
-            f"- cross-validated: {split['folds']} folds of the development part, dealt {split['repeats']} times; a "
-            "member is the mean logit of a network per fold, and what is said of validation are out-of-fold predictions"
+            f"- cross-validated: {split['folds']} folds of the development part{often}; a member is the mean logit of "
+            "a network per fold, and what is said of validation is said of out-of-fold predictions"
         )
     if split["training"]:
         lines.append(f"- training part: {split['training']}; validation and test parts are natural")
@@ -78,9 +114,22 @@ def _measured(info: Mapping[str, Any]) -> list[str]:
 
 
 def _use(info: Mapping[str, Any]) -> list[str]:
-    lines = ["## Use", "", "```bash", "histotune predict FOLDER images -o predictions.csv", "```", "", "```python"]
-    lines += ["import histotune", "", 'table = histotune.load("FOLDER").predict("images")', "```", ""]
-    lines.append(f"Images of any size are resized ({info['resize']}) as the training images were.")
+    images = {one["kind"] for one in info["reads"].values()} == {"image"}
+    given = "images" if images else "cases"
+    lines = ["## Use", "", "```bash", f"histotune predict FOLDER {given} -o predictions.csv", "```", "", "```python"]
+    lines += ["import histotune", "", f'table = histotune.load("FOLDER").predict("{given}")', "```", ""]
+    if not images:
+        forms = {
+            "table": "{0}.csv (.csv.gz, .parquet; the first column, or case_id, is the case)",
+            "image": "{0}/ID.png",
+        }
+        other = "{0}/ID/ as `histotune prepare slides` writes it"
+        files = "; ".join(
+            f"`{name}`: {forms.get(one['kind'], other).format(name)}" for name, one in info["reads"].items()
+        )
+        lines.append(f"`cases` is a folder with {files}.")
+    if any(one["kind"] == "image" for one in info["reads"].values()):
+        lines.append(f"Images of any size are resized ({info['resize']}) as the training images were.")
     return lines + (_onnx(info["onnx"], info) if "onnx" in info else [])
 
 

@@ -104,9 +104,7 @@ def ensemble(
     modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
     add_modality: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=STUDY: with the best trial of another study; to the latest such ensemble, or to those."
-        ),
+        typer.Option(help="NAME=STUDY: with that study's best trial; to `--modalities` or the latest such ensemble."),
     ] = None,
     drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
@@ -165,18 +163,24 @@ def evaluate(
     cli_show.evaluation(found, json_wanted=json_wanted)
 
 
-@app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv"))
+@app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv", "predict exports/brca new_cases"))
 def predict(
     exported: given.ExportArgument,
-    images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a CSV with a column 'path'.")],
+    cases: Annotated[
+        Path,
+        typer.Argument(
+            help="An image, a folder of images, or a CSV with a column 'path'; of an export that reads something else "
+            "a folder with MODALITY.csv (or .csv.gz, .parquet), MODALITY/ID.png, and bags as `prepare slides` wrote."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
     strict: given.StrictOption = False,
 ) -> None:
-    """Predict class probabilities for new images."""
+    """Predict class probabilities for new cases."""
     from histotune import cli_show
     from histotune.predict import load
 
-    cli_show.predictions(load(exported).predict(images, strict=strict), output)
+    cli_show.predictions(load(exported).predict(cases, strict=strict), output)
 
 
 @app.command(epilog=_examples("figure confusion_matrix idc", "figure learned_features idc --set method=tsne --png"))

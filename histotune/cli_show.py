@@ -236,7 +236,7 @@ def figure(numbers: Any, written: Sequence[Path], *, json_wanted: bool) -> None:
 
 
 def predictions(table: pd.DataFrame, output: Path) -> None:
-    """Write predictions and say what became of the images."""
+    """Write predictions and count them by class."""
     write_text(output, table.to_csv(index=False))
     counts = ", ".join(f"{name}: {count}" for name, count in table["label"].value_counts().items())
     typer.echo(f"Wrote {len(table)} predictions to {output} ({counts})")

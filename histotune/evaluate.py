@@ -96,6 +96,8 @@ def evaluate(
     data = store.training_data(sized[min(sized)])
     table = store.split_table()
     rows = np.flatnonzero(table["part"].to_numpy() == "test")
+    if not len(rows):
+        raise StudyError(f"study {model.study!r} has no sealed test part: its numbers are out of folds, see its leaderboard")
     contenders = _contenders(model, sized, rows)
     for name in control_names(data):
         contenders[f"control {name}"] = metrics.softmax(predict_control(name, data, rows))
@@ -223,18 +225,16 @@ def correspondence(classes: Sequence[str], positive: int, name: str, cohort: Coh
 
 def _contenders(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return probabilities [n, C] of the export ("") and, for an ensemble, of what it must justify itself against."""
-    chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-    logits = np.concatenate(
-        [
-            model.member_logits({size: select(cohort.columns, chunk) for size, cohort in sized.items()})
-            for chunk in chunks
-        ],
-        axis=1,
-    )  # [M, n, C]
-    found = {"": model.ensemble.predict(logits)}
+    parts = []
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        cases = {size: select(cohort.columns, chunk) for size, cohort in sized.items()}
+        parts.append((model.member_logits(cases), model.hears(cases)))
+    logits, present = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))  # [M, n, C], [M, n]
+    found = {"": model.ensemble.predict(logits, present)}
     if len(logits) > 1:
         found[BEST_MEMBER] = metrics.softmax(logits[0])
-        found[UNIFORM_MEAN] = ENSEMBLES.build("average").predict(logits)
+        found[UNIFORM_MEAN] = ENSEMBLES.build("average").predict(logits, present)
     return found
 
 

@@ -17,8 +17,9 @@ from histotune import patches, saliency
 from histotune.datasets import fit, read_image
 from histotune.datasets._decode import content_digest
 from histotune.errors import ConfigError, suggest
+from histotune.image_files import Images
 from histotune.metrics import decide
-from histotune.predict import Export, Images
+from histotune.predict import Export
 from histotune.saliency import Key
 from histotune.slide_map import Grid, SlideMap, grid_of, picture, spread_out
 
@@ -152,6 +153,11 @@ def explain(
 
 
 def _check(model: Export, slide: bool, most: int, asked: str | None, branches: Sequence[str]) -> None:
+    if not model.only_images:
+        raise ConfigError(
+            f"{model.name} reads {', '.join(model.reads)}, and maps are drawn of models that read images only: "
+            "`histotune figure attention_over_features STUDY` and feature_importance show what others rest on"
+        )
     if most < (0 if slide else 1):
         raise ConfigError(f"{most=}: at least one patch must be explained, unless a slide is drawn")
     if asked is not None and asked not in model.classes:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from histotune import __version__, _mlflow, files, metrics
-from histotune._model_card import card
+from histotune._model_card import card, what_it_reads
 from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.errors import ConfigError, StudyError
 from histotune.members import best_trials, complete_trial
@@ -117,7 +117,7 @@ def _write(
             fresh = Path(unfinished) / folder.name
             for k, member in enumerate(members):
                 _copy_member(member, fresh / MEMBERS / str(k))
-            told = {**how, **_facts(store), "members": _members(members, temperatures)}
+            told = {**how, **_facts(store), "members": _members(members, temperatures), "reads": what_it_reads(fresh)}
             info = json.loads(json.dumps(files.without_nan(told)))  # as it will be read: the digest must not differ
             info["digest"] = content_digest(fresh, info)
             files.write_json(fresh / EXPORT, info)
@@ -272,7 +272,8 @@ def _log_model(client: Any, experiment: str, run: str, folder: Path) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         place, code = Path(scratch) / "model", Path(__file__).with_name("mlflow_model.py")
         described = mlflow.models.Model(model_id=model.model_id, run_id=run)
-        _mlflow.save_model(place, code, folder, _requirements(), described)
+        only_images = {one["kind"] for one in info["reads"].values()} == {"image"}
+        _mlflow.save_model(place, code, folder, _requirements(), described, only_images=only_images)
         client.log_model_artifacts(model.model_id, str(place))
     client.finalize_logged_model(model.model_id, mlflow.entities.LoggedModelStatus.READY)
     client.log_outputs(run, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])

@@ -32,7 +32,7 @@ from histotune.search.samplers import check_sampler
 from histotune.search.schedule import Population
 from histotune.search.start import begin_with, read_starts
 from histotune.search.watch import Watch
-from histotune.session import other_inputs
+from histotune.session import shapes
 from histotune.space import Space, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.study import Study
@@ -154,7 +154,7 @@ def search(
                 store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, start=start,
                 plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
                 opened=None if opened is None else functools.partial(opened, store, budget), seed=store.settings().seed,
-                room=functools.partial(_check_room, store, prepared, loaded, budget, keep_models, kept, joined, said),
+                room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said, prepared),
                 address=ray_address, storage=storage,
             )  # fmt: skip
             break
@@ -177,13 +177,13 @@ def _other_study(name: str | os.PathLike[str], place: Places) -> StudyStore:
 
 def _check_room(
     store: StudyStore,
-    cohorts: Mapping[int, Cohort],
     space: Space,
     budget: Budget,
     keep: int,
     kept: int,
     joined: bool,
     said: Callable[[str], None] | None,
+    prepared: Mapping[int, Cohort],
     resources: Resources,
     at_once: int,
 ) -> None:
@@ -195,7 +195,7 @@ def _check_room(
     memory = None if joined else total_memory()
     line = preflight(
         store, config, trials=left, at_once=at_once, checkpoints=at_once + kept, keep=keep, cpus=cpus, gpus=gpus,
-        memory=memory, given=other_inputs(config, store.training_data(cohorts[config.image_size])),
+        memory=memory, given=shapes(config, store.training_data(prepared[config.image_size])),
     )  # fmt: skip
     if said is not None:
         said(f"{'trials' if left is None else f'{left} trials'}, {line}")

@@ -9,6 +9,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
+from histotune.case_files import of_frame
 from histotune.predict import Export, load
 
 
@@ -21,9 +22,21 @@ class ExportModel(PythonModel):  # type: ignore[misc]  # MLflow is not typed her
         """Open the export; the model in it is read from safetensors."""
         self.export = load(context.artifacts["export"])
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Map images uint8 [n, H, W, 3] to the table that `Export.predict` returns."""
-        return self.export.predict(model_input)
+    def predict(
+        self, context: Any, model_input: np.ndarray | pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Map cases to the table that `Export.predict` returns.
+
+        Args:
+            model_input: images uint8 [n, H, W, 3], of an export that reads images only; of one that reads tables a
+                DataFrame with a row per case, columns called `MODALITY.COLUMN`, and `case_id` where ids are known. A
+                modality of which there is no column is absent, and so is one whose cells are all empty.
+        """
+        if not isinstance(model_input, pd.DataFrame):
+            return self.export.predict(model_input)
+        ids, columns = of_frame(model_input, self.export.reads)
+        table = self.export.predict(columns)
+        return table.assign(id=[ids[row] for row in table["id"]])
 
 
 set_model(ExportModel())

@@ -48,12 +48,17 @@ def add_onnx(folder: Path) -> dict[str, Any]:
     images that no training saw, in batches of 1, 2 and 7, onnxruntime must find in it the probabilities of PyTorch.
 
     Raises:
-        ConfigError: a package is missing.
+        ConfigError: a package is missing, or something else than images is read.
         HistotuneError: a member has an operator without translation, the weights are too many for one file, or
             a probability differs by more than 1e-4. The folder is then as it was.
     """
     check_packages()
     model = load(folder, torch.device("cpu"))
+    if not model.only_images:
+        raise ConfigError(
+            f"{model.name} reads {', '.join(f'{name} ({one.kind})' for name, one in model.reads.items())}, and an ONNX "
+            "graph is written of models that read images only: export it without ONNX"
+        )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx.") as unchecked:
         path = Path(unchecked) / ONNX
         _trace(model).save(path, external_data=False)

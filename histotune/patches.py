@@ -13,7 +13,8 @@ import pandas as pd
 
 from histotune.datasets.idc import CLASSES, read_name
 from histotune.errors import DataError, suggest
-from histotune.predict import Export, Images, image_paths
+from histotune.image_files import Images, image_paths
+from histotune.predict import Export
 from histotune.splits import TEST, TRAIN, VAL
 from histotune.store import StudyStore
 

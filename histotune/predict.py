@@ -1,4 +1,4 @@
-"""An export and new images -> class probabilities; only the export folder is needed, and nothing in it is unpickled."""
+"""An export and new cases -> class probabilities; only the export folder is needed, and nothing in it is unpickled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,148 +14,148 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histotune.calibration import apply_temperatures
+from histotune.case_files import CaseFiles
 from histotune.datasets import BadFile, fit, read_image
-from histotune.datasets._images import SUFFIXES
-from histotune.ensembles import ENSEMBLES, Ensemble
+from histotune.datasets._tables import three
+from histotune.ensembles import ENSEMBLES
 from histotune.errors import DataError, HistotuneError
-from histotune.metrics import decide
-from histotune.modalities import Column
-from histotune.predictor import Predictor, load_model
+from histotune.image_files import Images, image_paths, stacked, words
+from histotune.modalities import MODALITIES, Column
+from histotune.model import IMAGE
+from histotune.predictor import load_model
+from histotune.scorer import Member, Scorer
 
 FORMAT = 1
 EXPORT, MEMBERS, ONNX = "export.json", "members", "model.onnx"
 CHUNK = 256  # images in memory at once
-Cases = np.ndarray | Mapping[str, Column]
-"""uint8 images [n, S, S, 3], or {modality: column of n cases}."""
-Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray
-"""A file, a folder, a CSV with a column `path`, a list of files, or uint8 [n, H, W, 3]."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """A trained model of an export, and the temperature by which its logits are divided."""
-
-    trial: int
-    temperature: float
-    predictor: Predictor
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images that it reads, pixels."""
-        return self.predictor.image_size
-
-
-@dataclass(frozen=True)
-class Export:
-    """A portable model, a single trial or an ensemble of trials, ready to predict.
-
-    Attributes:
-        folder: where it lies.
-        info: what `export.json` says: how it was made, on which data and split, with which validation metrics.
-        members: best first.
-        ensemble: joins the members; the average for a single one.
-    """
-
-    folder: Path
-    info: Mapping[str, Any]
-    members: tuple[Member, ...]
-    ensemble: Ensemble
+class Export(Scorer):
+    """A portable model, a single trial or an ensemble of trials, ready to predict from files."""
 
     def __repr__(self) -> str:
         return f"Export({self.name!r}, {len(self.members)} members, classes {', '.join(self.classes)})"
 
-    @property
-    def name(self) -> str:
-        """The export's name."""
-        return str(self.info["name"])
-
-    @property
-    def digest(self) -> str:
-        """What names this very model, its weights included."""
-        return str(self.info["digest"])
-
-    @property
-    def study(self) -> str:
-        """Name of the study that it was made in."""
-        return str(self.info["study"]["name"])
-
-    @property
-    def study_folder(self) -> Path:
-        """Where that study stood when the export was made."""
-        return Path(self.info["study"]["folder"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the probabilities."""
-        return tuple(self.info["classes"])
-
-    @property
-    def positive(self) -> int:
-        """Index of the positive class."""
-        return int(self.info["positive"])
-
-    @property
-    def threshold(self) -> float | None:
-        """Probability of the positive class from which on it is called, chosen on validation; None for C > 2."""
-        threshold = self.info["threshold"]
-        return None if threshold is None else float(threshold)
-
-    @property
-    def image_sizes(self) -> tuple[int, ...]:
-        """Sides of the images that the members read, pixels, ascending."""
-        return tuple(sorted({member.image_size for member in self.members}))
-
-    def predict(self, images: Images, *, strict: bool = False) -> pd.DataFrame:
+    def predict(self, cases: Images | Mapping[str, Column], *, strict: bool = False) -> pd.DataFrame:
         """Predict class probabilities.
 
         Args:
-            images: an image file; a folder, searched with its subfolders for image files; a CSV file with a column
-                `path` (relative to the CSV's folder); a list of files; or a uint8 array [n, H, W, 3].
+            cases: of an export that reads images only: an image file; a folder, searched with its subfolders for image
+                files; a CSV file with a column `path` (relative to the CSV's folder); a list of files; or a uint8
+                array [n, H, W, 3]. Of any other: a folder as `case_files` describes it, or, if it reads one table
+                only, that file. Of both: {modality: `modalities.Column`}, where one that is left out is absent.
             strict: whether an image that cannot be read is an error.
 
         Returns:
-            One row per image: `path` (for an array `id`, from 0), `p_CLASS` for every class, `label`, the class of
-            highest probability, and for two classes `label_at_threshold`, the class at the validation threshold.
-            Images that cannot be read have no row: a warning counts them, and `table.attrs["problems"]` lists
-            {path, kind, reason}.
+            One row per case: `path` of an image file, else `id` (from 0 for an array and for columns), `p_CLASS` for
+            every class, `label`, the class of highest probability, and for two classes `label_at_threshold`, the class
+            at the validation threshold. Where not only images are read, `missing` names the modalities that the case
+            lacks. Images that cannot be read, and cases that have nothing that is read, have no row: a warning counts
+            them, and `table.attrs["problems"]` lists {path, kind, reason}, where `path` may be the id of a case.
 
         Raises:
-            DataError: there is no image, none can be read, or `strict` met one that cannot.
+            DataError: there is no case, none can be read, `strict` met an image that cannot, or a table lacks a column.
         """
-        if isinstance(images, np.ndarray):
-            return self._table({"id": range(len(images))}, self._of_array(images))
-        paths = image_paths(images)
+        if isinstance(cases, Mapping):
+            return self._of_columns(cases)
+        if not self.only_images:
+            return self._of_files(cases, strict)
+        if isinstance(cases, np.ndarray):
+            return self.table({"id": range(len(cases))}, self._of_array(cases))
+        return self._of_images(image_paths(cases), strict)
+
+    def _of_images(self, paths: Sequence[str], strict: bool) -> pd.DataFrame:
         scored, kept, problems = [], [], []
         for start in range(0, len(paths), CHUNK):
             sized, readable, bad = self._read(paths[start : start + CHUNK])
             problems += bad
-            if strict and problems:
-                raise DataError(f"{_words(problems[0])}. Leave `strict` out to predict the images that can be read")
+            _refuse(problems, strict)
             kept += readable
             if readable:
                 scored.append(self.probabilities(sized))
         if not kept:
-            raise DataError(f"none of {len(paths)} images can be read; the first: {_words(problems[0])}")
+            raise DataError(f"none of {len(paths)} images can be read; the first: {words(problems[0])}")
         if problems:
             warnings.warn(
                 f"{len(problems)} of {len(paths)} images cannot be read and are left out; the first: "
-                f"{_words(problems[0])}",
-                stacklevel=2,
+                f"{words(problems[0])}",
+                stacklevel=3,
             )
-        table = self._table({"path": kept}, np.concatenate(scored))
+        table = self.table({"path": kept}, np.concatenate(scored))
         table.attrs["problems"] = problems
         return table
 
-    def probabilities(self, cases: Mapping[int, Cases]) -> np.ndarray:
-        """Map {image size S: the same n cases} to probabilities [n, C], float64; see `Predictor.logits`."""
-        probabilities: np.ndarray = self.ensemble.predict(self.member_logits(cases))
-        return probabilities
+    def _of_files(self, cases: Images, strict: bool) -> pd.DataFrame:
+        if not isinstance(cases, (str, os.PathLike)):
+            raise DataError(
+                f"{self.name} reads {', '.join(self.reads)}: give a folder of cases, or {{modality: Column}}, got "
+                f"{type(cases).__name__}"
+            )
+        files = CaseFiles(Path(cases), self.reads, self.info["resize"])
+        parts, unknown = [], list[str]()
+        for start in range(0, len(files.ids), CHUNK):
+            ids = files.ids[start : start + CHUNK]
+            found, nothing = self._heard(ids, files.take(ids, self.image_sizes))
+            _refuse(files.problems, strict)
+            parts.append(found)
+            unknown += nothing
+        for note in files.notes:
+            warnings.warn(note, stacklevel=3)
+        if files.problems:
+            told = f"{len(files.problems)} images cannot be read; the first: {words(files.problems[0])}"
+            warnings.warn(told, stacklevel=3)
+        return self._joined(parts, unknown, files.problems)
 
-    def member_logits(self, cases: Mapping[int, Cases]) -> np.ndarray:
-        """Map cases as in `probabilities` to the members' calibrated logits [M, n, C], float64."""
-        logits = np.stack([member.predictor.logits(cases[member.image_size]) for member in self.members])
-        return apply_temperatures(logits, [member.temperature for member in self.members])
+    def _of_columns(self, given: Mapping[str, Column]) -> pd.DataFrame:
+        read = {name: column for name, column in given.items() if name in self.reads}
+        if not read:
+            raise DataError(f"{self.name} reads {', '.join(self.reads)}, and the cases have {sorted(given)} only")
+        cases = len(next(iter(read.values())).present)
+        for name, column in read.items():
+            stored = MODALITIES.build(column.kind).cases(column.stored)
+            if (stored, len(column.present)) != (cases, cases):
+                raise DataError(f"modality {name!r} has {stored} cases and says of {len(column.present)} whether they "
+                                f"have it; the first modality has {cases}")  # fmt: skip
+        parts, unknown = [], list[str]()
+        for start in range(0, cases, CHUNK):
+            rows = np.arange(start, min(start + CHUNK, cases))
+            sized = {size: {} for size in self.image_sizes}
+            for name, column in read.items():
+                part = column.select(rows)
+                for size in sized:
+                    sized[size][name] = self._sized(part, size)
+            found, nothing = self._heard([*range(start, start + len(rows))], sized)
+            parts.append(found)
+            unknown += nothing
+        return self._joined(parts, unknown, [])
+
+    def _sized(self, column: Column, size: int) -> Column:
+        """Resize the images of a column, where it has any."""
+        if column.kind != IMAGE or column.stored.shape[1:] == (size, size, 3):
+            return column
+        return column._replace(stored=np.stack([fit(image, size, self.info["resize"]) for image in column.stored]))
+
+    def _heard(self, ids: Sequence[Any], cases: Mapping[int, Mapping[str, Column]]) -> tuple[pd.DataFrame, list[Any]]:
+        """Return a row of each case of which something is known, and the ids of the others."""
+        heard, some = self.hears(cases).any(axis=0), next(iter(cases.values()))
+        there = {name: some[name].present if name in some else np.zeros(len(ids), bool) for name in self.reads}
+        missing = [", ".join(name for name in there if not there[name][row]) for row in range(len(ids))]
+        table = self.table({"id": ids, "missing": missing}, self.probabilities(cases))
+        return table[heard], [case for case, known in zip(ids, heard, strict=True) if not known]
+
+    def _joined(self, parts: Sequence[pd.DataFrame], unknown: Sequence[Any], problems: Sequence[Any]) -> pd.DataFrame:
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        if table.empty:
+            raise DataError(f"nothing that {self.name} reads ({', '.join(self.reads)}) is known of any case")
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} cases have nothing that {self.name} reads and are left out: {three(unknown)}",
+                stacklevel=4,
+            )
+        reason = f"it has none of {', '.join(self.reads)}"
+        left_out = [{"path": str(case), "kind": "no_modality", "reason": reason} for case in unknown]
+        table.attrs["problems"] = [*problems, *left_out]
+        return table
 
     def _of_array(self, images: np.ndarray) -> np.ndarray:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.size:
@@ -167,7 +166,7 @@ class Export:
         scored = []
         for start in range(0, len(images), CHUNK):
             sized = [self._fit(image) for image in images[start : start + CHUNK]]
-            scored.append(self.probabilities(_stacked(sized)))
+            scored.append(self.probabilities(stacked(sized)))
         return np.concatenate(scored)
 
     def _read(self, paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[str], list[dict[str, str]]]:
@@ -179,21 +178,16 @@ class Export:
                 readable.append(path)
             except BadFile as error:
                 problems.append({"path": path, "kind": error.kind, "reason": error.reason})
-        return _stacked(sized), readable, problems
+        return stacked(sized), readable, problems
 
     def _fit(self, image: np.ndarray) -> dict[int, np.ndarray]:
         """Resize one image uint8 [H, W, 3] to every image size, as the cohort of the training was resized."""
         return {size: fit(image, size, self.info["resize"]) for size in self.image_sizes}
 
-    def _table(self, names: Mapping[str, Sequence[Any]], probabilities: np.ndarray) -> pd.DataFrame:
-        columns: dict[str, Any] = dict(names)
-        columns |= {f"p_{name}": probabilities[:, index] for index, name in enumerate(self.classes)}
-        classes = np.array(self.classes, dtype=object)
-        columns["label"] = classes[decide(probabilities)]
-        if self.threshold is not None:
-            chosen = decide(probabilities, positive=self.positive, threshold=self.threshold)
-            columns["label_at_threshold"] = classes[chosen]
-        return pd.DataFrame(columns)
+
+def _refuse(problems: Sequence[Mapping[str, str]], strict: bool) -> None:
+    if strict and problems:
+        raise DataError(f"{words(problems[0])}. Leave `strict` out to predict the images that can be read")
 
 
 def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> Export:
@@ -247,45 +241,3 @@ def _onnx_fits(folder: Path, info: Mapping[str, Any]) -> bool:
     """Whether an ONNX graph beside the members is the one that was checked; who took it away may."""
     path = folder / ONNX
     return not path.exists() or file_digest(path) == info.get("onnx", {}).get("sha256")
-
-
-def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """List the image files that are meant, as text.
-
-    Raises:
-        DataError: there are none.
-    """
-    if not isinstance(images, (str, os.PathLike)):
-        if not len(images):
-            raise DataError("the list of images is empty")
-        return [os.fspath(path) for path in images]
-    root = Path(images)
-    if root.is_dir():
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not found:
-            raise DataError(f"{root} and its subfolders hold no image files ({', '.join(sorted(SUFFIXES))})")
-        return [str(path) for path in found]
-    if not root.exists():
-        raise DataError(f"{root} does not exist: name an image, a folder of images, or a CSV with a column 'path'")
-    return _listed(root) if root.suffix.lower() == ".csv" else [str(root)]
-
-
-def _listed(file: Path) -> list[str]:
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{file} is no CSV file: {error}") from error
-    if "path" not in table:
-        raise DataError(f"{file} has no column 'path'; it has: {', '.join(map(str, table.columns))}")
-    if table.empty:
-        raise DataError(f"{file} lists no images")
-    return [str(file.parent / path) for path in table["path"]]
-
-
-def _stacked(sized: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.ndarray]:
-    """Turn a list of {size: [S, S, 3]} into {size: [n, S, S, 3]}."""
-    return {size: np.stack([image[size] for image in sized]) for size in (sized[0] if sized else ())}
-
-
-def _words(problem: Mapping[str, str]) -> str:
-    return f"{problem['path']}: {problem['kind']}: {problem['reason']}"

@@ -145,6 +145,13 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
     )
 
 
+def shapes(config: TrialConfig, data: TrainingData) -> dict[str, BackboneInput]:
+    """Return kind and shape of every modality that a configuration reads; of images without looking at them."""
+    columns = {name: column for name, column in _read(config, data).items() if column.kind != IMAGE}
+    seen = next(iter(data.cuts()), data)
+    return inputs_given(fit_preparations(config, columns, seen))
+
+
 def fit_preparations(
     config: TrialConfig, columns: Mapping[str, Column], data: TrainingData
 ) -> dict[str, Preprocessing]:
@@ -162,16 +169,6 @@ def fit_preparations(
         options = config.preprocess.get(name, {})
         found[name] = MODALITIES.build(column.kind).fit(column.stored, rows, data.labels[rows], options)
     return found
-
-
-def other_inputs(config: TrialConfig, data: TrainingData) -> dict[str, BackboneInput]:
-    """Return what backbones must know of the modalities that are no images, as a training would find it.
-
-    Raises:
-        ConfigError, DataError: as `start`.
-    """
-    columns = {name: column for name, column in _read(config, data).items() if column.kind != IMAGE}
-    return inputs_given(fit_preparations(config, columns, data))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from histotune import disk, files
@@ -24,7 +25,7 @@ from histotune.merge import merge
 from histotune.modalities.bag import join
 from histotune.places import Places
 from histotune.search.cluster import temporary_folder
-from histotune.session import other_inputs
+from histotune.session import shapes
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
 from histotune.tidy import tidy
@@ -42,6 +43,7 @@ def ended(store: StudyStore, number: int, value: float, state: str = COMPLETE) -
     folder = store.trial_folder(number)
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_bytes(b"0" * 1000)
+    (folder / "config.yaml").write_text(yaml.safe_dump(TrialConfig().to_dict()))
     write_record(folder, {"state": state, "metrics": {METRIC: value}, "epochs": 1})
     return TrialRecord(number, state, folder, metrics={METRIC: value})
 
@@ -168,7 +170,7 @@ def test_the_disk_that_networks_of_any_modality_need_is_known(
     )
     branch = {"modality": "patches", "backbone": {"name": "attention_mil", "dim": 500}}
     config = TrialConfig.from_dict({"model": {"branches": {"patches": branch}}})
-    given = other_inputs(config, data)
+    given = shapes(config, data)
     assert (given["patches"].kind, given["patches"].shape) == ("bag", (4,))
     assert need(small_study, config, trials=1, checkpoints=0, keep=0, given=given) > 4 * (4 + 128) * 500
 

@@ -28,9 +28,10 @@ from histotune.figures import _explanation, _overlay, _sheet, _slide
 from histotune.modalities.image import ImagePreprocessing
 from histotune.model import build_model
 from histotune.patches import listed
-from histotune.predict import Export, Member, load
+from histotune.predict import Export, load
 from histotune.predictor import Predictor
 from histotune.saliency import Key
+from histotune.scorer import Member
 from histotune.slide_map import grid_of, spread_out
 from histotune.splits import TEST, TRAIN
 from histotune.store import StudyStore

@@ -19,6 +19,7 @@ from histotune.modalities.table import Table
 
 SEPARATORS = ",;\t"
 PARQUET = (".parquet", ".pq")
+CASE_ID = "case_id"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,62 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
     found = [read_column(path, frame[name], ids, file.kind(name)) for name in kept]
     table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
     return Rows(ids, table, [*notes, *left_out])
+
+
+@dataclass(frozen=True)
+class Known:
+    """Rows of a table that a model reads, the id of every row once, and who has anything in it, bool [n]."""
+
+    ids: list[str]
+    table: Table
+    there: np.ndarray
+
+    def of(self, ids: Sequence[str]) -> tuple[Table, np.ndarray]:
+        """Return the rows of `ids`, NaN where there is none, and who has one, bool [n]."""
+        places = pd.Index(self.ids).get_indexer(pd.Index(ids))
+        values = np.where(places[:, None] < 0, np.float32(np.nan), self.table.values[places])
+        return Table(values, self.table.columns), (places >= 0) & self.there[places]
+
+
+def read_known(path: Path, kinds: Mapping[str, str], needed: Sequence[str]) -> Known:
+    """Read the columns that a model was trained on; others are left out.
+
+    The column of case ids is `case_id`, or the first one.
+
+    Args:
+        kinds: {column: `numbers` or `categories`} of all columns that the model was trained on.
+        needed: those among them that it cannot do without; the others only tell whether a row is empty.
+
+    Raises:
+        DataError: as `read_rows`, or a column that is needed is missing.
+    """
+    frame, _ = read_frame(path, lambda name: kinds.get(name) != NUMBERS, "")
+    own = CASE_ID if CASE_ID in frame else frame.columns[0]
+    if own in kinds:
+        raise DataError(
+            f"{path} has no column of case ids: its first column {own!r} is one that the model reads. Call it {CASE_ID}"
+        )
+    frame, _ = _unique(path, frame[[own, *(name for name in frame.columns if name in kinds)]], own)
+    return known_columns(path, frame.set_index(own), kinds, needed)
+
+
+def known_columns(where: Path, frame: pd.DataFrame, kinds: Mapping[str, str], needed: Sequence[str]) -> Known:
+    """Take the columns that a model was trained on from a table whose index is the case ids; see `read_known`.
+
+    Args:
+        where: what an error calls the table.
+    """
+    missing = [name for name in needed if name not in frame]
+    if missing:
+        raise DataError(
+            f"{where} lacks {len(missing)} of {len(needed)} columns that the model reads: {three(missing)}. "
+            f"{suggest(missing[0], list(frame.columns[:40]))}"
+        )
+    ids = [str(name) for name in frame.index]
+    there = frame[[name for name in frame.columns if name in kinds]].notna().any(axis=1).to_numpy()
+    found = [read_column(where, frame[name], ids, kinds[name]) for name in needed]
+    table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
+    return Known(ids, table, there)
 
 
 def read_frame(path: Path, as_words: Callable[[str], bool], expected: str) -> tuple[pd.DataFrame, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +36,24 @@ def connect(bags: Bags, *, edges: str = "knn", k: int = 8, limit: float = 0.0) -
     for row, case in enumerate(cases):
         joined[bags.case(row), : case.shape[1]] = case
     return replace(bags, neighbours=joined)
+
+
+def stacked(found: Sequence[Bags]) -> Bags:
+    """Put the cases of several bags one after the other, in memory; the lists of neighbours get one width.
+
+    Raises:
+        ValueError: their instances have different numbers of features.
+    """
+    widths = {bags.features.shape[1] for bags in found}
+    if len(widths) != 1:
+        raise ValueError(f"instances have vectors of {sorted(widths)} numbers")
+    counts = [len(bags.features) for bags in found]
+    near = np.full((sum(counts), max(bags.neighbours.shape[1] for bags in found)), -1, np.int32)
+    for start, bags in zip(np.cumsum([0, *counts]), found, strict=False):
+        near[start : start + len(bags.features), : bags.neighbours.shape[1]] = bags.neighbours
+    features, places = (np.concatenate([getattr(b, name) for b in found]) for name in ("features", "coordinates"))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([bags.counts for bags in found]))]).astype(np.int64)
+    return Bags(features, places, offsets, near)
 
 
 def neighbours(coordinates: np.ndarray, *, edges: str = "knn", k: int = 8, limit: float = 0.0) -> np.ndarray:

@@ -88,6 +88,11 @@ class TablePreprocessing(Preprocessing):
         hot = [self._category(*self.fitted.seen[place]) for place in self.fitted.hot]
         return [*numbers, *hot, *(f"{self.columns[at].name} is missing" for at in self.fitted.missing)]
 
+    @property
+    def sources(self) -> list[str]:
+        """Which column every feature is made of."""
+        return [self.columns[at].name for at in self._made_of]
+
     def standardise(self, raw: Tensor) -> Tensor:
         """Map raw rows [B, F] to features [B, F'], float32, finite whatever the rows hold."""
         import torch
@@ -110,7 +115,7 @@ class TablePreprocessing(Preprocessing):
         if stored.columns == self.columns and not np.isinf(stored.values).any():
             return stored
         given = {column.name: at for at, column in enumerate(stored.columns)}
-        missing = [self.columns[at].name for at in self._needed if self.columns[at].name not in given]
+        missing = [name for name in dict.fromkeys(self.sources) if name not in given]
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise DataError(
@@ -118,7 +123,7 @@ class TablePreprocessing(Preprocessing):
                 f"which the model was trained on; it has {len(given)} columns, such as {', '.join(list(given)[:3])}"
             )
         values = np.full((len(stored.values), len(self.columns)), np.nan, np.float32)
-        for at in self._needed:
+        for at in set(self._made_of):
             place = given[self.columns[at].name]
             values[:, at] = _recoded(stored.values[:, place], stored.columns[place], self.columns[at])
         return Table(values, self.columns)
@@ -129,9 +134,8 @@ class TablePreprocessing(Preprocessing):
         return {"kind": self.kind, "columns": columns, **_table_fit.to_dict(self.fitted)}
 
     @cached_property
-    def _needed(self) -> list[int]:
-        categories = (self.fitted.seen[place][0] for place in self.fitted.hot)
-        return sorted({*self.fitted.numbers, *categories, *self.fitted.missing})
+    def _made_of(self) -> list[int]:
+        return [*self.fitted.numbers, *(self.fitted.seen[at][0] for at in self.fitted.hot), *self.fitted.missing]
 
     def _constants(self, device: torch.device) -> Mapping[str, Tensor]:
         """Return the fitted vectors on a device, each copied once."""
@@ -234,7 +238,7 @@ class TableModality(Modality):
         return np.concatenate(blocks, axis=1)
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Check options of the preprocessing: those of `_table_fit.Options`."""
+        """Check options: those of `_table_fit.Options`."""
         refuse_options(self.name, options, _table_fit.RANGES)
 
 
@@ -288,8 +292,7 @@ def _recoded(values: np.ndarray, given: Column, wanted: Column) -> np.ndarray:
         kinds = ("numbers", "categories") if given.categories is None else ("categories", "numbers")
         raise DataError(f"column {given.name!r} holds {kinds[0]}; the model was trained on {kinds[1]} in it")
     if np.isinf(values).any():
-        row = int(np.flatnonzero(np.isinf(values))[0])
-        raise DataError(f"column {given.name!r} of case {row} (counted from 0) is infinite")
+        raise DataError(f"column {given.name!r} of case {np.isinf(values).argmax()} (counted from 0) is infinite")
     if given.categories is None or wanted.categories is None or given.categories == wanted.categories:
         return values
     places = {word: code for code, word in enumerate(wanted.categories)}
