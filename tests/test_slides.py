@@ -204,8 +204,8 @@ def test_a_slide_that_was_being_embedded_is_continued(
     assert len(patches) == 200 + 64
     monkeypatch.setattr(Slide, "read", read)
     prepare_slides(tmp_path, tmp_path / "whole", settings)
-    found = [GraphModality().load(tmp_path / name / "slides" / "s").features for name in ("out", "whole")]
-    assert np.array_equal(*found)
+    one, other = (GraphModality().load(tmp_path / name / "slides" / "s").features for name in ("out", "whole"))
+    assert np.array_equal(one, other)
 
 
 def test_a_picture_without_glass_is_tissue_all_over(monuseg: Path, settings: SlideSettings, tmp_path: Path) -> None:
