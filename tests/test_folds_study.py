@@ -219,7 +219,7 @@ def test_weights_of_folds_are_kept_counted_and_freed(study: StudyStore) -> None:
     shutil.copytree(study.folder, plain.folder)
     settings = json.loads((plain.folder / "study.json").read_text())
     (plain.folder / "study.json").write_text(json.dumps(settings | {"folds": 0}))
-    asked = {"trials": 4, "checkpoints": 2, "keep": 0}
+    asked: dict[str, Any] = {"trials": 4, "checkpoints": 2, "keep": 0}
     assert 2.9 < disk.need(study, config, **asked) / disk.need(plain, config, **asked) < 3.3
     best, other = (trial.number for trial in sorted(study.trials(), key=lambda t: -t.metrics["balanced_accuracy"]))
     (networks(study.trial_folder(best))[1] / "checkpoint.pt").write_bytes(b"left")
