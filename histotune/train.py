@@ -139,7 +139,7 @@ def epochs(
                 "train_loss": loss,
                 "learning_rate": session.optimizer.param_groups[0]["lr"],
             }
-            if probed and probe.several_branches(session.judged):
+            if probed and probe.due(session, progress.epoch + 1):
                 row[INFORMATION] = probe.measure(session, _at_once(session))
             value = float(progress.epoch) if fold else direction(metric) * row[metric]
             progress.add(row | {"seconds": time.perf_counter() - began}, value)
