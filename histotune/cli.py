@@ -213,7 +213,7 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, presets or "
+            help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, presets or "
             "reproductions."
         ),
     ],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "prepare idc --data idc_patches --image-size 50",
+    "prepare tcga_brca --data tcga_brca --option target=ihc",
     "prepare slides my_slides --mpp 0.5 --top 50",
     "prepare slides --data my_slides-bags",
 )
@@ -29,6 +30,8 @@ def prepare(
     data: given.DataOption = None,
     image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
     resize: Annotated[str, typer.Option(help="area (fill the square) or pad (keep the proportions).")] = "area",
+    option: given.DatasetOption = None,
+    include_receptor_status: given.ReceptorOption = False,
     strict: given.StrictOption = False,
     cache: given.CacheOption = None,
     quiet: given.QuietOption = False,
@@ -96,7 +99,8 @@ def prepare(
         name = next(iter([*asked, "out"])).replace("_", "-")
         raise ConfigError(f"--{name} is for whole slides: histotune prepare slides FOLDER --{name} ...")
     how: dict[str, Any] = {"resize": resize, "strict": strict}
-    _cohort(dataset, data, image_size, cache, how, quiet=quiet, json_wanted=json_wanted)
+    options = given.dataset_options(option, include_receptor_status=include_receptor_status)
+    _cohort(dataset, options, data, image_size, cache, how, quiet=quiet, json_wanted=json_wanted)
 
 
 def _refuse_other(dataset: str, folder: Path, data: str | None) -> None:
@@ -145,6 +149,7 @@ def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
 
 def _cohort(
     dataset: str,
+    options: dict[str, Any],
     data: str | None,
     image_size: int,
     cache: Path | None,
@@ -158,5 +163,6 @@ def _cohort(
     from histotune.places import Places
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
-        cohort = prepare_cohort(dataset, {}, data, image_size, Places.of(None, cache), progress=display.progress, **how)
+        places = Places.of(None, cache)
+        cohort = prepare_cohort(dataset, options, data, image_size, places, progress=display.progress, **how)
     cli_show.cohort(cohort, json_wanted=json_wanted)

@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
 from histotune.cohort import Cohort, read_labels
@@ -69,6 +70,7 @@ def search(
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     strict: bool = False,
     runs: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -116,6 +118,7 @@ def search(
         join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
             over where it leaves something undone; `time` counts from this call. Else that is an error.
         keep_models: how many of the best trials keep their weights; 0 keeps all. Results and predictions always stay.
+        options: of the dataset, over those of the space.
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
@@ -128,7 +131,7 @@ def search(
     Watch(trial_timeout)
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
-    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
+    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices, options=options or {})
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases, folds, repeats)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
     kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * Population.KEPT
@@ -145,7 +148,10 @@ def search(
             budget = budget.after(follow(there, budget, listeners, opened))
             progress = None  # they are past that
         try:
+            new = not there.exists()
             store, prepared = begin(wanted, study, place, progress)
+            for line in store.settings().facts.get("report", []) if new and said is not None else []:
+                said(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
             tracker.mirror()
