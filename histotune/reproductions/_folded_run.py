@@ -17,13 +17,13 @@ from histotune.reproductions._report import Report, Section, write
 from histotune.splits import KFOLD
 
 HOW = (
-    "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another initialisation, "
-    "and its value is that of all out-of-fold predictions together. Every contender has one configuration, its first: "
-    "no epoch, threshold or parameter was chosen on what is scored.",
-    "Classes are those of highest probability; no temperature is fitted but where stage 2 of a later step says so.",
+    "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another "
+    "initialisation, and its value is that of all out-of-fold predictions together. Every contender has one "
+    "configuration, its first: no epoch, threshold or parameter was chosen on what is scored.",
+    "The class of a patient is the one of highest probability.",
     "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
     "two-sided p come from resampled patients and seeds (few seeds say little of other trainings); p is corrected for "
-    "the rows of its table (Holm). Trainings of one seed share most of their patients, which the interval does not see.",
+    "the rows of its table (Holm). The networks of a seed share most of their patients, which no interval sees.",
     "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
 )
 
@@ -82,8 +82,8 @@ def _patients(scored: Scored) -> str:
     classes = ", ".join(f"{name} {n}" for name, n in zip(scored.classes, counts, strict=True))
     lacking = ", ".join(f"{name} {(~there).sum()}" for name, there in sorted(scored.present.items()))
     return (
-        f"{len(scored.labels):,} patients with a label ({classes}); without {lacking}. Nothing is sealed: every patient "
-        "is scored once per seed, by networks that never saw the patient."
+        f"{len(scored.labels):,} patients with a label ({classes}); without {lacking}. Nothing is sealed: every "
+        "patient is scored once per seed, by networks that never saw the patient."
     )
 
 
@@ -93,7 +93,7 @@ def _scaled(asked: FoldedAsked, scored: Scored) -> list[tuple[str, str, str]]:
         "task": f"{len(scored.classes)} classes: {', '.join(scored.classes)}",
         "patients": f"{len(scored.labels)} with a label, {len(scored.having(asked.setting.patients))} of them with "
         f"{', '.join(asked.setting.patients)}",
-        "folds": f"{first.folds} by patient, as even in classes as patients allow; nothing is chosen on the scored fold",
+        "folds": f"{first.folds} by patient, as even in classes as they allow; nothing is chosen on the scored fold",
         "seeds": f"{asked.scale.seeds}: as many deals of the folds, and initialisations",
         "configurations": "one per contender, its first",
         "epochs": f"{asked.scale.epochs}, the last one counts",
@@ -113,6 +113,5 @@ def _times(scored: Scored) -> Section:
         records = list(scored.records[row].values())
         what = f"{records[0].parameters:,}" if records[0].parameters else ""
         rows.append([row, f"{np.median([record.seconds for record in records]):.1f}", what])
-    return Section(
-        "Time", "", ["", "seconds for all folds, median over seeds; as busy as the machine was", "weights"], rows
-    )
+    head = ["", "seconds for all folds, median over seeds; as busy as the machine was", "weights"]
+    return Section("Time", "", head, rows)

@@ -1,4 +1,4 @@
-"""Train a comparison out of folds: a study per seed, a training per contender, each from its checkpoint after a kill."""
+"""Train a comparison out of folds: a study per seed, a training per contender; after a kill it goes on."""
 
 from __future__ import annotations
 
@@ -66,10 +66,8 @@ def train(asked: FoldedAsked) -> Scored:
     Raises:
         StudyError: a training failed, or a study began otherwise.
     """
-    setting = asked.setting
-    configs = {
-        row: one.config(asked.space, epochs=asked.scale.epochs, seed=0) for row, one in setting.contenders.items()
-    }
+    setting, epochs = asked.setting, asked.scale.epochs
+    configs = {row: one.config(asked.space, epochs=epochs, seed=0) for row, one in setting.contenders.items()}
     lines = _Lines(asked, len(configs) * asked.scale.seeds)
     found: dict[str, dict[int, TrialRecord]] = {}
     for seed in asked.seeds:

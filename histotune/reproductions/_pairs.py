@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histotune.reproductions._folded_measure import REPLICATES, Scored
+from histotune.reproductions import _folded_measure
+from histotune.reproductions._folded_measure import Scored
 from histotune.reproductions._report import Section
 from histotune.reproductions._tables import shown_p, words
 from histotune.statistics import Difference, holm, paired_bootstrap_of_seeds
@@ -28,9 +29,10 @@ class Pair(NamedTuple):
 def difference(one: Seeds, other: Seeds, scored: Scored, rows: np.ndarray) -> Difference:
     """Return AUROC of one minus the other over some patients, with patients and seeds resampled."""
     both = sorted(one.keys() & other.keys())
-    sides = ([p[seed][rows] for seed in both] for p in (one, other))
+    first, second = ([p[seed][rows] for seed in both] for p in (one, other))
+    on = (scored.labels[rows], scored.patients[rows])
     return paired_bootstrap_of_seeds(
-        TESTED, *sides, scored.labels[rows], scored.patients[rows], positive=scored.positive, replicates=REPLICATES
+        TESTED, first, second, *on, positive=scored.positive, replicates=_folded_measure.REPLICATES
     )
 
 

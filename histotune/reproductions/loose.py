@@ -1,4 +1,4 @@
-"""Loosely coupled modalities: each trained alone and frozen; every combination, every way to join, a modality absent."""
+"""Loosely coupled modalities: each trained alone and frozen; every combination and way to join, one absent."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ STRATEGIES: Mapping[str, Strategy] = {
 MEAN, OURS = "mean", "WLB"
 _METRICS = ("auroc", "balanced_accuracy", "macro_f1", "accuracy")
 _COMBINED = (
-    "Macro one-vs-rest AUROC, mean ± standard deviation over seeds. The last columns compare WLB with the untrained mean "
-    "of the very same members, by patients and seeds; p is corrected over the combinations (Holm)."
+    "Macro one-vs-rest AUROC, mean ± standard deviation over seeds. The last columns compare WLB with the untrained "
+    "mean of the very same members, by patients and seeds; p is corrected over the combinations (Holm)."
 )
 _DROPPED = (
     "Every way to join was fitted with all modalities on the other folds; at test one is absent for everybody. A "
     "difference is to the same way with nothing dropped, with its 95 % interval over patients and seeds."
 )
 _REFITTED = (
-    "A modality joins or leaves without training a network: WLB learns (M + 1) C numbers from out-of-fold logits. Median "
-    "over seeds, all cases with a label, as busy as the machine was."
+    "A modality joins or leaves without training a network: WLB learns (M + 1) C numbers from out-of-fold logits. "
+    "Median over seeds, all cases with a label, as busy as the machine was."
 )
 
 
@@ -116,7 +116,7 @@ def row(names: Sequence[str], way: str) -> str:
 
 
 def compare(scored: Scored, setting: FoldedSetting) -> Compared:
-    """Compare all ways over the patients who have everything and over all, in every combination, and when one is absent."""
+    """Compare all ways over the patients who have everything and over all, every combination, and with one absent."""
     joined = Joined(scored, list(setting.singles))
     complete, everybody = scored.having(setting.patients), np.arange(len(scored.labels))
     groups = {
@@ -188,14 +188,12 @@ def _refits(joined: Joined) -> Section:
 
 
 def _heat(who: str, joined: Joined, rows: np.ndarray) -> Picture:
-    columns: dict[str, list[tuple[float, ...]]] = {"nothing": []}
+    columns: dict[str, list[tuple[float, ...]]] = {}
     for way in STRATEGIES:
-        columns["nothing"].append(
-            (float(np.mean(_aurocs(joined.scored, joined.found[row(joined.members, way)], rows))),)
-        )
-        for name in joined.members:
-            value = float(np.mean(_aurocs(joined.scored, joined.dropped[way][name], rows)))
-            columns.setdefault(f"without {name}", []).append((value,))
+        under = {"nothing dropped": joined.found[row(joined.members, way)]}
+        under |= {f"without {name}": joined.dropped[way][name] for name in joined.members}
+        for name, found in under.items():
+            columns.setdefault(name, []).append((float(np.mean(_aurocs(joined.scored, found, rows))),))
     return Picture(
         kind="heat",
         stem="modality_drop",

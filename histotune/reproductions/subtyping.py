@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from histotune import metrics
 from histotune.reproductions._base import REPRODUCTIONS, Table
 from histotune.reproductions._folded import FoldedSetting, OutOfFold, read_folded_settings
 from histotune.reproductions._folded_measure import Compared, Picture, Scored
 from histotune.reproductions._pairs import Pair, pairs_section
 from histotune.reproductions._report import Section
 from histotune.reproductions._rows import Probabilities
-from histotune.reproductions._tables import Arm
+from histotune.reproductions._tables import Arm, words
 
 _METRICS = ("auroc", "balanced_accuracy", "macro_f1", "mcc", "average_precision")
 _TESTED = "auroc"
@@ -63,9 +64,7 @@ def _table(title: str, rows: Sequence[str], note: str) -> Table:
 
 
 def _auroc(scored: Scored, found: Probabilities, row: str, rows: np.ndarray) -> float:
-    from histotune.metrics import auroc
-
-    return float(np.mean([auroc(p[rows], scored.labels[rows], scored.positive) for p in found[row].values()]))
+    return float(np.mean([metrics.auroc(p[rows], scored.labels[rows], scored.positive) for p in found[row].values()]))
 
 
 def _apart(
@@ -80,13 +79,11 @@ def _apart(
         [line.label, *(line.cell(metric) for metric in _METRICS), setting.marked[line.label]]
         for line in arm.tables[0][1]
     ]
-    from histotune.reproductions._tables import words
-
     return [Section("Marked rows, the same patients", "", ["", *map(words, _METRICS), "why apart"], cells)]
 
 
 def _bars(arm: Arm, who: str, best: str) -> Picture:
-    table, lines = arm.tables[0]
+    lines = arm.tables[0][1]
     intervals = [arm.measured.rows[line.label].intervals[_TESTED] for line in lines]
     return Picture(
         kind="bars",
