@@ -25,11 +25,14 @@ from histotune.begin import Wanted, begin
 from histotune.checkpoint import Checkpoint
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import TrialConfig
-from histotune.errors import ConfigError, DataError
+from histotune.errors import ConfigError, DataError, StudyError
+from histotune.evaluate import evaluate as evaluate_sealed
+from histotune.export import export_trial
 from histotune.metrics import COSTS, evaluate, softmax
 from histotune.modalities import image
 from histotune.places import Places
 from histotune.pooling import pooled
+from histotune.predict import load
 from histotune.predictor import load_model
 from histotune.records import Predictions, networks, read_record
 from histotune.session import Session, start
@@ -166,6 +169,16 @@ def test_without_a_test_part_everybody_is_scored_out_of_folds(tmp_path: Path) ->
         assert not set(dealt.patients[cut.train]) & set(dealt.patients[cut.val])
     with pytest.raises(ConfigError, match="'patient_kfold' has no validation and no test part"):
         deal_folds(cohort, dealt.labels, split(cohort, dealt.labels, "patient_kfold"), 0, 1, seed=0)
+
+
+def test_a_study_without_a_test_part_exports_and_has_nothing_to_evaluate(tmp_path: Path) -> None:
+    store, cohort = new_study(tmp_path / "runs" / "whole", protocol="patient_kfold", folds=2)
+    folder = store.trial_folder(0)
+    assert run_trial(config(epochs=1), store.training_data(cohort), folder).state == COMPLETE
+    model = load(export_trial(store, 0, tmp_path / "export"))
+    with pytest.raises(StudyError, match="study 'whole' has no sealed test part: its numbers are out of folds"):
+        evaluate_sealed(model, {32: cohort}, store, command="test")
+    assert not store.openings()
 
 
 def test_sites_stay_whole_in_parts_and_folds(small_cohort: Cohort, small_labels: np.ndarray) -> None:

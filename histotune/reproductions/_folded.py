@@ -71,7 +71,8 @@ class FoldedSetting:
         linear: {row: modalities of a linear control}.
         tuned: the same, with the strength of its penalty chosen inside the training part of every fold.
         controls: rows of `linear` and `tuned` with which all rows are compared, too.
-        marked: {row: why it is not to be compared with the others}.
+        marked: {row: why it is not compared with the others}.
+        pairs: {what is changed: [row with it, row without]}, compared over the same patients.
         paper: {what: how the paper had it} of what differs here.
         published: {row: what the paper prints of the same metric}.
         printed: {method: what the paper prints of it in other metrics}, in words.
@@ -88,6 +89,7 @@ class FoldedSetting:
     tuned: Mapping[str, Sequence[str]] = field(default_factory=dict)
     controls: Sequence[str] = ()
     marked: Mapping[str, str] = field(default_factory=dict)
+    pairs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     paper: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, Published] = field(default_factory=dict)
     printed: Mapping[str, str] = field(default_factory=dict)
@@ -95,13 +97,16 @@ class FoldedSetting:
 
     def __post_init__(self) -> None:
         """Refuse rows that name a row that is not there."""
-        named = [*self.singles, *(name for names in self.means.values() for name in names)]
-        for name in named:
-            if name not in self.contenders:
-                raise ConfigError(f"there is no contender {name!r}. {suggest(name, self.contenders)}")
-        for name in self.controls:
-            if name not in {**self.linear, **self.tuned}:
-                raise ConfigError(f"there is no linear control {name!r}. {suggest(name, {**self.linear, **self.tuned})}")
+        averaged = [name for names in self.means.values() for name in names]
+        paired = [name for pair in self.pairs.values() for name in pair]
+        for names, known in (
+            ((*self.singles, *averaged), [*self.contenders]),
+            (self.controls, [*self.linear, *self.tuned]),
+            ((*self.marked, *paired), self.rows()),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ConfigError(f"there is no row {name!r} to refer to. {suggest(name, known)}")
 
     def scale(self, budget: str) -> Scale:
         """Return what a budget spends.

@@ -1,9 +1,10 @@
-"""Train a comparison out of folds: a study per seed, a training per contender, each from its checkpoint after a kill."""
+"""Train a comparison out of folds: a study per seed, a training per contender; after a kill it goes on."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -65,8 +66,8 @@ def train(asked: FoldedAsked) -> Scored:
     Raises:
         StudyError: a training failed, or a study began otherwise.
     """
-    setting = asked.setting
-    configs = {row: one.config(asked.space, epochs=asked.scale.epochs, seed=0) for row, one in setting.contenders.items()}
+    setting, epochs = asked.setting, asked.scale.epochs
+    configs = {row: one.config(asked.space, epochs=epochs, seed=0) for row, one in setting.contenders.items()}
     lines = _Lines(asked, len(configs) * asked.scale.seeds)
     found: dict[str, dict[int, TrialRecord]] = {}
     for seed in asked.seeds:
@@ -84,9 +85,13 @@ def train(asked: FoldedAsked) -> Scored:
 
 def _controls(setting: FoldedSetting, store: StudyStore, data: TrainingData) -> Iterator[tuple[str, TrialRecord]]:
     for row, modalities in setting.linear.items():
-        yield row, fit_linear(data, store.controls / row.replace(" ", "_"), modalities)
+        yield row, fit_linear(data, store.controls / _slug(row), modalities)
     for row, modalities in setting.tuned.items():
-        yield row, fit_linear(data, store.controls / row.replace(" ", "_"), modalities, STRENGTHS)
+        yield row, fit_linear(data, store.controls / _slug(row), modalities, STRENGTHS)
+
+
+def _slug(row: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]+", "_", row).strip("_")
 
 
 def kept(data: TrainingData, config: TrialConfig) -> TrainingData:
