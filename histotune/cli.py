@@ -111,11 +111,26 @@ def leaderboard(
     cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
 
 
-@app.command(epilog=_examples("ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx"))
+@app.command(
+    epilog=_examples(
+        "ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx",
+        "ensemble brca_loose --strategy weighted_logits --modalities image,cnv,clinical",
+        "ensemble brca_loose --strategy weighted_logits --drop-modality cnv",
+    )
+)
 def ensemble(
     study: given.StudyArgument,
     top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
     strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the strategy's parameters.")] = None,
+    modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
+    add_modality: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=STUDY: with the best trial of another study; to the latest such ensemble, or to those."
+        ),
+    ] = None,
+    drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
     onnx: given.OnnxOption = False,
     runs: given.RunsOption = None,
@@ -124,10 +139,19 @@ def ensemble(
 ) -> None:
     """Combine the best trials on their validation predictions, and export the result."""
     from histotune import cli_show
+    from histotune.space import read_values
     from histotune.study import open_study
 
     merged = open_study(study, runs=runs).ensemble(
-        top=top, strategy=strategy, export=export, onnx=onnx, tracking_uri=tracking_uri
+        top=top,
+        strategy=strategy,
+        params=read_values(set_ or [], option="--set"),
+        modalities=[name.strip() for name in modalities.split(",") if name.strip()],
+        add_modality={k: str(v) for k, v in read_values(add_modality or [], option="--add-modality").items()},
+        drop_modality=drop_modality or [],
+        export=export,
+        onnx=onnx,
+        tracking_uri=tracking_uri,
     )
     cli_show.merged(merged, export, json_wanted=json_wanted)
 

@@ -183,13 +183,22 @@ def merged(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
         {"what": who.replace("_", " "), **{m: str(figures[m]) for m in shown}}
         for who, figures in found.intervals.items()
     ]
-    members = ", ".join(map(str, found.members))
-    as_table(rows, f"{found.name}: trials {members}; validation part, 95 % intervals by patient")
+    told = zip(found.members, found.modalities or [""] * len(found.members), strict=True)
+    members = ", ".join(f"{number} ({modality})" if modality else str(number) for number, modality in told)
+    as_table(rows, f"{found.name}: trials {members}; held-out predictions, 95 % intervals by patient")
+    if found.state:
+        numbers = sum(_count(value) for value in found.state.values())
+        typer.echo(f"{numbers} numbers were fitted in {found.fit_seconds:.3f} s; no network was trained.")
     for other, gain in found.gains.items():
         typer.echo(f"ensemble minus {other.replace('_', ' ')}: {gain}")
     typer.echo("Members, temperatures and threshold were chosen on these very cases: the sealed test part decides.")
     if export is not None:
         typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
+
+
+def _count(value: Any) -> int:
+    """Count the numbers in nested lists."""
+    return sum(map(_count, value)) if isinstance(value, list) else 1
 
 
 def evaluation(found: Evaluation, *, json_wanted: bool) -> None:

@@ -25,8 +25,9 @@ import numpy as np
 from histotune import __version__, _mlflow, files, metrics
 from histotune._model_card import card, what_it_reads
 from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
-from histotune.errors import ConfigError, StudyError, suggest
-from histotune.merge import Merged, best_trials
+from histotune.errors import ConfigError, StudyError
+from histotune.members import best_trials, complete_trial
+from histotune.merge import Merged
 from histotune.onnx_model import add_onnx
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
@@ -48,7 +49,7 @@ def export_trial(store: StudyStore, number: int, folder: Path, *, onnx: bool = F
         ConfigError: `folder` holds something else, or a package for ONNX is missing.
         HistotuneError: the ONNX graph cannot be written, or gives other probabilities.
     """
-    record = _complete(store, number)
+    record = complete_trial(store, number)
     saved = record.predictions()
     temperature = fit_temperature(saved.logits, saved.labels)
     probabilities = metrics.softmax(apply_temperatures(saved.logits[None], [temperature])[0])
@@ -81,20 +82,13 @@ def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bo
         "threshold": merged.threshold,
         "validation": dict(merged.metrics),
     }
-    return _write(store, folder, how, [_complete(store, n) for n in merged.members], merged.temperatures, onnx=onnx)
+    return _write(store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx)
 
 
-def _complete(store: StudyStore, number: int) -> TrialRecord:
-    trials = {trial.number: trial for trial in store.trials()}
-    if number not in trials:
-        known = [str(trial.number) for trial in trials.values() if trial.state == COMPLETE]
-        raise StudyError(f"study {store.folder.name!r} has no ended trial {number}. {suggest(str(number), known)}")
-    if trials[number].state != COMPLETE:
-        raise StudyError(
-            f"trial {number} is {trials[number].state}, and only complete trials are exported: "
-            f"`histotune leaderboard {store.folder.name}` lists them"
-        )
-    return trials[number]
+def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
+    studies = merged.studies or ("",) * len(merged.members)
+    places = [StudyStore(Path(study)) if study else store for study in studies]
+    return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
 
 
 def _threshold(store: StudyStore, probabilities: np.ndarray, labels: np.ndarray) -> float | None:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from histotune import files, metrics
+from histotune._deal import by_group
 from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.ensembles import ENSEMBLES
-from histotune.errors import ConfigError, StudyError
+from histotune.errors import StudyError
+from histotune.members import Member, best_trials
 from histotune.pooling import by_fold, scored
 from histotune.statistics import Difference, Interval, intervals, paired_bootstrap
 from histotune.store import COMPLETE, Predictions, StudySettings, StudyStore, TrialRecord, write_record
 
 REPLICATES = 2000
+PARTS = 5  # of the patients, when a strategy that learns is described
 LEAST = 1e-12  # probability whose logarithm is saved for a class that a strategy gives nothing
 
 
@@ -41,6 +45,9 @@ class Merged:
         metrics: of the ensemble, at the class of highest probability.
         intervals: {"ensemble" | "best_member" | "uniform_mean": {metric: interval over patients}}.
         gains: {"best_member" | "uniform_mean": ensemble minus it in the study's metric, paired by patient}.
+        studies: folder of each member's study where it is another one, else "".
+        modalities: the modality that each member was chosen for, "" where it was chosen by its metric alone.
+        fit_seconds: that the strategy took to learn what it knows.
     """
 
     folder: Path
@@ -54,6 +61,9 @@ class Merged:
     intervals: Mapping[str, Mapping[str, Interval]]
     gains: Mapping[str, Difference]
     digest: str
+    studies: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    fit_seconds: float = field(default=0.0, compare=False)
 
     @property
     def name(self) -> str:
@@ -68,16 +78,21 @@ def merge(
     strategy: str = "average",
     params: Mapping[str, Any] | None = None,
     name: str | None = None,
+    members: Sequence[Member] | None = None,
     replicates: int = REPLICATES,
 ) -> Merged:
-    """Combine the `top` best complete trials and write `ensembles/<name>/`; fewer are taken where there are fewer.
+    """Combine complete trials and write `ensembles/<name>/`; no network is trained.
 
     Trials of one configuration count once. A temperature per member, the strategy and the threshold are fitted on
-    the validation predictions that they are then described with: only the sealed test part can say more.
+    held-out predictions: those of the validation part, or out of folds. The ensemble is described with the same ones;
+    a strategy that learns is described with what it says of patients that had no part in its fit, by five folds. Only
+    the sealed test part can say more.
 
     Args:
+        top: how many of the best; fewer are taken where there are fewer.
         params: parameters of the strategy.
-        name: folder name; None makes `<strategy>-top<members>`.
+        name: folder name; None makes `<strategy>-top<members>`, or names the modalities.
+        members: which trials instead of the best, best first; see `members.by_modality`.
         replicates: bootstrap draws of patients.
 
     Raises:
@@ -86,70 +101,80 @@ def merge(
     """
     settings, params = store.settings(), dict(params or {})
     ENSEMBLES.check(strategy, params)
-    members = best_trials(store, top)
-    saved = [member.predictions() for member in members]
-    _check_same_cases(members, saved)
-    labels, patients = saved[0].labels, saved[0].patients
-    temperatures = tuple(fit_temperature(one.logits, labels) for one in saved)
+    chosen = members or [Member(record, store) for record in best_trials(store, top)]
+    saved = [member.record.predictions() for member in chosen]
+    _check_same_cases(chosen, saved)
+    cases = replace(saved[0], present=np.any([one.heard for one in saved], axis=0))
+    present = np.stack([one.heard for one in saved])
+    temperatures = tuple(fit_temperature(one.logits[one.heard], one.labels[one.heard]) for one in saved)
     logits = apply_temperatures(np.stack([one.logits for one in saved]), temperatures)
+    began = time.perf_counter()
     ensemble = ENSEMBLES.build(strategy, **params)
-    ensemble.fit(logits, labels)
+    ensemble.fit(logits, cases.labels, present)
+    seconds = time.perf_counter() - began
     contenders = {
-        "ensemble": ensemble.predict(logits),
+        "ensemble": _held_out(strategy, params, logits, cases, present)
+        if ensemble.learns
+        else ensemble.predict(logits, present),
         "best_member": metrics.softmax(logits[0]),
-        "uniform_mean": ENSEMBLES.build("average").predict(logits),
+        "uniform_mean": ENSEMBLES.build("average").predict(logits, present),
     }
+    about: dict[str, Any] = {"positive": settings.positive, "replicates": replicates}
     merged = Merged(
-        folder=store.ensembles / (name or f"{strategy}-top{len(members)}"),
+        folder=store.ensembles / (name or _name(strategy, chosen)),
         strategy=strategy,
         params=params,
-        members=tuple(member.number for member in members),
+        members=tuple(member.record.number for member in chosen),
         temperatures=temperatures,
         state=ensemble.state(),
-        threshold=_threshold(contenders["ensemble"], labels, settings),
-        metrics=metrics.evaluate(contenders["ensemble"], labels, positive=settings.positive),
-        intervals={
-            who: intervals(p, labels, patients, positive=settings.positive, replicates=replicates)
-            for who, p in contenders.items()
+        threshold=_threshold(contenders["ensemble"], cases.labels, settings),
+        metrics=metrics.evaluate(contenders["ensemble"], cases.labels, positive=settings.positive),
+        intervals={who: intervals(p, cases.labels, cases.patients, **about) for who, p in contenders.items()},
+        gains={
+            rival: paired_bootstrap(
+                settings.metric, contenders["ensemble"], contenders[rival], cases.labels, cases.patients, **about
+            )
+            for rival in ("best_member", "uniform_mean")
         },
-        gains=_gains(contenders, labels, patients, settings, replicates),
-        digest=_digest(members, temperatures, strategy, params),
+        digest=_digest([member.record for member in chosen], temperatures, strategy, params),
+        studies=tuple("" if member.store.folder == store.folder else str(member.store.folder) for member in chosen),
+        modalities=tuple(member.modality for member in chosen),
+        fit_seconds=seconds,
     )
-    _write(merged, members, saved[0], contenders["ensemble"], store)
+    _write(merged, [member.record for member in chosen], cases, contenders["ensemble"], store)
     return merged
 
 
-def best_trials(store: StudyStore, top: int) -> list[TrialRecord]:
-    """Return up to `top` complete trials of distinct configurations, best first by the study's metric.
-
-    Raises:
-        ConfigError: `top` is below 1.
-        StudyError: no trial is complete.
-    """
-    if top < 1:
-        raise ConfigError(f"an ensemble needs at least one member, got {top=}")
-    metric = store.settings().metric
-    sign = metrics.direction(metric)
-    complete = [
-        trial
-        for trial in store.trials()
-        if trial.state == COMPLETE and not np.isnan(trial.metrics.get(metric, float("nan")))
-    ]
-    if not complete:
+def _held_out(
+    strategy: str, params: Mapping[str, Any], logits: np.ndarray, cases: Predictions, present: np.ndarray
+) -> np.ndarray:
+    """Return what a strategy says of every case [n, C] when patients of the case had no part in its fit."""
+    parts = min(PARTS, len(np.unique(cases.patients)))
+    if parts < 2:
         raise StudyError(
-            f"study {store.folder.name!r} has no complete trial to combine: search on, `histotune search` continues it"
+            f"{strategy} learns from held-out predictions, and these are of a single patient: take another"
         )
-    ranked = sorted(complete, key=lambda trial: (-sign * trial.metrics[metric], trial.number))
-    distinct = {trial.digest or str(trial.number): trial for trial in reversed(ranked)}  # the best of equals stays
-    return [trial for trial in ranked if distinct[trial.digest or str(trial.number)] is trial][:top]
+    dealt = by_group(cases.patients, cases.labels, [1 / parts] * parts, [0], "patient")
+    found = np.zeros((len(cases.labels), logits.shape[2]))
+    for part in range(parts):
+        own = dealt == part
+        ensemble = ENSEMBLES.build(strategy, **params)
+        ensemble.fit(logits[:, ~own], cases.labels[~own], present[:, ~own])
+        found[own] = ensemble.predict(logits[:, own], present[:, own])
+    return found
 
 
-def _check_same_cases(members: Sequence[TrialRecord], saved: Sequence[Predictions]) -> None:
+def _name(strategy: str, members: Sequence[Member]) -> str:
+    modalities = [member.modality for member in members]
+    return f"{strategy}-{'-'.join(sorted(modalities))}" if all(modalities) else f"{strategy}-top{len(members)}"
+
+
+def _check_same_cases(members: Sequence[Member], saved: Sequence[Predictions]) -> None:
     for member, one in zip(members, saved, strict=True):
         if not np.array_equal(one.ids, saved[0].ids):
             raise StudyError(
-                f"trials {members[0].number} and {member.number} were scored on different cases and cannot be "
-                f"combined: {member.folder} does not belong to this study's split"
+                f"trials {members[0].record.number} and {member.record.number} were scored on different cases and "
+                f"cannot be combined: {member.record.folder} does not belong to this study's split"
             )
 
 
@@ -158,27 +183,6 @@ def _threshold(probabilities: np.ndarray, labels: np.ndarray, settings: StudySet
         return None
     metric = settings.metric if settings.metric in THRESHOLD_METRICS else "balanced_accuracy"
     return choose_threshold(probabilities, labels, metric=metric, positive=settings.positive)
-
-
-def _gains(
-    contenders: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    patients: np.ndarray,
-    settings: StudySettings,
-    replicates: int,
-) -> dict[str, Difference]:
-    return {
-        rival: paired_bootstrap(
-            settings.metric,
-            contenders["ensemble"],
-            contenders[rival],
-            labels,
-            patients,
-            positive=settings.positive,
-            replicates=replicates,
-        )
-        for rival in ("best_member", "uniform_mean")
-    }
 
 
 def _digest(
@@ -205,6 +209,7 @@ def _write(
     if settings.folds:  # as its members are
         measured = scored(list(by_fold(saved, store.split_table())), saved, settings.positive)
     described = asdict(merged) | {"folder": merged.name, "name": merged.name, "best_member": members[0].number}
+    described.pop("fit_seconds")  # the same ensemble is described in the same words
     files.write_json(merged.folder / "ensemble.json", described)
     write_record(
         merged.folder,

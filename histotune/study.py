@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from histotune import figures
-from histotune.errors import ConfigError
+from histotune.errors import ConfigError, suggest
 from histotune.export import export_ensemble, export_trial, log_ensemble
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
+from histotune.members import Member, again, by_modality, joined
 from histotune.merge import Merged, merge
 from histotune.onnx_model import check_packages
 from histotune.places import Places
@@ -75,15 +77,27 @@ class Study:
         *,
         top: int = 5,
         strategy: str = "average",
+        params: Mapping[str, Any] | None = None,
+        modalities: Sequence[str] = (),
+        add_modality: Mapping[str, str | os.PathLike[str]] | None = None,
+        drop_modality: Sequence[str] = (),
         export: str | os.PathLike[str] | None = None,
         onnx: bool = False,
         tracking_uri: str | None = None,
     ) -> Merged:
-        """Combine the `top` complete trials on their validation predictions; write it as a portable folder if asked.
+        """Combine complete trials on their held-out predictions; write it as a portable folder if asked.
 
-        MLflow's model registry gets the ensemble as `<study>-ensemble`.
+        Modalities are coupled loosely: each is read by a trial of its own, which stays as it is, so that adding or
+        dropping one fits the strategy again and trains no network (arXiv 2509.03408). MLflow's model registry gets the
+        ensemble as `<study>-ensemble`.
 
         Args:
+            top: how many of the best trials, where no modality is named.
+            params: of the strategy.
+            modalities: of each the best trial that reads nothing else.
+            add_modality: {modality: name or folder of the study that it comes from}, of the same data and split; with
+                the `modalities`, or with those of the latest ensemble of this strategy.
+            drop_modality: out of the `modalities`, or of those of the latest ensemble of this strategy.
             onnx: the folder holds the whole ensemble as one ONNX graph, too; see `export`.
 
         Raises:
@@ -94,11 +108,31 @@ class Study:
             check_packages()
         if onnx and export is None:
             raise ConfigError("an ONNX graph lies in an export folder: name one (export=FOLDER, --export FOLDER)")
-        merged = merge(self.store, top=top, strategy=strategy)
+        members = self._members(strategy, modalities, add_modality or {}, drop_modality)
+        merged = merge(self.store, top=top, strategy=strategy, params=params, members=members)
         if export is not None:
             export_ensemble(self.store, merged, Path(export), onnx=onnx)
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
+
+    def _members(
+        self,
+        strategy: str,
+        modalities: Sequence[str],
+        add: Mapping[str, str | os.PathLike[str]],
+        drop: Sequence[str],
+    ) -> list[Member] | None:
+        """Return the trials that were asked for by modality, or None where none was."""
+        if not (modalities or add or drop):
+            return None
+        others = {name: _study_at(self.store, place) for name, place in add.items()}
+        if not modalities:
+            earlier = again(self.store, strategy, drop)
+            return joined(self.store, [*earlier, *(by_modality(self.store, [], add=others) if others else [])])
+        for name in drop:
+            if name not in modalities:
+                raise ConfigError(f"{name!r} cannot be dropped. {suggest(name, modalities)}")
+        return by_modality(self.store, [name for name in modalities if name not in drop], add=others)
 
     def figure(
         self,
@@ -135,6 +169,14 @@ class Study:
         those of PyTorch within 1e-4.
         """
         return export_trial(self.store, number, Path(folder), onnx=onnx)
+
+
+def _study_at(store: StudyStore, place: str | os.PathLike[str]) -> StudyStore:
+    """Find a study by name, beside this one, or by folder; it must exist."""
+    named = StudyStore(store.folder.parent / place)
+    found = named if named.exists() or not StudyStore(Path(place)).exists() else StudyStore(Path(place))
+    found.settings()  # there is none: says so, and offers the nearest
+    return found
 
 
 def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Study:

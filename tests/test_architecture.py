@@ -31,6 +31,7 @@ LAYERS = [
     {"space"},
     {"disk", "presets", "search", "tracking"},
     {"leaderboard", "calibration", "statistics", "controls"},
+    {"members"},
     {"begin", "case_files", "image_files", "merge", "predict", "scorer", "tidy"},
     {"export", "mlflow_model", "onnx_model"},
     {"patches", "saliency", "slide_map"},

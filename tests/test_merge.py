@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from histotune._deal import by_group
 from histotune.calibration import apply_temperatures, fit_temperature
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
 from histotune.leaderboard import leaderboard
-from histotune.merge import best_trials, merge
+from histotune.members import best_trials
+from histotune.merge import PARTS, merge
 from histotune.metrics import evaluate, score, softmax
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, StudyStore, write_record
@@ -64,6 +66,13 @@ def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study
     ensemble = ENSEMBLES.build(strategy, **merged.params)
     ensemble.load_state(merged.state)
     by_hand = ensemble.predict(logits)
+    if ensemble.learns:  # described with what it says of patients that it was not fitted to
+        count = min(PARTS, len(np.unique(saved[0].patients)))
+        parts = by_group(saved[0].patients, labels, [1 / count] * count, [0], "patient")
+        for part in range(count):
+            others = ENSEMBLES.build(strategy, **merged.params)
+            others.fit(logits[:, parts != part], labels[parts != part])
+            by_hand[parts == part] = others.predict(logits[:, parts == part])
     written = Predictions.load(merged.folder / "predictions.npz")
     assert merged.temperatures == pytest.approx(temperatures)
     assert softmax(written.logits) == pytest.approx(by_hand, abs=1e-12)
