@@ -119,18 +119,17 @@ def _use(info: Mapping[str, Any]) -> list[str]:
     lines = ["## Use", "", "```bash", f"histotune predict FOLDER {given} -o predictions.csv", "```", "", "```python"]
     lines += ["import histotune", "", f'table = histotune.load("FOLDER").predict("{given}")', "```", ""]
     if not images:
-        forms = {
-            "table": "{0}.csv (.csv.gz, .parquet; the first column, or case_id, is the case)",
-            "image": "{0}/ID.png",
-        }
-        other = "{0}/ID/ as `histotune prepare slides` writes it"
-        files = "; ".join(
-            f"`{name}`: {forms.get(one['kind'], other).format(name)}" for name, one in info["reads"].items()
-        )
+        files = "; ".join(f"`{name}`: {_file(name, one['kind'])}" for name, one in info["reads"].items())
         lines.append(f"`cases` is a folder with {files}.")
     if any(one["kind"] == "image" for one in info["reads"].values()):
         lines.append(f"Images of any size are resized ({info['resize']}) as the training images were.")
     return lines + (_onnx(info["onnx"], info) if "onnx" in info else [])
+
+
+def _file(name: str, kind: str) -> str:
+    table = f"{name}.csv (.csv.gz, .parquet; its first column, or case_id, is the case)"
+    forms = {"table": table, "image": f"{name}/ID.png"}
+    return forms.get(kind, f"{name}/ID/ as `histotune prepare slides` writes it")
 
 
 def _onnx(graph: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:

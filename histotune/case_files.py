@@ -65,7 +65,9 @@ def what_is_read(fitted: Iterable[tuple[str, Preprocessing]]) -> dict[str, Reads
 class Given(Protocol):
     """One modality of new cases."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """The cases that have it."""
 
     def take(self, ids: Sequence[str], size: int) -> Column:
         """Return the cases `ids`, images at `size` px; absent where it is not there."""

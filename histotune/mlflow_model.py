@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -21,7 +22,7 @@ class ExportModel(PythonModel):  # type: ignore[misc]  # MLflow is not typed her
         """Open the export; the model in it is read from safetensors."""
         self.export = load(context.artifacts["export"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Map cases to the table that `Export.predict` returns.
 
         Args:
@@ -29,9 +30,10 @@ class ExportModel(PythonModel):  # type: ignore[misc]  # MLflow is not typed her
                 DataFrame with a row per case, columns called `MODALITY.COLUMN`, and `case_id` where ids are known. A
                 modality of which there is no column is absent, and so is one whose cells are all empty.
         """
-        if not isinstance(model_input, pd.DataFrame):  # MLflow warns of a hint that names two types
-            return self.export.predict(model_input)
-        ids, columns = of_frame(model_input, self.export.reads)
+        given: Any = model_input  # or a DataFrame: MLflow warns of a type hint that says both
+        if not isinstance(given, pd.DataFrame):
+            return self.export.predict(given)
+        ids, columns = of_frame(given, self.export.reads)
         table = self.export.predict(columns)
         return table.assign(id=[ids[row] for row in table["id"]])
 

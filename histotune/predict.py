@@ -119,7 +119,7 @@ class Export(Scorer):
         parts, unknown = [], list[str]()
         for start in range(0, cases, CHUNK):
             rows = np.arange(start, min(start + CHUNK, cases))
-            sized = {size: {} for size in self.image_sizes}
+            sized: dict[int, dict[str, Column]] = {size: {} for size in self.image_sizes}
             for name, column in read.items():
                 part = column.select(rows)
                 for size in sized:
@@ -137,11 +137,12 @@ class Export(Scorer):
 
     def _heard(self, ids: Sequence[Any], cases: Mapping[int, Mapping[str, Column]]) -> tuple[pd.DataFrame, list[Any]]:
         """Return a row of each case of which something is known, and the ids of the others."""
-        heard, some = self.hears(cases).any(axis=0), next(iter(cases.values()))
+        heard = np.asarray(self.hears(cases).any(axis=0))
+        some = next(iter(cases.values()))
         there = {name: some[name].present if name in some else np.zeros(len(ids), bool) for name in self.reads}
         missing = [", ".join(name for name in there if not there[name][row]) for row in range(len(ids))]
         table = self.table({"id": ids, "missing": missing}, self.probabilities(cases))
-        return table[heard], [case for case, known in zip(ids, heard, strict=True) if not known]
+        return table.loc[heard], [case for case, known in zip(ids, heard, strict=True) if not known]
 
     def _joined(self, parts: Sequence[pd.DataFrame], unknown: Sequence[Any], problems: Sequence[Any]) -> pd.DataFrame:
         table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_tables import begun, train, write_cases
 
 from histotune import _mlflow, files
 from histotune._mlflow import ui_command
@@ -302,8 +303,8 @@ import os, sys
 import mlflow, numpy as np, pandas as pd
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
-images = np.load(sys.argv[3])
-table = model.predict(images)
+cases = np.load(sys.argv[3]) if sys.argv[3].endswith(".npy") else pd.read_csv(sys.argv[3])
+table = model.predict(cases)
 table.to_csv(sys.argv[4], index=False)
 """
 
@@ -315,16 +316,22 @@ def trained(trained_study: StudyStore, database: Path) -> StudyStore:
     return trained_study
 
 
-def predict_in_a_fresh_process(store: StudyStore, model: str, images: np.ndarray, tmp_path: Path) -> np.ndarray:
-    """Load a logged model by its MLflow address, with pickle forbidden, and predict."""
-    np.save(tmp_path / "images.npy", images)
+def in_a_fresh_process(store: StudyStore, model: str, cases: Path, tmp_path: Path) -> pd.DataFrame:
+    """Load a logged model by its MLflow address, with pickle forbidden, and predict the cases of a file."""
     uri = _mlflow.database_uri(store.folder.parent)
-    arguments = [uri, model, str(tmp_path / "images.npy"), str(tmp_path / "out.csv")]
+    arguments = [uri, model, str(cases), str(tmp_path / "out.csv")]
     strict = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     subprocess.run([sys.executable, "-c", FRESH, *arguments], check=True, env=os.environ | strict, cwd=elsewhere)
-    return pd.read_csv(tmp_path / "out.csv")[["p_benign", "p_malignant"]].to_numpy()
+    return pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+
+
+def predict_in_a_fresh_process(store: StudyStore, model: str, images: np.ndarray, tmp_path: Path) -> np.ndarray:
+    """Do so for images; returns the probabilities."""
+    np.save(tmp_path / "images.npy", images)
+    found = in_a_fresh_process(store, model, tmp_path / "images.npy", tmp_path)
+    return found[["p_benign", "p_malignant"]].to_numpy()
 
 
 def test_the_top_trials_are_logged_as_models_once(trained: StudyStore) -> None:
@@ -354,6 +361,25 @@ def test_a_logged_trial_predicts_in_a_fresh_process_without_pickle(
     expected = load(export_trial(trained, number, tmp_path / "export")).probabilities({32: images})
     found = predict_in_a_fresh_process(trained, model.model_uri, images, tmp_path)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_logged_model_of_tables_predicts_a_table_of_all_modalities(database: Path, tmp_path: Path) -> None:
+    store, cohort = begun(tmp_path / "runs" / "tables")
+    (store.folder.parent / "mlflow.db").write_bytes(database.read_bytes())
+    train(store, cohort, 0, "image", "clinical", epochs=1)
+    tracker = tracker_of(store)
+    tracker.mirror()
+    assert log_models(tracker, top=1) == 1
+    ids = store.trials()[0].predictions().ids[:20]
+    folder = write_cases(tmp_path / "cases", cohort, ids)
+    (folder / "omics.csv").unlink()
+    expected = load(export_trial(store, 0, tmp_path / "export")).predict(folder)
+    frames = {name: pd.read_csv(folder / f"{name}.csv").set_index("case_id") for name in ("image", "clinical")}
+    wide = pd.concat([frame.add_prefix(f"{name}.") for name, frame in frames.items()], axis=1, join="outer")
+    wide.rename_axis("case_id").reset_index().to_csv(tmp_path / "wide.csv", index=False)
+    model = _mlflow.api().MlflowClient(tracker.uri).search_logged_models([tracker.experiment])[0]
+    found = in_a_fresh_process(store, model.model_uri, tmp_path / "wide.csv", tmp_path)
+    pd.testing.assert_frame_equal(found.sort_values("id", ignore_index=True), expected, check_dtype=False)
 
 
 def test_the_registry_gets_the_ensemble_and_it_predicts(
