@@ -28,8 +28,8 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         ConfigError: there is no such kind.
     """
     registries: dict[str, Registry] = {
-        "modalities": MODALITIES, "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES, "losses": LOSSES,
-        "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES, "reproductions": REPRODUCTIONS,
+        "modalities": MODALITIES, "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES,
+        "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES, "reproductions": REPRODUCTIONS,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

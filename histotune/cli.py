@@ -213,8 +213,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, presets or "
-            "reproductions."
+            help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, "
+            "presets or reproductions."
         ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,

@@ -150,8 +150,9 @@ def search(
         try:
             new = not there.exists()
             store, prepared = begin(wanted, study, place, progress)
-            for line in store.settings().facts.get("report", []) if new and said is not None else []:
-                said(line)
+            if new and said is not None:
+                for line in store.settings().facts.get("report", []):
+                    said(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
             tracker.mirror()
