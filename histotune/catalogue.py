@@ -29,7 +29,8 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     """
     registries: dict[str, Registry] = {
         "modalities": MODALITIES, "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES,
-        "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES, "reproductions": REPRODUCTIONS,
+        "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES,
+        "reproductions": REPRODUCTIONS,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]
