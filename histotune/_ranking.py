@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -78,7 +79,7 @@ def wins(scores: np.ndarray, hits: np.ndarray, member: np.ndarray) -> tuple[np.n
         return above, own
     starts, other_starts = (np.flatnonzero(np.diff(member[rows], prepend=-1)) for rows in (ours, others))
     edges = np.append(starts, len(ours))
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         mine, rivals = scores[ours[start:end], None], scores[None, others]
         beaten = ((mine > rivals) + 0.5 * (mine == rivals)).sum(axis=0)  # by every miss
         above[member[ours[start]], member[others[other_starts]]] = np.add.reduceat(beaten, other_starts)

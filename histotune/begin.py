@@ -21,7 +21,7 @@ from histotune.metrics import check_metrics
 from histotune.model import check_modalities
 from histotune.places import Places
 from histotune.prepare import prepare
-from histotune.space import Space
+from histotune.space import Space, awaits_cohort
 from histotune.splits import check_protocol, describe_change, split
 from histotune.store import StudySettings, StudyStore
 
@@ -105,6 +105,29 @@ def prepare_cohort(
     root = locate(dataset, data)
     hear = None if progress is None else lambda done, total: progress(f"preparing {dataset}", done, total)
     return prepare(reader, root, image_size=image_size, cache=places.cache, resize=resize, strict=strict, progress=hear)
+
+
+def kinds_of(
+    space: str | Path,
+    data: str | os.PathLike[str] | None,
+    places: Places,
+    study: str | None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Mapping[str, str] | None:
+    """Return {modality: kind} of the data, for a space that says what to try on each; None where it names its own."""
+    open_space = awaits_cohort(space)
+    if open_space is None:
+        return None
+    store = StudyStore(places.runs / (study or open_space.name))
+    if data is None and store.exists():
+        data = store.settings().data or None
+    options, size = {**open_space.options, **(options or {})}, open_space.image_sizes()[0]
+    cohort = prepare_cohort(
+        open_space.dataset, options, data, size, places, resize=open_space.resize, progress=progress
+    )
+    return {name: column.kind for name, column in cohort.columns.items()}
 
 
 def begin(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
+from histotune.begin import Progress, Wanted, begin, check_asked, kinds_of, prepare_cohort, study_cohort
 from histotune.cohort import Cohort, read_labels
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
@@ -131,7 +131,8 @@ def search(
     Watch(trial_timeout)
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
-    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices, options=options or {})
+    kinds = kinds_of(space, data, place, study, options=options or {}, progress=progress)
+    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices, options=options or {}, kinds=kinds)
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases, folds, repeats)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
     kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * Population.KEPT
@@ -243,10 +244,11 @@ def train(
     >>> record.state, record.epochs
     ('complete', 1)
     """
-    loaded, start = starting_point(space, preset)
+    place = Places.of(runs, cache)
+    kinds = None if space is None else kinds_of(space, data, place, study, progress=progress)
+    loaded, start = starting_point(space, preset, kinds)
     config = TrialConfig.from_dict(set_values(start.config, assignments))
     check_config(config)
-    place = Places.of(runs, cache)
     store = StudyStore(place.runs / (study or loaded.name))
     protocol, imbalance = protocol or start.protocol, imbalance or start.imbalance
     wanted = Wanted(loaded, data, None, protocol, seed, strict, imbalance, folds=folds, repeats=repeats)

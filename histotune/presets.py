@@ -67,12 +67,15 @@ def load_preset(name_or_path: str | Path) -> Preset:
     )
 
 
-def starting_point(space: str | Path | None, preset: str | Path | None) -> tuple[Space, Preset]:
+def starting_point(
+    space: str | Path | None, preset: str | Path | None, kinds: Mapping[str, str] | None = None
+) -> tuple[Space, Preset]:
     """Return the space of a study, and what a single training in it starts from.
 
     Args:
         space: a shipped space's name or a file; None takes the preset's.
         preset: a shipped preset's name or a file; None takes the space's default configuration.
+        kinds: as `load_space` takes them.
 
     Raises:
         ConfigError: neither is given, or they are for different datasets.
@@ -88,7 +91,7 @@ def starting_point(space: str | Path | None, preset: str | Path | None) -> tuple
         return loaded, found
     if space is None:
         raise ConfigError("name a search space, such as idc, or --preset NAME; see `histotune list presets`")
-    loaded = load_space(space)
+    loaded = load_space(space, kinds=kinds)
     return loaded, Preset("", find_space(space), loaded.dataset, None, None, "", loaded.default())
 
 

@@ -18,31 +18,29 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.space import _branches, _grid
 from histotune.space._branches import Share
-from histotune.space._check import check_config, check_values, samples
+from histotune.space._check import check_config, check_sizes, check_values, samples
 from histotune.space._compile import compile_group
+from histotune.space._each import EACH, expand
 from histotune.space._edit import apply_edits, read_values
 from histotune.space._locate import locate
-from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Node, Parameter, Range, Switch
+from histotune.space._nodes import (
+    Choice,
+    Condition,
+    Constant,
+    Draws,
+    Fixed,
+    Group,
+    Parameter,
+    Range,
+    Switch,
+    constants,
+)
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
 __all__ = [
-    "Choice",
-    "Condition",
-    "Draws",
-    "Parameter",
-    "Range",
-    "Row",
-    "Share",
-    "Space",
-    "check_config",
-    "load_space",
-    "option_shares",
-    "read_configuration",
-    "read_space",
-    "read_values",
-    "set_values",
-    "space_names",
-]
+    "Choice", "Condition", "Draws", "Parameter", "Range", "Row", "Share", "Space", "awaits_cohort", "check_config",
+    "load_space", "option_shares", "read_configuration", "read_space", "read_values", "set_values", "space_names",
+]  # fmt: skip
 
 OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance", "folds", "repeats")
 _KINDS = {"options": (dict, "a mapping"), "folds": (int, "a whole number"), "repeats": (int, "a whole number")}
@@ -183,7 +181,7 @@ class Space:
             Row(p.path, *p.describe(), str(p.default), " and ".join(f"{path}={option}" for path, option in condition))
             for p, condition in self._tree.parameters()
         ]
-        return rows + [Row(path, "fixed", str(value), str(value), "") for path, value in _constants(self._tree, "")]
+        return rows + [Row(path, "fixed", str(value), str(value), "") for path, value in constants(self._tree, "")]
 
 
 def load_space(
@@ -193,6 +191,7 @@ def load_space(
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> Space:
     """Read a space by the name of a shipped file or by path, with edits as the command line writes them.
 
@@ -202,13 +201,20 @@ def load_space(
         ranges: `PATH=low:high[:log|:step=..]`.
         choices: `PATH=a,b`.
         options: of the dataset, over those that the file names.
+        kinds: {modality: kind} of the cohort, for a space that says what to try on `each`.
 
     Raises:
         ConfigError: anything that does not make sense, with file, line, path and the nearest valid name.
     """
     path = find_space(name_or_path)
     fixed = [*fix, *(f"options.{name}={json.dumps(value)}" for name, value in (options or {}).items())]
-    return _build(apply_edits(read_file(path), fixed, ranges, choices), path.stem)
+    return _build(apply_edits(expand(read_file(path), kinds), fixed, ranges, choices), path.stem)
+
+
+def awaits_cohort(name_or_path: str | Path) -> Space | None:
+    """Return a space that says what to try on `each` modality, as far as it can be read without a cohort; else None."""
+    path = find_space(name_or_path)
+    return _build(expand(read_file(path), None), path.stem) if EACH in read_file(path).value else None
 
 
 def read_space(
@@ -272,27 +278,10 @@ def _build(root: Item, name: str) -> Space:
         _tree=tree,
         _plain=root.plain(),
     )
-    _check_sizes(tree, root)
+    check_sizes(tree, root)
     check_values(tree, root)
     return space
 
 
-def _check_sizes(tree: Group, root: Item) -> None:
-    node = tree.children.get("image_size")
-    if node is not None and not isinstance(node, (Constant, Choice)):
-        raise root.value["image_size"].error(
-            "image_size", "must be one number or {choice: [...]}: the images are prepared once for each size"
-        )
-
-
 def _active(condition: Sequence[tuple[str, str]], values: Mapping[str, Any]) -> bool:
     return all(values.get(path) == option for path, option in condition)
-
-
-def _constants(node: Node, path: str) -> list[tuple[str, Any]]:
-    if isinstance(node, Constant):
-        return [(path, node.value)]
-    if not isinstance(node, Group):
-        return []
-    inner = ((child, f"{path}.{key}" if path else key) for key, child in node.children.items())
-    return [row for child, inside in inner for row in _constants(child, inside)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.space._nodes import Constant, Fixed, Group, Node, Switch
+from histotune.space._nodes import Choice, Constant, Fixed, Group, Node, Switch
 from histotune.space._yaml import Item
 
 _DIVISIBLE = 20160  # of branches whose widths are not known yet: any number of heads up to 10, 12, 14 or 16 divides it
@@ -53,6 +53,15 @@ def samples(tree: Group) -> Iterator[tuple[dict[str, Any], str]]:
     for parameter, condition in tree.parameters():
         for value in parameter.values():
             yield tree.draw(Fixed(defaults | dict(condition) | {parameter.path: value})), parameter.where
+
+
+def check_sizes(tree: Group, root: Item) -> None:
+    """Refuse a range of image sizes."""
+    node = tree.children.get("image_size")
+    if node is not None and not isinstance(node, (Constant, Choice)):
+        raise root.value["image_size"].error(
+            "image_size", "must be one number or {choice: [...]}: the images are prepared once for each size"
+        )
 
 
 def _try(config: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:

@@ -199,3 +199,13 @@ class Fixed:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return the option under `name`."""
         return self._values[name]
+
+
+def constants(node: Node, path: str) -> list[tuple[str, Any]]:
+    """Return the path and value of everything that is fixed, without what stands under an option."""
+    if isinstance(node, Constant):
+        return [(path, node.value)]
+    if not isinstance(node, Group):
+        return []
+    inner = ((child, f"{path}.{key}" if path else key) for key, child in node.children.items())
+    return [row for child, inside in inner for row in constants(child, inside)]
