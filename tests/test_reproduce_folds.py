@@ -296,7 +296,7 @@ def test_a_member_that_is_withheld_says_nothing(way: str, members: Mapping[str, 
     shouting = members["logits"].copy()
     shouting[0, inside] *= -9
     quiet, loud = (
-        crossfit(STRATEGIES[way], **{**members, "logits": logits}, asked=[mask, members["present"]])  # type: ignore[arg-type]
+        crossfit(STRATEGIES[way], **{**members, "logits": logits}, asked=[mask, members["present"]])
         for logits in (members["logits"], shouting)
     )
     assert np.array_equal(quiet[0][inside], loud[0][inside])
@@ -439,7 +439,7 @@ def test_a_setting_that_names_no_row_is_refused() -> None:
         {"singles": [], "pairs": {"one": ["image", "imago"]}},
     ):
         with pytest.raises(ConfigError, match="there is no row"):
-            FoldedSetting("subtyping_demo", {}, arms, patients=["image"], **wrong)  # type: ignore[arg-type]
+            FoldedSetting("subtyping_demo", {}, arms, patients=["image"], **wrong)
     with pytest.raises(ConfigError, match=r"has no branch 'omic'. Did you mean 'omics'"):
         Contender(["omic"]).config(load_space("subtyping_demo"), epochs=1, seed=1)
 
