@@ -17,13 +17,19 @@ EXAMPLES = (
     "reproduce cfal --on idc --data idc_patches",
     "reproduce cfal --on idc --protocol official_patient --budget full --seeds 5",
     "reproduce cmaf --on breakhis --data idc_patches --external-data BreaKHis_v1",
+    "reproduce subtyping --on pam50 --data tcga_brca",
     "list reproductions -v",
 )
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="See `histotune list reproductions`.")],
-    on: Annotated[str, typer.Option(help="Data and network of the paper: for cfal idc, crc, crc_cct, ..., or demo.")],
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Data and network of the paper: for cfal idc, crc, crc_cct, ..., for subtyping pam50, ihc, or demo."
+        ),
+    ],
     protocol: Annotated[
         str | None, typer.Option("--protocol", "--split", help="Split protocol; the dataset's own if left out.")
     ] = None,

@@ -73,6 +73,8 @@ def reproduce(
         seeds: trainings of each contender's best configuration; None takes the budget's.
         data: data folder; None looks in `$HISTOTUNE_DATA/<dataset>`, then `data/<dataset>`.
         external_data: the same of the external dataset on which a setting measures.
+        tracking_uri: of an MLflow server; None is the database beside the studies, in which searches are mirrored, and
+            comparisons out of folds only where they are asked for it.
         out: folder of the report.
         command: what the record of the opening of the seal shall say was called.
         progress: hears how far preparations are; `said` a line per training.
@@ -90,7 +92,9 @@ def reproduce(
         assert isinstance(setting, FoldedSetting)
         _check_folded(name, protocol, external_data)
         space = load_space(setting.space)
-        folded = FoldedAsked(name, on, reproduction, setting, scale, spent, space, place, data, say, progress)
+        folded = FoldedAsked(
+            name, on, reproduction, setting, scale, spent, space, place, data, say, progress, tracking_uri
+        )
         compared, files = run(folded, Path(out))
         return Reproduced(compared.arms, compared.arms[0].reference, files)
     assert isinstance(setting, Setting)

@@ -376,6 +376,19 @@ def test_the_same_again_only_writes(home: Path, subtyping: Reproduced) -> None:
     assert {path: path.read_bytes() for path in again.files} == before
 
 
+@pytest.mark.slow
+def test_mlflow_mirrors_it_where_it_is_asked_for(home: Path, subtyping: Reproduced, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run("subtyping", home, seeds=1, tracking_uri=uri, out=tmp_path)
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = client.search_experiments(filter_string="name LIKE '%subtyping-demo%'")
+    kinds = [one.data.tags.get("kind", "") for one in client.search_runs([experiment.experiment_id])]
+    assert kinds.count("single") == 6, "a training per contender; the one on complete cases stands apart"
+    assert kinds.count("control") >= 3
+
+
 # --- what is asked
 
 

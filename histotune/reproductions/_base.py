@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
@@ -17,6 +17,19 @@ from histotune.registry import Registry
 
 if TYPE_CHECKING:
     from histotune.reproductions._folded import OutOfFold
+
+T = TypeVar("T")
+
+
+def named(name: str, known: Mapping[str, T], otherwise: str) -> T:
+    """Return what is called `name`.
+
+    Raises:
+        ConfigError: `otherwise`; the nearest name is offered.
+    """
+    if name not in known:
+        raise ConfigError(f"{otherwise} {name!r}. {suggest(name, known)}")
+    return known[name]
 
 
 @dataclass(frozen=True)
@@ -103,9 +116,7 @@ class Setting:
         Raises:
             ConfigError: there is none of that name; the nearest is offered.
         """
-        if budget not in self.budgets:
-            raise ConfigError(f"unknown budget {budget!r}. {suggest(budget, self.budgets)}")
-        return self.budgets[budget]
+        return named(budget, self.budgets, "unknown budget")
 
     def arms(self, scale: Scale) -> tuple[str, ...]:
         """Return the imbalances of the training part that a budget goes through.
@@ -181,9 +192,7 @@ class Reproduction:
         Raises:
             ConfigError: there is none; the nearest is offered.
         """
-        if on not in self.settings:
-            raise ConfigError(f"nothing to reproduce on {on!r}. {suggest(on, self.settings)}")
-        return self.settings[on]
+        return named(on, self.settings, "nothing to reproduce on")
 
     def written(self, *, elsewhere: bool) -> list[Table]:
         """Return the tables of the study's own test part, or those of an external dataset."""

@@ -15,7 +15,7 @@ import yaml
 
 from histotune.config import Spec, TrialConfig, parse
 from histotune.errors import ConfigError, suggest
-from histotune.reproductions._base import Published, Scale
+from histotune.reproductions._base import Published, Scale, named
 from histotune.space import Space
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class FoldedSetting:
         averaged = [name for names in self.means.values() for name in names]
         paired = [name for pair in self.pairs.values() for name in pair]
         for names, known in (
-            ((*self.singles, *averaged), [*self.contenders]),
+            ((*self.singles, *averaged), list(self.contenders)),
             (self.controls, [*self.linear, *self.tuned]),
             ((*self.marked, *paired), self.rows()),
         ):
@@ -114,9 +114,7 @@ class FoldedSetting:
         Raises:
             ConfigError: there is none of that name; the nearest is offered.
         """
-        if budget not in self.budgets:
-            raise ConfigError(f"unknown budget {budget!r}. {suggest(budget, self.budgets)}")
-        return self.budgets[budget]
+        return named(budget, self.budgets, "unknown budget")
 
     def rows(self) -> list[str]:
         """Return every row that is trained, fitted or averaged, in the order of the tables."""
@@ -143,9 +141,7 @@ class OutOfFold:
         Raises:
             ConfigError: there is none; the nearest is offered.
         """
-        if on not in self.settings:
-            raise ConfigError(f"nothing to reproduce on {on!r}. {suggest(on, self.settings)}")
-        return self.settings[on]
+        return named(on, self.settings, "nothing to reproduce on")
 
 
 def read_folded_settings(path: Path) -> dict[str, FoldedSetting]:

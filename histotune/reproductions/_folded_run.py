@@ -19,7 +19,7 @@ from histotune.splits import KFOLD
 HOW = (
     "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another "
     "initialisation, and its value is that of all out-of-fold predictions together. Every contender has one "
-    "configuration, its first: no epoch, threshold or parameter was chosen on what is scored.",
+    "configuration, its first: this run chose no epoch, threshold or parameter on what it scores.",
     "The class of a patient is the one of highest probability.",
     "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
     "two-sided p come from resampled patients and seeds (few seeds say little of other trainings); p is corrected for "

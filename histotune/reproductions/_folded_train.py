@@ -23,6 +23,7 @@ from histotune.reproductions._folded_measure import Scored
 from histotune.space import Space
 from histotune.splits import KFOLD, TrainingData
 from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
+from histotune.tracking import MlflowTracker
 from histotune.train import run_trial
 
 
@@ -36,6 +37,7 @@ class FoldedAsked:
         place: of studies and prepared cohorts.
         data: where the data are, or None.
         say: hears a line per training; `progress` how far preparations are.
+        tracking_uri: an MLflow that mirrors trainings and controls, or None.
     """
 
     name: str
@@ -49,6 +51,7 @@ class FoldedAsked:
     data: str | os.PathLike[str] | None
     say: Callable[[str], None]
     progress: Progress | None = None
+    tracking_uri: str | None = None
 
     def store(self, seed: int) -> StudyStore:
         """Return the study of a seed."""
@@ -80,6 +83,8 @@ def train(asked: FoldedAsked) -> Scored:
                 found.setdefault(row, {})[seed] = lines.trained(row, seed, store, one, data, setting.contenders[row])
             for row, record in _controls(setting, store, data):
                 found.setdefault(row, {})[seed] = record
+        if asked.tracking_uri is not None:
+            MlflowTracker(store, asked.place.runs, uri=asked.tracking_uri).mirror()
     return Scored.of(found, {seed: asked.store(seed) for seed in asked.seeds}, data, sorted(setting.contenders))
 
 
