@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from histotune.batches import Feed, in_order
+from histotune.batches import in_order
 from histotune.importance import Group, Scored, token_spans
 from histotune.modalities import tensor
 from histotune.modalities.table import TablePreprocessing
@@ -42,12 +42,7 @@ def steepest(parts: Sequence[Scored], data: TrainingData, modality: str, most: i
 def _steepness(part: Scored, data: TrainingData, modality: str) -> np.ndarray:
     """Return |slope| times spread of every feature of a table, float64 [F]."""
     predictor, model = part.predictor, part.predictor.model
-    columns = {
-        name: column._replace(stored=predictor.preparations[name].check(column.stored))
-        for name, column in data.columns.items()
-        if name in predictor.modalities
-    }
-    feed = Feed(columns, columns, predictor.device)
+    feed = part.feed(data)
     slopes, values = [], []
     for batch in in_order(part.rows[data.present[modality][part.rows]], _BATCH):
         inputs, present = inputs_of(model, predictor.preparations, feed.take(batch))

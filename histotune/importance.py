@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,15 @@ class Scored:
 
     predictor: Predictor
     rows: np.ndarray
+
+    def feed(self, data: TrainingData) -> Feed:
+        """Return what gives the network cases by their rows in the cohort."""
+        columns = {
+            name: column._replace(stored=self.predictor.preparations[name].check(column.stored))
+            for name, column in data.columns.items()
+            if name in self.predictor.modalities
+        }
+        return Feed(columns, columns, self.predictor.device)
 
 
 @dataclass(frozen=True)
@@ -168,12 +178,7 @@ def _of_part(
         for name in {group.modality for group in wanted}
         for repeat in range(repeats)
     }
-    columns = {
-        name: column._replace(stored=predictor.preparations[name].check(column.stored))
-        for name, column in data.columns.items()
-        if name in predictor.modalities
-    }
-    feed = Feed(columns, columns, predictor.device)
+    feed = part.feed(data)
     collected: dict[tuple[Group | None, int], list[Tensor]] = {}
     for batch in in_order(np.arange(len(part.rows)), _BATCH):
         for key, logits in _of_batch(predictor, feed, part.rows, batch, wanted, orders):
@@ -252,3 +257,15 @@ def token_spans(backbone: nn.Module) -> Sequence[tuple[int, int]]:
     """Return of which features, from one up to another, every token of a branch is; () where it does not say so."""
     spans: Sequence[tuple[int, int]] = getattr(backbone, "spans", ())
     return spans
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two vectors [n]; NaN where one of them is constant.
+
+    >>> rank_correlation(np.array([1.0, 2, 3]), np.array([0.1, 0.2, 9.0]))
+    1.0
+    """
+    ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
+    centred = [values - values.mean() for values in ranks]
+    lengths = [float(np.linalg.norm(values)) for values in centred]
+    return round(float(centred[0] @ centred[1] / np.prod(lengths)), 12) if all(lengths) else float("nan")

@@ -77,7 +77,7 @@ def dots(losses: Sequence[Loss]) -> tuple[list[dict[str, Any]], dict[str, Any], 
         own = [(len(losses) - at, loss) for at, loss in enumerate(losses) if loss.group == group]
         look: dict[str, Any] = dict(_style.place(index))
         traces.append({
-            "type": "scatter", "mode": "markers", "name": group, "marker": {"size": 9, **look},
+            "type": "scatter", "mode": "markers", "name": group, "marker": look | {"size": 9},
             "x": [loss.value for _, loss in own], "y": [at for at, _ in own],
             "error_x": {"type": "data", "array": [loss.high - loss.value for _, loss in own],
                         "arrayminus": [loss.value - loss.low for _, loss in own], "color": look["color"],
@@ -85,7 +85,7 @@ def dots(losses: Sequence[Loss]) -> tuple[list[dict[str, Any]], dict[str, Any], 
             "customdata": [[loss.name, loss.low, loss.high] for _, loss in own],
             "hovertemplate": "%{customdata[0]}: %{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>",
         })  # fmt: skip
-    labels = {"tickvals": [*range(len(losses), 0, -1)], "ticktext": [_short(loss.name) for loss in losses]}
+    labels = {"tickvals": [*range(len(losses), 0, -1)], "ticktext": [short(loss.name) for loss in losses]}
     zero: dict[str, Any] = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper",
             "line": {"color": _style.FAINT, "width": 1, "dash": "dot"}}  # fmt: skip
     layout = {
@@ -106,5 +106,6 @@ def of_which(model: Model) -> str:
     return f"{model.name}: {model.metric} {model.score:.3f} on {where}; {model.study}"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Cut a label to what a phone has room for."""
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
