@@ -48,7 +48,11 @@ from histotune.train import run_trial
 
 NewStudy = Callable[[Path], StudyStore]
 
-OF_TABLES = {"attention_over_features", "feature_importance"}  # tests/test_importance.py draws them
+OF_TABLES = {
+    "attention_over_features",
+    "attention_over_patches",
+    "feature_importance",
+}
 SHOWN = [name for name in figures.FIGURES.names() if name not in OF_TABLES]
 every_figure = pytest.mark.parametrize("name", SHOWN)
 TWO_BRANCHES = {

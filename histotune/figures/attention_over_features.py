@@ -21,7 +21,8 @@ from histotune.ranges import Interval
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
-_ROW, _GAP, _BOTTOM = 22, 46, 70  # pixels
+_ROW, _GAP, _TICKS, _BOTTOM = 24, 26, 26, 100  # pixels: a token, over and under a panel, under all of them
+_MOST = 3.0  # doublings at the ends of the colours
 _EVEN = [[0.0, "#2166ac"], [0.5, "#f2f2f2"], [1.0, "#b35806"]]  # less, an equal share, more
 
 
@@ -107,36 +108,31 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
         kinds = {name: found.parts[0].predictor.preparations[read].kind for name, read in model.modalities.items()}
         single = [name for name in tokens if kinds[name] == "table" and not tokens[name]]
         more = [name for name in tokens if tokens[name] and name != best]
-        told = f" Of {', '.join(single)} there is nothing to see: a single token leaves no choice." if single else ""
+        told = f" Of {' and '.join(single)} there is nothing to see: a single token leaves no choice." if single else ""
         return best, told + (f" See {', '.join(more)} with `--set branch=`." if more else "")
 
     def draw(self, numbers: FeatureAttention) -> PlotlyFigure:
         """Draw attention and loss by token, and below the shares of every case."""
-        count = len(numbers.losses)
-        panels = [_ROW * count + 30, _ROW * count + 30, *[max(120, 12 * count)] * len(numbers.readings)]
-        height = sum(panels) + (_GAP + 24) * len(panels) + _BOTTOM
+        count, names = len(numbers.losses), [short(loss.name) for loss in numbers.losses]
+        panels = [_ROW * count + 10, _ROW * count + 10, *[max(110, 14 * count)] * len(numbers.readings)]
+        height = sum(panels) + (_GAP + _TICKS) * len(panels)
         layout: dict[str, Any] = {"showlegend": len(numbers.readings) > 1, "annotations": []}
-        metric, top = numbers.model.metric, float(height)
-        titles = [
-            "attention: mean over cases and the middle 90 % of them, 1 is an equal share",
-            f"loss of {metric} when the token's columns go to other patients",
-            *(f"attention of {one.asking} by case: columns are cases, by class" for one in numbers.readings),
-        ]
-        names = [short(loss.name) for loss in numbers.losses]
+        titles = ["attention, 1: an equal share", f"loss of {numbers.model.metric} without the token"]
+        titles += [f"{one.asking} asks: case by case" for one in numbers.readings]
+        top = float(height)
         for at, (size, title) in enumerate(zip(panels, titles, strict=True), 1):
             top -= _GAP
-            domain = [max(0.0, (top - size) / height), top / height]
-            top -= size + 24
-            key = "" if at == 1 else str(at)
+            domain, key = [max(0.0, (top - size) / height), top / height], "" if at == 1 else str(at)
+            top -= size + _TICKS
             ticks = {"tickvals": [*range(count)], "ticktext": names, "range": [count - 0.5, -0.5]}
             layout[f"yaxis{key}"] = _style.axis("", domain=domain, ticks="", showgrid=False, **ticks)
             layout[f"xaxis{key}"] = _style.axis("", anchor=f"y{key}", nticks=6)
             layout["annotations"].append(panel_title(title, {"xref": "paper", "yref": f"y{key} domain"}))
-        traces = [_attention(one, index) for index, one in enumerate(numbers.readings)]
+        traces = [_attention(one, index, len(numbers.readings)) for index, one in enumerate(numbers.readings)]
         traces.append(_worth(numbers.losses))
-        traces += [_by_case(numbers, one, index) for index, one in enumerate(numbers.readings)]
+        traces += [_by_case(numbers, one, index, -30 / height) for index, one in enumerate(numbers.readings)]
         title = f"Attention on the features of {numbers.answering}, and what they are worth"
-        return _style.figure(title, _caption(numbers), traces, layout, height=height, below=_BOTTOM)
+        return _style.figure(title, _caption(numbers), traces, layout, height=height + _BOTTOM, below=_BOTTOM)
 
 
 @FIGURES.register("attention_over_features", ranges={"repeats": Interval(1, 1000, whole=True)})
@@ -150,17 +146,19 @@ def _caption(numbers: FeatureAttention) -> str:
         f"{one.asking} {one.correlation:+.2f}" if np.isfinite(one.correlation) else f"{one.asking} unknown"
         for one in numbers.readings
     )
+    times = _style.counted(numbers.model.repeats, "time")
     return (
         f"{of_which(numbers.model)}. Rank correlation (Spearman) of attention and loss over the {len(numbers.losses)} "
-        f"tokens: {told}. Where it is low, attention is no measure of what the model rests on.{numbers.others} The "
-        f"columns of a token go to other patients {_style.counted(numbers.model.repeats, 'time')}. {HOW}"
+        f"tokens: {told}. Where it is low, attention is no measure of what the model rests on.{numbers.others} "
+        "Attention: mean over cases and the middle 90 % of them, in multiples of an equal share; in the maps columns "
+        f"are cases, by class. Loss: the columns of a token go to other patients {times}. {HOW}"
     )
 
 
-def _attention(one: Reading, index: int) -> dict[str, Any]:
+def _attention(one: Reading, index: int, of: int) -> dict[str, Any]:
     mean, (low, high) = one.shares.mean(axis=0), np.quantile(one.shares, [0.05, 0.95], axis=0)
     return {
-        **_dots(mean, low, high, _style.place(index)), "name": f"{one.asking} asks",
+        **_dots(mean, low, high, _style.place(index), 0.4 * ((index + 0.5) / of - 0.5)), "name": f"{one.asking} asks",
         "hovertemplate": "%{x:.2f} times an equal share<extra></extra>",
     }  # fmt: skip
 
@@ -173,22 +171,23 @@ def _worth(losses: tuple[Loss, ...]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _dots(value: np.ndarray, low: np.ndarray, high: np.ndarray, look: dict[str, str]) -> dict[str, Any]:
+def _dots(
+    value: np.ndarray, low: np.ndarray, high: np.ndarray, look: dict[str, str], below: float = 0.0
+) -> dict[str, Any]:
     spread = {"type": "data", "array": high - value, "arrayminus": value - low, "color": look["color"],
               "thickness": 1.5, "width": 3}  # fmt: skip
-    return {"type": "scatter", "mode": "markers", "x": value, "y": np.arange(len(value)), "error_x": spread,
+    return {"type": "scatter", "mode": "markers", "x": value, "y": np.arange(len(value)) + below, "error_x": spread,
             "marker": look | {"size": 8}}  # fmt: skip
 
 
-def _by_case(numbers: FeatureAttention, one: Reading, index: int) -> dict[str, Any]:
+def _by_case(numbers: FeatureAttention, one: Reading, index: int, under: float) -> dict[str, Any]:
     logs = np.log2(np.maximum(one.shares, 1e-6)).T  # [T, n]
-    limit = float(np.clip(np.quantile(np.abs(logs), 0.99), 0.05, 6))
     classes = np.broadcast_to(np.array(numbers.classes, dtype=object)[one.labels], logs.shape)
-    ends = [-limit, 0.0, limit]
-    bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "y": 0, "yanchor": "bottom",
-           "yref": "container", "tickvals": ends, "ticktext": [f"{2.0**end:.2g}x" for end in ends]}  # fmt: skip
+    ends = [-_MOST, 0.0, _MOST]
+    bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "y": under, "yanchor": "top",
+           "ypad": 0, "tickvals": ends, "ticktext": [f"{2.0**end:.3g}x" for end in ends]}  # fmt: skip
     return {
-        "type": "heatmap", "z": logs, "zmin": -limit, "zmax": limit, "colorscale": _EVEN, "xaxis": f"x{index + 3}",
+        "type": "heatmap", "z": logs, "zmin": -_MOST, "zmax": _MOST, "colorscale": _EVEN, "xaxis": f"x{index + 3}",
         "yaxis": f"y{index + 3}", "showscale": index == 0, "colorbar": bar, "customdata": one.shares.T,
         "text": classes, "hovertemplate": "%{text}: %{customdata:.2f} times an equal share<extra></extra>",
     }  # fmt: skip
