@@ -1,4 +1,4 @@
-"""Metrics of predicted classes, as functions of a confusion matrix [C, C] (rows true, columns predicted).
+"""Metrics of predicted classes, as functions of confusion matrices [..., C, C] (rows true, columns predicted).
 
 `metrics` is the public door and states the conventions.
 """
@@ -10,81 +10,86 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 
-def mean_of_known(values: np.ndarray) -> float:
-    """Average what is not NaN; NaN when nothing is left."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Average what is not NaN over the last axis, [...]; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    return _divide(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1), np.nan)
 
 
-def _accuracy(confusion: np.ndarray, positive: int) -> float:
-    return float(np.trace(confusion) / confusion.sum())
+def _accuracy(confusion: np.ndarray, positive: int) -> np.ndarray:
+    right: np.ndarray = _right(confusion).sum(axis=-1) / confusion.sum(axis=(-2, -1))
+    return right
 
 
-def _macro_recall(confusion: np.ndarray, positive: int) -> float:
+def _macro_recall(confusion: np.ndarray, positive: int) -> np.ndarray:
     return mean_of_known(_recalls(confusion))
 
 
-def _macro_precision(confusion: np.ndarray, positive: int) -> float:
+def _macro_precision(confusion: np.ndarray, positive: int) -> np.ndarray:
     return mean_of_known(_seen(confusion, _precisions(confusion)))
 
 
-def _macro_f1(confusion: np.ndarray, positive: int) -> float:
+def _macro_f1(confusion: np.ndarray, positive: int) -> np.ndarray:
     return mean_of_known(_seen(confusion, _f1s(confusion)))
 
 
-def _positive_f1(confusion: np.ndarray, positive: int) -> float:
-    return float(_f1s(confusion)[positive])
+def _positive_f1(confusion: np.ndarray, positive: int) -> np.ndarray:
+    return _f1s(confusion)[..., positive]
 
 
-def _precision(confusion: np.ndarray, positive: int) -> float:
-    return float(_precisions(confusion)[positive]) if len(confusion) == 2 else _macro_precision(confusion, positive)
+def _precision(confusion: np.ndarray, positive: int) -> np.ndarray:
+    if confusion.shape[-1] == 2:
+        return _precisions(confusion)[..., positive]
+    return _macro_precision(confusion, positive)
 
 
-def _sensitivity(confusion: np.ndarray, positive: int) -> float:
-    return float(_recalls(confusion)[positive]) if len(confusion) == 2 else _macro_recall(confusion, positive)
+def _sensitivity(confusion: np.ndarray, positive: int) -> np.ndarray:
+    return _recalls(confusion)[..., positive] if confusion.shape[-1] == 2 else _macro_recall(confusion, positive)
 
 
-def _specificity(confusion: np.ndarray, positive: int) -> float:
-    if len(confusion) == 2:
-        return float(_recalls(confusion)[1 - positive])
-    others = confusion.sum() - confusion.sum(axis=1)  # [C] cases of any other class
-    called = confusion.sum(axis=0) - np.diag(confusion)  # [C] of those, called this class
+def _specificity(confusion: np.ndarray, positive: int) -> np.ndarray:
+    if confusion.shape[-1] == 2:
+        return _recalls(confusion)[..., 1 - positive]
+    others = confusion.sum(axis=(-2, -1))[..., None] - confusion.sum(axis=-1)  # [..., C] cases of any other class
+    called = confusion.sum(axis=-2) - _right(confusion)  # [..., C] of those, called this class
     return mean_of_known(_divide(others - called, others, np.nan))
 
 
-def _mcc(confusion: np.ndarray, positive: int) -> float:
+def _mcc(confusion: np.ndarray, positive: int) -> np.ndarray:
     counts = confusion.astype(np.float64)  # products of counts overflow int64 on large cohorts
-    true, predicted, n = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
-    spread_true, spread_predicted = n * n - true @ true, n * n - predicted @ predicted
-    if spread_true == 0:
-        return float("nan")
-    together = np.trace(counts) * n - true @ predicted
-    return float(together / np.sqrt(spread_true * spread_predicted)) if spread_predicted else 0.0
+    true, predicted, n = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
+    spread_true, spread_predicted = n * n - (true * true).sum(axis=-1), n * n - (predicted * predicted).sum(axis=-1)
+    together = _right(counts).sum(axis=-1) * n - (true * predicted).sum(axis=-1)
+    found = _divide(together, np.sqrt(spread_true * spread_predicted), 0.0)
+    return np.where(spread_true == 0, np.nan, found)
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray, empty: float) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(bottom), empty), where=np.asarray(bottom) != 0)
 
 
+def _right(confusion: np.ndarray) -> np.ndarray:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
 def _recalls(confusion: np.ndarray) -> np.ndarray:
-    return _divide(np.diag(confusion), confusion.sum(axis=1), np.nan)
+    return _divide(_right(confusion), confusion.sum(axis=-1), np.nan)
 
 
 def _seen(confusion: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Keep the values of classes that occur or are predicted."""
-    seen: np.ndarray = values[(confusion.sum(axis=0) + confusion.sum(axis=1)) > 0]
-    return seen
+    """Make the values of classes that neither occur nor are predicted unknown."""
+    return np.where(confusion.sum(axis=-2) + confusion.sum(axis=-1) > 0, values, np.nan)
 
 
 def _precisions(confusion: np.ndarray) -> np.ndarray:
-    return _divide(np.diag(confusion), confusion.sum(axis=0), 0.0)
+    return _divide(_right(confusion), confusion.sum(axis=-2), 0.0)
 
 
 def _f1s(confusion: np.ndarray) -> np.ndarray:
-    return _divide(2.0 * np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1), 0.0)
+    return _divide(2.0 * _right(confusion), confusion.sum(axis=-2) + confusion.sum(axis=-1), 0.0)
 
 
-OF_CLASSES: Mapping[str, Callable[[np.ndarray, int], float]] = {
+OF_CLASSES: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _macro_recall,
     "macro_f1": _macro_f1,

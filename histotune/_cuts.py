@@ -11,19 +11,24 @@ import pandas as pd
 from histotune._deal import by_group, group_name, whole_groups
 from histotune.cohort import Cohort
 from histotune.errors import ConfigError, DataError
-from histotune.splits import Split
+from histotune.splits import KFOLD, Split
 
 
-def check_folds(folds: int, repeats: int) -> None:
+def check_folds(folds: int, repeats: int, protocol: str | None = None) -> None:
     """Check how many folds and repeats are asked for.
 
     Raises:
-        ConfigError: it is no cross-validation.
+        ConfigError: it is no cross-validation, or none is asked for under a protocol that has no other score.
     """
     if folds < 0 or folds == 1:
         raise ConfigError(f"folds={folds}: a cross-validation needs at least 2; 0 is one validation part, no folds")
     if repeats < 1 or (repeats > 1 and not folds):
         raise ConfigError(f"repeats={repeats}, folds={folds}: folds are dealt at least once, and without folds only so")
+    if protocol == KFOLD and not folds:
+        raise ConfigError(
+            f"split {KFOLD!r} has no validation and no test part, so that every score is out of folds: ask for folds "
+            "(--folds 5), or split by 'patient'"
+        )
 
 
 def check_patience(patience: int) -> None:
@@ -55,7 +60,7 @@ def deal_folds(cohort: Cohort, labels: np.ndarray, parts: Split, folds: int, rep
     Raises:
         DataError: a fold lacks a class, or all cases of a class stand in one fold.
     """
-    check_folds(folds, repeats)
+    check_folds(folds, repeats, parts.protocol)
     if not folds:
         return parts
     rows = np.sort(np.concatenate([parts.train, parts.val]))

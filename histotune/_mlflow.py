@@ -119,7 +119,7 @@ def save_model(
             python_model=str(code),
             artifacts={"export": str(export)},
             pip_requirements=requirements,
-            signature=mlflow.models.ModelSignature(inputs=mlflow.types.Schema([images])) if only_images else None,
+            signature=mlflow.models.ModelSignature(inputs=mlflow.types.Schema([images])) if only_images else False,
             mlflow_model=model,
         )
 

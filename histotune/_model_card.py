@@ -78,9 +78,10 @@ def _made(info: Mapping[str, Any]) -> list[str]:
         f"- digest of this model: `{info['digest']}`",
     ]
     if split.get("folds"):
+        often = f", dealt {split['repeats']} times" if split["repeats"] > 1 else ""
         lines.append(
-            f"- cross-validated: {split['folds']} folds of the development part, dealt {split['repeats']} times; a "
-            "member is the mean logit of a network per fold, and what is said of validation are out-of-fold predictions"
+            f"- cross-validated: {split['folds']} folds of the development part{often}; a member is the mean logit of "
+            "a network per fold, and what is said of validation is said of out-of-fold predictions"
         )
     if split["training"]:
         lines.append(f"- training part: {split['training']}; validation and test parts are natural")

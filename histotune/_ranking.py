@@ -58,6 +58,33 @@ def rankings(probabilities: np.ndarray, labels: np.ndarray, positive: int) -> li
     return [Ranking(probabilities[:, c], labels == c) for c in classes]
 
 
+def wins(scores: np.ndarray, hits: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count pairs of a hit and a miss by their patients.
+
+    Args:
+        scores: float [n].
+        hits: bool [n], whether the case is of the class.
+        member: int [n], the number of each case's patient, 0..P-1.
+
+    Returns:
+        [P, P], how many hits of the row's patient score above misses of the column's, an equal score as a half; and
+        the hits of every patient, [P].
+    """
+    patients = int(member.max()) + 1
+    above, own = np.zeros((patients, patients)), np.bincount(member[hits], minlength=patients).astype(np.float64)
+    order = np.argsort(member, kind="stable")
+    ours, others = order[hits[order]], order[~hits[order]]  # patient by patient
+    if not len(ours) or not len(others):
+        return above, own
+    starts, other_starts = (np.flatnonzero(np.diff(member[rows], prepend=-1)) for rows in (ours, others))
+    edges = np.append(starts, len(ours))
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        mine, rivals = scores[ours[start:end], None], scores[None, others]
+        beaten = ((mine > rivals) + 0.5 * (mine == rivals)).sum(axis=0)  # by every miss
+        above[member[ours[start]], member[others[other_starts]]] = np.add.reduceat(beaten, other_starts)
+    return above, own
+
+
 def _rises(steps: np.ndarray) -> np.ndarray:
     return np.diff(steps, axis=-1, prepend=0.0)
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from histotune import metrics
 from histotune._confusion import OF_CLASSES, mean_of_known
-from histotune._ranking import AREAS, Ranking, rankings
+from histotune._ranking import AREAS, Ranking, rankings, wins
 from histotune.errors import ConfigError
 
 BLOCK = 250  # replicates drawn at once: bounds memory where every case is its own patient
+PAIRED = 2000  # patients up to which all pairs of them fit in memory
 WEIGHTS = 500_000  # replicates x cases ranked at once: bounds memory
 
 
@@ -53,12 +54,15 @@ class Resampler:
         flat = member * cells + labels * self._classes + predicted
         self._confusions = np.bincount(flat, minlength=len(self._sizes) * cells).reshape(-1, cells)
         self._rankings: list[Ranking] | None = None
+        self._wins: list[tuple[np.ndarray, np.ndarray]] | None = None
 
     def measure(self, name: str, times: np.ndarray) -> np.ndarray:
         """Return the metric of each replicate, [r], where patient p counts times[r, p] times."""
         if name in OF_CLASSES:
             confusions = (times @ self._confusions).reshape(-1, self._classes, self._classes)
-            return np.array([OF_CLASSES[name](confusion, self._positive) for confusion in confusions])
+            return OF_CLASSES[name](confusions, self._positive)
+        if name == "auroc" and len(self._sizes) <= PAIRED:
+            return self._auroc(times)
         if name in AREAS:
             return self._areas(name, times)
         if name == "ece":
@@ -81,4 +85,18 @@ class Resampler:
         for column, ranking in enumerate(self._rankings):
             members = self._member[ranking.order]
             values[:, column] = np.concatenate([AREAS[name](ranking, block[:, members]) for block in blocks])
-        return np.array([mean_of_known(row) for row in values])
+        return mean_of_known(values)
+
+    def _auroc(self, times: np.ndarray) -> np.ndarray:
+        """Count which hits rank above which misses once, by pair of patients: a replicate only weighs the pairs."""
+        if self._wins is None:
+            classes = [self._positive] if self._classes == 2 else range(self._classes)
+            self._wins = [wins(self._probabilities[:, c], self._labels == c, self._member) for c in classes]
+        drawn = times.astype(np.float64)
+        areas = []
+        for above, hits in self._wins:
+            pairs = (drawn @ hits) * (drawn @ (self._sizes - hits))
+            having = np.flatnonzero(hits)  # of the other patients no hit can be above anything
+            found = ((drawn[:, having] @ above[having]) * drawn).sum(axis=1)
+            areas.append(np.divide(found, pairs, out=np.full(len(times), np.nan), where=pairs > 0))
+        return mean_of_known(np.stack(areas, axis=1))

@@ -64,7 +64,7 @@ class Wanted:
         if protocol := self.protocol or self.space.protocol:
             check_protocol(protocol)
         imbalance = check_imbalance(self.imbalance or self.space.imbalance or NATURAL)
-        check_folds(*self.dealt)
+        check_folds(*self.dealt, self.protocol or self.space.protocol)
         if self.dealt[0] and (imbalance != NATURAL or self.training_cases):
             raise ConfigError(
                 "folds deal training and validation part anew, and `imbalance` and `training_cases` thin the training "

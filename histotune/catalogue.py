@@ -10,6 +10,7 @@ from histotune.figures import FIGURES
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES
 from histotune.metrics import METRICS
+from histotune.modalities import MODALITIES
 from histotune.presets import load_preset, preset_names
 from histotune.redundancies import REDUNDANCIES
 from histotune.registry import Registry
@@ -21,14 +22,15 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     """List what is registered under `kind`: name, summary, parameters with defaults and ranges, and source.
 
     >>> [entry["name"] for entry in catalogue("ensembles")]
-    ['average', 'max', 'vote']
+    ['average', 'max', 'stacking', 'vote', 'weighted', 'weighted_logits']
 
     Raises:
         ConfigError: there is no such kind.
     """
     registries: dict[str, Registry] = {
-        "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES, "losses": LOSSES,
-        "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES, "reproductions": REPRODUCTIONS,
+        "modalities": MODALITIES, "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES,
+        "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES,
+        "reproductions": REPRODUCTIONS,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

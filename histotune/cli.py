@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_explain, cli_reproduce, cli_search
+from histotune import __version__, cli_explain, cli_prepare, cli_reproduce, cli_search
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -74,29 +74,7 @@ app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
-
-
-@app.command(epilog=_examples("prepare idc --data idc_patches --image-size 50"))
-def prepare(
-    dataset: Annotated[str, typer.Argument(help="Dataset name; see `histotune list datasets`.")],
-    data: given.DataOption = None,
-    image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
-    resize: Annotated[str, typer.Option(help="area (fill the square) or pad (keep the proportions).")] = "area",
-    strict: given.StrictOption = False,
-    cache: given.CacheOption = None,
-    quiet: given.QuietOption = False,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Decode a dataset once into a memory-mapped cohort and list what is wrong with its files."""
-    from histotune import cli_progress, cli_show
-    from histotune.begin import prepare_cohort
-    from histotune.places import Places
-
-    with cli_progress.display(quiet=quiet or json_wanted) as display:
-        places = Places.of(None, cache)
-        how: dict[str, Any] = {"resize": resize, "strict": strict, "progress": display.progress}
-        cohort = prepare_cohort(dataset, {}, data, image_size, places, **how)
-    cli_show.cohort(cohort, json_wanted=json_wanted)
+app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
 
 
 @app.command(epilog=_examples("leaderboard idc"))
@@ -126,9 +104,7 @@ def ensemble(
     modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
     add_modality: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=STUDY: with the best trial of another study; to the latest such ensemble, or to those."
-        ),
+        typer.Option(help="NAME=STUDY: with that study's best trial; to `--modalities` or the latest such ensemble."),
     ] = None,
     drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
@@ -237,8 +213,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, presets or "
-            "reproductions."
+            help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, "
+            "presets or reproductions."
         ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,

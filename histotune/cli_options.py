@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -117,3 +117,18 @@ JoinOption = Annotated[
 KeepModelsOption = Annotated[
     int, typer.Option("--keep-models", help="Best trials whose weights are kept; 0: of every trial.", min=0)
 ]
+DatasetOption = Annotated[
+    list[str] | None, typer.Option("--option", help="NAME=VALUE of the dataset; see `histotune list datasets -v`.")
+]
+ReceptorOption = Annotated[
+    bool,
+    typer.Option("--include-receptor-status", help="tcga_brca: ER, PR and HER2 as inputs, which nearly are the label."),
+]
+
+
+def dataset_options(option: list[str] | None, *, include_receptor_status: bool) -> dict[str, Any]:
+    """Return a dataset's options as the command line gave them."""
+    from histotune.space import read_values
+
+    receptors = {"include_receptor_status": True} if include_receptor_status else {}
+    return read_values(option or [], option="--option") | receptors

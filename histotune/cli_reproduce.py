@@ -64,8 +64,9 @@ def _show(found: Reproduced, *, json_wanted: bool) -> None:
         return
     for arm in found.arms:
         for table, lines in arm.tables:
-            rows = [line.summary(table.tested, found.reference) for line in lines]
+            reference = arm.reference or found.reference
+            rows = [line.summary(table.tested, reference) for line in lines]
             columns = [name for name in rows[0] if any(row[name] for row in rows)]  # nothing may be published of it
             cli_show.as_table([{name: row[name] for name in columns} for row in rows], arm.title(table))
-            typer.echo(verdict(table, lines, found.reference))
+            typer.echo(verdict(table, lines, reference))
     typer.echo(f"Wrote {', '.join(map(str, found.files))}")

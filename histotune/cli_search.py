@@ -55,6 +55,8 @@ def search(
     fix: given.FixOption = None,
     range_: given.RangeOption = None,
     choices: given.ChoicesOption = None,
+    option: given.DatasetOption = None,
+    include_receptor_status: given.ReceptorOption = False,
     strict: given.StrictOption = False,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
@@ -76,6 +78,7 @@ def search(
             repeats=repeats, seed=seed, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
             max_concurrent=max_concurrent, trial_timeout=trial_timeout, join=join, keep_models=keep_models,
             fix=fix or [], ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache,
+            options=given.dataset_options(option, include_receptor_status=include_receptor_status),
             tracking_uri=tracking_uri, ray_address=ray_address, storage=storage, progress=display.progress,
             opened=display.began, said=display.say, listeners=[display],
         )  # fmt: skip

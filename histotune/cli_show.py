@@ -145,7 +145,10 @@ def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
     if json_wanted:
         as_json({"dataset": prepared.name, **facts})
         return
+    told = facts.pop("report", [])
     as_table([{"what": key, "value": _plain(value)} for key, value in facts.items()], f"cohort {prepared.name}")
+    for line in told:
+        typer.echo(line)
 
 
 def catalogue(kind: str, entries: Sequence[Mapping[str, Any]], *, verbose: bool, json_wanted: bool) -> None:

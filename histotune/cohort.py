@@ -17,6 +17,7 @@ from histotune.modalities import MODALITIES, Column
 UNKNOWN = -1  # the label of a case whose label is sealed
 FORMAT = 2  # of a prepared cohort on disk
 COHORT, MODALITY, PRESENT = "cohort.json", "modalities", "present.csv"
+EMBEDDINGS = "embeddings"  # folder beside the prepared cohorts: what frozen networks made of images
 
 _TYPES = {"id": str, "patient": str, "site": str, "content": str, "x": np.int64, "y": np.int64, "part": str}
 

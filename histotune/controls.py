@@ -10,7 +10,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -29,6 +31,8 @@ FEW_CASES = 20_000  # below, one thread takes seconds; more would spin when othe
 CHUNK = 2048  # images whose histograms are counted at once
 COMPONENTS = 60  # of a linear control, at most
 STRENGTH = 0.1  # C of its logistic regression: squared weights count ten times as much as by default
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # where C is chosen inside the training part
+INNER = 5  # folds of that choice
 STEPS = 5000  # of its logistic regression, at most
 SEED = 0
 IMAGE = "image"  # the kind of modality that has colour
@@ -48,7 +52,38 @@ def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
     Returns:
         One record per control with its validation metrics, as of a trial (`number` -1).
     """
-    return [read_record(folder / name) or _fit_one(name, data, folder / name) for name in control_names(data)]
+    return [
+        read_record(folder / name)
+        or _fit_one({"control": name, "seed": SEED}, partial(_scores, name), data, folder / name)
+        for name in control_names(data)
+    ]
+
+
+def fit_linear(
+    data: TrainingData, folder: Path, modalities: Sequence[str], strengths: Sequence[float] = (STRENGTH,)
+) -> TrialRecord:
+    """Fit the linear control of some modalities and write it as a trial folder; one that stands there is only read.
+
+    Args:
+        data: with its modalities; a case that has none of them gets the class shares of the training part.
+        folder: of the control.
+        strengths: C of the logistic regression; of several, the one of highest AUROC in a cross-validation of the
+            training part, grouped by patient.
+
+    Raises:
+        ConfigError: a modality that these data lack.
+    """
+    for name in modalities:
+        if name not in data.present:
+            raise ConfigError(
+                f"no linear control of {name!r}: the cohort has no such modality. {suggest(name, data.present)}"
+            )
+    config = {"control": folder.name, "modalities": list(modalities), "strengths": list(strengths), "seed": SEED}
+
+    def fitted(one: TrainingData) -> np.ndarray:
+        return _logits(_linear(one, one.val, modalities, strengths))
+
+    return read_record(folder) or _fit_one(config, fitted, data, folder)
 
 
 def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarray:
@@ -66,7 +101,7 @@ def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarr
         return np.mean([predict_control(name, cut, rows) for cut in cuts], axis=0)
     linear = _linear_controls(data)
     probabilities = _linear(data, rows, linear[name]) if name in linear else _CONTROLS[name](data, rows)
-    return np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
+    return _logits(probabilities)
 
 
 def color_histograms(images: np.ndarray) -> np.ndarray:
@@ -80,12 +115,17 @@ def color_histograms(images: np.ndarray) -> np.ndarray:
     return (np.concatenate(counts, axis=1) / pixels).astype(np.float32)
 
 
-def _fit_one(name: str, data: TrainingData, folder: Path) -> TrialRecord:
+def _fit_one(
+    config: Mapping[str, Any], fitted: Callable[[TrainingData], np.ndarray], data: TrainingData, folder: Path
+) -> TrialRecord:
+    """Write what a control that is `fitted` to each training part says of its validation part."""
     started, clock = time.time(), time.perf_counter()
-    saved = [_predictions(name, cut) for cut in data.cuts() or [data]]
+    saved = [
+        Predictions(one.ids[one.val], one.patients[one.val], one.labels[one.val], fitted(one))
+        for one in data.cuts() or [data]
+    ]
     seconds = time.perf_counter() - clock
-    config = {"control": name, "seed": SEED}
-    files.write_text(folder / "config.yaml", yaml.safe_dump(config))
+    files.write_text(folder / "config.yaml", yaml.safe_dump(dict(config)))
     together = pooled(saved) if len(saved) > 1 else saved[0]
     together.save(folder / "predictions.npz")
     write_record(
@@ -103,9 +143,13 @@ def _fit_one(name: str, data: TrainingData, folder: Path) -> TrialRecord:
     return record
 
 
-def _predictions(name: str, data: TrainingData) -> Predictions:
-    rows = data.val
-    return Predictions(data.ids[rows], data.patients[rows], data.labels[rows], predict_control(name, data, rows))
+def _scores(name: str, data: TrainingData) -> np.ndarray:
+    return predict_control(name, data, data.val)
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
+    return scores
 
 
 def _majority(data: TrainingData, rows: np.ndarray) -> np.ndarray:
@@ -135,13 +179,16 @@ def _color_boosting(data: TrainingData, rows: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def _linear(data: TrainingData, rows: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+def _linear(
+    data: TrainingData, rows: np.ndarray, modalities: Sequence[str], strengths: Sequence[float] = (STRENGTH,)
+) -> np.ndarray:
     """Impute means, scale, take principal components, and fit logistic regression, classes weighted to count alike.
 
     A case without any of the modalities gets the class shares of the training part.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -154,13 +201,20 @@ def _linear(data: TrainingData, rows: np.ndarray, modalities: Sequence[str]) -> 
     counts = np.maximum((~np.isnan(known)).sum(axis=0), 1)
     means = np.nansum(known, axis=0) / counts
     known, asked = (np.where(np.isnan(values), means, values) for values in (known, asked))
-    components = min(COMPONENTS, min(known.shape) - 1) or 1
+    fewest = len(known) if len(strengths) == 1 else len(known) * (INNER - 1) // INNER - INNER
+    components = max(1, min(COMPONENTS, fewest - 1, known.shape[1] - 1))
     model = make_pipeline(
         StandardScaler(),
         PCA(components, random_state=SEED),
-        LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=STEPS),
+        LogisticRegression(C=strengths[0], class_weight="balanced", max_iter=STEPS),
     )
-    model.fit(known, data.labels[train])
+    if len(strengths) > 1:
+        dealt = StratifiedGroupKFold(INNER, shuffle=True, random_state=SEED)
+        grid = {"logisticregression__C": list(strengths)}
+        model = GridSearchCV(model, grid, scoring="roc_auc_ovr", cv=dealt)
+        model.fit(known, data.labels[train], groups=data.patients[train])
+    else:
+        model.fit(known, data.labels[train])
     probabilities[here] = 0.0
     probabilities[np.ix_(here, model.classes_)] = model.predict_proba(asked)
     return probabilities

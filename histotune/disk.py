@@ -6,15 +6,20 @@ import heapq
 import json
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histotune import files
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
+from histotune.members import modality_of
 from histotune.metrics import direction
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, networks
+
+if TYPE_CHECKING:
+    from histotune.backbones import BackboneInput
 
 WEIGHTS, CHECKPOINT, KEPT = "model.safetensors", "checkpoint.pt", "checkpoint-*.pt"
 KEEP = 20  # trials whose weights a search keeps
@@ -27,7 +32,8 @@ class Keeper:
     """Keeps the weights of the best `keep` complete trials while a search runs, and frees those of the others.
 
     Nothing else of a trial goes: it stays ranked, and its predictions can be combined. Members of saved ensembles are
-    kept whatever their rank.
+    kept whatever their rank, and so is the best trial that reads one modality alone, of each: ensembles by modality
+    are made of those.
 
     Args:
         keep: how many; 0 keeps the weights of every trial.
@@ -42,6 +48,7 @@ class Keeper:
         self._store, self._keep = store, keep
         self._sign, self._metric = 0.0, ""
         self._best: list[tuple[float, int]] = []  # a heap, the worst first; of equals the later trial is worse
+        self._alone: dict[str, tuple[float, int]] = {}  # by modality, as in the heap
         if keep:
             self._metric = store.settings().metric
             self._sign = direction(self._metric)
@@ -54,13 +61,23 @@ class Keeper:
             return
         if record.state == COMPLETE:
             value = self._sign * record.metrics.get(self._metric, float("nan"))
-            heapq.heappush(self._best, (value if value == value else float("-inf"), -record.number))
+            own = (value if value == value else float("-inf"), -record.number)
+            heapq.heappush(self._best, own)
+            modality = modality_of(record.config())
+            before = self._alone.get(modality, own)
+            self._alone[modality] = max(before, own)
+            if before not in self._best:
+                self._free(before)
         elif record.state == STOPPED:
             _free_weights(record.folder)
         if len(self._best) > self._keep:
-            number = -heapq.heappop(self._best)[1]
-            if number not in members(self._store):
-                _free_weights(self._store.trial_folder(number))
+            self._free(heapq.heappop(self._best))
+
+    def _free(self, one: tuple[float, int]) -> None:
+        if one not in [best for modality, best in self._alone.items() if modality] and -one[1] not in members(
+            self._store
+        ):
+            _free_weights(self._store.trial_folder(-one[1]))
 
 
 def _free_weights(folder: Path) -> None:
@@ -71,7 +88,12 @@ def _free_weights(folder: Path) -> None:
 def members(store: StudyStore) -> set[int]:
     """Return the trials that saved ensembles are made of."""
     saved = (json.loads(path.read_text(encoding="utf-8")) for path in store.ensembles.glob("*/ensemble.json"))
-    return {number for ensemble in saved for number in ensemble["members"]}
+    return {
+        number
+        for ensemble in saved
+        for number, study in zip(ensemble["members"], ensemble.get("studies") or ensemble["members"], strict=True)
+        if not isinstance(study, str) or not study
+    }
 
 
 @dataclass(frozen=True)
@@ -95,13 +117,15 @@ def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
     - checkpoints and half-written files of trials that have ended; a search with `pbt` that goes on then has nothing
       to go on from,
     - weights of trials that the scheduler stopped: they are not exported,
-    - weights of complete trials beyond the `keep` best that are in no saved ensemble.
+    - weights of complete trials beyond the `keep` best that are in no saved ensemble, nor the best that reads one
+      modality alone.
     """
     metric = store.settings().metric
     sign, records, kept = direction(metric), store.trials(), members(store)
     complete = [record for record in records if record.state == COMPLETE and metric in record.metrics]
     ranked = sorted(complete, key=lambda r: (-sign * r.metrics[metric], r.number))
-    beyond = {record.number for record in ranked[keep:]} - kept
+    alone = {modality_of(record.config()): record.number for record in reversed(ranked)}  # the best of each stays
+    beyond = {record.number for record in ranked[keep:]} - kept - {best for name, best in alone.items() if name}
     found = []
     for record in records:
         places = networks(record.folder)
@@ -152,7 +176,15 @@ def free(found: Iterable[Waste]) -> int:
     return freed
 
 
-def need(store: StudyStore, config: TrialConfig, *, trials: int, checkpoints: int, keep: int) -> int:
+def need(
+    store: StudyStore,
+    config: TrialConfig,
+    *,
+    trials: int,
+    checkpoints: int,
+    keep: int,
+    given: Mapping[str, BackboneInput] | None = None,
+) -> int:
     """Estimate the bytes that `trials` more trials will take on disk at most, beside what is there.
 
     A trial's weights are those of `config`, or of the largest network among the study's trials where that is larger;
@@ -162,7 +194,7 @@ def need(store: StudyStore, config: TrialConfig, *, trials: int, checkpoints: in
     from histotune.model import build_model
 
     settings, parts = store.settings(), store.split_table()["part"]
-    parameters = build_model(config, [1] * len(settings.classes), trained=True).parameter_count()
+    parameters = build_model(config, [1] * len(settings.classes), given, trained=True).parameter_count()
     weights = 4 * max([parameters, *(record.parameters for record in store.trials())])
     trainings = max(1, settings.folds * settings.repeats)
     scored = int((parts != "test").sum()) * (settings.repeats + 1) if settings.folds else int((parts == "val").sum())
@@ -181,6 +213,7 @@ def preflight(
     cpus: float,
     gpus: float,
     memory: int | None,
+    given: Mapping[str, BackboneInput] | None = None,
 ) -> str:
     """Compare what a search will need with what there is, and say it in one line.
 
@@ -189,11 +222,13 @@ def preflight(
         checkpoints: that stand there at once.
         cpus, gpus: of all trials that run at once.
         memory: bytes of the machine that they run on; None where that is many machines.
+        given: {modality: kind and shape}, where it is no image; see `build_model`.
 
     Raises:
         StudyError: the disk cannot hold it.
     """
-    needed = need(store, config, trials=100 if trials is None else trials, checkpoints=checkpoints, keep=keep)
+    most = 100 if trials is None else trials
+    needed = need(store, config, trials=most, checkpoints=checkpoints, keep=keep, given=given)
     there = shutil.disk_usage(store.folder).free
     disk = f"about {megabytes(needed)} of disk, {megabytes(there)} are free"
     if needed > there:

@@ -96,6 +96,10 @@ def evaluate(
     data = store.training_data(sized[min(sized)])
     table = store.split_table()
     rows = np.flatnonzero(table["part"].to_numpy() == "test")
+    if not len(rows):
+        raise StudyError(
+            f"study {model.study!r} has no sealed test part: its numbers are out of folds, see its leaderboard"
+        )
     contenders = _contenders(model, sized, rows)
     for name in control_names(data):
         contenders[f"control {name}"] = metrics.softmax(predict_control(name, data, rows))

@@ -9,9 +9,10 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from histotune.begin import Progress, Wanted, begin, check_asked, prepare_cohort, study_cohort
-from histotune.cohort import read_labels
+from histotune.cohort import Cohort, read_labels
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
 from histotune.errors import StudyInUse
@@ -32,6 +33,7 @@ from histotune.search.samplers import check_sampler
 from histotune.search.schedule import Population
 from histotune.search.start import begin_with, read_starts
 from histotune.search.watch import Watch
+from histotune.session import shapes
 from histotune.space import Space, check_config, load_space, set_values
 from histotune.store import StudyStore, TrialRecord, read_record
 from histotune.study import Study
@@ -68,6 +70,7 @@ def search(
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     strict: bool = False,
     runs: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -115,6 +118,7 @@ def search(
         join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
             over where it leaves something undone; `time` counts from this call. Else that is an error.
         keep_models: how many of the best trials keep their weights; 0 keeps all. Results and predictions always stay.
+        options: of the dataset, over those of the space.
         fix, ranges, choices: "PATH=VALUE", "PATH=low:high[:log|:step=S]" and "PATH=a,b" over the space.
 
     Raises:
@@ -127,7 +131,7 @@ def search(
     Watch(trial_timeout)
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
-    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices)
+    loaded = load_space(space, fix=fix, ranges=ranges, choices=choices, options=options or {})
     wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases, folds, repeats)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
     kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * Population.KEPT
@@ -144,7 +148,11 @@ def search(
             budget = budget.after(follow(there, budget, listeners, opened))
             progress = None  # they are past that
         try:
+            new = not there.exists()
             store, prepared = begin(wanted, study, place, progress)
+            if new and said is not None:
+                for line in store.settings().facts.get("report", []):
+                    said(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
             tracker.mirror()
@@ -153,7 +161,7 @@ def search(
                 store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, start=start,
                 plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
                 opened=None if opened is None else functools.partial(opened, store, budget), seed=store.settings().seed,
-                room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said),
+                room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said, prepared),
                 address=ray_address, storage=storage,
             )  # fmt: skip
             break
@@ -182,6 +190,7 @@ def _check_room(
     kept: int,
     joined: bool,
     said: Callable[[str], None] | None,
+    prepared: Mapping[int, Cohort],
     resources: Resources,
     at_once: int,
 ) -> None:
@@ -193,7 +202,7 @@ def _check_room(
     memory = None if joined else total_memory()
     line = preflight(
         store, config, trials=left, at_once=at_once, checkpoints=at_once + kept, keep=keep, cpus=cpus, gpus=gpus,
-        memory=memory,
+        memory=memory, given=shapes(config, store.training_data(prepared[config.image_size])),
     )  # fmt: skip
     if said is not None:
         said(f"{'trials' if left is None else f'{left} trials'}, {line}")

@@ -209,13 +209,16 @@ def _descent(line: Line) -> str:
 
 
 def components(line: Line) -> tuple[str, str]:
-    """Name a trial's loss and its backbones; "" for what is no trial."""
+    """Name a trial's loss and the backbones that it hears, of what if there is a choice; "" for what is no trial."""
     record = line.record
     if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / "config.yaml").exists()):
         return "", ""
     config = record.config()
-    backbones = [branch["backbone"]["name"] for branch in config["model"]["branches"].values()]
-    return config["loss"]["name"], " + ".join(backbones)
+    branches, alone = config["model"]["branches"], config["model"]["fusion"].get("branch")
+    several = len({branch["modality"] for branch in branches.values()}) > 1
+    heard = [branch for name, branch in branches.items() if not alone or name == alone]
+    named = [(branch["backbone"]["name"], branch["modality"]) for branch in heard]
+    return config["loss"]["name"], " + ".join(f"{name} ({modality})" if several else name for name, modality in named)
 
 
 def _compare(winner: Line, control: Line, metric: str, positive: int, replicates: int, seed: int) -> Difference:

@@ -54,6 +54,8 @@ def modality_of(config: Mapping[str, Any]) -> str:
     >>> modality_of({"model": {"branches": {"a": {"modality": "cnv"}}, "fusion": {"name": "none"}}})
     'cnv'
     """
+    if "model" not in config:
+        return ""  # what is known of a trial whose configuration is lost
     branches, fusion = config["model"]["branches"], config["model"]["fusion"]
     if fusion["name"] == "none":
         heard = [branches[fusion["branch"]]] if fusion.get("branch") else list(branches.values())

@@ -173,7 +173,7 @@ def evaluate(
     confusion = _confusion(probabilities, labels, positive, threshold)
     names = [name for name in METRICS if fits(name, probabilities.shape[1])]
     return {
-        name: OF_CLASSES[name](confusion, positive)
+        name: float(OF_CLASSES[name](confusion, positive))
         if name in OF_CLASSES
         else _OF_PROBABILITIES[name](probabilities, labels, positive)
         for name in names
@@ -188,7 +188,7 @@ def score(
         raise ConfigError(f"metric {name!r} is measured, not computed from probabilities")
     _check(probabilities, labels)
     if name in OF_CLASSES:
-        return OF_CLASSES[name](_confusion(probabilities, labels, positive, threshold), positive)
+        return float(OF_CLASSES[name](_confusion(probabilities, labels, positive, threshold), positive))
     return _OF_PROBABILITIES[name](probabilities, labels, positive)
 
 
@@ -259,7 +259,7 @@ def _confusion(probabilities: np.ndarray, labels: np.ndarray, positive: int, thr
 
 
 def _macro_area(name: str, probabilities: np.ndarray, labels: np.ndarray, positive: int) -> float:
-    return mean_of_known(np.array([AREAS[name](r, None) for r in rankings(probabilities, labels, positive)]))
+    return float(mean_of_known(np.array([AREAS[name](r, None) for r in rankings(probabilities, labels, positive)])))
 
 
 _OF_PROBABILITIES: Mapping[str, Callable[[np.ndarray, np.ndarray, int], float]] = {

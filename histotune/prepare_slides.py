@@ -114,27 +114,36 @@ def prepare_slides(
     Raises:
         DataError: there is no slide, none can be used, or `strict` met one that cannot; says why.
     """
-    settings, hear = settings or SlideSettings(), progress or _unheard
+    settings = settings or SlideSettings()
     paths = _slide_files(folder, out)
-    with files.lock(out / ".lock", "preparing slides"):
-        encoder = load_encoder(settings.backbone, settings.weights, settings.patch_size)
-        rows, problems = list[dict[str, Any]](), list[Problem]()
-        for done, path in enumerate(paths):
-            hear("slides", done, len(paths))
-            name = str(path.relative_to(folder))
-            try:
-                if any(row["id"] == path.stem for row in rows):
-                    raise BadFile("same_id", f"another file is slide {path.stem} already")
-                rows.append({"id": path.stem, "file": name, **_one(path, out, settings, encoder)})
-            except BadFile as error:
-                if strict:
-                    raise DataError(f"{path}: {error}. Without --strict it is left out and listed") from error
-                problems.append(Problem(name, error.kind, error.reason))
-        hear("slides", len(paths), len(paths))
-        if not rows:
-            raise DataError(f"none of {len(paths)} slides in {folder} can be used; the first: {_words(problems[0])}")
-        shutil.rmtree(out / _WORK, ignore_errors=True)
-        return _write_tables(folder, out, settings, encoder, rows, problems)
+    try:
+        with files.lock(out / ".lock", "preparing slides"):
+            return _prepare(folder, paths, out, settings, strict=strict, hear=progress or _unheard)
+    except OSError as error:
+        raise files.unwritable(out, error) from error
+
+
+def _prepare(
+    folder: Path, paths: list[Path], out: Path, settings: SlideSettings, *, strict: bool, hear: Progress
+) -> pd.DataFrame:
+    encoder = load_encoder(settings.backbone, settings.weights, settings.patch_size)
+    rows, problems = list[dict[str, Any]](), list[Problem]()
+    for done, path in enumerate(paths):
+        hear("slides", done, len(paths))
+        name = str(path.relative_to(folder))
+        try:
+            if any(row["id"] == path.stem for row in rows):
+                raise BadFile("same_id", f"another file is slide {path.stem} already")
+            rows.append({"id": path.stem, "file": name, **_one(path, out, settings, encoder)})
+        except BadFile as error:
+            if strict:
+                raise DataError(f"{path}: {error}. Without --strict it is left out and listed") from error
+            problems.append(Problem(name, error.kind, error.reason))
+    hear("slides", len(paths), len(paths))
+    if not rows:
+        raise DataError(f"none of {len(paths)} slides in {folder} can be used; the first: {_words(problems[0])}")
+    shutil.rmtree(out / _WORK, ignore_errors=True)
+    return _write_tables(folder, out, settings, encoder, rows, problems)
 
 
 def _slide_files(folder: Path, out: Path) -> list[Path]:

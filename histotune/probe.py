@@ -20,7 +20,7 @@ from histotune.model import Model, Outputs, Present
 from histotune.predictor import inputs_of
 from histotune.session import Session
 
-JOINT = "joint"
+JOINT, TABLE = "joint", "table"
 CASES = 256  # at most: their way through the network is what measuring costs
 LOOKED_AT = 64  # cases whose attention is written out, which no forward pass needs
 _SEED = 0
@@ -33,6 +33,14 @@ Heads = dict[tuple[int, str], np.ndarray]
 def several_branches(model: Model) -> bool:
     """Say whether there is something to measure: a fusion that hears at least two branches."""
     return len(model.fusion.embedding_dims) > 1
+
+
+def due(session: Session, epoch: int) -> bool:
+    """Say whether an epoch is measured: every one, but of tables alone the last, for the rest would cost the most."""
+    if not several_branches(session.judged):
+        return False
+    kinds = {fitted.kind for fitted in session.preparations.values()}
+    return kinds != {TABLE} or epoch == session.config.epochs
 
 
 def chosen(cases: int, most: int = CASES) -> np.ndarray:

@@ -104,9 +104,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
     """Read an ended trial, or None while it has not ended."""
     path = folder / "metrics.json"
-    if not path.exists():
-        return None
-    return to_record(folder, number, json.loads(path.read_text(encoding="utf-8")))
+    return to_record(folder, number, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:

@@ -13,9 +13,12 @@ import numpy as np
 from histotune.begin import Progress, Wanted, check_asked, prepare_cohort, study_cohort
 from histotune.cohort import Cohort, read_labels
 from histotune.datasets import DATASETS, locate
+from histotune.errors import ConfigError
 from histotune.places import Places
-from histotune.reproductions import REPRODUCTIONS, Scale, Table
+from histotune.reproductions import REPRODUCTIONS, FoldedSetting, OutOfFold, Scale, Setting, Table
 from histotune.reproductions._asked import Asked
+from histotune.reproductions._folded_run import run
+from histotune.reproductions._folded_train import FoldedAsked
 from histotune.reproductions._lineup import LineUp, train
 from histotune.reproductions._measure import Meter, check_elsewhere
 from histotune.reproductions._pictures import draw, draw_imbalances
@@ -24,6 +27,7 @@ from histotune.reproductions._report import write
 from histotune.reproductions._rows import Measured
 from histotune.reproductions._tables import Arm, Line, lines
 from histotune.space import load_space
+from histotune.splits import KFOLD
 from histotune.store import StudyStore
 
 
@@ -76,18 +80,27 @@ def reproduce(
     Raises:
         HistotuneError: an unknown name (the nearest is offered), data that are not there, or a split that they lack.
     """
-    reproduction = REPRODUCTIONS.build(name)
+    reproduction, say = REPRODUCTIONS.build(name), said or _unheard
     setting = reproduction.setting(on)
     scale = budget if isinstance(budget, Scale) else setting.scale(budget)
     scale = scale if seeds is None else replace(scale, seeds=seeds)
+    spent = budget if isinstance(budget, str) else f"{scale.trials}x{scale.epochs}"
+    place = Places.of(runs, cache)
+    if isinstance(reproduction, OutOfFold):
+        assert isinstance(setting, FoldedSetting)
+        _check_folded(name, protocol, external_data)
+        space = load_space(setting.space)
+        folded = FoldedAsked(name, on, reproduction, setting, scale, spent, space, place, data, say, progress)
+        compared, files = run(folded, Path(out))
+        return Reproduced(compared.arms, compared.arms[0].reference, files)
+    assert isinstance(setting, Setting)
     line_up = LineUp.of(reproduction, setting, scale)
     space = load_space(setting.space, fix=line_up.fix)
     asked = Asked(
         name, on, reproduction, setting, scale,
-        spent=budget if isinstance(budget, str) else f"{scale.trials}x{scale.epochs}",
-        line_up=line_up, space=space,
+        spent=spent, line_up=line_up, space=space,
         protocol=protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol,
-        place=Places.of(runs, cache), data=data, say=said or _unheard,
+        place=place, data=data, say=say,
     )  # fmt: skip
     _check(asked)
     elsewhere = _elsewhere(asked, external_data, progress) if setting.external else None
@@ -101,6 +114,14 @@ def reproduce(
         cohort = study_cohort(arms[0].store, asked.place, asked.image_size, data)
         written += draw_imbalances(arms, cohort, Path(out) / report.name)
     return Reproduced(arms, reproduction.reference, written)
+
+
+def _check_folded(name: str, protocol: str | None, external_data: object) -> None:
+    """Refuse what a comparison out of folds does not take."""
+    if protocol not in (None, KFOLD):
+        raise ConfigError(f"{name!r} scores every patient out of folds: its split is {KFOLD!r}, not {protocol!r}")
+    if external_data is not None:
+        raise ConfigError(f"{name!r} measures on no external dataset: leave --external-data out")
 
 
 def _check(asked: Asked) -> None:

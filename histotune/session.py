@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from histotune import files, runtime
 from histotune.augment import augment, mixup
+from histotune.backbones import BackboneInput
 from histotune.batches import Feed, Preparations
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError, TrialFailed
@@ -142,6 +143,13 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
         autocast=runtime.autocast_dtype(config.precision, device, dense=model.dense),
         micro_batch=config.batch_size,
     )
+
+
+def shapes(config: TrialConfig, data: TrainingData) -> dict[str, BackboneInput]:
+    """Return kind and shape of every modality that a configuration reads; of images without looking at them."""
+    columns = {name: column for name, column in _read(config, data).items() if column.kind != IMAGE}
+    seen = next(iter(data.cuts()), data)
+    return inputs_given(fit_preparations(config, columns, seen))
 
 
 def fit_preparations(

@@ -56,7 +56,7 @@ class Slide:
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         self.path = path
-        self._reader, said = _open(path)
+        self._reader, said, self._damage = _open(path)
         self.width, self.height = self._reader.dimensions
         self.mpp = said or mpp
 
@@ -107,9 +107,7 @@ class Slide:
     def _decode(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
         try:
             region = self._reader.read_region(corner, level, size)
-        except Exception as error:  # OpenSlide's own class is not there to be named where it is not installed
-            if type(error).__module__.partition(".")[0] != "openslide":
-                raise
+        except self._damage as error:
             raise BadFile("broken", f"{self.path.name} cannot be decoded at {corner}: {error}") from error
         if region.mode == "RGB" or region.getchannel("A").getextrema() == (255, 255):
             return region.convert("RGB")
@@ -137,8 +135,8 @@ class _Whole:
         pass
 
 
-def _open(path: Path) -> tuple[_Reader, float | None]:
-    """Return what reads a file, and the µm per pixel that it tells."""
+def _open(path: Path) -> tuple[_Reader, float | None, tuple[type[Exception], ...]]:
+    """Return what reads a file, the µm per pixel that it tells, and what is raised where it is damaged."""
     if not path.is_file():
         raise BadFile("missing", f"there is no file {path}")
     if path.suffix.lower() not in _WHOLE:
@@ -149,10 +147,10 @@ def _open(path: Path) -> tuple[_Reader, float | None]:
         try:
             if openslide.OpenSlide.detect_format(path):
                 slide = openslide.OpenSlide(path)
-                return slide, _scale(slide.properties)
+                return slide, _scale(slide.properties), (openslide.OpenSlideError,)
         except openslide.OpenSlideError as error:
             raise BadFile("broken", f"{path.name} is damaged: {error}") from error
-    return _Whole(_decoded(path)), None
+    return _Whole(_decoded(path)), None, ()
 
 
 def _decoded(path: Path) -> np.ndarray:

@@ -92,8 +92,10 @@ PROTOCOLS: Mapping[str, str] = {
     "site": "every site stands in one part, with all its patients; as even as the sites allow",
     "official_patient": "the published training, validation and test patients; other patients are left out",
     "given": "the split column of a manifest; validation patients are drawn from the training part if there are none",
+    "patient_kfold": "no test part: every patient is scored out of folds, which `folds` asks for (at least 2)",
     "patch_random_70_30": "leaky reproduction: patches at random, so that patients stand on both sides",
 }
+KFOLD = "patient_kfold"
 LEAKY = frozenset({"patch_random_70_30"})
 FRACTIONS = (0.6, 0.15, 0.25)
 _70_30 = (0.56, 0.14, 0.30)
@@ -129,7 +131,9 @@ def split(
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise ConfigError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
     patients = cohort.table["patient"].to_numpy(str)
-    if protocol == "patch_random_70_30":
+    if protocol == KFOLD:
+        parts = np.zeros(len(labels), np.int64)
+    elif protocol == "patch_random_70_30":
         parts = by_case(labels, _70_30, [seed])
     elif protocol in ("official_patient", "given"):
         parts = _prescribed(cohort, patients, labels, protocol, seed)
@@ -138,6 +142,8 @@ def split(
         parts = by_group(whole_groups(cohort, protocol), labels, shares, [seed], group_name(protocol))
     train, val, test = (np.flatnonzero(parts == part) for part in range(3))
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
+        if protocol == KFOLD and part != TRAIN:  # that every fold has every class is seen to where they are dealt
+            continue
         _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
     kept, said = _thinned(cohort, labels, train, imbalance, seed, patients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from histotune.cohort import EMBEDDINGS
 from histotune.disk import Waste, folder_waste, free, unused_cohorts, waste
 from histotune.errors import ConfigError
 from histotune.places import Places
@@ -54,6 +55,7 @@ def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bo
         found += here
     if study is None:
         cohorts = unused_cohorts(places.runs, places.cache)
+        cohorts += folder_waste(places.cache / EMBEDDINGS, "embeddings, which can be made again from the data")
         freed += free(cohorts) if remove else 0
         found += cohorts
     return Tidied(found, freed, skipped)

@@ -54,13 +54,14 @@ def run_trial(
     report: Report | None = None,
     *,
     metric: str = "balanced_accuracy",
+    probed: bool = True,
 ) -> TrialRecord:
     """Train to the end, or until `report` raises `StopTrial`; a failure is a record, not an exception.
 
     Arguments and errors are those of `epochs`.
     """
     while True:
-        training = epochs(config, data, folder, metric=metric)
+        training = epochs(config, data, folder, metric=metric, probed=probed)
         try:
             for epoch in training:
                 if report:
@@ -88,6 +89,7 @@ def epochs(
     share: float = 1.0,
     keep: Collection[int] = (),
     fold: Fold | None = None,
+    probed: bool = True,
 ) -> Generator[Epoch, None, None]:
     """Train, one item per epoch; go on from the folder's checkpoint as if there had been no interruption.
 
@@ -104,6 +106,7 @@ def epochs(
         keep: epochs after which the checkpoint is kept, too, under a name of its own, for other trials to go on from.
         fold: where this is one of a trial's trainings; no epoch is chosen then, the last one counts. With folds in
             `data`, all of them train in step, and an epoch is the mean over them.
+        probed: measure after every epoch what several branches know and share, which may take longer than training.
 
     Raises:
         TrialFailed: NaN loss, infeasible, out of memory, disk full or bad data; `fail` puts it on record.
@@ -112,7 +115,7 @@ def epochs(
     """
     check_metric(metric, len(data.classes))
     if data.folds is not None:
-        one = partial(epochs, config, metric=metric, share=share)
+        one = partial(epochs, config, metric=metric, share=share, probed=probed)
         yield from lockstep(one, config, data, folder, keep=keep)
         return
     with named_failures():
@@ -136,7 +139,7 @@ def epochs(
                 "train_loss": loss,
                 "learning_rate": session.optimizer.param_groups[0]["lr"],
             }
-            if probe.several_branches(session.judged):
+            if probed and probe.due(session, progress.epoch + 1):
                 row[INFORMATION] = probe.measure(session, _at_once(session))
             value = float(progress.epoch) if fold else direction(metric) * row[metric]
             progress.add(row | {"seconds": time.perf_counter() - began}, value)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
 from histotune.cohort import UNKNOWN, Cohort, read_labels
@@ -55,6 +57,23 @@ def wsi() -> Path:
 def tcga_brca() -> Path:
     """Folder of the real TCGA-BRCA tables; skips where there are none."""
     return _real("tcga_brca_multimodal", "tables of TCGA-BRCA")
+
+
+@pytest.fixture(scope="session")
+def monuseg() -> Path:
+    """Folder of four real images of 1000 px at 40x, tissue all over; skips where there are none."""
+    return _real("monuseg_brca", "MoNuSeg images")
+
+
+@pytest.fixture(scope="session")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A small backbone and a file of random weights for it, as `load_encoder` takes them."""
+    import timm  # after histotune, which lets torchvision import where its wheel does not fit torch's
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
+    safetensors.torch.save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
+    return {"backbone": "timm/resnet10t", "weights": str(path)}
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,15 @@ def test_a_batch_holds_each_case_and_padding(kind: BagModality) -> None:
         assert (batch.neighbours[at, count:] == -1).all()
 
 
+def test_bags_that_lie_on_the_device_give_the_same_batches(kind: BagModality) -> None:
+    stored, rows = replace(example(kind), most=4), np.array([2, 1, 0, 3])
+    mapped, resident = kind.source(stored, CPU), kind.source(stored, CPU)
+    arrays = {name: getattr(stored, name) for name in ("features", "coordinates", "neighbours")}
+    resident.resident = {name: torch.from_numpy(array) for name, array in arrays.items()}  # as on a GPU
+    for one, other in zip(mapped.take(rows), resident.take(rows), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_only_empty_bags_make_a_batch(kind: BagModality) -> None:
     stored = kind.select(example(kind), np.array([1, 1]))
     batch = kind.source(stored, CPU).take(np.array([0, 1]))

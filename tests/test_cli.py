@@ -9,10 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_up_slides import block, tiled_tiff
 from typer.testing import CliRunner, Result
 
 from histotune.cli import app
+from histotune.cohort import load
+from histotune.predictor import load_model
 
 Call = Callable[..., Result]
 
@@ -197,3 +201,53 @@ def test_a_space_may_pad_instead_of_stretch(call: Call, tiny_folder: Callable[..
     shown = json.loads(call("prepare", "image_folder", "--data", folder, "--resize", resize, "--json").stdout)
     assert shown["resize"] == resize
     refused(call("prepare", "image_folder", "--data", folder, "--resize", "zoom"), "zoom", "area")
+
+
+SLIDES = """
+description: bags of three patches, for tests
+dataset: slides
+image_size: 16
+epochs: 2
+batch_size: 4
+model:
+  branches: {patches: {modality: patches, backbone: attention_mil}, graph: {modality: graph, backbone: patch_graph}}
+  fusion: {name: concat, dim: 8}
+"""
+
+
+def test_whole_slides_become_a_trained_model(call: Call, frozen: dict[str, str]) -> None:
+    pytest.importorskip("openslide")
+    Path("in").mkdir()
+    for at in range(12):
+        tissue = block(range(at % 3, at % 3 + 2), range(1, 3), ((190, 90, 160), (90, 60, 150))[at % 2])
+        tiled_tiff(Path("in") / f"s{at:02d}.tif", 4, 4, tissue)
+    Path("in/text.svs").write_text("no slide")
+    options = ["--patch-size", 64, "--mpp", 1, "--top", 12, *(f"--{name}={value}" for name, value in frozen.items())]
+    shown = json.loads(call("prepare", "slides", "in", *options, "--json").stdout)
+    assert {row["patches"] for row in shown["slides"]} == {12}
+    assert [problem["kind"] for problem in shown["problems"]] == ["not_a_slide"]
+    said = call("prepare", "slides", "in", *options).stdout
+    assert "slides: 12, patches: 144" in said
+    assert "Left out text.svs: not_a_slide" in said
+    assert "Next: histotune prepare slides --data" in said
+    refused(call("prepare", "slides", "--data", "in-bags"), "labels.csv does not exist", "slide and label")
+    lines = [f"s{at:02d}.tif,{('benign', 'tumour')[at % 2]}" for at in range(12)]
+    Path("in-bags/labels.csv").write_text("\n".join(["slide,label", *lines]))
+    cohort = json.loads(call("prepare", "slides", "--data", "in-bags", "--json").stdout)
+    assert cohort["modalities"] == {"patches": 12, "graph": 12}
+    Path("slides.yaml").write_text(SLIDES)
+    trained = call("train", "slides.yaml", "--data", "in-bags")
+    assert trained.exit_code == 0, trained.output
+    assert "complete after 2 epochs" in trained.stdout
+    folder = next(line.removeprefix("Folder: ") for line in trained.stdout.splitlines() if line.startswith("Folder: "))
+    logits = load_model(Path(folder)).logits(load(Path(cohort["folder"])).columns)
+    assert logits.shape == (12, 2)
+    assert np.isfinite(logits).all()
+
+
+def test_options_of_whole_slides_need_whole_slides(call: Call, tmp_path: Path) -> None:
+    refused(call("prepare", "idc", "--top", 5), "--top", "prepare slides FOLDER")
+    refused(call("prepare", "idc", "in"), "--data in")
+    refused(call("prepare", "slides", "in", "--data", "out"), "either")
+    refused(call("prepare", "slides", "in"), "in is no folder")
+    refused(call("prepare", "slides", "in", "--tissue", "otzu"), "Did you mean 'otsu'")

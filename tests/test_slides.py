@@ -6,19 +6,16 @@ import dataclasses
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
-import timm
-import torch
+from made_up_slides import GLASS, TILE, TISSUE, block, tiled_tiff
 from PIL import Image, ImageFilter
 
 from histotune.datasets import BadFile
-from histotune.errors import ConfigError, DataError
+from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.modalities.bag import Bags
 from histotune.modalities.graph import GraphModality, neighbours
 from histotune.prepare_slides import SlideSettings, prepare_slides
@@ -26,42 +23,12 @@ from histotune.slides import Slide
 from histotune.tissue import choose, otsu, saturation, tissue_mask
 
 openslide = pytest.importorskip("openslide")
-TILE = 256
-GLASS, TISSUE = (244, 243, 245), (190, 90, 160)
 
 
-def tiled_tiff(path: Path, rows: int, columns: int, colors: Mapping[tuple[int, int], tuple[int, int, int]]) -> Path:
-    """Write a tiled TIFF of 0.5 µm per px whose tiles are glass, or of colours; equal tiles lie there once."""
-    kinds = [GLASS, *dict.fromkeys(colors.values())]
-    pixels = [np.full((TILE, TILE, 3), kind, np.uint8).tobytes() for kind in kinds]
-    size = TILE * TILE * 3
-    offsets = [8 + size * kinds.index(colors.get((r, c), GLASS)) for r in range(rows) for c in range(columns)]
-    count, extra = rows * columns, 8 + size * len(kinds)
-    lists = struct.pack(f"<{count}I", *offsets) + struct.pack(f"<{count}I", *[size] * count)
-    more = extra + len(lists)
-    values = struct.pack("<3H", 8, 8, 8) + b"\0\0" + struct.pack("<4I", 20_000, 1, 20_000, 1)
-    tags = [
-        (256, 4, 1, columns * TILE), (257, 4, 1, rows * TILE), (258, 3, 3, more), (259, 3, 1, 1), (262, 3, 1, 2),
-        (277, 3, 1, 3), (282, 5, 1, more + 8), (283, 5, 1, more + 16), (284, 3, 1, 1), (296, 3, 1, 3),
-        (322, 3, 1, TILE), (323, 3, 1, TILE), (324, 4, count, extra), (325, 4, count, extra + 4 * count),
-    ]  # fmt: skip
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + b"\0" * 4
-    header = b"II*\0" + struct.pack("<I", more + len(values))
-    path.write_bytes(header + b"".join(pixels) + lists + values + directory)
-    return path
-
-
-def block(rows: range, columns: range) -> dict[tuple[int, int], tuple[int, int, int]]:
-    return {(row, column): TISSUE for row in rows for column in columns}
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> SlideSettings:
+@pytest.fixture(scope="session")
+def settings(frozen: dict[str, str]) -> SlideSettings:
     """Settings with a small network of random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
-    safetensors.torch.save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
-    return SlideSettings(patch_size=64, backbone="timm/resnet10t", weights=str(path))
+    return SlideSettings(patch_size=64, **frozen)  # type: ignore[arg-type]
 
 
 def changed(settings: SlideSettings, **fields: object) -> SlideSettings:
@@ -172,24 +139,27 @@ def test_patches_are_of_the_scale_asked_for(settings: SlideSettings, tmp_path: P
         assert table["tissue"][0] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which tells a process's peak memory")
 def test_memory_is_bounded_by_tiles_and_not_by_the_slide(tmp_path: Path) -> None:
-    path = tiled_tiff(tmp_path / "huge.tif", 50, 50, block(range(10, 30), range(10, 40)))  # 12,800 px: 469 MiB of RGB
+    path = tiled_tiff(tmp_path / "huge.tif", 40, 40, block(range(10, 30), range(10, 40)))  # 10,240 px: 300 MiB of RGB
     code = f"""
-import resource
 from pathlib import Path
 from histotune.slides import Slide
 from histotune.tissue import choose, tissue_mask
+
+def peak():  # MiB; unlike ru_maxrss nothing of the parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+
 with Slide(Path({str(path)!r})) as slide:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     mask = tissue_mask(slide.overview(8))
     patches = choose(mask, (slide.width, slide.height), 512, least=.5, top=50)
-    pixels = slide.read(0, 0, slide.width, slide.height, (16, 16))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(slide.mpp, round(mask.mean(), 3), len(patches.x), grown // 1024)
+    print(slide.mpp, round(mask.mean(), 3), len(patches.x), peak() - before)
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert [float(value) for value in answer[:3]] == [0.5, pytest.approx(20 * 30 / 50**2, abs=0.002), 50]
-    assert int(answer[3]) < 200  # MiB
+    assert [float(value) for value in answer[:3]] == [0.5, pytest.approx(20 * 30 / 40**2, abs=0.002), 50]
+    assert int(answer[3]) < 150  # MiB
 
 
 def test_a_slide_becomes_a_bag_and_a_graph_and_only_once(wsi: Path, settings: SlideSettings, tmp_path: Path) -> None:
@@ -210,6 +180,43 @@ def test_a_slide_becomes_a_bag_and_a_graph_and_only_once(wsi: Path, settings: Sl
     assert not (out / ".work").exists()
     fewer = prepare_slides(folder, out, changed(settings, top=5))
     assert fewer["patches"].tolist() == [5]
+
+
+def test_a_slide_that_was_being_embedded_is_continued(
+    settings: SlideSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiled_tiff(tmp_path / "s.tif", 4, 4, block(range(4), range(2)))  # 128 patches, two batches
+    settings, patches, read = changed(settings, top=0), list[float](), Slide.read
+
+    def counting(slide: Slide, x: float, y: float, width: float, height: float, size: tuple[int, int]) -> np.ndarray:
+        if size == (64, 64):
+            patches.append(x)
+            if len(patches) == 100:
+                raise KeyboardInterrupt
+        return read(slide, x, y, width, height, size)
+
+    monkeypatch.setattr(Slide, "read", counting)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_slides(tmp_path, tmp_path / "out", settings)
+    assert not (tmp_path / "out" / "slides").exists()
+    patches[:] = [0.0] * 200
+    prepare_slides(tmp_path, tmp_path / "out", settings)
+    assert len(patches) == 200 + 64
+    monkeypatch.setattr(Slide, "read", read)
+    prepare_slides(tmp_path, tmp_path / "whole", settings)
+    one, other = (GraphModality().load(tmp_path / name / "slides" / "s").features for name in ("out", "whole"))
+    assert np.array_equal(one, other)
+
+
+def test_a_picture_without_glass_is_tissue_all_over(monuseg: Path, settings: SlideSettings, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in monuseg.glob("*.png"):
+        (tmp_path / "in" / path.name).symlink_to(path)
+    with pytest.raises(DataError, match=r"no_scale: TCGA.* give it by --slide-mpp"):
+        prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+    table = prepare_slides(tmp_path / "in", tmp_path / "out", changed(settings, slide_mpp=0.25, patch_size=128))
+    assert table["tissue"].tolist() == [1.0] * 4
+    assert table["patches"].tolist() == [9] * 4
 
 
 def test_a_vector_is_that_of_its_patch(wsi: Path, settings: SlideSettings, tmp_path: Path) -> None:
@@ -286,6 +293,13 @@ def test_a_folder_without_usable_slides_is_refused(settings: SlideSettings, tmp_
     tiled_tiff(tmp_path / "in" / "glass.tif", 3, 3, {})
     with pytest.raises(DataError, match=r"none of 1 slides .* no_tissue: 0.0% of the slide is tissue"):
         prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(settings: SlideSettings, tmp_path: Path) -> None:
+    tiled_tiff(tmp_path / "s.tif", 2, 2, block(range(2), range(2)))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(HistotuneError, match=r"cannot write .*out"):
+        prepare_slides(tmp_path, tmp_path / "out", settings)
 
 
 def test_without_openslide_a_slide_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

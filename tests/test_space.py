@@ -252,7 +252,7 @@ def test_range_and_choices_widen_and_narrow(small: Path) -> None:
 )
 def test_a_wrong_edit_is_quoted_in_the_error(small: Path, option: str, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        load_space(small, **{option: [text]})
+        load_space(small, **{option: [text]})  # type: ignore[arg-type]
     assert text in str(caught.value)
 
 

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.errors import DataError
-from histotune.modalities._base import MODALITIES, Bag, Modality, Preprocessing, refuse_options, to_device
+from histotune.modalities._bag_source import ARRAYS, BagSource
+from histotune.modalities._base import MODALITIES, Bag, Modality, Preprocessing, refuse_options
 from histotune.ranges import Interval
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
-_ARRAYS = ("features", "coordinates", "neighbours")  # memory-mapped; the offsets are small
 _CHUNK = 4096  # instances in memory at once when statistics are gathered
 _FLAT = 1e-6  # a standard deviation of this share of the mean is what is left of a constant in float32
-_RESIDENT = 0.25  # share of a GPU's free memory that the bags may fill
 _OPTIONS = {"instances": Interval(0, whole=True)}
 
 
@@ -123,59 +121,6 @@ class BagPreprocessing(Preprocessing):
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "instances": self.instances}
 
 
-class BagSource:
-    """Batches of bags: whole on the GPU when they fit there, else memory-mapped and copied by batches."""
-
-    def __init__(self, stored: Bags, device: torch.device) -> None:
-        import torch
-
-        self.stored, self.device = stored, device
-        self.resident: dict[str, Tensor] = {}
-        size = sum(getattr(stored, name).nbytes for name in _ARRAYS)
-        if device.type == "cuda" and size and size <= _RESIDENT * torch.cuda.mem_get_info(device)[0]:
-            arrays = {name: np.array(getattr(stored, name)) for name in _ARRAYS}
-            self.resident = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-
-    def take(self, rows: np.ndarray) -> Bag:
-        """Return the bags of `rows`, padded with zeros to the longest of them, on the device."""
-        import torch
-
-        counts = self.stored.counts[rows]
-        kept = np.minimum(counts, self.stored.most) if self.stored.most else counts
-        number = np.arange(max(1, kept.max(initial=0)))
-        there = number < kept[:, None]
-        places = self.stored.offsets[rows][:, None] + number * counts[:, None] // np.maximum(kept, 1)[:, None]
-        mask = torch.from_numpy(there).to(self.device)
-        features, coordinates, near = (self._gather(name, places, there) for name in _ARRAYS)
-        sizes = (torch.from_numpy(size)[:, None, None].to(self.device) for size in (counts, kept))
-        return Bag(features, coordinates, mask, _renumbered(near.long(), mask, *sizes))
-
-    def _gather(self, name: str, places: np.ndarray, there: np.ndarray) -> Tensor:
-        import torch
-
-        if self.resident:
-            index, mask = (torch.from_numpy(array).to(self.device) for array in (np.where(there, places, 0), there))
-            return self.resident[name][index] * mask[:, :, None]
-        array: np.ndarray = getattr(self.stored, name)
-        padded = np.zeros((*places.shape, array.shape[1]), array.dtype)
-        padded[there] = array[places[there]]
-        batch = to_device(torch.from_numpy(padded), self.device)
-        assert isinstance(batch, torch.Tensor)
-        return batch
-
-
-def _renumbered(neighbours: Tensor, there: Tensor, counts: Tensor, kept: Tensor) -> Tensor:
-    """Number neighbours among the chosen instances, where the j-th chosen one is number j * counts // kept.
-
-    An edge to an instance that was not chosen is gone.
-    """
-    import torch
-
-    chosen = (neighbours * kept + counts - 1) // counts.clamp(min=1)
-    right = (chosen * counts // kept.clamp(min=1) == neighbours) & (neighbours >= 0) & there[:, :, None]
-    return torch.where(right, chosen, -1)
-
-
 class BagModality(Modality):
     """`Bags` without neighbours, or, as the kind `graph`, with them."""
 
@@ -189,12 +134,12 @@ class BagModality(Modality):
         """Return the bags of `rows`, in memory."""
         places = np.concatenate([np.arange(0), *(np.r_[stored.case(row)] for row in rows)]).astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(stored.counts[rows])]).astype(np.int64)
-        features, coordinates, neighbours = (np.asarray(getattr(stored, name)[places]) for name in _ARRAYS)
+        features, coordinates, neighbours = (np.asarray(getattr(stored, name)[places]) for name in ARRAYS)
         return Bags(features, coordinates, offsets, neighbours, stored.most)
 
     def digests(self, stored: Bags) -> list[str]:
         """Return 16 hexadecimal digits over features, places and edges of every case."""
-        return [_digest(*(getattr(stored, name)[stored.case(row)] for name in _ARRAYS)) for row in range(len(stored))]
+        return [_digest(*(getattr(stored, name)[stored.case(row)] for name in ARRAYS)) for row in range(len(stored))]
 
     def save(self, stored: Bags, folder: Path) -> None:
         """Write one array each.
@@ -207,7 +152,7 @@ class BagModality(Modality):
             if len(wrong):
                 case = int(np.searchsorted(stored.offsets, start + wrong[0, 0], side="right")) - 1
                 raise DataError(f"feature {wrong[0, 1]} of an instance of case number {case} is NaN or infinite")
-        for name in (*_ARRAYS, "offsets"):
+        for name in (*ARRAYS, "offsets"):
             np.save(folder / f"{name}.npy", getattr(stored, name), allow_pickle=False)
 
     def load(self, folder: Path) -> Bags:
@@ -216,11 +161,10 @@ class BagModality(Modality):
         Raises:
             OSError, ValueError: it is missing or damaged.
         """
-        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        features, coordinates, neighbours = (_open(folder / f"{name}.npy") for name in _ARRAYS)
+        features, coordinates, neighbours, offsets = (_open(folder / f"{name}.npy") for name in (*ARRAYS, "offsets"))
         if not len(features) == len(coordinates) == len(neighbours) == offsets[-1]:
             raise ValueError(f"{folder}: features, coordinates, neighbours and offsets do not fit each other")
-        return Bags(features, coordinates, offsets, neighbours)
+        return Bags(features, coordinates, np.array(offsets), neighbours)
 
     def fit(self, stored: Bags, rows: np.ndarray, labels: np.ndarray, options: Mapping[str, Any]) -> BagPreprocessing:
         """Measure mean and standard deviation of every feature.
@@ -285,6 +229,8 @@ def _digest(features: np.ndarray, coordinates: np.ndarray, neighbours: np.ndarra
 
 def _open(path: Path) -> np.ndarray:
     """Map an array into memory; one without values cannot be mapped."""
+    if not path.stat().st_size:
+        raise ValueError(f"{path} has 0 bytes")
     try:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -22,6 +23,7 @@ FILE = "images.npy"
 THUMBNAIL = 8  # side of the grid whose mean colours stand for an image in a linear control
 _CHUNK = 4096  # images per step when statistics are gathered
 _RESIDENT = 0.25  # share of a GPU's free memory that a cohort may fill
+_HELD: WeakValueDictionary[tuple[int, str], Tensor] = WeakValueDictionary()  # folds of a trial share what is on a GPU
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,12 @@ class Images:
             raise DataError(f"images must be uint8 [N, S, S, 3], got {array.dtype} {list(array.shape)}")
         self.array = np.asarray(array)
         self.device = device
-        self.resident: Tensor | None = None
-        if device.type == "cuda" and array.nbytes <= _RESIDENT * torch.cuda.mem_get_info(device)[0]:
-            self.resident = _upload(self.array, device)
+        self._stored = array  # its id names it for as long as it lives
+        self.resident: Tensor | None = _HELD.get((id(array), str(device)))
+        if self.resident is not None or device.type != "cuda":
+            return
+        if array.nbytes <= _RESIDENT * torch.cuda.mem_get_info(device)[0]:
+            self.resident = _HELD[id(array), str(device)] = _upload(self.array, device)
 
     def take(self, rows: np.ndarray) -> Tensor:
         """Return the images of `rows`, uint8 [B, S, S, 3], on the device."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,6 +14,9 @@ from histotune.errors import ConfigError, suggest
 from histotune.imbalance import NATURAL, check_imbalance
 from histotune.metrics import check_metric
 from histotune.registry import Registry
+
+if TYPE_CHECKING:
+    from histotune.reproductions._folded import OutOfFold
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class Reproduction:
         return [table for table in self.tables if table.elsewhere == elsewhere]
 
 
-REPRODUCTIONS: Registry[Reproduction] = Registry("reproduction", "histotune.reproductions")
+REPRODUCTIONS: Registry[Reproduction | OutOfFold] = Registry("reproduction", "histotune.reproductions")
 
 
 def read_settings(path: Path) -> dict[str, Setting]:

@@ -140,13 +140,13 @@ class Meter:
         written = self.reproduction.written(elsewhere=elsewhere)
         plain = [table for table in written if not table.at_threshold]
         moved = [table for table in written if table.at_threshold]
-        rows = {"rows": measure_rows(self.reproduction, plain, found, cases)}
+        rows = {"rows": measure_rows(self.reproduction.reference, plain, found, cases)}
         if moved:
             at = {
                 label: {seed: move(p, self._thresholds[label][seed], cases.positive) for seed, p in seeds.items()}
                 for label, seeds in found.items()
             }
-            rows["at_threshold"] = measure_rows(self.reproduction, moved, at, cases)
+            rows["at_threshold"] = measure_rows(self.reproduction.reference, moved, at, cases)
         return rows
 
     def _probabilities(self, cohort: Cohort, rows: np.ndarray) -> Probabilities:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from histotune.reproductions._base import Table
 from histotune.reproductions._rows import Measured
 from histotune.reproductions._tables import Arm, Line, verdict, words
 
-_HOW = (
+HOW = (
     "A cell is the mean ± standard deviation over training seeds, on one split and with one choice of parameters; the "
     "spread does not cover other splits or other choices.",
     "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
@@ -36,6 +36,23 @@ _CSV = (
 
 
 @dataclass(frozen=True)
+class Section:
+    """A further table of a report.
+
+    Attributes:
+        title, note: in words.
+        head, rows: its cells.
+        numbers: one mapping per number, as the CSV has them: row, metric, mean, ...
+    """
+
+    title: str
+    note: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What a report says besides its tables.
 
@@ -49,6 +66,8 @@ class Report:
         times: {arm: {contender: seconds of an epoch}}.
         notes: what a reader must know of this setting.
         facts: how it was called and on what, for programs.
+        sections: what stands after the tables.
+        how: what a cell, a difference and a published number are.
     """
 
     name: str
@@ -61,6 +80,8 @@ class Report:
     times: Mapping[str, Mapping[str, float]]
     notes: Sequence[str]
     facts: Mapping[str, Any]
+    sections: Sequence[Section] = ()
+    how: Sequence[str] = HOW
 
 
 def write(report: Report, arms: Sequence[Arm], folder: Path) -> list[Path]:
@@ -77,10 +98,11 @@ def write(report: Report, arms: Sequence[Arm], folder: Path) -> list[Path]:
         ],
         "chosen": {arm: [list(row) for row in rows] for arm, rows in report.chosen.items()},
         "seconds_per_epoch": {arm: dict(times) for arm, times in report.times.items()},
+        **({"sections": [asdict(section) for section in report.sections]} if report.sections else {}),
     }
     text, numbers, whole = (folder / f"{report.name}.{ending}" for ending in ("md", "csv", "json"))
     files.write_text(text, markdown(report, arms))
-    files.write_text(numbers, _csv(arms))
+    files.write_text(numbers, _csv(arms, report.sections))
     files.write_json(whole, everything)
     return [text, numbers, whole]
 
@@ -91,13 +113,17 @@ def markdown(report: Report, arms: Sequence[Arm]) -> str:
     parts += ["## Against the paper", _grid(["", "here", "in the paper"], report.scaled)]
     for arm in arms:
         for table, rows in arm.tables:
-            parts += [f"## {arm.title(table)}", table.note, _table(table, rows, arm.measured, report.reference)]
-            parts += [verdict(table, rows, report.reference)]
+            reference = arm.reference or report.reference
+            parts += [f"## {arm.title(table)}", table.note, _table(table, rows, arm.measured, reference)]
+            parts += [verdict(table, rows, reference)]
+    for section in report.sections:
+        parts += [f"## {section.title}", section.note, _grid(section.head, section.rows)]
     costs = next((arm.measured.efficiencies for arm in arms if arm.measured.efficiencies), {})
     parts += ["## What the networks cost to use", _COSTS, _efficiencies(costs)] if costs else []
-    parts += ["## Chosen on the validation part", *(_chosen(report, arm) for arm in report.chosen)]
-    parts += ["## Time", *(_times(report, arm) for arm in report.times)]
-    parts += ["## How to read it", "\n".join(f"- {note}" for note in (*_HOW, *report.notes))]
+    chosen, times = ([of(report, arm) for arm in by] for of, by in ((_chosen, report.chosen), (_times, report.times)))
+    parts += ["## Chosen on the validation part", *chosen] if chosen else []
+    parts += ["## Time", *times] if times else []
+    parts += ["## How to read it", "\n".join(f"- {note}" for note in (*report.how, *report.notes))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -150,7 +176,7 @@ def _under(arm: str, text: str) -> str:
     return f"{arm}:\n\n{text}" if arm else text
 
 
-def _csv(arms: Sequence[Arm]) -> str:
+def _csv(arms: Sequence[Arm], sections: Sequence[Section]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV, lineterminator="\n")
     writer.writeheader()
@@ -158,6 +184,8 @@ def _csv(arms: Sequence[Arm]) -> str:
         for table, rows in arm.tables:
             for numbers in (one for line in rows for one in _numbers(table, line, arm.measured)):
                 writer.writerow({"arm": arm.name, "table": table.title, **numbers})
+    for section in sections:
+        writer.writerows({"table": section.title, **numbers} for numbers in section.numbers)
     return out.getvalue()
 
 

@@ -109,18 +109,20 @@ def joined(reproduction: Reproduction, scores: Scores) -> dict[str, dict[int, np
     return found
 
 
-def measure_rows(
-    reproduction: Reproduction, tables: Sequence[Table], found: Probabilities, cases: Cases
-) -> dict[str, Row]:
-    """Measure every row; intervals of the metrics that a table shows of it, differences of those that one tests."""
-    reference = found[reproduction.reference]
+def measure_rows(compared_with: str, tables: Sequence[Table], found: Probabilities, cases: Cases) -> dict[str, Row]:
+    """Measure every row; intervals of the metrics that a table shows of it, differences of those that one tests.
+
+    Args:
+        compared_with: row of the reference.
+    """
+    reference = found[compared_with]
     about: dict[str, Any] = {"positive": cases.positive, "strata": cases.strata, "replicates": cases.replicates}
     on = (cases.labels, cases.patients)
     rows = {}
     for label, seeds in ((label, seeds) for label, seeds in found.items() if seeds):
         shown = sorted({metric for table in tables if label in table.rows for metric in table.metrics})
         values = [_evaluate(seeds[seed], cases) for seed in sorted(seeds)]
-        both = sorted(seeds.keys() & reference.keys()) if label != reproduction.reference else []
+        both = sorted(seeds.keys() & reference.keys()) if label != compared_with else []
         pairs = [seeds[seed] for seed in both], [reference[seed] for seed in both]
         asked = sorted({table.tested for table in tables if label in table.rows and both})
         every = [seeds[seed] for seed in sorted(seeds)]

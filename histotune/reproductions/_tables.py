@@ -58,8 +58,8 @@ class Line:
         return {
             f"{words(metric)} [95 %]": f"[{own.low:.3f}, {own.high:.3f}]" if own else "",
             f"{words(metric)} minus {reference} [95 %]": f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if d else "",
-            "p": _p(d.p) if d else "",
-            "p corrected": _p(self.corrected),
+            "p": shown_p(d.p) if d else "",
+            "p corrected": shown_p(self.corrected),
         }
 
     def summary(self, metric: str, reference: str) -> dict[str, str]:
@@ -81,6 +81,7 @@ class Arm:
         trained: the trainings of each contender's best configuration, one per seed.
         measured: what they and their ensembles reach.
         tables: with their rows.
+        reference: with which the rows are compared; "" for the reproduction's.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Arm:
     trained: Trained
     measured: Measured
     tables: Tables
+    reference: str = ""
 
     def title(self, table: Table) -> str:
         """Name one of its tables."""
@@ -136,5 +138,6 @@ def words(metric: str) -> str:
     return " ".join(_WORDS.get(word, word) for word in metric.split("_"))
 
 
-def _p(value: float | None) -> str:
+def shown_p(value: float | None) -> str:
+    """Write a p-value, "" for none."""
     return "" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -11,6 +11,7 @@ from typing import Any
 from histotune import files, memory
 from histotune.disk import Keeper
 from histotune.lineage import Parent
+from histotune.members import modality_of
 from histotune.search._events import EXHAUSTED, FAILURES, Listener, Summary
 from histotune.search.budget import TRIALS, Budget, Ledger
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, PARENT, Journal
@@ -152,7 +153,7 @@ class Conductor:
         if value == value:
             self._journal.report(number, epoch, value)
         self._ledger.train(number, epoch)
-        stop = self._scheduler.report(number, epoch, self._sign * value) and number > 0
+        stop = self._scheduler.report(number, epoch, self._sign * value, modality_of(self._live[number])) and number > 0
         if stop:
             files.write_text(self._store.trial_folder(number) / STOP, f"after epoch {epoch}\n")
         if self._nursery is not None:

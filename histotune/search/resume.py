@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from histotune import files
 from histotune.lineage import Parent, read_parent
+from histotune.members import modality_of
 from histotune.search.budget import Ledger
 from histotune.search.conductor import STOP, History, settle
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, ORDER, PARENT, RECORD, Journal, facts
@@ -40,7 +41,7 @@ def take_up(
             history.unfinished[trial.number] = trial.user_attrs[CONFIG]
             history.deaths[trial.number] = trial.user_attrs.get(DEATHS, 0)
         for epoch, value in sorted(trial.intermediate_values.items()):
-            scheduler.report(trial.number, epoch, sign * value)
+            scheduler.report(trial.number, epoch, sign * value, modality_of(trial.user_attrs.get(CONFIG, {})))
     for trial in journal.trials():
         if trial.number in history.unfinished:
             _catch_up(store, journal, scheduler, trial, metric=metric, sign=sign)
@@ -87,7 +88,8 @@ def _catch_up(
             continue
         if row["epoch"] not in trial.intermediate_values:
             journal.report(trial.number, row["epoch"], value)
-        stop = scheduler.report(trial.number, row["epoch"], sign * value)
+        league = modality_of(trial.user_attrs.get(CONFIG, {}))
+        stop = scheduler.report(trial.number, row["epoch"], sign * value, league)
     if stop and trial.number > 0:
         files.write_text(folder / STOP, "decided after an interruption\n")
 

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.config import TrialConfig
+from histotune.members import modality_of
 from histotune.memory import INFEASIBLE
 from histotune.search.journal import CONFIG, PARENT, RECORD
 from histotune.search.samplers import GRID, build_sampler, draws, memory
@@ -93,7 +94,8 @@ class Proposer:
         self._drafts: dict[int, int] = {}
         self._draft = -1
         start = start or Start()
-        first = [*([] if history else [space.default_parameters()]), *filter(space.accepts, start.first)]
+        asked = filter(space.accepts, start.first)
+        first = [*([] if history else [space.default_parameters()]), *asked, *_arms(space)]
         self._first = deque[Mapping[str, Any]](first)
         self._grid = space.combinations() if sampler == GRID else None
         self._drawn = Counter(dict.fromkeys(space.branches(), 0))
@@ -241,6 +243,19 @@ def _forbidden(params: Mapping[str, Any], distributions: Mapping[str, BaseDistri
     return create_trial(
         state=TrialState.PRUNED, params=dict(params), distributions=dict(distributions), constraints={"memory": 1.0}
     )
+
+
+def _arms(space: Space) -> Iterator[Mapping[str, Any]]:
+    """Yield the default of every modality that the space can read alone: what a fusion must beat.
+
+    None where the space's default, which comes first anyway, reads it alone.
+    """
+    seen = {modality_of(TrialConfig.from_dict(space.default()).to_dict()), ""}
+    for sample in space.samples():
+        modality = modality_of(TrialConfig.from_dict(sample).to_dict())
+        if modality not in seen:
+            seen.add(modality)
+            yield space.locate(sample)
 
 
 def _worth_seeing(trials: Sequence[FrozenTrial], count: int, *, maximize: bool) -> list[FrozenTrial]:

@@ -28,8 +28,12 @@ class Scheduler:
     grace: float = math.inf
     turns: tuple[int, ...] = ()
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
-        """Hear the score of a trial after an epoch (from 1; more is better); return whether to stop the trial."""
+    def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
+        """Hear the score of a trial after an epoch (from 1; more is better); return whether to stop the trial.
+
+        Trials are compared within a league: one that reads a weak modality alone is worth its end when it is the best
+        of those that do, for what it adds to others.
+        """
         return False
 
 
@@ -52,11 +56,14 @@ class Asha(Scheduler):
         self.eta = eta
         self.rungs = rungs(epochs, grace, eta)[skip:]
         self.grace = min(self.rungs, default=math.inf)
-        self._scores: dict[int, dict[int, float]] = {rung: {} for rung in self.rungs}
+        self._scores: dict[tuple[str, int], dict[int, float]] = {}
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
+    def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
         """Record the score if the epoch is a rung; stop the trial if it is not among the best there."""
-        return _behind(self._scores.get(epoch), number, score, worst=1 - 1 / self.eta, least=self.eta)
+        if epoch not in self.rungs:
+            return False
+        seen = self._scores.setdefault((league, epoch), {})
+        return _behind(seen, number, score, worst=1 - 1 / self.eta, least=self.eta)
 
 
 class Hyperband(Scheduler):
@@ -78,9 +85,9 @@ class Hyperband(Scheduler):
         """Return the bracket of a trial."""
         return self._turns[number % len(self._turns)]
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
+    def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
         """Stop the trial if its bracket does."""
-        return self.bracket(number).report(number, epoch, score)
+        return self.bracket(number).report(number, epoch, score, league)
 
 
 class Median(Scheduler):
@@ -102,16 +109,16 @@ class Median(Scheduler):
         self.grace: int = max(2, round(epochs / 3)) if grace is None else grace
         self._last = epochs
         self._scores: dict[int, dict[int, float]] = {}
-        self._means: dict[int, list[tuple[float, int]]] = {}  # by epoch: (mean, trial), sorted
+        self._means: dict[tuple[str, int], list[tuple[float, int]]] = {}  # by league and epoch: (mean, trial), sorted
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
+    def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
         """Record the score; stop the trial if its best is below the others' median."""
         own = self._scores.setdefault(number, {})
         if not math.isnan(score):
             own.setdefault(epoch, score)
         if not self.grace <= epoch < self._last:
             return False
-        means = self._means.setdefault(epoch, [])
+        means = self._means.setdefault((league, epoch), [])
         place, others = len(means), len(means)
         if not math.isnan(score):
             entry = (fmean(value for at, value in own.items() if self.grace <= at <= epoch), number)
@@ -146,8 +153,8 @@ class Population(Scheduler):
         self.grace = min(self.turns, default=math.inf)
         self._scores: dict[int, dict[int, float]] = {turn: {} for turn in self.turns}
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
-        """Record the score if the epoch is a turn; stop the trial if it is among the worst there."""
+    def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
+        """Record the score if the epoch is a turn; stop the trial if it is among the worst there, of all leagues."""
         return _behind(self._scores.get(epoch), number, score, worst=self.QUARTER, least=self.SEEN)
 
     def best(self, turn: int) -> list[int]:

@@ -7,6 +7,7 @@ stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -191,6 +192,7 @@ def load_space(
     fix: Sequence[str] = (),
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Space:
     """Read a space by the name of a shipped file or by path, with edits as the command line writes them.
 
@@ -199,12 +201,14 @@ def load_space(
             for the backbone of the only branch.
         ranges: `PATH=low:high[:log|:step=..]`.
         choices: `PATH=a,b`.
+        options: of the dataset, over those that the file names.
 
     Raises:
         ConfigError: anything that does not make sense, with file, line, path and the nearest valid name.
     """
     path = find_space(name_or_path)
-    return _build(apply_edits(read_file(path), fix, ranges, choices), path.stem)
+    fixed = [*fix, *(f"options.{name}={json.dumps(value)}" for name, value in (options or {}).items())]
+    return _build(apply_edits(read_file(path), fixed, ranges, choices), path.stem)
 
 
 def read_space(

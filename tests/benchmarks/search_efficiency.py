@@ -244,7 +244,7 @@ class RaysAsha(Scheduler):
         self._bracket = _Bracket(2, EPOCHS, 3, 0)
         self.last: dict[int, float] = {}
 
-    def report(self, number: int, epoch: int, score: float) -> bool:
+    def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
         self.last[number] = score
         decision = self._bracket.on_result(SimpleNamespace(trial_id=number), epoch, score)
         return decision == "STOP" and epoch < EPOCHS
