@@ -53,7 +53,7 @@ def batch_logits(model: Model, cases: Cases, preparations: Preparations, *, tta:
     """Map cases to logits [B, C] as `predict` does, in tensors only, so that it can be traced."""
     views = range(SYMMETRIES if tta and model.images else 1)
     return torch.stack(
-        [model.logits(*inputs_of(model, preparations, _seen(model, cases, code))) for code in views]
+        [model.logits(*inputs_of(model, preparations, seen(model, cases, code))) for code in views]
     ).mean(0)
 
 
@@ -204,10 +204,10 @@ def load_preparations(path: Path) -> dict[str, Preprocessing]:
     return {name: MODALITIES.build(fitted["kind"]).restore(fitted) for name, fitted in saved.items()}
 
 
-def _seen(model: Model, cases: Cases, code: int) -> Cases:
+def seen(model: Model, cases: Cases, code: int) -> Cases:
     """Flip and turn the images of cases."""
-    seen = {name: symmetry(tensor(cases.values[name]), code) for name in model.images if name in cases.values}
-    return replace(cases, values={**cases.values, **seen})
+    turned = {name: symmetry(tensor(cases.values[name]), code) for name in model.images if name in cases.values}
+    return replace(cases, values={**cases.values, **turned})
 
 
 def _count(columns: Mapping[str, Column]) -> int:

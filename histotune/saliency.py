@@ -80,12 +80,19 @@ def grad_cam(model: Model, inputs: Inputs, present: Tensors, asked: Tensor, bran
     return maps
 
 
-@torch.no_grad()
 def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[str, str], Tensor]:
-    """Return {(asking, answering): [B, h, w]}: how often a position is looked at, in multiples of its equal share.
+    """Return `token_shares` of answering branches with positions, as maps [B, h, w]."""
+    found = token_shares(model, inputs, present)
+    grids = {pair: positions(model, pair[1]) for pair in found}
+    return {pair: weights.unflatten(1, grid) for pair, weights in found.items() if (grid := grids[pair]) is not None}
 
-    The mean over layers, heads and asking tokens; 1 everywhere is attention that makes no difference. Only answering
-    branches with positions; nothing where the fusion has no attention.
+
+@torch.no_grad()
+def token_shares(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[str, str], Tensor]:
+    """Return {(asking, answering): [B, T]}: how often a token is looked at, in multiples of its equal share.
+
+    The mean over layers, heads and asking tokens; 1 everywhere is attention that makes no difference. Nothing where
+    the fusion has no attention.
     """
     outputs, masks = model.outputs(inputs, present)
     layers = model.fusion.attention(outputs, masks)
@@ -94,12 +101,7 @@ def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple
     for layer in layers:
         for pair, weights in shares(layer, speaks).items():
             found.setdefault(pair, []).append(weights)
-    grids = {pair: positions(model, pair[1]) for pair in found}
-    return {
-        pair: torch.stack(weights).mean(dim=0).unflatten(1, grid)
-        for pair, weights in found.items()
-        if (grid := grids[pair]) is not None
-    }
+    return {pair: torch.stack(weights).mean(dim=0) for pair, weights in found.items()}
 
 
 def shares(layer: Attention, speaks: Tensors) -> dict[tuple[str, str], Tensor]:

@@ -34,7 +34,7 @@ LAYERS = [
     {"leaderboard", "calibration", "statistics", "controls"},
     {"begin", "case_files", "image_files", "merge", "predict", "scorer", "tidy"},
     {"export", "mlflow_model", "onnx_model"},
-    {"patches", "saliency", "slide_map"},
+    {"attention", "column_groups", "importance", "patches", "saliency", "slide_map"},
     {"explain"},
     {"evaluate", "figures"},
     {"study"},

@@ -48,7 +48,13 @@ from histotune.train import run_trial
 
 NewStudy = Callable[[Path], StudyStore]
 
-every_figure = pytest.mark.parametrize("name", figures.FIGURES.names())
+OF_TABLES = {
+    "attention_over_features",
+    "attention_over_patches",
+    "feature_importance",
+}
+SHOWN = [name for name in figures.FIGURES.names() if name not in OF_TABLES]
+every_figure = pytest.mark.parametrize("name", SHOWN)
 TWO_BRANCHES = {
     "branches": {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "cct_2"}},
     "fusion": {"name": "cmaf", "dim": 8, "heads": 2},
@@ -84,7 +90,7 @@ def places(study: StudyStore, tmp_path_factory: pytest.TempPathFactory) -> Place
 @pytest.fixture(scope="module")
 def numbers(study: StudyStore, places: Places) -> dict[str, Any]:
     """The numbers of every figure."""
-    return {name: figures.compute(name, study, places=places) for name in figures.FIGURES.names()}
+    return {name: figures.compute(name, study, places=places) for name in SHOWN}
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -106,7 +112,7 @@ sys.modules["plotly"] = sys.modules["kaleido"] = None
 from histotune import figures
 from histotune.places import Places
 from histotune.store import StudyStore
-for name in figures.FIGURES.names():
+for name in {SHOWN!r}:
     figures.compute(name, StudyStore(Path({str(study.folder)!r})), places=Places(Path(), Path({str(places.cache)!r})))
 """
     subprocess.run([sys.executable, "-c", code], check=True)

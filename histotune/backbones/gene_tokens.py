@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -41,10 +43,17 @@ class GeneTokens(Backbone):
         size, larger = divmod(columns, tokens)
         self.split = [larger * (size + 1), (tokens - larger) * size]  # columns
         groups = [(larger, size + 1), (tokens - larger, size)]
+        self.sizes = [columns for count, columns in groups for _ in range(count)]  # of every token
         self.chunks = nn.ModuleList(Chunks(count, size, dim) for count, size in groups if count)
         self.layers = layers
         self.pool = TokenPool(dim, pool)
         self.widths = Widths(token=dim, pooled=dim)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Of which features every token is: from the first up to, not with, the second."""
+        stops = list(itertools.accumulate(self.sizes))
+        return list(zip([0, *stops[:-1]], stops, strict=True))
 
     def forward(self, batch: Tensor) -> BackboneOutput:
         """Map tables [B, F] to tokens [B, G, dim] and pooled [B, dim]."""
