@@ -76,7 +76,7 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
     if settings.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
     if settings.facts.get("synthetic"):
-        title += " (synthetic images)"
+        title += " (synthetic data)"
     as_table(board_rows(board, settings.metrics), title, whole_cells=True)
     if settings.training:
         typer.echo(_thinned(settings.training))
@@ -214,7 +214,7 @@ def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
     if found.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
     if found.synthetic:
-        title += " (synthetic images)"
+        title += " (synthetic data)"
     rows = [{"metric": metric, "at .5": str(value)} for metric, value in found.metrics.items()]
     if found.threshold is not None:
         for row in rows:

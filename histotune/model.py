@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from histotune.backbones import Backbone, BackboneInput, BackboneOutput, build_backbone, check_kind
 from histotune.batches import Preparations
 from histotune.bottleneck import Bottleneck
-from histotune.config import HeadConfig, TrialConfig
+from histotune.config import BranchConfig, HeadConfig, ModelConfig, TrialConfig
 from histotune.errors import ConfigError, suggest
 from histotune.fusions import FUSIONS
 from histotune.losses import LOSSES, Objective, ObjectiveInput
@@ -44,7 +44,7 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         branches: dict[str, Backbone] = {}
-        for name, branch in config.model.branches.items():
+        for name, branch in _built(config.model).items():
             skipped = _INITIAL if trained else ()
             params = {k: v for k, v in branch.backbone.params.items() if k not in skipped}
             branches[name] = build_backbone(branch.backbone.name, branch.modality, given[branch.modality], **params)
@@ -107,6 +107,12 @@ class Model(nn.Module):
         """Return the number of trained weights that predict, the objective's included."""
         others = sum(parameter.numel() for parameter in self.redundancy.parameters())
         return sum(parameter.numel() for parameter in self.parameters()) - others
+
+
+def _built(config: ModelConfig) -> Mapping[str, BranchConfig]:
+    """Return the branches without those of which it is known beforehand that the fusion keeps another one."""
+    kept = str(config.fusion.params.get("branch", "")) if config.fusion.name == "none" else ""
+    return {kept: config.branches[kept]} if kept in config.branches else config.branches
 
 
 def build_model(

@@ -138,7 +138,7 @@ def test_a_drawing_says_what_it_shows_of_how_many_patients(name: str, numbers: d
     assert drawn.layout.meta["title"].split()[0] in drawn.layout.title.text
     caption = drawn.layout.meta["caption"]
     assert "patient" in caption
-    assert "study shown: synthetic, split patient (synthetic images)" in caption
+    assert "study shown: synthetic, split patient (synthetic data)" in caption
 
 
 @every_figure

@@ -94,7 +94,7 @@ class Source:
             told += f", validation out of {self.settings.folds} folds"
         if self.settings.training:
             told += f", training part {self.settings.training}"
-        return told + (" (synthetic images)" if self.settings.facts.get("synthetic") else "")
+        return told + (" (synthetic data)" if self.settings.facts.get("synthetic") else "")
 
 
 class Figure(Generic[Numbers]):
