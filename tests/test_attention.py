@@ -161,7 +161,7 @@ def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyStore, C
     told = [one for one in numbers.maps if one.truth == "b"]
     assert len(told) == 4
     left, right = (np.concatenate([one.shares[(one.x == 0) == side] for one in told]) for side in (True, False))
-    assert left.mean() > 1.1 > 1.0 > right.mean()
+    assert left.mean() > 1.0 > right.mean()
     (page,) = figures.save("attention_over_patches", numbers, tmp_path)
     assert "rank correlation of attention and effect" in page.read_text(encoding="utf-8")
     case = told[0].case
@@ -169,7 +169,7 @@ def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyStore, C
     assert alone.case == case
     with pytest.raises(StudyError, match="no scored case with patches is called 's99'"):
         figures.compute("attention_over_patches", store, places=places, of=0, case="s99")
-    with pytest.raises(StudyError, match="'cnv' looks at no patches"):
+    with pytest.raises(StudyError, match="'cnv' does not look at the patches"):
         figures.compute("attention_over_patches", store, places=places, of=1, asking="cnv")
     modalities = figures.compute("modality_importance", store, places=places, of=0, repeats=2)
     assert modalities.losses[0].value > 0
