@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from histotune import saliency
 from histotune.backbones._instances import InstanceBackbone
@@ -117,7 +116,4 @@ def _repeated(batch: Batch, count: int) -> Batch:
 
 
 def _rows(bag: Bag, rows: np.ndarray) -> Batch:
-    def chosen(values: Tensor) -> Tensor:
-        return values[torch.from_numpy(rows).to(values.device)]
-
-    return over(chosen, bag)
+    return over(lambda values: values[torch.from_numpy(rows).to(values.device)], bag)

@@ -29,6 +29,7 @@ from histotune.modalities.table import TablePreprocessing
 
 TABLES = (".csv", ".csv.gz", *PARQUET)
 _SLIDES, _DONE = "slides", "features.npy"
+_OF_SLIDES = ("slides.csv", "problems.csv", "labels.csv")  # beside prepared slides
 Problem = Mapping[str, str]
 
 
@@ -241,8 +242,9 @@ def _notes(root: Path, reads: Mapping[str, Reads], places: Mapping[str, Path]) -
              for name, wanted in reads.items() if name not in places]  # fmt: skip
     used = set(places.values())
     if root.is_dir():
+        used |= {root / name for name in _OF_SLIDES if root / _SLIDES in used}
         others = [path.name for path in sorted(root.iterdir()) if path not in used and path.name.endswith(TABLES)]
-        notes += [f"{name} is not read: the model reads {', '.join(reads)}" for name in others if name != "slides.csv"]
+        notes += [f"{name} is not read: the model reads {', '.join(reads)}" for name in others]
     return notes
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 
 from histotune.datasets._base import DATASETS, Dataset, Info, Listing, Problem, listing_table
@@ -16,7 +15,7 @@ from histotune.datasets._tables import read_frame, require_columns, three
 from histotune.errors import DataError, suggest
 from histotune.modalities import Column
 from histotune.modalities.bag import Bags
-from histotune.modalities.graph import GraphModality
+from histotune.modalities.graph import GraphModality, stacked
 
 _OWN = ("patient", "site", "split")
 
@@ -81,7 +80,7 @@ class Slides(Dataset):
         assert root is not None
         try:
             found = [GraphModality().load(root / "slides" / name) for name in listing.table["id"]]
-            graphs = _joined(found)
+            graphs = stacked(found)
         except (OSError, ValueError) as error:
             raise DataError(f"{root} is damaged ({error}): run `histotune prepare slides` again") from error
         bags = Bags(graphs.features, graphs.coordinates, graphs.offsets, graphs.neighbours[:, :0])
@@ -133,16 +132,3 @@ def _rows(
             row = {"id": name, "label": classes.index(told["label"]), "patient": told.get("patient", name)}
             rows.append({**row, "site": told.get("site", ""), "part": SPLITS[told.get("split", "").lower()]})
     return rows, problems
-
-
-def _joined(found: list[Bags]) -> Bags:
-    """Join bags case by case; the neighbours get one width."""
-    widths = {bags.features.shape[1] for bags in found}
-    if len(widths) > 1:
-        raise ValueError(f"slides have vectors of {sorted(widths)} numbers")
-    neighbours = np.full((sum(len(b.features) for b in found), max(b.neighbours.shape[1] for b in found)), -1, np.int32)
-    offsets = np.cumsum([0, *(len(bags.features) for bags in found)])
-    for start, bags in zip(offsets, found, strict=False):
-        neighbours[start : start + len(bags.features), : bags.neighbours.shape[1]] = bags.neighbours
-    features, places = (np.concatenate([getattr(b, name) for b in found]) for name in ("features", "coordinates"))
-    return Bags(features, places, offsets.astype(np.int64), neighbours)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
 _EVEN = [[0.0, "#2166ac"], [0.5, "#f2f2f2"], [1.0, "#b35806"]]
-_MOST = 3.0  # doublings at the ends of the colours
+_LEAST, _MOST = 0.25, 3.0  # doublings at the ends of the colours
 _MAP, _GAP, _BOTTOM = 250, 44, 70  # pixels
 
 
@@ -130,7 +130,9 @@ class AttentionOverPatches(Figure[PatchAttention]):
                 f"attention and effect {one.correlation:+.2f}"
             )
             layout["annotations"].append(panel_title(title, {"xref": "paper", "yref": f"y{key} domain"}))
-        traces = [_dots(one, at, -8 / height) for at, one in enumerate(numbers.maps)]
+        logs = np.concatenate([np.log2(np.maximum(one.shares, 1e-6)) for one in numbers.maps])
+        end = float(np.clip(np.quantile(np.abs(logs), 0.98), _LEAST, _MOST))
+        traces = [_dots(one, at, end, -8 / height) for at, one in enumerate(numbers.maps)]
         who = f"by {numbers.asking}" if numbers.asking else "by the pool of the branch"
         cases = f"{_style.counted(count, 'case')} of the {numbers.cases:,} that are scored"
         caption = (
@@ -160,14 +162,17 @@ def _map(found: Trained, part: Scored, patches: Patches, asking: str) -> PatchMa
     )  # fmt: skip
 
 
-def _dots(one: PatchMap, at: int, under: float) -> dict[str, Any]:
+def _dots(one: PatchMap, at: int, end: float, under: float) -> dict[str, Any]:
     bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "y": under, "yanchor": "top",
-           "tickvals": [-_MOST, 0, _MOST], "ticktext": [f"{2**-_MOST:.3g}x", "1x", f"{2**_MOST:.3g}x"]}  # fmt: skip
+           "tickvals": [-end, 0, end], "ticktext": [f"{2**-end:.2g}x", "1x", f"{2**end:.2g}x"]}  # fmt: skip
     key = "" if not at else str(at + 1)
-    side = float(np.clip(160 / max(1.0, np.sqrt(len(one.x))), 4, 20))
+    steps = [np.diff(np.unique(values)) for values in (one.x, one.y)]
+    step = min((float(own.min()) for own in steps if len(own)), default=1.0)
+    widest = max(float(np.ptp(values)) for values in (one.x, one.y)) + step
+    side = float(np.clip(0.85 * _MAP * step / widest, 4, 40))
     return {
         "type": "scatter", "mode": "markers", "x": one.x, "y": one.y, "xaxis": f"x{key}", "yaxis": f"y{key}",
-        "marker": {"color": np.log2(np.maximum(one.shares, 1e-6)), "cmin": -_MOST, "cmax": _MOST, "colorscale": _EVEN,
+        "marker": {"color": np.log2(np.maximum(one.shares, 1e-6)), "cmin": -end, "cmax": end, "colorscale": _EVEN,
                    "size": side, "symbol": "square", "line": {"width": 0.5, "color": "#bbbbbb"},
                    "showscale": at == 0, "colorbar": bar},
         "customdata": np.stack([one.shares, one.drops], axis=1),
