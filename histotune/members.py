@@ -79,6 +79,7 @@ def by_modality(
         StudyError: no such trial is complete, or the other study's split is another one.
     """
     sources = [(name, store) for name in modalities] + list((add or {}).items())
+    _check_names([name for name, _ in sources])
     members = [Member(_best_of(other, name), other, name) for name, other in sources]
     for member in members:
         _refuse_other_split(store, member)
@@ -91,11 +92,7 @@ def joined(store: StudyStore, members: Sequence[Member]) -> list[Member]:
     Raises:
         ConfigError: a modality stands twice, or there is none.
     """
-    names = [member.modality for member in members]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"modality {twice[0]!r} stands twice: drop it first, or name each modality once")
-    if not names:
-        raise ConfigError("no modality is left: name at least one, such as --modalities image,cnv")
+    _check_names([member.modality for member in members])
     metric = store.settings().metric
     sign = metrics.direction(metric)
     return sorted(members, key=lambda member: -sign * member.record.metrics[metric])
@@ -144,6 +141,13 @@ def complete_trial(store: StudyStore, number: int) -> TrialRecord:
             f"`histotune leaderboard {store.folder.name}` lists them"
         )
     return trials[number]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"modality {twice[0]!r} stands twice: drop it first, or name each modality once")
+    if not names:
+        raise ConfigError("no modality is left: name at least one, such as --modalities image,cnv")
 
 
 def _ranked(store: StudyStore) -> list[TrialRecord]:
