@@ -19,7 +19,6 @@ from histotune.session import Session
 from histotune.store import StudyStore
 
 train = importlib.import_module("histotune.train")  # `histotune.train` is a function to those who use the package
-study, cohort, folder, config, dies = sys.argv[1:]
 began = 0
 real = train.train_epoch
 
@@ -28,12 +27,15 @@ def train_epoch(session: Session, number: int) -> float:
     """Train an epoch of a fold, or be killed instead."""
     global began
     began += 1
-    if began == int(dies):
+    if began == dies:
         os.kill(os.getpid(), signal.SIGKILL)
     loss: float = real(session, number)
     return loss
 
 
-vars(train)["train_epoch"] = train_epoch
-data = StudyStore(Path(study)).training_data(load(Path(cohort)))
-train.run_trial(TrialConfig.from_dict(json.loads(config)), data, Path(folder))
+if __name__ == "__main__":
+    study, cohort, folder, config, killed_at = sys.argv[1:]
+    dies = int(killed_at)
+    vars(train)["train_epoch"] = train_epoch
+    data = StudyStore(Path(study)).training_data(load(Path(cohort)))
+    train.run_trial(TrialConfig.from_dict(json.loads(config)), data, Path(folder))
