@@ -45,13 +45,12 @@ class WeightedLogits(Ensemble):
         weights = torch.full((members, classes), 1 / members, dtype=torch.float64, requires_grad=True)
         bias = torch.zeros(classes, dtype=torch.float64, requires_grad=self._with_bias)
         masks, chances = _withheld(present | ~present.any(dim=0), self._dropout)  # [S, M, N], [S, N]
+        every = labels.repeat(len(masks))  # [S N]
 
         def loss() -> Tensor:
-            losses = [
-                functional.cross_entropy(_weighted(scores, mask, weights, bias), labels, reduction="none")
-                for mask in masks
-            ]
-            expected = (torch.stack(losses) * chances).sum(dim=0).mean()
+            logits = _weighted(scores, masks, weights, bias)  # [S, N, C]
+            losses = functional.cross_entropy(logits.flatten(0, 1), every, reduction="none").view_as(chances)
+            expected = (losses * chances).sum(dim=0).mean()
             return expected + self._shrink * (weights - 1 / members).square().sum()
 
         minimise([weights, bias] if self._with_bias else [weights], loss)
@@ -87,11 +86,11 @@ def weighted_logits(*, bias: bool = True, dropout: float = 0.3, shrink: float = 
 
 
 def _weighted(scores: Tensor, present: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """Return the logits [N, C] of scores [M, N, C], bool [M, N], weights [M, C] and bias [C]."""
-    mask = present[:, :, None].to(scores.dtype)
+    """Return the logits [..., N, C] of scores [M, N, C], bool [..., M, N], weights [M, C] and bias [C]."""
+    mask = present.to(scores.dtype)
     sizes = (weights.square() + SOFT**2).sqrt()
-    made_up = sizes.sum(dim=0) / (mask * sizes[:, None]).sum(dim=0)  # [N, C]
-    return (mask * weights[:, None] * scores).sum(dim=0) * made_up + bias
+    made_up = sizes.sum(dim=0) / torch.einsum("...mn,mc->...nc", mask, sizes)
+    return torch.einsum("...mn,mc,mnc->...nc", mask, weights, scores) * made_up + bias
 
 
 def _withheld(present: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
