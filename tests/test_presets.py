@@ -32,6 +32,8 @@ UNREAD = {
     "model.head.bottleneck",
     "model.branches.image.modality",
     "optimizer.momentum",
+    "model.modality_dropout",
+    "preprocess",
 }
 
 

@@ -34,7 +34,7 @@ def main() -> int:
         began.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        place = {"runs": Path(folder) / "runs", "cache": Path(folder) / "cache"}
+        place: dict[str, Any] = {"runs": Path(folder) / "runs", "cache": Path(folder) / "cache"}
         study = histotune.search(
             given.space, data=given.data, trials=given.trials, folds=given.folds, opened=opened, **place
         )
@@ -45,9 +45,7 @@ def main() -> int:
     rate = 60 * len(records) / seconds
     states = {state: sum(record.state == state for record in records) for state in sorted({r.state for r in records})}
     print(f"{given.space}: {len(records)} trials ({states}), {epochs} epochs in {seconds:.0f} s: {rate:.1f} a minute")
-    print(
-        f"training and validation {trained:.0f} s of {2 * seconds:.0f} core seconds on two cores; goal {GOAL:g} a minute"
-    )
+    print(f"training and validation {trained:.0f} s of {2 * seconds:.0f} core seconds; goal {GOAL:g} a minute")
     return 0 if rate >= GOAL else 1
 
 
