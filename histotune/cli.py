@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_explain, cli_prepare, cli_reproduce, cli_search
+from histotune import __version__, cli_audit, cli_explain, cli_prepare, cli_reproduce, cli_search
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -75,6 +75,7 @@ app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
+app.command(epilog=_examples(*cli_audit.EXAMPLES))(cli_audit.audit)
 
 
 @app.command(epilog=_examples("leaderboard idc"))
@@ -214,7 +215,7 @@ def list_(
         str,
         typer.Argument(
             help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, "
-            "presets or reproductions."
+            "presets, reproductions or audits."
         ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
