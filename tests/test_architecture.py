@@ -55,7 +55,7 @@ OWNERS = {
     "fsspec": {"search"},
     "rich": {"cli"},
     "sklearn": {"controls", "splits", "statistics", "calibration", "figures", "information"},
-    "scipy": {"statistics", "calibration", "information", "modalities", "ensembles"},
+    "scipy": {"statistics", "_seeded", "calibration", "information", "modalities", "ensembles"},
     "onnxruntime": {"onnx_model"},
     "openslide": {"slides"},
     "plotly": {"figures"},
