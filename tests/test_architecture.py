@@ -56,7 +56,7 @@ OWNERS = {
     "fsspec": {"search"},
     "rich": {"cli"},
     "sklearn": {"audits", "controls", "splits", "statistics", "calibration", "figures", "information"},
-    "scipy": {"audits", "statistics", "calibration", "information", "modalities", "ensembles"},
+    "scipy": {"audits", "statistics", "_seeded", "calibration", "information", "modalities", "ensembles"},
     "onnxruntime": {"onnx_model"},
     "openslide": {"slides"},
     "plotly": {"figures"},
