@@ -37,6 +37,8 @@ LAYERS = [
     {"attention", "column_groups", "importance", "patches", "saliency", "slide_map"},
     {"explain"},
     {"evaluate", "figures"},
+    {"sections"},
+    {"report"},
     {"study"},
     {"jobs"},
     {"reproductions"},
@@ -60,6 +62,7 @@ OWNERS = {
     "openslide": {"slides"},
     "plotly": {"figures"},
     "kaleido": {"figures"},
+    "markupsafe": {"sections", "report"},
 }
 TRAINING = {"torch", "timm", "torchvision", "numpy", "pandas", "safetensors", "yaml", "PIL", "histotune"}
 
