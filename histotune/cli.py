@@ -11,7 +11,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_audit, cli_ensemble, cli_explain, cli_prepare, cli_reproduce, cli_search
+from histotune import (
+    __version__,
+    cli_audit,
+    cli_ensemble,
+    cli_explain,
+    cli_prepare,
+    cli_report,
+    cli_reproduce,
+    cli_search,
+)
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -76,6 +85,7 @@ app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
 app.command(epilog=_examples(*cli_audit.EXAMPLES))(cli_audit.audit)
+app.command(epilog=_examples(*cli_report.EXAMPLES))(cli_report.report)
 
 
 @app.command(epilog=_examples("leaderboard idc"))

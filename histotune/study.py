@@ -18,6 +18,7 @@ from histotune.merge import Merged, merge
 from histotune.onnx_model import check_packages
 from histotune.operating import OperatingPoint
 from histotune.places import Places
+from histotune.report import write_report
 from histotune.search import Summary
 from histotune.space import Share
 from histotune.store import StudyStore, TrialRecord
@@ -167,6 +168,29 @@ class Study:
         if folder is not None:
             figures.save(name, numbers, folder, png=png)
         return figures.draw(name, numbers)
+
+    def report(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        images: bool = False,
+        watts: float | None = None,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Write everything that is known of the study as one page that opens offline, and return its path.
+
+        Args:
+            path: of the page; None takes `reports/<study>.html`.
+            images: show pictures of the cases that the best model is most wrong about.
+            watts: power that a trial draws, for the estimate of energy; None takes a guess, which the page names.
+            data: where the study's data are now; None looks where they were when it began.
+
+        Raises:
+            HistotuneError: the page cannot be written.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        return write_report(self.store, path, places=places, data=data, images=images, watts=watts).path
 
     def export(
         self,

@@ -39,6 +39,8 @@ LAYERS = [
     {"attention", "column_groups", "importance", "patches", "saliency", "slide_map"},
     {"explain"},
     {"evaluate", "figures"},
+    {"sections"},
+    {"report"},
     {"study"},
     {"audit", "jobs"},
     {"reproductions"},
@@ -62,6 +64,7 @@ OWNERS = {
     "openslide": {"slides"},
     "plotly": {"figures"},
     "kaleido": {"figures"},
+    "markupsafe": {"sections", "report"},
 }
 TRAINING = {"torch", "timm", "torchvision", "numpy", "pandas", "safetensors", "yaml", "PIL", "histotune"}
 
