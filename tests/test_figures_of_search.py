@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from histotune import figures, files, metrics
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
+from histotune.figures._history import STATES
 from histotune.figures._style import text
-from histotune.figures.search_history import STATES, best_so_far
+from histotune.figures.parameter_slices import sampled
+from histotune.figures.search_history import best_so_far
+from histotune.search.parameter_importance import importances
 from histotune.space import read_space
 from histotune.store import COMPLETE, FAILED, INFEASIBLE, STOPPED, Predictions, StudyStore, write_record
 
@@ -121,20 +124,24 @@ def failed_only(new_study: NewStudy, tmp_path: Path) -> StudyStore:
     return store
 
 
-OF_SEARCH = ["search_history"]
+OF_SEARCH = ["learning_curves", "parallel_coordinates", "parameter_slices", "search_history"]
 
 
-@pytest.mark.parametrize("name", OF_SEARCH)
+@pytest.mark.parametrize("name", [*OF_SEARCH, "parameter_importance"])
 def test_a_study_whose_trials_all_failed_is_told_so(name: str, failed_only: StudyStore) -> None:
     with pytest.raises(StudyError, match=r"none of the 3 trials of study 'failed' has a result \(out_of_memory\)"):
         figures.compute(name, failed_only)
 
 
 @pytest.mark.parametrize("name", OF_SEARCH)
-def test_one_trial_is_drawn(name: str, new_study: NewStudy, tmp_path: Path) -> None:
+def test_one_trial_is_drawn_or_said_to_be_too_few(name: str, new_study: NewStudy, tmp_path: Path) -> None:
     store = begin(new_study, tmp_path / "one")
     write_trial(store, 0, read_space(SPACE, "").default(), 0.7)
-    assert figures.draw(name, figures.compute(name, store)).data
+    if name.startswith("parameter_") or name == "parallel_coordinates":
+        with pytest.raises(StudyError, match="differ in no parameter: search on"):
+            figures.compute(name, store)
+    else:
+        assert figures.draw(name, figures.compute(name, store)).data
 
 
 def test_a_name_from_outside_is_shown_as_it_is() -> None:
@@ -164,3 +171,136 @@ def test_the_history_is_what_the_trials_wrote(searched: StudyStore) -> None:
     assert shown == TRIALS, "failed and infeasible trials have their marks, too"
     (line,) = (trace for trace in drawn.data if trace.name == "best so far")
     assert float(line.y[-1]) == pytest.approx(found.best[-1], abs=1e-5)
+
+
+def test_curves_end_where_the_trial_was_stopped_and_the_best_comes_first(searched: StudyStore) -> None:
+    found = figures.compute("learning_curves", searched, top=5)
+    trials = {trial.number: trial for trial in searched.trials()}
+    complete = [curve for curve in found.curves if not curve.stopped]
+    assert [curve.scores[-1] for curve in complete] == sorted((c.scores[-1] for c in complete), reverse=True)
+    assert len(complete) == 5
+    assert found.stopped == len(found.curves) - 5 == sum(trial.state == STOPPED for trial in trials.values())
+    for curve in found.curves:
+        assert curve.epochs.tolist() == [*range(1, trials[curve.number].epochs + 1)]
+        assert curve.scores[-1] == pytest.approx(trials[curve.number].metrics["balanced_accuracy"])
+    (marks,) = (t for t in figures.draw("learning_curves", found).data if t.name == "stopped here")
+    assert set(marks.x) == {2}
+    assert len(marks.x) == found.stopped
+
+
+def test_curves_of_folds_have_a_band(searched: StudyStore, new_study: NewStudy, tmp_path: Path) -> None:
+    store = begin(new_study, tmp_path / "folded")
+    write_trial(store, 0, read_space(SPACE, "").default(), 0.7)
+    path = store.trial_folder(0) / "curve.jsonl"
+    rows = files.read_json_lines(path)
+    spread = [{**row, "spread": {"balanced_accuracy": 0.01 * row["epoch"]}} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in spread))
+    found = figures.compute("learning_curves", store)
+    assert found.curves[0].spread == pytest.approx(0.01 * np.arange(1, EPOCHS + 1))
+    drawn = figures.draw("learning_curves", found)
+    (shown,) = (trace for trace in drawn.data if trace.fill)
+    half = len(shown.y) // 2
+    assert shown.y[:half] == pytest.approx(found.curves[0].scores - found.curves[0].spread, abs=1e-4)
+    assert "means over folds" in drawn.layout.meta["caption"]
+
+
+def test_values_are_where_the_space_would_find_them(searched: StudyStore) -> None:
+    space = read_space(SPACE, "made up")
+    for trial in searched.trials():
+        assert space.values_of(trial.config()) == space.locate(trial.config())
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_one_parameter_that_explains_all_has_nearly_all_the_importance(stops: bool) -> None:
+    space = read_space(SPACE, "made up")
+    values = [space.values_of(space.suggest(Drawn(seed))) for seed in range(200)]
+    scores = np.array([np.log10(each["optimizer.learning_rate"]) for each in values])
+    scores[(scores < -3.0) & stops] = np.nan
+    first, *others = importances(space.parameters(), values, scores)
+    assert first.name == "optimizer.learning_rate"
+    assert first.share > max(0.9, 5 * first.chance)
+    assert sum(one.share for one in others) == pytest.approx(1 - first.share)
+    noise = importances(space.parameters(), values, np.random.default_rng(0).permutation(scores))
+    assert sum(one.share > one.chance for one in noise) <= 1, "of six, one in twenty is above chance by chance"
+
+
+def test_importance_within_a_branch_finds_what_matters_there_only() -> None:
+    space = read_space(SPACE, "made up")
+    values = [space.values_of(space.suggest(Drawn(seed))) for seed in range(300)]
+    focal = [each for each in values if each["loss"] == "focal"]
+    scores = np.array([-abs(each["loss.focal.gamma"] - 2.0) for each in focal])
+    found = importances(space.parameters(), focal, scores)
+    assert (found[0].name, found[0].share > 0.9) == ("loss.focal.gamma", True)
+    assert "loss" not in [one.name for one in found], "it does not vary among them"
+
+
+def test_importance_is_by_branch_and_says_where_trials_are_too_few(
+    searched: StudyStore, new_study: NewStudy, tmp_path: Path
+) -> None:
+    found = figures.compute("parameter_importance", searched)
+    assert [panel.branch for panel in found.panels] == ["all trials", "loss cross_entropy", "loss focal"]
+    for panel in found.panels:
+        assert panel.names[0] == "optimizer.learning_rate"
+        assert panel.shares.sum() == pytest.approx(1)
+        assert panel.complete < panel.trials, "stopped trials take part"
+    assert not any("cross_entropy" in name for name in found.panels[2].names)
+    again = figures.compute("parameter_importance", searched)
+    assert again.panels[0].chances.tolist() == found.panels[0].chances.tolist()
+    caption = figures.draw("parameter_importance", found).layout.meta["caption"]
+    assert "A stopped trial counts as not among the best" in caption
+    few = begin(new_study, tmp_path / "few")
+    for number in range(6):
+        write_trial(few, number, read_space(SPACE, "").suggest(Drawn(number)), 0.6)
+    with pytest.raises(
+        StudyError, match="needs 12 complete or stopped trials, 4 of them complete, and study 'few' has"
+    ):
+        figures.compute("parameter_importance", few)
+
+
+def test_slices_show_every_trial_where_it_lies(searched: StudyStore) -> None:
+    found = figures.compute("parameter_slices", searched)
+    trials = {trial.number: trial for trial in searched.trials()}
+    columns = {one.name: one for one in found.columns}
+    assert columns["optimizer.learning_rate"].log
+    assert columns["loss"].options == ("cross_entropy", "focal")
+    for row, number in enumerate(found.numbers):
+        config = trials[int(number)].config()
+        assert columns["optimizer.learning_rate"].values[row] == config["optimizer"]["learning_rate"]
+        assert found.losses[found.loss[row]] == config["loss"]["name"]
+        gamma = columns["loss.focal.gamma"].values[row]
+        assert np.isnan(gamma) if config["loss"]["name"] != "focal" else gamma == config["loss"]["gamma"]
+    focal = figures.compute("parameter_slices", searched, loss="focal")
+    assert set(focal.losses) == {"focal"}
+    assert "loss" not in [one.name for one in focal.columns]
+    with pytest.raises(StudyError, match="Did you mean 'focal'"):
+        figures.compute("parameter_slices", searched, loss="focl")
+
+
+def test_a_large_study_is_thinned_and_keeps_its_best() -> None:
+    rng = np.random.default_rng(0)
+    scores, complete = rng.random(5000), rng.random(5000) < 0.4
+    rows = sampled(scores, complete)
+    assert len(np.unique(rows)) == len(rows) == 800
+    best = np.argsort(-np.where(complete, scores, -1))[:200]
+    assert set(best) <= set(rows)
+
+
+def test_lines_are_the_best_trials_and_end_at_their_score(searched: StudyStore) -> None:
+    found = figures.compute("parallel_coordinates", searched, top=10)
+    complete = [t for t in searched.trials() if t.state == COMPLETE]
+    ranked = sorted(complete, key=lambda trial: -trial.metrics["balanced_accuracy"])
+    assert found.numbers.tolist() == [trial.number for trial in ranked[:10]]
+    assert (np.diff(found.scores) <= 0).all()
+    drawn = figures.draw("parallel_coordinates", found)
+    assert drawn.data[-1].name == f"trial {ranked[0].number}", "the best is drawn last, in front"
+    assert drawn.data[-1].y[-1] == pytest.approx(1)
+    names = [one.name for one in figures.compute("parallel_coordinates", searched, loss="focal").columns]
+    assert "loss.focal.gamma" in names
+
+
+def test_a_study_that_searched_nothing_has_no_slices(new_study: NewStudy, tmp_path: Path) -> None:
+    store = new_study(tmp_path / "plain")
+    write_trial(store, 0, read_space(SPACE, "").default(), 0.7)
+    for name in ("parameter_slices", "parallel_coordinates", "parameter_importance"):
+        with pytest.raises(StudyError, match="searches no parameter"):
+            figures.compute(name, store)
