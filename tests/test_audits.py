@@ -66,7 +66,11 @@ def test_tables_without_images_places_files_and_sites_are_no_error(name: str, tm
     n = len(subject.labels)
     stored = Table(rng.normal(size=(n, 4)).astype(np.float32), tuple(Column(f"c{k}") for k in range(4)))
     table = subject.cohort.table.assign(site="", x=-1, y=-1)
-    own = {"arrays": {"genes": stored}, "kinds": {"genes": "table"}, "present": {"genes": np.ones(n, bool)}}
+    own: dict[str, Any] = {
+        "arrays": {"genes": stored},
+        "kinds": {"genes": "table"},
+        "present": {"genes": np.ones(n, bool)},
+    }
     cohort = replace(subject.cohort, table=table, folder=tmp_path / "none", **own)
     found = find(name, replace(subject, cohort=cohort))
     assert found.severity in (OK, NOTE)
@@ -184,12 +188,12 @@ def test_identical_rows_of_a_table_are_found_and_called_chance_where_they_may_be
     clean: Subject, columns: int, levels: int, severity: str
 ) -> None:
     rng, n = np.random.default_rng(0), len(clean.labels)
-    values = rng.normal(size=(n, columns)) if not levels else rng.integers(0, levels, (n, columns))
-    values = values.astype(np.float32)
+    drawn = rng.integers(0, levels, (n, columns)) if levels else rng.normal(size=(n, columns))
+    values: np.ndarray = drawn.astype(np.float32)
     values[on(clean, 3)[0]] = values[on(clean, 1)[0]]
     kinds, stored = {"genes": "table"}, Table(values, tuple(Column(f"c{k}") for k in range(columns)))
     contents = [row.tobytes().hex() for row in values]
-    own = {"arrays": {"genes": stored}, "kinds": kinds, "present": {"genes": np.ones(n, bool)}}
+    own: dict[str, Any] = {"arrays": {"genes": stored}, "kinds": kinds, "present": {"genes": np.ones(n, bool)}}
     cohort = replace(clean.cohort, table=clean.cohort.table.assign(content=contents), **own)
     found = find("identical", replace(clean, cohort=cohort))
     assert found.severity == severity
