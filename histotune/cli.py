@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_explain, cli_prepare, cli_reproduce, cli_search
+from histotune import __version__, cli_confirm, cli_explain, cli_prepare, cli_reproduce, cli_search
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -72,6 +72,7 @@ def _options(
 
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
+app.command(epilog=_examples(*cli_confirm.EXAMPLES))(cli_confirm.confirm)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)

@@ -36,7 +36,7 @@ LAYERS = [
     {"export", "mlflow_model", "onnx_model"},
     {"attention", "column_groups", "importance", "patches", "saliency", "slide_map"},
     {"explain"},
-    {"evaluate", "figures"},
+    {"confirm", "evaluate", "figures"},
     {"study"},
     {"jobs"},
     {"reproductions"},
