@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from histotune import (
     __version__,
     cli_audit,
+    cli_confirm,
     cli_ensemble,
     cli_explain,
     cli_prepare,
@@ -81,6 +82,7 @@ def _options(
 
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
+app.command(epilog=_examples(*cli_confirm.EXAMPLES))(cli_confirm.confirm)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)

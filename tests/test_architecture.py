@@ -38,7 +38,7 @@ LAYERS = [
     {"export", "mlflow_model", "onnx_model"},
     {"attention", "column_groups", "importance", "patches", "saliency", "slide_map"},
     {"explain"},
-    {"evaluate", "figures"},
+    {"evaluate", "figures", "confirm"},
     {"sections"},
     {"report"},
     {"study"},
