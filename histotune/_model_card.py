@@ -12,8 +12,7 @@ from histotune.case_files import what_is_read
 from histotune.predictor import CONFIG, load_model
 
 SHOWN = ("balanced_accuracy", "auroc", "accuracy", "sensitivity", "specificity", "macro_f1", "mcc", "ece")
-
-
+_CALLED = ("sensitivity", "specificity")
 FEW = 12  # columns that are named
 
 
@@ -99,7 +98,7 @@ def _measured(info: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Validation metrics",
         "",
-        "Members, temperatures and threshold were chosen on these very cases, so these numbers are optimistic; "
+        "Members and their temperatures were chosen on these very cases, so these numbers are optimistic; "
         "`histotune evaluate` measures on the study's sealed test part.",
         "",
         "| metric | validation |",
@@ -110,6 +109,11 @@ def _measured(info: Mapping[str, Any]) -> list[str]:
     if info["threshold"] is not None:
         positive = info["classes"][info["positive"]]
         lines += ["", f"`label_at_threshold` is `{positive}` from a probability of {info['threshold']:.4f} on."]
+    if point := info.get("operating_point"):
+        asked = "" if point["asked"] is None else f" {point['asked']:g}"
+        found = {name: [_number(point[name][end]) for end in ("value", "low", "high")] for name in _CALLED}
+        reached = ", ".join(f"{name} {value} [{low}, {high}]" for name, (value, low, high) in found.items())
+        lines.append(f"It was chosen by {point['rule']}{asked} and reaches {reached} ({point['fitted_on']}).")
     return [*lines, ""]
 
 

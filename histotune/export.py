@@ -14,23 +14,23 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from histotune import __version__, _mlflow, files, metrics
 from histotune._model_card import card, what_it_reads
-from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.errors import ConfigError, StudyError
 from histotune.members import best_trials, complete_trial
 from histotune.merge import Merged
 from histotune.onnx_model import add_onnx
+from histotune.operating import OperatingPoint
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
+from histotune.single import describe_single
 from histotune.store import COMPLETE, StudyStore, TrialRecord, networks
 from histotune.tracking import MlflowTracker
 
@@ -39,31 +39,31 @@ DEALT = ("folds", "repeats")
 _NEEDED = ("mlflow", "torch", "timm", "numpy", "pandas", "pillow", "pyyaml", "safetensors")
 
 
-def export_trial(store: StudyStore, number: int, folder: Path, *, onnx: bool = False) -> Path:
+def export_trial(
+    store: StudyStore,
+    number: int,
+    folder: Path,
+    *,
+    onnx: bool = False,
+    operating_point: str | OperatingPoint | None = None,
+) -> Path:
     """Write trial `number` as a portable folder, with an ONNX graph if asked, and return the folder.
 
-    Its temperature and threshold are fitted on the validation part.
+    Its temperature and threshold are fitted on the validation part and described, cross-fitted, by patients that had
+    no part in their fit.
+
+    Args:
+        operating_point: how the threshold is chosen, such as "sensitivity=0.95"; None takes the study's metric.
 
     Raises:
-        StudyError: there is no such trial, or it is not complete.
+        StudyError: there is no such trial, it is not complete, or the operating point is out of reach.
         ConfigError: `folder` holds something else, or a package for ONNX is missing.
         HistotuneError: the ONNX graph cannot be written, or gives other probabilities.
     """
     record = complete_trial(store, number)
-    saved = record.predictions()
-    temperature = fit_temperature(saved.logits, saved.labels)
-    probabilities = metrics.softmax(apply_temperatures(saved.logits[None], [temperature])[0])
-    positive = store.settings().positive
-    how = {
-        "kind": TRIAL,
-        "name": f"{store.settings().name}-trial-{number}",
-        "strategy": "average",
-        "params": {},
-        "state": {},
-        "threshold": _threshold(store, probabilities, saved.labels),
-        "validation": metrics.evaluate(probabilities, saved.labels, positive=positive),
-    }
-    return _write(store, folder, how, [record], [temperature], onnx=onnx)
+    name = f"{store.settings().name}-trial-{number}"
+    how, temperature = describe_single(store, record.predictions(), operating_point)
+    return _write(store, folder, {"kind": TRIAL, "name": name, **how}, [record], [temperature], onnx=onnx)
 
 
 def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bool = False) -> Path:
@@ -79,7 +79,10 @@ def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bo
         "strategy": merged.strategy,
         "params": dict(merged.params),
         "state": dict(merged.state),
+        "temperature": merged.temperature,
         "threshold": merged.threshold,
+        "operating_point": merged.operating_point and asdict(merged.operating_point),
+        "calibration": dict(merged.calibration),
         "validation": dict(merged.metrics),
     }
     return _write(store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx)
@@ -89,14 +92,6 @@ def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
     studies = merged.studies or ("",) * len(merged.members)
     places = [StudyStore(Path(study)) if study else store for study in studies]
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
-
-
-def _threshold(store: StudyStore, probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    settings = store.settings()
-    if probabilities.shape[1] != 2:
-        return None
-    metric = settings.metric if settings.metric in THRESHOLD_METRICS else "balanced_accuracy"
-    return choose_threshold(probabilities, labels, metric=metric, positive=settings.positive)
 
 
 def _write(

@@ -16,6 +16,7 @@ from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, ver
 from histotune.members import Member, again, by_modality, joined
 from histotune.merge import Merged, merge
 from histotune.onnx_model import check_packages
+from histotune.operating import OperatingPoint
 from histotune.places import Places
 from histotune.report import write_report
 from histotune.search import Summary
@@ -82,6 +83,7 @@ class Study:
         modalities: Sequence[str] = (),
         add_modality: Mapping[str, str | os.PathLike[str]] | None = None,
         drop_modality: Sequence[str] = (),
+        operating_point: str | OperatingPoint | None = None,
         export: str | os.PathLike[str] | None = None,
         onnx: bool = False,
         tracking_uri: str | None = None,
@@ -99,6 +101,8 @@ class Study:
             add_modality: {modality: name or folder of the study that it comes from}, of the same data and split; with
                 the `modalities`, or with those of the latest ensemble of this strategy.
             drop_modality: out of the `modalities`, or of those of the latest ensemble of this strategy.
+            operating_point: how the threshold of two classes is chosen: "sensitivity=0.95", "specificity=0.9",
+                "youden", "cost=10:1" (FN:FP) or a metric; None takes the study's metric.
             onnx: the folder holds the whole ensemble as one ONNX graph, too; see `export`.
 
         Raises:
@@ -110,7 +114,9 @@ class Study:
         if onnx and export is None:
             raise ConfigError("an ONNX graph lies in an export folder: name one (export=FOLDER, --export FOLDER)")
         members = self._members(strategy, modalities, add_modality or {}, drop_modality)
-        merged = merge(self.store, top=top, strategy=strategy, params=params, members=members)
+        merged = merge(
+            self.store, top=top, strategy=strategy, params=params, members=members, operating_point=operating_point
+        )
         if export is not None:
             export_ensemble(self.store, merged, Path(export), onnx=onnx)
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
@@ -186,13 +192,20 @@ class Study:
         places = Places.of(self.store.folder.parent, cache)
         return write_report(self.store, path, places=places, data=data, images=images, watts=watts).path
 
-    def export(self, number: int, folder: str | os.PathLike[str], *, onnx: bool = False) -> Path:
-        """Write trial `number` as a portable folder and return it.
+    def export(
+        self,
+        number: int,
+        folder: str | os.PathLike[str],
+        *,
+        onnx: bool = False,
+        operating_point: str | OperatingPoint | None = None,
+    ) -> Path:
+        """Write trial `number` as a portable folder and return it; `operating_point` is as in `ensemble`.
 
         With `onnx` it holds `model.onnx`, too: uint8 images [n, S, S, 3] -> class probabilities [n, C], checked to be
         those of PyTorch within 1e-4.
         """
-        return export_trial(self.store, number, Path(folder), onnx=onnx)
+        return export_trial(self.store, number, Path(folder), onnx=onnx, operating_point=operating_point)
 
 
 def _study_at(store: StudyStore, place: str | os.PathLike[str]) -> StudyStore:
