@@ -24,8 +24,8 @@ class Search(Section):
     figures: ClassVar = (
         Wanted("search_history"),
         Wanted("parameter_importance"),
-        Wanted("slices"),
-        Wanted("parallel_coordinates"),
+        Wanted("parameter_slices", width=480),
+        Wanted("parallel_coordinates", width=640),
         Wanted("learning_curves"),
         Wanted("runtime_per_epoch"),
     )
