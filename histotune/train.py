@@ -160,6 +160,7 @@ def epochs(
         if config.tta:
             session.judged.load_state_dict(progress.best_weights)
             progress.keep(progress.best_weights, _validate(session, tta=True))
+        memory.note_peak({folder, trial}, session.device)
         complete(folder, progress, _measure(progress.best_logits.numpy(), data) | costs(session))
         yield Epoch.of(progress.curve[-1], finished=True)
 
