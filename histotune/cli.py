@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_explain, cli_prepare, cli_reproduce, cli_search
+from histotune import __version__, cli_evaluate, cli_explain, cli_prepare, cli_reproduce, cli_search, cli_serve
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -73,6 +72,8 @@ def _options(
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
+app.command(epilog=_examples(*cli_evaluate.EXAMPLES))(cli_evaluate.evaluate)
+app.command(epilog=_examples(*cli_serve.EXAMPLES))(cli_serve.serve)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
 
@@ -109,6 +110,7 @@ def ensemble(
     drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
     onnx: given.OnnxOption = False,
+    torch_export: given.TorchExportOption = False,
     runs: given.RunsOption = None,
     tracking_uri: given.TrackingOption = None,
     json_wanted: given.JsonOption = False,
@@ -127,6 +129,7 @@ def ensemble(
         drop_modality=drop_modality or [],
         export=export,
         onnx=onnx,
+        torch_export=torch_export,
         tracking_uri=tracking_uri,
     )
     cli_show.merged(merged, export, json_wanted=json_wanted)
@@ -138,29 +141,14 @@ def export(
     number: Annotated[int, typer.Argument(help="Trial number.", min=0)],
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     onnx: given.OnnxOption = False,
+    torch_export: given.TorchExportOption = False,
     runs: given.RunsOption = None,
 ) -> None:
     """Write one trial as a portable folder that `predict` and `evaluate` read."""
     from histotune.study import open_study
 
-    typer.echo(f"Wrote {open_study(study, runs=runs).export(number, folder, onnx=onnx)}")
-
-
-@app.command(epilog=_examples("evaluate exports/idc"))
-def evaluate(
-    exported: given.ExportArgument,
-    on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
-    data: given.DataOption = None,
-    runs: given.RunsOption = None,
-    cache: given.CacheOption = None,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
-    from histotune import cli_show
-    from histotune.jobs import evaluate as run
-
-    found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
-    cli_show.evaluation(found, json_wanted=json_wanted)
+    written = open_study(study, runs=runs).export(number, folder, onnx=onnx, torch_export=torch_export)
+    typer.echo(f"Wrote {written}")
 
 
 @app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv", "predict exports/brca new_cases"))
