@@ -9,6 +9,7 @@ from histotune.seal import EXTERNAL, SEALED
 
 SHOWN = ("balanced_accuracy", "auroc", "accuracy", "sensitivity", "specificity", "macro_f1", "mcc")
 CALIBRATION = ("ece", "brier", "nll")
+_CALLED = ("sensitivity", "specificity")
 
 
 def validation(info: Mapping[str, Any]) -> list[str]:
@@ -17,7 +18,7 @@ def validation(info: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Validation metrics",
         "",
-        "Members, temperatures and threshold were chosen on these very cases, so these numbers are optimistic; "
+        "Members and their temperatures were chosen on these very cases, so these numbers are optimistic; "
         "`histotune evaluate` measures on the study's sealed test part. Intervals: 95 %, over resampled patients.",
         "",
         "| metric | validation |",
@@ -30,6 +31,10 @@ def validation(info: Mapping[str, Any]) -> list[str]:
     if info["threshold"] is not None:
         positive = info["classes"][info["positive"]]
         lines += [f"`label_at_threshold` is `{positive}` from a probability of {info['threshold']:.4f} on."]
+    if point := info.get("operating_point"):
+        asked = "" if point["asked"] is None else f" {point['asked']:g}"
+        reached = ", ".join(f"{name} {number(point[name])}" for name in _CALLED)
+        lines += ["", f"It was chosen by {point['rule']}{asked} and reaches {reached} ({point['fitted_on']})."]
     return [*lines, ""]
 
 
@@ -89,7 +94,7 @@ def _at_threshold(found: Iterable[Mapping[str, Any]]) -> list[str]:
     lines = []
     for one in found:
         at = one.get("at_threshold") or {}
-        if told := [f"{name} {number(at[name])}" for name in ("sensitivity", "specificity") if name in at]:
+        if told := [f"{name} {number(at[name])}" for name in _CALLED if name in at]:
             lines += ["", f"At the threshold {one['threshold']:.4f}, {one['time'][:10]}: {', '.join(told)}."]
     return lines
 

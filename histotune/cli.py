@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_evaluate, cli_explain, cli_prepare, cli_reproduce, cli_search, cli_serve
+from histotune import (
+    __version__,
+    cli_audit,
+    cli_ensemble,
+    cli_evaluate,
+    cli_explain,
+    cli_prepare,
+    cli_report,
+    cli_reproduce,
+    cli_search,
+    cli_serve,
+)
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -76,6 +87,8 @@ app.command(epilog=_examples(*cli_evaluate.EXAMPLES))(cli_evaluate.evaluate)
 app.command(epilog=_examples(*cli_serve.EXAMPLES))(cli_serve.serve)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
+app.command(epilog=_examples(*cli_audit.EXAMPLES))(cli_audit.audit)
+app.command(epilog=_examples(*cli_report.EXAMPLES))(cli_report.report)
 
 
 @app.command(epilog=_examples("leaderboard idc"))
@@ -90,65 +103,8 @@ def leaderboard(
     cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
 
 
-@app.command(
-    epilog=_examples(
-        "ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx",
-        "ensemble brca_loose --strategy weighted_logits --modalities image,cnv,clinical",
-        "ensemble brca_loose --strategy weighted_logits --drop-modality cnv",
-    )
-)
-def ensemble(
-    study: given.StudyArgument,
-    top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
-    strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the strategy's parameters.")] = None,
-    modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
-    add_modality: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=STUDY: with that study's best trial; to `--modalities` or the latest such ensemble."),
-    ] = None,
-    drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
-    export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
-    onnx: given.OnnxOption = False,
-    torch_export: given.TorchExportOption = False,
-    runs: given.RunsOption = None,
-    tracking_uri: given.TrackingOption = None,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Combine the best trials on their validation predictions, and export the result."""
-    from histotune import cli_show
-    from histotune.space import read_values
-    from histotune.study import open_study
-
-    merged = open_study(study, runs=runs).ensemble(
-        top=top,
-        strategy=strategy,
-        params=read_values(set_ or [], option="--set"),
-        modalities=[name.strip() for name in modalities.split(",") if name.strip()],
-        add_modality={k: str(v) for k, v in read_values(add_modality or [], option="--add-modality").items()},
-        drop_modality=drop_modality or [],
-        export=export,
-        onnx=onnx,
-        torch_export=torch_export,
-        tracking_uri=tracking_uri,
-    )
-    cli_show.merged(merged, export, json_wanted=json_wanted)
-
-
-@app.command(epilog=_examples("export idc 7 exports/idc-trial7", "export idc 7 exports/idc-trial7 --onnx"))
-def export(
-    study: given.StudyArgument,
-    number: Annotated[int, typer.Argument(help="Trial number.", min=0)],
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
-    onnx: given.OnnxOption = False,
-    torch_export: given.TorchExportOption = False,
-    runs: given.RunsOption = None,
-) -> None:
-    """Write one trial as a portable folder that `predict` and `evaluate` read."""
-    from histotune.study import open_study
-
-    written = open_study(study, runs=runs).export(number, folder, onnx=onnx, torch_export=torch_export)
-    typer.echo(f"Wrote {written}")
+app.command(epilog=_examples(*cli_ensemble.ENSEMBLE_EXAMPLES))(cli_ensemble.ensemble)
+app.command(epilog=_examples(*cli_ensemble.EXPORT_EXAMPLES))(cli_ensemble.export)
 
 
 @app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv", "predict exports/brca new_cases"))
@@ -202,7 +158,7 @@ def list_(
         str,
         typer.Argument(
             help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, "
-            "presets or reproductions."
+            "presets, reproductions or audits."
         ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from histotune.cli_scores import ROWS, SHOWN_METRICS, board_rows, cell, record_rows, scored
+from histotune.cli_scores import ROWS, board_rows, cell, record_rows, scored
 from histotune.disk import megabytes
 from histotune.files import without_nan, write_text
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from histotune.cohort import Cohort
     from histotune.leaderboard import Line
-    from histotune.merge import Merged
     from histotune.search import Summary
     from histotune.space import Space
     from histotune.store import StudyStore, TrialRecord
@@ -177,34 +176,6 @@ def space(loaded: Space, *, json_wanted: bool) -> None:
         as_json({"space": loaded.to_dict(), "paths": rows})
         return
     as_table(rows, f"{loaded.name}: {loaded.description}")
-
-
-def merged(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
-    """Print an ensemble beside its best member and the uniform mean."""
-    if json_wanted:
-        as_json({"name": found.name, "members": found.members, "metrics": dict(found.metrics), "export": export})
-        return
-    shown = [m for m in SHOWN_METRICS if m in found.metrics]
-    rows = [
-        {"what": who.replace("_", " "), **{m: str(figures[m]) for m in shown}}
-        for who, figures in found.intervals.items()
-    ]
-    told = zip(found.members, found.modalities or [""] * len(found.members), strict=True)
-    members = ", ".join(f"{number} ({modality})" if modality else str(number) for number, modality in told)
-    as_table(rows, f"{found.name}: trials {members}; held-out predictions, 95 % intervals by patient")
-    if found.state:
-        numbers = sum(_count(value) for value in found.state.values())
-        typer.echo(f"{numbers} numbers were fitted in {found.fit_seconds:.3f} s; no network was trained.")
-    for other, gain in found.gains.items():
-        typer.echo(f"ensemble minus {other.replace('_', ' ')}: {gain}")
-    typer.echo("Members, temperatures and threshold were chosen on these very cases: the sealed test part decides.")
-    if export is not None:
-        typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
-
-
-def _count(value: Any) -> int:
-    """Count the numbers in nested lists."""
-    return sum(map(_count, value)) if isinstance(value, list) else 1
 
 
 def figure(numbers: Any, written: Sequence[Path], *, json_wanted: bool) -> None:

@@ -21,19 +21,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from histotune import __version__, files, metrics
+from histotune import __version__, files
 from histotune._model_card import card, what_it_reads
-from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.errors import ConfigError, StudyError
 from histotune.members import complete_trial
 from histotune.merge import Merged
 from histotune.onnx_model import add_onnx
+from histotune.operating import OperatingPoint
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
 from histotune.seal import seal_sentence
-from histotune.statistics import Interval, intervals
+from histotune.single import describe_single
+from histotune.statistics import Interval
 from histotune.store import StudyStore, TrialRecord, networks
 from histotune.torch_model import add_torch_export
 
@@ -43,32 +42,31 @@ _TOLD = ("torch", "torchvision", "timm", "numpy")
 
 
 def export_trial(
-    store: StudyStore, number: int, folder: Path, *, onnx: bool = False, torch_export: bool = False
+    store: StudyStore,
+    number: int,
+    folder: Path,
+    *,
+    onnx: bool = False,
+    torch_export: bool = False,
+    operating_point: str | OperatingPoint | None = None,
 ) -> Path:
     """Write trial `number` as a portable folder, if asked with an ONNX graph or a torch.export program; return it.
 
-    Its temperature and threshold are fitted on the validation part.
+    Its temperature and threshold are fitted on the validation part and described, cross-fitted, by patients that had
+    no part in their fit.
+
+    Args:
+        operating_point: how the threshold is chosen, such as "sensitivity=0.95"; None takes the study's metric.
 
     Raises:
-        StudyError: there is no such trial, or it is not complete.
+        StudyError: there is no such trial, it is not complete, or the operating point is out of reach.
         ConfigError: `folder` holds something else, or a package for ONNX is missing.
         HistotuneError: the graph or program cannot be written, or gives other probabilities.
     """
     record = complete_trial(store, number)
-    saved = record.predictions()
-    temperature = fit_temperature(saved.logits, saved.labels)
-    probabilities = metrics.softmax(apply_temperatures(saved.logits[None], [temperature])[0])
-    positive = store.settings().positive
-    how = {
-        "kind": TRIAL,
-        "name": f"{store.settings().name}-trial-{number}",
-        "strategy": "average",
-        "params": {},
-        "state": {},
-        "threshold": _threshold(store, probabilities, saved.labels),
-        "validation": metrics.evaluate(probabilities, saved.labels, positive=positive),
-        "validation_intervals": _plain(intervals(probabilities, saved.labels, saved.patients, positive=positive)),
-    }
+    name = f"{store.settings().name}-trial-{number}"
+    how, temperature = describe_single(store, record.predictions(), operating_point)
+    how = {"kind": TRIAL, "name": name, **how}
     return _write(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
 
 
@@ -87,7 +85,10 @@ def export_ensemble(
         "strategy": merged.strategy,
         "params": dict(merged.params),
         "state": dict(merged.state),
+        "temperature": merged.temperature,
         "threshold": merged.threshold,
+        "operating_point": merged.operating_point and asdict(merged.operating_point),
+        "calibration": dict(merged.calibration),
         "validation": dict(merged.metrics),
         "validation_intervals": _plain(merged.intervals["ensemble"]),
     }
@@ -100,14 +101,6 @@ def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
     studies = merged.studies or ("",) * len(merged.members)
     places = [StudyStore(Path(study)) if study else store for study in studies]
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
-
-
-def _threshold(store: StudyStore, probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    settings = store.settings()
-    if probabilities.shape[1] != 2:
-        return None
-    metric = settings.metric if settings.metric in THRESHOLD_METRICS else "balanced_accuracy"
-    return choose_threshold(probabilities, labels, metric=metric, positive=settings.positive)
 
 
 def _write(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from histotune._audit import line as audit_line
 from histotune.begin import Progress, Wanted, begin, check_asked, kinds_of, study_cohort
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
@@ -152,8 +153,8 @@ def search(
         try:
             new = not there.exists()
             store, prepared = begin(wanted, study, place, progress)
-            if new and said is not None:
-                for line in store.settings().facts.get("report", []):
+            if said is not None:
+                for line in [*(store.settings().facts.get("report", []) if new else []), audit_line(store)]:
                     said(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, place.runs, uri=tracking_uri)

@@ -220,12 +220,14 @@ def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> 
     )
     ensemble = ENSEMBLES.build(info["strategy"], **info["params"])
     ensemble.load_state(info["state"])
+    ensemble.temperature = float(info.get("temperature", 1.0))  # exports of earlier versions have none
     return Export(folder, info, members, ensemble)
 
 
 def content_digest(folder: Path, info: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits over all that decides the probabilities and labels of an export."""
-    decisive = ("strategy", "params", "state", "members", "classes", "positive", "threshold", "resize")
+    decisive = ["strategy", "params", "state", "members", "classes", "positive", "threshold", "resize"]
+    decisive += ["temperature"] if "temperature" in info else []  # exports of earlier versions have none
     hashed = hashlib.sha256(json.dumps([info[key] for key in decisive], sort_keys=True).encode())
     for member in info["members"]:
         place = folder / member["folder"]

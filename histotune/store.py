@@ -167,11 +167,14 @@ class StudyStore:
         """Read id, patient, content, part and folds of every case, in the cohort's order."""
         return pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
 
+    def known_labels(self) -> pd.DataFrame:
+        """Read (id, label) of the training and validation part; those of the test part are under the seal."""
+        return pd.read_csv(self.folder / "labels.csv", dtype={"id": str, "label": np.int64}, keep_default_na=False)
+
     def training_data(self, cohort: Cohort) -> TrainingData:
         """Join the cohort with the split and the labels that are not sealed."""
         table, settings = self.split_table(), self.settings()
-        known = pd.read_csv(self.folder / "labels.csv", dtype={"id": str, "label": np.int64}, keep_default_na=False)
-        labels = table["id"].map(known.set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
+        labels = table["id"].map(self.known_labels().set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
         part = table["part"].to_numpy()
         return TrainingData(
             arrays=cohort.arrays,

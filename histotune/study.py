@@ -17,7 +17,9 @@ from histotune.logged import log_ensemble
 from histotune.members import Member, again, by_modality, joined
 from histotune.merge import Merged, merge
 from histotune.onnx_model import check_packages
+from histotune.operating import OperatingPoint
 from histotune.places import Places
+from histotune.report import write_report
 from histotune.search import Summary
 from histotune.space import Share
 from histotune.store import StudyStore, TrialRecord
@@ -82,6 +84,7 @@ class Study:
         modalities: Sequence[str] = (),
         add_modality: Mapping[str, str | os.PathLike[str]] | None = None,
         drop_modality: Sequence[str] = (),
+        operating_point: str | OperatingPoint | None = None,
         export: str | os.PathLike[str] | None = None,
         onnx: bool = False,
         torch_export: bool = False,
@@ -100,6 +103,8 @@ class Study:
             add_modality: {modality: name or folder of the study that it comes from}, of the same data and split; with
                 the `modalities`, or with those of the latest ensemble of this strategy.
             drop_modality: out of the `modalities`, or of those of the latest ensemble of this strategy.
+            operating_point: how the threshold of two classes is chosen: "sensitivity=0.95", "specificity=0.9",
+                "youden", "cost=10:1" (FN:FP) or a metric; None takes the study's metric.
             onnx, torch_export: the folder holds the whole ensemble as one graph, too; see `export`.
 
         Raises:
@@ -112,7 +117,9 @@ class Study:
             what = "an ONNX graph" if onnx else "a torch.export program"
             raise ConfigError(f"{what} lies in an export folder: name one (export=FOLDER, --export FOLDER)")
         members = self._members(strategy, modalities, add_modality or {}, drop_modality)
-        merged = merge(self.store, top=top, strategy=strategy, params=params, members=members)
+        merged = merge(
+            self.store, top=top, strategy=strategy, params=params, members=members, operating_point=operating_point
+        )
         if export is not None:
             export_ensemble(self.store, merged, Path(export), onnx=onnx, torch_export=torch_export)
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
@@ -165,15 +172,46 @@ class Study:
             figures.save(name, numbers, folder, png=png)
         return figures.draw(name, numbers)
 
-    def export(
-        self, number: int, folder: str | os.PathLike[str], *, onnx: bool = False, torch_export: bool = False
+    def report(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        images: bool = False,
+        watts: float | None = None,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> Path:
-        """Write trial `number` as a portable folder and return it.
+        """Write everything that is known of the study as one page that opens offline, and return its path.
+
+        Args:
+            path: of the page; None takes `reports/<study>.html`.
+            images: show pictures of the cases that the best model is most wrong about.
+            watts: power that a trial draws, for the estimate of energy; None takes a guess, which the page names.
+            data: where the study's data are now; None looks where they were when it began.
+
+        Raises:
+            HistotuneError: the page cannot be written.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        return write_report(self.store, path, places=places, data=data, images=images, watts=watts).path
+
+    def export(
+        self,
+        number: int,
+        folder: str | os.PathLike[str],
+        *,
+        onnx: bool = False,
+        torch_export: bool = False,
+        operating_point: str | OperatingPoint | None = None,
+    ) -> Path:
+        """Write trial `number` as a portable folder and return it; `operating_point` is as in `ensemble`.
 
         With `onnx` it holds `model.onnx`, too, and with `torch_export` `model.pt2`: uint8 images [n, S, S, 3] -> class
         probabilities [n, C], checked to be those of the export within 1e-4.
         """
-        return export_trial(self.store, number, Path(folder), onnx=onnx, torch_export=torch_export)
+        return export_trial(
+            self.store, number, Path(folder), onnx=onnx, torch_export=torch_export, operating_point=operating_point
+        )
 
 
 def _study_at(store: StudyStore, place: str | os.PathLike[str]) -> StudyStore:

@@ -1,0 +1,172 @@
+"""What is fitted to held-out predictions is described on patients that had no part in the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histotune import metrics
+from histotune._deal import by_case, by_group
+from histotune.calibration import OF_CALIBRATED, fit_temperature, logs_of, tempered
+from histotune.errors import StudyError
+from histotune.operating import OperatingPoint, Reached
+from histotune.statistics import REPLICATES, patient_bootstrap
+
+PARTS = 5  # of the patients
+_MANY = 500  # patients from which on they are dealt by class only, which takes no time
+CALIBRATION = ("ece", "brier", "nll")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A temperature and a threshold, and what comes of them.
+
+    Attributes:
+        temperature, threshold: fitted on all cases; the threshold is None where no point was asked for.
+        probabilities: [n, C], at the temperature. Their order, and so AUROC, is that of what was tempered.
+        crossfitted: [n, C], of each case at the temperature that the other patients chose.
+        called: bool [n], whether it is called positive at the threshold that they chose; None without a threshold.
+        crossed: whether patients could be kept apart; else both are described on the cases that chose them.
+    """
+
+    temperature: float
+    threshold: float | None
+    probabilities: np.ndarray
+    crossfitted: np.ndarray
+    called: np.ndarray | None
+    crossed: bool
+
+    def of(self, metric: str) -> np.ndarray:
+        """Return the probabilities by which a metric is measured: cross-fitted where a temperature serves it."""
+        return self.crossfitted if metric in CALIBRATION else self.probabilities
+
+    def measure(self, labels: np.ndarray, positive: int) -> dict[str, float]:
+        """Return all metrics at the class of highest probability."""
+        own = {name: metrics.score(name, self.crossfitted, labels) for name in CALIBRATION}
+        return metrics.evaluate(self.probabilities, labels, positive=positive) | own
+
+
+def parts_by_patient(patients: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Deal patients into five parts, or fewer, int [n]; of two classes, the others of every part hold both.
+
+    None where that cannot be: there is one patient only, or all cases of a class are one patient's.
+    """
+    names, owner = np.unique(patients, return_inverse=True)
+    classes = np.unique(labels)
+    for count in range(min(PARTS, len(names)), 1, -1):
+        dealt = _deal(owner, labels, [1 / count] * count)
+        if len(classes) > 2 or all(np.isin(classes, labels[dealt != part]).all() for part in range(count)):
+            return dealt
+    return None
+
+
+def _deal(owner: np.ndarray, labels: np.ndarray, fractions: list[float]) -> np.ndarray:
+    if owner.max() < _MANY:
+        return by_group(owner, labels, fractions, [0], "patient")
+    width = int(labels.max()) + 1
+    counts = np.bincount(owner * width + labels, minlength=(owner.max() + 1) * width).reshape(-1, width)
+    return by_case(counts.argmax(axis=1), fractions, [0])[owner]
+
+
+def held_out(
+    fitted: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
+    parts: np.ndarray | None,
+    shape: tuple[int, int],
+    name: str,
+) -> np.ndarray:
+    """Return what a strategy says of every case [n, C] when patients of the case had no part in its fit.
+
+    Args:
+        fitted: rows to learn from -> what scores rows.
+        parts: as `parts_by_patient` gives them.
+        name: of the strategy, for errors.
+
+    Raises:
+        StudyError: patients cannot be kept apart.
+    """
+    if parts is None:
+        raise StudyError(
+            f"{name} learns from held-out predictions, and these, or all of one class, are of a single patient: take "
+            "a strategy that learns nothing, such as average"
+        )
+    found = np.zeros(shape)
+    for part in np.unique(parts):
+        own = np.flatnonzero(parts == part)
+        found[own] = fitted(np.flatnonzero(parts != part))(own)
+    return found
+
+
+def tune(
+    raw: np.ndarray,
+    labels: np.ndarray,
+    parts: np.ndarray | None,
+    point: OperatingPoint | None,
+    *,
+    positive: int = 1,
+    bounds: tuple[float, float] | None = OF_CALIBRATED,
+) -> Tuned:
+    """Fit a temperature to held-out probabilities [n, C], and a threshold at it; see `Tuned`.
+
+    Args:
+        raw: of cases that had no part in what made them.
+        point: how to choose the threshold; None for more than two classes.
+        bounds: of the temperature; None leaves it at 1.
+    """
+
+    def fit(rows: np.ndarray, strict: bool) -> tuple[float, float | None]:
+        own, truth = raw[rows], labels[rows]
+        temperature = 1.0
+        if bounds is not None:
+            temperature = fit_temperature(logs_of(own), truth, least=bounds[0], most=bounds[1])
+        if point is None:
+            return temperature, None
+        return temperature, point.choose(tempered(own, temperature), truth, positive=positive, strict=strict)
+
+    temperature, threshold = fit(np.arange(len(labels)), True)
+    probabilities, called = tempered(raw, temperature), np.zeros(len(labels), bool)
+    crossfitted = probabilities.copy()
+    if threshold is not None:
+        called = probabilities[:, positive] >= threshold
+    for part in () if parts is None else np.unique(parts):
+        own = parts == part
+        other, at = fit(np.flatnonzero(~own), False)
+        crossfitted[own] = tempered(raw[own], other)
+        called[own] = at is not None and crossfitted[own][:, positive] >= at
+    chosen = None if threshold is None else called
+    return Tuned(temperature, threshold, probabilities, crossfitted, chosen, parts is not None)
+
+
+def reached(
+    tuned: Tuned,
+    point: OperatingPoint,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    on: str,
+    *,
+    positive: int,
+    replicates: int = REPLICATES,
+) -> Reached:
+    """Measure a tuned threshold by its cross-fitted decisions, with intervals over patients.
+
+    Args:
+        on: which cases these are.
+    """
+    assert tuned.called is not None
+    assert tuned.threshold is not None
+    decided = np.eye(2)[np.where(tuned.called, positive, 1 - positive)]
+    sensitivity, specificity = (
+        patient_bootstrap(name, decided, labels, patients, positive=positive, replicates=replicates)
+        for name in ("sensitivity", "specificity")
+    )
+    how = "cross-fitted by patient" if tuned.crossed else "too few patients to cross-fit, so both values are optimistic"
+    told = f"{on}, {len(np.unique(patients))} patients, {how}"
+    return Reached(point.rule, point.asked, tuned.threshold, sensitivity, specificity, told)
+
+
+def calibration(temperature: float, before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return a temperature, and ECE, Brier score and NLL of probabilities [n, C] before and after it."""
+    pairs = {name: (metrics.score(name, before, labels), metrics.score(name, after, labels)) for name in CALIBRATION}
+    return {"temperature": temperature} | {name: {"before": a, "after": b} for name, (a, b) in pairs.items()}
