@@ -63,7 +63,7 @@ def export_trial(
     record = complete_trial(store, number)
     name = f"{store.settings().name}-trial-{number}"
     how, temperature = describe_single(store, record.predictions(), operating_point)
-    return _write(store, folder, {"kind": TRIAL, "name": name, **how}, [record], [temperature], onnx=onnx)
+    return write_export(store, folder, {"kind": TRIAL, "name": name, **how}, [record], [temperature], onnx=onnx)
 
 
 def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bool = False) -> Path:
@@ -85,7 +85,7 @@ def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bo
         "calibration": dict(merged.calibration),
         "validation": dict(merged.metrics),
     }
-    return _write(store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx)
+    return write_export(store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx)
 
 
 def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
@@ -94,7 +94,7 @@ def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
 
 
-def _write(
+def write_export(
     store: StudyStore,
     folder: Path,
     how: Mapping[str, Any],
@@ -103,7 +103,11 @@ def _write(
     *,
     onnx: bool,
 ) -> Path:
-    """Write the folder beside its place and move it there, whole or not at all."""
+    """Write the folder beside its place and move it there, whole or not at all; returns it.
+
+    Args:
+        how: what `export.json` says of how the members are joined, calibrated and called.
+    """
     folder = folder.absolute()
     _refuse_strangers(folder)
     try:
