@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +13,15 @@ from typer.core import TyperGroup
 from histotune import (
     __version__,
     cli_audit,
+    cli_confirm,
     cli_ensemble,
+    cli_evaluate,
     cli_explain,
     cli_prepare,
     cli_report,
     cli_reproduce,
     cli_search,
+    cli_serve,
 )
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
@@ -81,7 +83,10 @@ def _options(
 
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
+app.command(epilog=_examples(*cli_confirm.EXAMPLES))(cli_confirm.confirm)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
+app.command(epilog=_examples(*cli_evaluate.EXAMPLES))(cli_evaluate.evaluate)
+app.command(epilog=_examples(*cli_serve.EXAMPLES))(cli_serve.serve)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
 app.command(epilog=_examples(*cli_audit.EXAMPLES))(cli_audit.audit)
@@ -102,23 +107,6 @@ def leaderboard(
 
 app.command(epilog=_examples(*cli_ensemble.ENSEMBLE_EXAMPLES))(cli_ensemble.ensemble)
 app.command(epilog=_examples(*cli_ensemble.EXPORT_EXAMPLES))(cli_ensemble.export)
-
-
-@app.command(epilog=_examples("evaluate exports/idc"))
-def evaluate(
-    exported: given.ExportArgument,
-    on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
-    data: given.DataOption = None,
-    runs: given.RunsOption = None,
-    cache: given.CacheOption = None,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
-    from histotune import cli_show
-    from histotune.jobs import evaluate as run
-
-    found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
-    cli_show.evaluation(found, json_wanted=json_wanted)
 
 
 @app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv", "predict exports/brca new_cases"))

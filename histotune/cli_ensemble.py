@@ -61,6 +61,7 @@ def ensemble(
     at_cost: CostOption = None,
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
     onnx: given.OnnxOption = False,
+    torch_export: given.TorchExportOption = False,
     runs: given.RunsOption = None,
     tracking_uri: given.TrackingOption = None,
     json_wanted: given.JsonOption = False,
@@ -81,6 +82,7 @@ def ensemble(
         operating_point=point,
         export=export,
         onnx=onnx,
+        torch_export=torch_export,
         tracking_uri=tracking_uri,
     )
     cli_merged.merged(merged, export, json_wanted=json_wanted)
@@ -95,6 +97,7 @@ def export(
     at_youden: YoudenOption = False,
     at_cost: CostOption = None,
     onnx: given.OnnxOption = False,
+    torch_export: given.TorchExportOption = False,
     runs: given.RunsOption = None,
 ) -> None:
     """Write one trial as a portable folder that `predict` and `evaluate` read."""
@@ -102,5 +105,6 @@ def export(
     from histotune.study import open_study
 
     point = operating_point(at_sensitivity, at_specificity, at_youden, at_cost)
-    written = open_study(study, runs=runs).export(number, folder, onnx=onnx, operating_point=point)
+    opened = open_study(study, runs=runs)
+    written = opened.export(number, folder, onnx=onnx, torch_export=torch_export, operating_point=point)
     cli_merged.exported(written)

@@ -50,6 +50,9 @@ OptionalStudyArgument = Annotated[
 ]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
 OnnxOption = Annotated[bool, typer.Option("--onnx", help="With the folder's model as one ONNX graph.")]
+TorchExportOption = Annotated[
+    bool, typer.Option("--torch-export", help="With the folder's model as one program of torch.export.")
+]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="Folder of all studies.", envvar="HISTOTUNE_RUNS", show_default="runs")

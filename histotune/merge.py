@@ -156,11 +156,10 @@ def merge(
 
 
 def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
-    """Return the parameters of a strategy; its metric is the study's where it has one and none is given."""
+    """Return the parameters of a strategy; its metric is the study's where it takes that one and none is given."""
     ENSEMBLES.check(strategy, given)
-    if any(one.name == "metric" for one in ENSEMBLES.entry(strategy).parameters):
-        return {"metric": settings.metric, **given}
-    return dict(given)
+    found = {one.name: one.range for one in ENSEMBLES.entry(strategy).parameters}.get("metric")
+    return {"metric": settings.metric, **given} if settings.metric in getattr(found, "options", ()) else dict(given)
 
 
 def _described(

@@ -9,6 +9,7 @@ from histotune import metrics
 from histotune.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from histotune.crossfit import calibration, parts_by_patient, reached, tune
 from histotune.operating import OperatingPoint, point_of, scored_cases
+from histotune.statistics import patient_bootstrap
 from histotune.store import Predictions, StudyStore
 
 
@@ -21,6 +22,8 @@ def describe_single(
     positive, bounds = settings.positive, (LEAST_TEMPERATURE, MOST_TEMPERATURE)
     tuned = tune(raw, saved.labels, parts, point, positive=positive, bounds=bounds)
     at = point and reached(tuned, point, saved.labels, saved.patients, scored_cases(settings), positive=positive)
+    validation, on = tuned.measure(saved.labels, positive), (saved.labels, saved.patients)
+    intervals = {name: patient_bootstrap(name, tuned.of(name), *on, positive=positive) for name in validation}
     how = {
         "strategy": "average",
         "params": {},
@@ -29,6 +32,7 @@ def describe_single(
         "threshold": tuned.threshold,
         "operating_point": at and asdict(at),
         "calibration": calibration(tuned.temperature, raw, tuned.crossfitted, saved.labels),
-        "validation": tuned.measure(saved.labels, positive),
+        "validation": validation,
+        "validation_intervals": {name: asdict(interval) for name, interval in intervals.items()},
     }
     return how, tuned.temperature

@@ -77,6 +77,7 @@ def test_only_evaluate_needs_the_sealed_labels(place: Place) -> None:
     commands: list[list[object]] = [
         ["search", place.folder / "space.yaml", "--study", "sealed", "--data", place.data, "--trials", 2],
         ["leaderboard", "sealed"],
+        ["audit", "sealed"],
         ["ensemble", "sealed", "--top", 2, "--export", "exports/sealed"],
         ["predict", "exports/sealed", place.data],
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from histotune.evaluate import SEALED
+from histotune.seal import SEALED
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings

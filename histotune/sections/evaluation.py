@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from histotune.evaluate import SEALED
+from histotune.seal import SEALED
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from histotune import metrics
-from histotune.evaluate import SEALED
 from histotune.leaderboard import LEAKY, SINGLE, TRIAL, Verdict
+from histotune.seal import SEALED
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings
