@@ -60,7 +60,7 @@ def _contenders(found: Mapping[str, Any]) -> Markup:
         against = one.get("against_best") or {}
         rows.append(
             [
-                Markup(" ").join([Markup.escape(one.get("name", "")), *marks]),
+                Markup(" ").join([Markup.escape(one.get("name", "")), *marks, *_failed(one)]),
                 one.get("search_score"),
                 html.span(one.get("confirmed")),
                 html.span(one.get("optimism_gap"), signed=True),
@@ -75,9 +75,20 @@ def _contenders(found: Mapping[str, Any]) -> Markup:
     return html.table(caption, [*head, "latency, ms", "parameters"], rows)
 
 
+def _failed(one: Mapping[str, Any]) -> list[str]:
+    return [f"could not be trained again: {one['failed']}"] if one.get("failed") else []
+
+
 def _nested(findings: Findings) -> list[Markup]:
-    if not findings.nested:
+    """Show what a nested cross-validation found, fold by fold."""
+    found = findings.nested
+    if not found:
         return []
-    plain = {str(k).replace("_", " "): v for k, v in findings.nested.items() if isinstance(v, (str, int, float))}
-    spans = {str(k): html.interval(v) for k, v in findings.nested.items() if isinstance(v, Mapping) and "value" in v}
-    return [html.heading("Nested cross-validation"), html.facts({**spans, **plain})]
+    rows = [
+        [one.get("outer"), one.get("what"), one.get("inner"), one.get("score"), one.get("cases"), one.get("patients")]
+        for one in found.get("folds", [])
+    ]
+    caption = f"{html.metric(str(found.get('metric', 'score')))} of what the search chose without each outer fold."
+    head = ["outer fold", "chosen", "inner score", "on the outer fold", "cases", "patients"]
+    told = html.paragraph(str(found.get("sentence", "")))
+    return [html.heading("Nested cross-validation"), told, html.table(caption, head, rows)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 from histotune.leaderboard import Line
 from histotune.sections import _html as html
-from histotune.sections._base import SECTIONS, Content, Section
+from histotune.sections._base import SECTIONS, Content, Section, Wanted
 from histotune.sections._findings import Findings
 
 PER_THREAD, PER_GPU = 15.0, 300.0  # watts that are assumed: of a busy CPU core with its memory; of a data-centre GPU
@@ -20,6 +20,7 @@ class Cost(Section):
 
     title = "Cost"
     order = 120
+    figures: ClassVar = (Wanted("cost"),)
 
     def build(self, findings: Findings) -> Content:
         """Add up what was spent."""

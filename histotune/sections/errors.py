@@ -15,7 +15,7 @@ class Errors(Section):
 
     title = "Errors by site and patient"
     order = 90
-    figures: ClassVar = (Wanted("errors_by_site"), Wanted("errors_by_patient"))
+    figures: ClassVar = (Wanted("errors_by_group"),)
 
     def build(self, findings: Findings) -> Content:
         """Say how much is known of sites and patients."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from histotune.seal import SEALED
+from histotune.seal import SEALED, opening_lines, seal_sentence
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings
@@ -47,16 +47,8 @@ def _openings(findings: Findings) -> Markup:
     told = f"{html.counted(cases, 'case')} of {html.counted(patients, 'patient')}."
     if not findings.openings:
         return html.paragraph(f"{told} Never opened: `histotune evaluate EXPORT` opens it, on the record.")
-    rows = [
-        [_nth(number), html.time(one.get("time")), html.code(one.get("subject", "")), html.code(one.get("command", ""))]
-        for number, one in enumerate(findings.openings, start=1)
-    ]
-    if len(rows) > 1:
-        told += " Only the first opening is beyond doubt: whatever was chosen since then may have been chosen by it."
-    caption = "Record of the openings of the seal; the subject is the digest of what was measured."
-    return html.joined(
-        [html.paragraph(told), html.table(caption, ["opening", "time, UTC", "subject", "command"], rows)]
-    )
+    lines = html.bullets(map(html.words, opening_lines(findings.store)))
+    return html.joined([html.paragraph(f"{told} {seal_sentence(findings.store)}"), lines])
 
 
 def _title(one: Mapping[str, Any]) -> str:
@@ -97,11 +89,19 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
 
 
 def _shift(one: Mapping[str, Any]) -> Markup:
-    """Say how far an external cohort is from the training data."""
-    found = one.get("shift")
+    """Say how far an external cohort is from the study's own data."""
+    found: Mapping[str, Mapping[str, Any]] = one.get("shift") or {}
     if not found:
-        return html.paragraph("How far these data are from the study's (colour, embeddings) was not measured.")
-    pairs = found if isinstance(found, Mapping) else {"shift": found}
-    told = {str(name).replace("_", " "): value for name, value in pairs.items() if isinstance(value, (str, int, float))}
-    spans = {str(name).replace("_", " "): html.interval(v) for name, v in pairs.items() if isinstance(v, Mapping)}
-    return html.facts({**told, **spans})
+        return html.paragraph("How far these data are from the study's own (colour, embeddings) was not measured.")
+    rows = [
+        [
+            Markup("{} {}").format(name.replace("_", " "), html.badge("shifted", "warn") if at.get("shifted") else ""),
+            at.get("value"),
+            at.get("own"),
+            at.get("own_high"),
+            at.get("unit"),
+        ]
+        for name, at in found.items()
+    ]
+    head = ["what", "distance", "among own patients", "95 % of those below", "unit"]
+    return html.table("How far these data are from the study's own.", head, rows)

@@ -93,7 +93,7 @@ def _column(name: str, board: pd.DataFrame, searched: Sequence[str]) -> dict[str
 
 
 def _plain(value: Any) -> Any:
-    """Write a value in few bytes: six digits, nothing for what is unknown."""
+    """Write a value in few bytes: five digits, nothing for what is unknown."""
     if value is pd.NA or value is None:
         return None
     if isinstance(value, str):
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
     number = float(value)
     if not math.isfinite(number):
         return None
-    return int(number) if number.is_integer() else float(f"{number:.6g}")
+    return int(number) if number.is_integer() else float(f"{number:.5g}")
 
 
 def _parameters(lines: Sequence[Line]) -> tuple[list[str], list[list[Any] | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from markupsafe import Markup
@@ -14,7 +14,7 @@ from histotune import metrics
 from histotune.errors import HistotuneError, StudyError
 from histotune.records import Predictions
 from histotune.sections import _html as html
-from histotune.sections._base import SECTIONS, Content, Section
+from histotune.sections._base import SECTIONS, Content, Section, Wanted
 from histotune.sections._findings import Findings
 
 MOST = 24  # cases that are listed, shared evenly by the true classes
@@ -38,6 +38,7 @@ class Mistakes(Section):
 
     title = "Confident mistakes"
     order = 100
+    figures: ClassVar = (Wanted("confidence"),)
 
     def build(self, findings: Findings) -> Content:
         """List the cases, with their pictures where they were asked for."""
