@@ -277,14 +277,19 @@ def _over_seeds(drawn: np.ndarray, seed: int) -> np.ndarray:
     return averaged
 
 
-def _interval(value: float, replicates: np.ndarray, patients: int, level: float) -> Interval:
+def tails(patients: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the shares of replicates below an interval's lower and upper bound; see `patient_bootstrap`."""
     from scipy.special import ndtr, stdtrit
 
+    tail = float(ndtr(np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 - level) / 2)))
+    return tail, 1 - tail
+
+
+def _interval(value: float, replicates: np.ndarray, patients: int, level: float) -> Interval:
     if not 0 < level < 1:
         raise ConfigError(f"a confidence level must lie between 0 and 1, got {level=}")
     known = replicates[~np.isnan(replicates)]
     if patients < 2 or len(known) < len(replicates) / 2:
         return Interval(float(value), float("nan"), float("nan"))
-    tail = float(ndtr(np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 - level) / 2)))
-    low, high = np.quantile(known, [tail, 1 - tail])
+    low, high = np.quantile(known, tails(patients, level))
     return Interval(float(value), float(low), float(high))
