@@ -1,7 +1,7 @@
 """What MLflow's interface shows of a study: a description in words, and columns and charts in which trials compare.
 
 The interface keeps the state of a view that somebody shares in a tag of the experiment and opens it from an address
-that names the tag's key. Written here is such a state: every trial, control and ensemble, best first, with the columns
+that names the tag's key. Written here is such a state: complete trials, controls and ensembles, best first, with the columns
 and charts that tell them apart.
 """
 
@@ -18,6 +18,7 @@ from histotune.seal import seal_sentence
 from histotune.store import COMPLETE, StudyStore
 
 KEY = "trials"
+SEARCH = "tags.kind != 'study' and attributes.status = 'FINISHED'"  # a stopped trial's numbers are of fewer epochs
 NOTE, VIEW = "mlflow.note.content", f"mlflow.sharedViewState.{KEY}"
 _PRIMARY = "mlflow.experiment.primaryMetric"
 _LONGEST = 5000  # characters of a tag
@@ -53,7 +54,7 @@ def _note(store: StudyStore, trials: Sequence[TrialRecord], experiment: str) -> 
     warning = "Patients stand on both sides of the split: every number is too good. " if settings.leaky else ""
     made_up = "The data are made up. " if facts.get("synthetic") else ""
     return (
-        f"**[Compare the trials]({address(experiment)})**: best first, with the parameters that differ.\n\n"
+        f"**[Compare the trials]({address(experiment)})**: those that are complete, controls and ensembles, best first, with the parameters that differ.\n\n"
         f"Study `{settings.name}` on `{settings.dataset}`: {facts.get('cases', '?')} cases of "
         f"{facts.get('patients', '?')} patients, classes {', '.join(settings.classes)}, split {settings.protocol}"
         f"{folds}, ranked by {settings.metric} on validation. {len(trials)} trials ended ({ended or 'none'}). "
@@ -84,7 +85,7 @@ def _view(store: StudyStore, varied: Sequence[str]) -> dict[str, Any]:
     columns += [_key("tags", name) for name in ("rank", "state", "backbone", "fusion", "loss")]
     columns += [_key("params", name) for name in varied[:_VARIED]] + [_key("attributes", "Duration")]
     return {
-        "searchFilter": "tags.kind != 'study'",
+        "searchFilter": SEARCH,
         "orderByKey": _key("metrics", metric),
         "orderByAsc": metrics.direction(metric) < 0,
         "selectedColumns": columns,

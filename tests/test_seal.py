@@ -106,12 +106,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     from PIL import Image
 
     folder, rng = tmp_path_factory.mktemp("sealed"), np.random.default_rng(0)
-    for patient, classes in PATIENTS.items():
-        for label, count in classes.items():
-            (folder / "images" / patient / label).mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / "images" / patient / label / f"{number:03d}.png")
+    for root, brightest in (("images", 256), ("elsewhere", 120)):
+        for patient, classes in PATIENTS.items():
+            for label, count in classes.items():
+                (folder / root / patient / label).mkdir(parents=True)
+                for number in range(count):
+                    pixels = rng.integers(0, brightest, (16, 16, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / root / patient / label / f"{number:03d}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HISTOTUNE_RUNS", str(folder / "runs"))
@@ -159,6 +160,25 @@ def test_evaluate_opens_the_sealed_file_and_no_other_with_test_labels(place: Pla
     )
     assert "opened" in place.call("leaderboard sealed").output
     assert "opening" in (place.folder / "exports" / "one" / "README.md").read_text()
+
+
+def test_on_an_external_cohort_only_its_own_labels_are_opened_and_the_shift_is_told(
+    place: Place, opened: list[str]
+) -> None:
+    before, secrets = place.store.openings(), place.secrets()
+    answer = place.call("evaluate exports/one --on image_folder --data elsewhere")
+    assert answer.exit_code == 0, answer.output
+    assert not told(opened) & secrets
+    assert "Shift in colour:" in answer.output
+    assert "SHIFTED" in answer.output
+    assert place.store.openings() == before
+    latest = json.loads((place.store.folder / "evaluation.json").read_text())[-1]
+    assert latest["part"] == "external cohort"
+    assert latest["shift"]["colour"]["shifted"]
+    assert latest["shift"]["colour"]["value"] > 60 > latest["shift"]["colour"]["own_high"]
+    card = (place.folder / "exports" / "one" / "README.md").read_text()
+    assert "## External cohorts" in card
+    assert "**shifted**" in card
 
 
 def test_without_the_sealed_file_evaluate_refuses_and_nothing_is_on_record(place: Place) -> None:
