@@ -1,8 +1,8 @@
 """What MLflow's interface shows of a study: a description in words, and columns and charts in which trials compare.
 
 The interface keeps the state of a view that somebody shares in a tag of the experiment and opens it from an address
-that names the tag's key. Written here is such a state: complete trials, controls and ensembles, best first, with the columns
-and charts that tell them apart.
+that names the tag's key. Written here is such a state: complete trials, controls and ensembles, best first, with the
+columns and charts that tell them apart.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def _note(store: StudyStore, trials: Sequence[TrialRecord], experiment: str) -> 
     warning = "Patients stand on both sides of the split: every number is too good. " if settings.leaky else ""
     made_up = "The data are made up. " if facts.get("synthetic") else ""
     return (
-        f"**[Compare the trials]({address(experiment)})**: those that are complete, controls and ensembles, best first, with the parameters that differ.\n\n"
+        f"**[Compare the trials]({address(experiment)})**: what is complete, best first, with "
+        "the parameters that differ.\n\n"
         f"Study `{settings.name}` on `{settings.dataset}`: {facts.get('cases', '?')} cases of "
         f"{facts.get('patients', '?')} patients, classes {', '.join(settings.classes)}, split {settings.protocol}"
         f"{folds}, ranked by {settings.metric} on validation. {len(trials)} trials ended ({ended or 'none'}). "

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from histotune import (
     __version__,
     cli_audit,
+    cli_confirm,
     cli_ensemble,
     cli_evaluate,
     cli_explain,
@@ -82,6 +83,7 @@ def _options(
 
 app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
+app.command(epilog=_examples(*cli_confirm.EXAMPLES))(cli_confirm.confirm)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
 app.command(epilog=_examples(*cli_evaluate.EXAMPLES))(cli_evaluate.evaluate)
 app.command(epilog=_examples(*cli_serve.EXAMPLES))(cli_serve.serve)

@@ -68,7 +68,7 @@ def export_trial(
     name = f"{store.settings().name}-trial-{number}"
     how, temperature = describe_single(store, record.predictions(), operating_point)
     how = {"kind": TRIAL, "name": name, **how}
-    return _write(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
+    return write_export(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
 
 
 def export_ensemble(
@@ -93,7 +93,7 @@ def export_ensemble(
         "validation": dict(merged.metrics),
         "validation_intervals": _plain(merged.intervals["ensemble"]),
     }
-    return _write(
+    return write_export(
         store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx, torch_export=torch_export
     )
 
@@ -104,7 +104,7 @@ def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
 
 
-def _write(
+def write_export(
     store: StudyStore,
     folder: Path,
     how: Mapping[str, Any],
@@ -114,7 +114,11 @@ def _write(
     onnx: bool,
     torch_export: bool,
 ) -> Path:
-    """Write the folder beside its place and move it there, whole or not at all."""
+    """Write the folder beside its place and move it there, whole or not at all; returns it.
+
+    Args:
+        how: what `export.json` says of how the members are joined, calibrated and called.
+    """
     folder = folder.absolute()
     _refuse_strangers(folder)
     try:

@@ -19,9 +19,10 @@ import numpy as np
 
 from histotune import files, metrics
 from histotune.calibration import OF_CALIBRATED
-from histotune.crossfit import CALIBRATION, Tuned, held_out, parts_by_patient, reached, tune
+from histotune.crossfit import CALIBRATION, Tuned, reached, tune
 from histotune.diversity import diversity
 from histotune.ensembles import ENSEMBLES
+from histotune.held_out import held_out, parts_by_patient
 from histotune.lineup import Lineup, calibrations, fit_to, keep_weighted, line_up
 from histotune.members import Member, best_trials
 from histotune.operating import OperatingPoint, Reached, point_of, scored_cases
@@ -156,11 +157,10 @@ def merge(
 
 
 def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
-    """Return the parameters of a strategy; its metric is the study's where it has one and none is given."""
+    """Return the parameters of a strategy; its metric is the study's where it takes that one and none is given."""
     ENSEMBLES.check(strategy, given)
-    if any(one.name == "metric" for one in ENSEMBLES.entry(strategy).parameters):
-        return {"metric": settings.metric, **given}
-    return dict(given)
+    found = {one.name: one.range for one in ENSEMBLES.entry(strategy).parameters}.get("metric")
+    return {"metric": settings.metric, **given} if settings.metric in getattr(found, "options", ()) else dict(given)
 
 
 def _described(

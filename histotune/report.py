@@ -22,6 +22,7 @@ from histotune.figures import FIGURES, Source
 from histotune.figures._inline import inline, plotly_script
 from histotune.places import Places
 from histotune.sections import SECTIONS, Content, Findings, Section, Wanted
+from histotune.sections._html import words
 from histotune.sections.summary import lead
 from histotune.store import StudyStore
 
@@ -126,9 +127,9 @@ def _figure(wanted: Wanted, source: Source, drawn: dict[str, Any], missing: dict
     drawn[wanted.key] = found.plain
     return Markup(
         '<figure class="drawing" id="figure-{key}"><figcaption><h3>{title}</h3><p>{caption}</p></figcaption>'
-        '<div class="plot" data-figure="{key}" role="img" aria-label="{title}" style="height:{height}px"></div>'
-        "</figure>"
-    ).format(key=wanted.key, title=found.title, caption=found.caption, height=found.height)
+        '<div class="plot" data-figure="{key}" role="img" aria-label="{title}" '
+        'style="height:{height}px;min-width:{width}px"></div></figure>'
+    ).format(key=wanted.key, title=found.title, caption=words(found.caption), height=found.height, width=wanted.width)
 
 
 def script_json(value: Any) -> str:

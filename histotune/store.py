@@ -6,6 +6,7 @@ runs/<study>/
     labels.csv             id, label: training and validation part only
     sealed/labels.csv      id, label: test part; `open_seal` alone reads it
     sealed/openings.jsonl  when, by which command, for which model; and, in a line that follows, what was found
+    commands.jsonl         when and by which command it was searched
     journal.log            Optuna's journal: the search's only state
     controls/<name>/       what every model must beat, as trial folders
     trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json;
@@ -240,6 +241,15 @@ class StudyStore:
         found = {row["of"]: row["figures"] for row in rows if "of" in row}
         opened = [row for row in rows if "of" not in row]
         return [row | {"figures": found.get(number)} for number, row in enumerate(opened)]
+
+    def record_command(self, command: str) -> None:
+        """Note what a user typed to search or train; the report says it."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        files.append_json(self.folder / "commands.jsonl", {"time": now, "command": command})
+
+    def commands(self) -> list[dict[str, Any]]:
+        """Return what was typed to search and train."""
+        return files.read_json_lines(self.folder / "commands.jsonl")
 
     def trial_folder(self, number: int) -> Path:
         """Return where trial `number` lives."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from histotune import figures
+from histotune._confirmed import Confirmed
+from histotune.begin import study_cohort
+from histotune.confirm import confirm
+from histotune.distill import TRUST, Distilled, distill
 from histotune.errors import ConfigError, suggest
 from histotune.export import export_ensemble, export_trial
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
@@ -125,6 +129,33 @@ class Study:
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
 
+    def distill(
+        self,
+        merged: Merged,
+        *,
+        student: int | None = None,
+        trust: float = TRUST,
+        operating_point: str | OperatingPoint | None = None,
+        export: str | os.PathLike[str] | None = None,
+        onnx: bool = False,
+        torch_export: bool = False,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Distilled:
+        """Train one student on what an ensemble of a study with folds said out of folds; see `distill.distill`.
+
+        Args:
+            student: the trial whose configuration it takes; None takes the cheapest member.
+            trust: weight of the ensemble's probabilities against that of the labels, in (0, 1].
+            data: where the study's data are now; None looks where they were when it began.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        return distill(
+            self.store, merged, lambda size: study_cohort(self.store, places, size, data), student=student, trust=trust,
+            operating_point=operating_point, export=None if export is None else Path(export), onnx=onnx,
+            torch_export=torch_export,
+        )  # fmt: skip
+
     def _members(
         self,
         strategy: str,
@@ -143,6 +174,37 @@ class Study:
             if name not in modalities:
                 raise ConfigError(f"{name!r} cannot be dropped. {suggest(name, modalities)}")
         return by_modality(self.store, [name for name in modalities if name not in drop], add=others)
+
+    def confirm(
+        self,
+        *,
+        top: int = 5,
+        seeds: int = 5,
+        outer: int | None = None,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        say: Callable[[str], None] | None = None,
+        command: str = "histotune.Study.confirm",
+    ) -> Confirmed:
+        """Train the best configurations and the default again, on fresh seeds and outer folds of the development part.
+
+        The result, also in `confirm/confirm.json`, has the honest score of the search's winner, by how much the search
+        was too optimistic, and which configurations are tied; the sealed test part is not touched. The same call goes
+        on where an interruption left it.
+
+        Args:
+            top: how many of the best distinct configurations.
+            seeds: fresh ones, at least 2; each deals the outer folds anew and draws other initial weights.
+            outer: how many outer folds; None takes the study's folds, 5 at most, or 3 in a study without.
+            data: where the study's data are now; None looks where they were when it began.
+            say: hears a line before the first training and after each.
+            command: what the record shall say was called.
+
+        Raises:
+            ConfigError, StudyError, DataError: see `confirm.confirm`.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        return confirm(self.store, places, top=top, seeds=seeds, outer=outer, data=data, say=say, command=command)
 
     def figure(
         self,

@@ -129,7 +129,7 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
         order = [line.split()[1] for line in shown.splitlines() if line.startswith("trial ")]
         assert order == ["4", "3", "2", "1", "0"]
         for view, said, name in (
-            (f"{address(number)}&compareRunsMode=CHART", "Comparison (3)", "charts"),
+            (f"{address(number)}&compareRunsMode=CHART", "Comparison", "charts"),
             (
                 f"#/compare-runs?runs={json.dumps(two)}&experiments={json.dumps([number])}",
                 "Comparing 2 Runs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -124,6 +124,15 @@ class Subject:
             found.append(names[np.flatnonzero(np.bincount(pairs, minlength=len(names)) > 1)])
         return np.unique(np.concatenate(found))
 
+    def parted(self, rows: np.ndarray) -> tuple[int, int]:
+        """Return the first two of `rows` that a division parts."""
+        for side in self.sides:
+            found, first = np.unique(side[rows], return_index=True)
+            one_each = np.sort(first[found > 0])
+            if len(one_each) > 1:
+                return int(rows[one_each[0]]), int(rows[one_each[1]])
+        raise AssertionError("no division parts them")
+
     def spread(self, rows: np.ndarray) -> str:
         """Say where cases stand in the first division: "12 train, 3 test"."""
         counts = np.bincount(self.sides[0, rows], minlength=len(self.names))
@@ -146,8 +155,3 @@ AUDITS: Registry[Finding] = Registry("check", "histotune.audits")
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     """Sort findings, leaks first."""
     return sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity))
-
-
-def renamed(finding: Finding, name: str) -> Finding:
-    """Return the finding under another name."""
-    return replace(finding, name=name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from histotune.audits._base import AUDITS, LEAK, OK, WARNING, Finding, Subject
@@ -14,37 +16,31 @@ TELLING = 3  # columns of a table whose cells are mostly their own, from which o
 def identical(subject: Subject) -> Finding:
     """Cases on both sides of the split of which a modality holds exactly the same: pixels, cells, instances.
 
-    Rows of a table that has hardly a column whose values are a case's own may be equal by chance: a warning, no leak.
+    Rows of a table with hardly a column whose values are a case's own may be equal by chance: where they are all that
+    is known of the cases it is a warning, and else nothing.
     """
-    content = _places_of(subject.cohort.table["content"].to_numpy(str))
-    found = [("all that is known of them", content, True)]
-    for name, column in subject.cohort.columns.items():
-        if column.kind != "image" and len(subject.cohort.columns) > 1:
-            found.append((f"modality {name!r}", _of_modality(column), _telling(column)))
-        elif column.kind == "table":
-            found[0] = (found[0][0], content, _telling(column))
-    certain = _rows([digests for _, digests, telling in found if telling], subject)
-    if len(certain):
-        return _finding(subject, LEAK, certain, [pair for pair in found if pair[2]])
-    chance = _rows([digests for _, digests, telling in found if not telling], subject)
-    if len(chance):
-        return _finding(subject, WARNING, chance, [pair for pair in found if not pair[2]])
+    columns = subject.cohort.columns
+    telling = all(_telling(column) for column in columns.values())
+    found = {"all that is known of them": _numbered(subject.cohort.table["content"].to_numpy(str))}
+    for name, column in columns.items() if len(columns) > 1 else ():
+        if column.kind != "image" and _telling(column):
+            digests = np.array(MODALITIES.build(column.kind).digests(column.stored), str)
+            found[f"modality {name!r}"] = _numbered(np.where(column.present, digests, ""))
+            telling = True
+    torn = {name: subject.torn(numbers) for name, numbers in found.items()}
+    if any(map(len, torn.values())):
+        return _finding(subject, LEAK if telling else WARNING, found, torn)
     copies = sum(subject.cohort.facts.get("left_out", {}).get(kind, 0) for kind in ("duplicate", "contradiction"))
     said = f"; {copies:,} copies were left out when they were prepared" if copies else ""
     return Finding("identical", OK, 0, len(subject.placed), f"no case stands on both sides{said}")
 
 
-def _places_of(digests: np.ndarray) -> np.ndarray:
+def _numbered(digests: np.ndarray) -> np.ndarray:
     """Number digests, int64 [N]; a case without one is unlike any other."""
     numbers = np.unique(digests, return_inverse=True)[1].astype(np.int64)
     missing = digests == ""
     numbers[missing] = len(digests) + np.arange(missing.sum())
     return numbers
-
-
-def _of_modality(column: Column) -> np.ndarray:
-    digests = np.array(MODALITIES.build(column.kind).digests(column.stored), str)
-    return _places_of(np.where(column.present, digests, ""))
 
 
 def _telling(column: Column) -> bool:
@@ -56,25 +52,16 @@ def _telling(column: Column) -> bool:
     return int((distinct > len(values) / 2).sum()) >= TELLING
 
 
-def _rows(numbered: list[np.ndarray], subject: Subject) -> np.ndarray:
-    """Return the rows that have a twin on the other side in any numbering."""
-    found = [
-        np.flatnonzero(np.isin(numbers, subject.torn(numbers)) & subject.sides.any(axis=0)) for numbers in numbered
-    ]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
-
-
-def _finding(subject: Subject, severity: str, rows: np.ndarray, found: list[tuple[str, np.ndarray, bool]]) -> Finding:
-    examples, what = [], []
-    for name, numbers, _ in found:
-        torn = subject.torn(numbers)
-        if len(torn):
-            what.append(name)
-        for number in torn[:3]:
-            twins = np.flatnonzero(numbers == number)
-            other = next(row for row in twins if subject.across(twins[:1], np.array([row]))[0])
-            examples.append(subject.pair(int(twins[0]), int(other)))
-    said = f"{len(rows):,} of {len(subject.placed):,} cases have an identical twin on the other side, in {what[0]}"
+def _finding(
+    subject: Subject, severity: str, found: Mapping[str, np.ndarray], torn: Mapping[str, np.ndarray]
+) -> Finding:
+    """Count the cases with a twin on the other side, by any of the numberings `found`, of which `torn` are parted."""
+    twins = np.any([np.isin(numbers, torn[name]) for name, numbers in found.items()], axis=0)
+    rows, examples = subject.placed[twins[subject.placed]], []
+    where = next(name for name, numbers in torn.items() if len(numbers))
+    for number in torn[where][:3]:
+        examples.append(subject.pair(*subject.parted(np.flatnonzero(found[where] == number))))
+    said = f"{len(rows):,} of {len(subject.placed):,} cases have an identical twin on the other side, in {where}"
     if severity == WARNING:
         said += "; with so few telling columns it may be chance"
     advice = "leave all but one of each out, or give them one patient"

@@ -14,10 +14,15 @@ from histotune.sections._findings import Findings
 
 @dataclass(frozen=True)
 class Wanted:
-    """A registered figure that a section shows, with its options."""
+    """A registered figure that a section shows, with its options.
+
+    Attributes:
+        width: least pixels; where the screen is narrower, the figure scrolls in itself.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    width: int = 0
 
     @property
     def key(self) -> str:

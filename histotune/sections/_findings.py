@@ -106,6 +106,11 @@ class Findings:
         return self.store.openings()
 
     @cached_property
+    def commands(self) -> list[dict[str, Any]]:
+        """What was typed to search and train, oldest first."""
+        return self.store.commands()
+
+    @cached_property
     def environments(self) -> list[Mapping[str, Any]]:
         """What the first trials and trainings were computed with, at most 100 of them."""
         found = (read(line.record.folder / ENVIRONMENT) for line in self.trials[:100])

@@ -62,13 +62,28 @@ def facts(pairs: Mapping[str, Any]) -> Markup:
     return Markup('<dl class="facts">{}</dl>').format(joined(rows))
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
-    """Set a table that scrolls in itself where the screen is narrow; numbers stand to the right."""
-    top = joined(Markup('<th scope="col">{}</th>').format(name) for name in head)
-    body = joined(Markup("<tr>{}</tr>").format(joined(map(_data, row))) for row in rows)
-    whole = '<p class="caption">{}</p><div class="scroll" tabindex="0" role="region" aria-label="{}"><table>'
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, stacked: bool = False) -> Markup:
+    """Set a table that scrolls in itself where the screen is narrow; columns of numbers stand to the right.
+
+    Args:
+        stacked: of sentences: where the screen is narrow, the cells of a row stand one above another.
+    """
+    cells = [list(row) for row in rows]
+    right = [any(_is_number(row[at]) for row in cells) for at in range(len(head))]
+    kinds = ["num" if one else "text" for one in right]
+    top = joined(Markup('<th scope="col" class="{}">{}</th>').format(*one) for one in zip(kinds, head, strict=True))
+    body = joined(
+        Markup("<tr>{}</tr>").format(
+            joined(
+                Markup('<td class="{}" data-head="{}">{}</td>').format(kind, name, cell(value))
+                for kind, name, value in zip(kinds, head, row, strict=True)
+            )
+        )
+        for row in cells
+    )
+    whole = '<p class="caption">{}</p><div class="scroll {}" tabindex="0" role="region" aria-label="{}"><table>'
     return Markup(whole + "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>").format(
-        words(caption), caption, top, body
+        words(caption), "stacked" if stacked else "", caption, top, body
     )
 
 
@@ -113,6 +128,22 @@ def interval(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     return f"{number(found['value'], signed=signed)} ({span})"
 
 
+def span(found: Mapping[str, Any] | None, *, signed: bool = False) -> Markup:
+    """Write a value for a table, its interval small below it."""
+    told = interval(found, signed=signed)
+    value, _, rest = told.partition(" (")
+    return Markup('<span class="span">{}<small>{}</small></span>').format(value, rest.removesuffix(")"))
+
+
+def time(stamp: Any) -> str | None:
+    """Write an ISO time in UTC to the minute.
+
+    >>> time("2026-11-21T14:33:28+00:00"), time(None)
+    ('2026-11-21 14:33', None)
+    """
+    return str(stamp)[:16].replace("T", " ") if stamp else None
+
+
 def metric(name: str) -> str:
     """Write a metric's name in words.
 
@@ -131,10 +162,5 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _data(value: Any) -> Markup:
-    kind = "num" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
-    return (
-        Markup('<td class="{}">{}</td>').format(kind, cell(value))
-        if kind
-        else Markup("<td>{}</td>").format(cell(value))
-    )
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

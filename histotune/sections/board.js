@@ -19,8 +19,8 @@ function leaderboard(board) {
   const write = (value, column) => {
     if (value === null) return "";
     if (!column.numeric) return value;
-    if (Number.isInteger(value)) return value.toLocaleString("en");
-    return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(Math.abs(value) >= 10 ? 1 : 3);
+    if (column.whole) return value.toLocaleString("en");
+    return value.toLocaleString("en", { minimumFractionDigits: column.digits, maximumFractionDigits: column.digits });
   };
 
   function arrange() {

@@ -20,6 +20,7 @@ PARAMETERS = 24  # of a configuration that differ between trials, at most
 _ALWAYS = ("rank", "kind", "name", "state", "loss", "backbone", "seconds", "latency_ms", "parameters", "note")
 _HIDDEN = ("number", "digest", "protocol", "front")
 _LABELS = {"latency_ms": "latency, ms", "seconds": "time, s", "best_epoch": "best epoch", "front": "Pareto front"}
+_DIGITS = {"seconds": 1, "latency_ms": 2}
 _TABLE = """<div class="board" id="board">
 <div class="controls"><label>Filter <input type="search" id="board-filter" placeholder="a word, e.g. cfal or stopped">
 </label><label><input type="checkbox" id="board-all"> all metrics</label>
@@ -77,12 +78,22 @@ def _column(name: str, board: pd.DataFrame, searched: Sequence[str]) -> dict[str
     numeric = pd.api.types.is_numeric_dtype(board[name])
     shown = name in _ALWAYS or name in searched or name.endswith("_sd")
     better = metrics.direction(name) if name in metrics.METRICS else 0
+    digits = _DIGITS.get(name, 3)
+    whole = bool(numeric and pd.api.types.is_integer_dtype(board[name]))
     label = _LABELS.get(name, html.metric(name))
-    return {"name": name, "label": label, "numeric": bool(numeric), "shown": shown, "better": better}
+    return {
+        "name": name,
+        "label": label,
+        "numeric": bool(numeric),
+        "shown": shown,
+        "better": better,
+        "digits": digits,
+        "whole": whole,
+    }
 
 
 def _plain(value: Any) -> Any:
-    """Write a value in few bytes: six digits, nothing for what is unknown."""
+    """Write a value in few bytes: five digits, nothing for what is unknown."""
     if value is pd.NA or value is None:
         return None
     if isinstance(value, str):
@@ -90,7 +101,7 @@ def _plain(value: Any) -> Any:
     number = float(value)
     if not math.isfinite(number):
         return None
-    return int(number) if number.is_integer() else float(f"{number:.6g}")
+    return int(number) if number.is_integer() else float(f"{number:.5g}")
 
 
 def _parameters(lines: Sequence[Line]) -> tuple[list[str], list[list[Any] | None]]:

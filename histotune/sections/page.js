@@ -11,12 +11,12 @@ function light(color) {
 }
 
 function forDark(color) {
-  // A neutral has its counterpart; any other colour is mixed with white until it stands out from the dark paper, 3:1.
+  // A neutral has its counterpart; any other colour is mixed with white until it stands out from the dark paper, 4.5:1.
   const named = NEUTRAL[color.toLowerCase()];
   if (named || !/^#[0-9a-f]{6}$/i.test(color)) return named || color;
   const paper = light("#15181c");
   let mixed = color;
-  for (let share = 0; share < 1 && (light(mixed) + 0.05) / (paper + 0.05) < 3; share += 0.1) {
+  for (let share = 0; share < 1 && (light(mixed) + 0.05) / (paper + 0.05) < 4.5; share += 0.1) {
     const part = (k) => Math.round(parseInt(color.slice(k, k + 2), 16) * (1 - share) + 255 * share);
     mixed = "#" + [1, 3, 5].map((k) => part(k).toString(16).padStart(2, "0")).join("");
   }

@@ -18,6 +18,8 @@ class Predictions(Section):
     figures: ClassVar = (
         Wanted("confusion_matrix"),
         Wanted("confusion_matrix", {"of": "evaluation"}),
+        Wanted("roc_curve"),
+        Wanted("precision_recall_curve"),
     )
 
     def build(self, findings: Findings) -> Content:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from histotune import metrics
 from histotune.leaderboard import LEAKY, SINGLE, TRIAL, Verdict
-from histotune.seal import SEALED
+from histotune.seal import SEALED, seal_sentence
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings
@@ -44,28 +44,35 @@ def _honest(findings: Findings) -> list[str]:
 
 
 def _confirmed(findings: Findings) -> list[str]:
-    found = findings.confirmed
+    """Say what the search's winner reaches when it is trained again."""
+    found, metric = findings.confirmed, html.metric(findings.settings.metric)
     if not found:
-        return []
-    winner = contender(found, found.get("recommended", ""))
-    name, metric = winner.get("name", "the winner"), html.metric(found.get("metric", findings.settings.metric))
+        return _nested(findings)
+    winner = searched_best(found)
+    name = str(winner.get("name", "the winner"))
     told = (
-        f"Retrained on fresh seeds and other divisions of the patients, {name} reaches "
+        f"Trained again on fresh seeds and folds, {name}, the search's best, reaches "
         f"{html.interval(winner.get('confirmed'))} {metric} (95 % interval in brackets)."
     )
     if winner.get("search_score") is not None:
         gap = html.interval(winner.get("optimism_gap"), signed=True)
         told += f" The search had shown {html.number(winner['search_score'])}: an optimism gap of {gap}."
-    if not found.get("beats_default", True):
-        told += " The winner is no better than the default configuration: this search found nothing that holds."
+    if name == "default":
+        told += " It is the space's default: the search found nothing better."
+    elif not found.get("beats_default", True):
+        told += " The winner is no better than the space's default, beyond noise."
     told += _against_controls(findings)
-    return [told, *([found["sentence"]] if found.get("sentence") else [])]
+    return [told, *([str(found["sentence"])] if found.get("sentence") else []), *_nested(findings)]
 
 
-def contender(confirmed: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a contender of a confirmation by its name, or the first one."""
+def searched_best(confirmed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the contender that the search put first, which is the one whose number was too good."""
     contenders: Sequence[Mapping[str, Any]] = confirmed.get("contenders", [])
-    return next((one for one in contenders if one.get("name") == name), contenders[0] if contenders else {})
+    return contenders[0] if contenders else {}
+
+
+def _nested(findings: Findings) -> list[str]:
+    return [str(findings.nested["sentence"])] if findings.nested.get("sentence") else []
 
 
 def _evaluated(findings: Findings) -> list[str]:
@@ -170,9 +177,9 @@ def _audit(findings: Findings) -> str:
 def _seal(findings: Findings) -> str:
     if not findings.source.part("test")[0]:
         return "This study has no sealed test part."
-    if not findings.openings:
-        return "The sealed test part was never opened: `histotune evaluate EXPORT` does it, once, on the record."
-    return f"The sealed test part was opened {_times(len(findings.openings))}."
+    return seal_sentence(findings.store) or (
+        "The sealed test part was never opened: `histotune evaluate EXPORT` does it, once, on the record."
+    )
 
 
 def _times(count: int) -> str:
@@ -199,10 +206,8 @@ def _tiles(findings: Findings) -> Markup:
 def _scores(findings: Findings) -> list[tuple[str, str, str]]:
     metric, found = findings.settings.metric, []
     if findings.confirmed:
-        winner = contender(findings.confirmed, findings.confirmed.get("recommended", ""))
-        found.append(
-            ("good", html.number((winner.get("confirmed") or {}).get("value")), f"confirmed {html.metric(metric)}")
-        )
+        value = (searched_best(findings.confirmed).get("confirmed") or {}).get("value")
+        found.append(("good", html.number(value), f"confirmed {html.metric(metric)}"))
     sealed = [one for one in findings.evaluations if one["part"] == SEALED]
     if sealed:
         value = sealed[0]["metrics"].get(metric, {}).get("value")
