@@ -32,6 +32,7 @@ from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
 from histotune.seal import seal_sentence
 from histotune.single import describe_single
+from histotune.splits import TEST, TRAIN, VAL
 from histotune.statistics import Interval
 from histotune.store import StudyStore, TrialRecord, networks
 from histotune.torch_model import add_torch_export
@@ -183,8 +184,9 @@ def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> l
 
 def _parts(store: StudyStore) -> dict[str, Any]:
     """Count cases and patients of each part of the split."""
-    table = store.split_table().query("part != ''").groupby("part", sort=False)
-    return {str(part): {"cases": len(rows), "patients": rows["patient"].nunique()} for part, rows in table}
+    table = store.split_table()
+    parts = {part: table["patient"][table["part"] == part] for part in (TRAIN, VAL, TEST)}
+    return {part: {"cases": len(who), "patients": who.nunique()} for part, who in parts.items() if len(who)}
 
 
 def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
