@@ -23,17 +23,19 @@ _HOMES = {
     "Study": "study",
     "evaluate": "jobs",
     "load": "predict",
+    "nested_search": "nested",
     "open_study": "study",
     "reproduce": "reproduce",
     "search": "jobs",
     "train": "jobs",
 }
-__all__ = ["Study", "__version__", "evaluate", "load", "open_study", "reproduce", "search", "train"]
+__all__ = ["Study", "__version__", "evaluate", "load", "nested_search", "open_study", "reproduce", "search", "train"]
 
 _torchvision.install()
 
 if TYPE_CHECKING:
     from histotune.jobs import evaluate, search, train
+    from histotune.nested import nested_search
     from histotune.predict import load
     from histotune.reproduce import reproduce
     from histotune.study import Study, open_study

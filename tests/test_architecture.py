@@ -39,7 +39,7 @@ LAYERS = [
     {"confirm", "evaluate", "figures"},
     {"study"},
     {"jobs"},
-    {"reproductions"},
+    {"nested", "reproductions"},
     {"catalogue", "reproduce"},
     {"cli"},
 ]
