@@ -24,18 +24,31 @@ _HOMES = {
     "audit": "audit",
     "evaluate": "jobs",
     "load": "predict",
+    "nested_search": "nested",
     "open_study": "study",
     "reproduce": "reproduce",
     "search": "jobs",
     "train": "jobs",
 }
-__all__ = ["Study", "__version__", "audit", "evaluate", "load", "open_study", "reproduce", "search", "train"]
+__all__ = [
+    "Study",
+    "__version__",
+    "audit",
+    "evaluate",
+    "load",
+    "nested_search",
+    "open_study",
+    "reproduce",
+    "search",
+    "train",
+]
 
 _torchvision.install()
 
 if TYPE_CHECKING:
     from histotune.audit import audit
     from histotune.jobs import evaluate, search, train
+    from histotune.nested import nested_search
     from histotune.predict import load
     from histotune.reproduce import reproduce
     from histotune.study import Study, open_study

@@ -35,9 +35,9 @@ class Cases:
         """Return by how much the score that a trial had in the search looks better than the confirmed one."""
         found = self._search(record)
         sign = direction(self.metric)
-        once = Seeded(np.array([found.values.mean()]), found.drawn.mean(axis=0, keepdims=True), found.patients)
-        gap = once.minus(scores)
-        return Seeded(sign * gap.values, sign * gap.drawn, gap.patients).interval()
+        drawn, without = (values.mean(axis=0, keepdims=True) for values in (found.drawn, found.without))
+        gap = Seeded(np.array([found.values.mean()]), drawn, without, found.patients).minus(scores).interval()
+        return gap if sign > 0 else Interval(-gap.value, -gap.high, -gap.low)
 
     def _search(self, record: TrialRecord) -> Seeded:
         """Measure a trial as the search did: on the validation part, or on the folds of every repeat."""

@@ -13,6 +13,7 @@ from histotune.errors import DataError
 
 MetricFn = Callable[[np.ndarray, np.ndarray], float]
 """A metric of probabilities [n, C] and labels [n]."""
+FEW = 200  # patients up to which each is left out in turn
 UNMEASURED = -1  # stratum of a case that is not measured
 
 
@@ -63,8 +64,19 @@ class Measured:
         """Measure every draw of patients, [replicates]; NaN throughout when there is one patient only."""
         if self.patients < 2:
             return np.full(replicates, np.nan)
+        return self._under(lambda: draws(self.patients, replicates, seed))
+
+    def without_each(self) -> np.ndarray:
+        """Measure the cases of all patients but one, for every patient of few, [P]; of many patients nothing, [0]."""
+        if not 1 < self.patients <= FEW:
+            return np.zeros(0)
+        return self._under(lambda: [1 - np.eye(self.patients, dtype=np.int64)])
+
+    def _under(self, weights: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+        """Measure under blocks [r, P] that say how often each patient counts."""
         measure = self._by_name if isinstance(self._metric, str) else self._by_function
-        return np.mean([measure(rows, draws(self.patients, replicates, seed)) for rows in self._strata], axis=0)
+        averaged: np.ndarray = np.mean([measure(rows, weights()) for rows in self._strata], axis=0)
+        return averaged
 
     def _score(self, rows: np.ndarray) -> float:
         probabilities, labels = (values[rows] for values in self._cases)

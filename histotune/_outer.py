@@ -26,6 +26,7 @@ from histotune._deal import by_group, group_name, whole_groups
 from histotune.cohort import Cohort, select
 from histotune.config import TrialConfig
 from histotune.ending import ended, open_folder
+from histotune.errors import ConfigError
 from histotune.pooling import pool
 from histotune.predictor import WEIGHTS, load_model
 from histotune.records import FOLDS, Predictions, networks
@@ -34,6 +35,7 @@ from histotune.store import COMPLETE, StudyStore, TrialRecord
 from histotune.train import run_trial
 
 SCORES = "outer.npz"
+FRESH = 10_000  # added to the study's seed: no search deals folds or draws weights from these
 CHUNK = 256  # cases in memory at once
 
 
@@ -70,7 +72,7 @@ class Outer:
         found = deal_folds(self._cohort, self.data.labels, parts, self.folds, 1, seed=seed)
         data = replace(self.data, folds=found.folds)
         for k, cut in enumerate(data.cuts() if self.share else [], start=1):
-            self._carved(cut, k, seed)
+            self.carved(cut, k, seed)
         self._dealt[seed] = data
         return data
 
@@ -88,7 +90,7 @@ class Outer:
             open_folder(folder, config, [])
             for k, cut in enumerate(data.cuts(), start=1):
                 place = folder / FOLDS / str(k)
-                record = run_trial(config, self._carved(cut, k, config.seed), place, metric=metric, probed=False)
+                record = run_trial(config, self.carved(cut, k, config.seed), place, metric=metric, probed=False)
                 if record.state != COMPLETE:
                     return record
                 if not (place / SCORES).exists():
@@ -100,7 +102,7 @@ class Outer:
             (place / WEIGHTS).unlink(missing_ok=True)
         return record
 
-    def _carved(self, cut: TrainingData, k: int, seed: int) -> TrainingData:
+    def carved(self, cut: TrainingData, k: int, seed: int) -> TrainingData:
         """Set a part of the outer-training patients apart, whole ones, to choose the epoch."""
         rows, labels = cut.train, self.data.labels
         shares = (1 - self.share, self.share)
@@ -111,6 +113,19 @@ class Outer:
         for what, chosen in (("training", train), ("validation", val)):
             refuse_missing_class(cut.classes, labels, chosen, f"the {what} part within outer fold {k} of {self.folds}")
         return replace(cut, train=train, val=val)
+
+
+def refuse_thinned(name: str, *, thinned: bool) -> None:
+    """Refuse a study whose development part cannot be dealt into outer folds.
+
+    Raises:
+        ConfigError: its training part was thinned.
+    """
+    if thinned:
+        raise ConfigError(
+            f"study {name!r} thins its training part (imbalance, training cases), and outer folds would mix that with "
+            "the natural validation part: take a study without"
+        )
 
 
 def _score(folder: Path, cut: TrainingData) -> Predictions:

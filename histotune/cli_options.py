@@ -71,6 +71,10 @@ ImbalanceOption = Annotated[
 ]
 FoldsOption = Annotated[int | None, typer.Option("--folds", help="Every trial trains once for each of K folds.", min=0)]
 RepeatsOption = Annotated[int | None, typer.Option("--repeats", help="How often the folds are dealt anew.", min=1)]
+OuterOption = Annotated[
+    int | None,
+    typer.Option("--outer", help="Nested cross-validation: a whole search for each of L outer folds.", min=2),
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read, or a leak, is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
 RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]

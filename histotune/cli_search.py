@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histotune import cli_options as given
+
+if TYPE_CHECKING:
+    from histotune.study import Study
 
 EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
 SEARCH_EXAMPLES = (
@@ -46,6 +50,7 @@ def search(
     imbalance: given.ImbalanceOption = None,
     folds: given.FoldsOption = None,
     repeats: given.RepeatsOption = None,
+    outer: given.OuterOption = None,
     seed: given.SeedOption = None,
     cpus_per_trial: given.CpusOption = 1.0,
     gpus_per_trial: given.GpusOption = None,
@@ -68,26 +73,61 @@ def search(
     json_wanted: given.JsonOption = False,
 ) -> None:
     """Search SPACE for its best configuration; the same command again continues the study."""
-    from histotune import cli_progress, cli_show
-    from histotune.jobs import search as run
+    asked: dict[str, Any] = {
+        "data": data, "trials": trials, "time": time, "epochs_total": epochs_total, "patience": patience,
+        "start_with": start_with or [], "warm_start": warm_start, "study": study, "metric": metric, "sampler": sampler,
+        "scheduler": scheduler, "protocol": split, "imbalance": imbalance, "folds": folds, "repeats": repeats,
+        "seed": seed, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+        "max_concurrent": max_concurrent, "trial_timeout": trial_timeout, "join": join, "keep_models": keep_models,
+        "fix": fix or [], "ranges": range_ or [], "choices": choices or [], "strict": strict, "runs": runs,
+        "options": given.dataset_options(option, include_receptor_status=include_receptor_status), "cache": cache,
+        "tracking_uri": tracking_uri, "ray_address": ray_address, "storage": storage,
+    }  # fmt: skip
+    if outer is not None:
+        _nested(space, outer, asked, quiet=quiet or json_wanted, json_wanted=json_wanted)
+        return
+    from histotune import cli_show
 
-    with cli_progress.display(quiet=quiet or json_wanted) as display:
-        found = run(
-            space, data=data, trials=trials, time=time, epochs_total=epochs_total, patience=patience,
-            start_with=start_with or [], warm_start=warm_start, study=study,
-            metric=metric, sampler=sampler, scheduler=scheduler, protocol=split, imbalance=imbalance, folds=folds,
-            repeats=repeats, seed=seed, cpus_per_trial=cpus_per_trial, gpus_per_trial=gpus_per_trial,
-            max_concurrent=max_concurrent, trial_timeout=trial_timeout, join=join, keep_models=keep_models,
-            fix=fix or [], ranges=range_ or [], choices=choices or [], strict=strict, runs=runs, cache=cache,
-            options=given.dataset_options(option, include_receptor_status=include_receptor_status),
-            tracking_uri=tracking_uri, ray_address=ray_address, storage=storage, progress=display.progress,
-            opened=display.began, said=display.say, listeners=[display],
-        )  # fmt: skip
-    found.store.record_command(" ".join(["histotune", *sys.argv[1:]]))
+    found = _shown(space, quiet=quiet or json_wanted, **asked)
     cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
         typer.echo(found.summary.message, err=True)
         raise typer.Exit(EXIT_CODES[found.summary.reason])
+
+
+def _shown(space: str, *, quiet: bool, **asked: Any) -> Study:
+    """Search, and show how far it is."""
+    from histotune import cli_progress
+    from histotune.jobs import search as run
+
+    with cli_progress.display(quiet=quiet) as display:
+        found = run(
+            space, **asked, progress=display.progress, opened=display.began, said=display.say, listeners=[display]
+        )
+    found.store.record_command(" ".join(["histotune", *sys.argv[1:]]))
+    return found
+
+
+def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_wanted: bool) -> None:
+    """Search once for each outer fold, and print what the choices are worth."""
+    from histotune import cli_progress, cli_show
+    from histotune.nested import nested_search
+
+    command = " ".join(["histotune", *sys.argv[1:]])
+    with cli_progress.display(quiet=quiet, live=False) as display:
+        found = nested_search(
+            space, outer=outer, searching=functools.partial(_shown, quiet=quiet), say=display.say, command=command,
+            **asked,
+        )  # fmt: skip
+    if json_wanted:
+        cli_show.as_json(found.to_dict())
+        return
+    typer.echo(found.sentence)
+    names = {"outer": "outer fold", "trial": "trial", "what": "winner", "inner": "inside", "score": "outside",
+             "patients": "patients"}  # fmt: skip
+    rows = [{shown: getattr(one, name) for name, shown in names.items()} for one in found.folds]
+    cli_show.as_table(rows, f"{found.study}: {found.metric}, nested cross-validation")
+    typer.echo("This is of the procedure, not of one model. The same command without --outer searches for the model.")
 
 
 def train(

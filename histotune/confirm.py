@@ -27,18 +27,17 @@ from histotune._confirm_cases import Cases
 from histotune._confirm_train import Say, Trained, train_again
 from histotune._confirmed import Confirmed, Row, cheapest, judge, sentence
 from histotune._contenders import Contender, contenders
-from histotune._outer import Outer
+from histotune._outer import FRESH, Outer, refuse_thinned
 from histotune.begin import study_cohort
 from histotune.errors import ConfigError, StudyError
 from histotune.imbalance import NATURAL
-from histotune.metrics import COSTS, direction
+from histotune.metrics import direction
 from histotune.places import Places
 from histotune.statistics import REPLICATES, Interval, Seeded
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
 CONFIRM = "confirm"
 TOP, SEEDS, OUTER = 5, 5, 3
-FRESH = 10_000  # added to the study's seed: no search deals folds or draws weights from these
 _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
@@ -94,14 +93,8 @@ def _check(store: StudyStore, seeds: int, outer: int | None) -> int:
         raise ConfigError(f"seeds={seeds}: how much a score depends on the seed takes at least 2 of them to see")
     if outer is not None and outer < 2:
         raise ConfigError(f"outer={outer}: there must be at least 2 outer folds, one to score and one to train on")
-    if settings.metric in COSTS:
-        raise ConfigError(f"study {settings.name!r} ranks by {settings.metric}, a cost: there is no score to confirm")
-    if settings.imbalance != NATURAL or settings.training_cases:
-        raise ConfigError(
-            f"study {settings.name!r} thinned its training part (imbalance {settings.imbalance!r}, training cases "
-            f"{settings.training_cases or 'all'}), and outer folds would mix it with the natural validation part: "
-            "confirm a study without, or trust `evaluate`"
-        )
+    thinned = settings.imbalance != NATURAL or settings.training_cases > 0
+    refuse_thinned(settings.name, thinned=thinned)
     return outer or min(settings.folds, 5) or OUTER
 
 

@@ -47,7 +47,7 @@ LAYERS = [
     {"report"},
     {"study"},
     {"audit", "jobs"},
-    {"reproductions"},
+    {"reproductions", "nested"},
     {"catalogue", "reproduce"},
     {"cli"},
 ]

@@ -129,7 +129,7 @@ def test_every_patient_of_the_development_part_is_scored_once_per_seed_by_strang
         assert saved.patients.tolist() == own.tolist()
         cuts = outer.dealt(int(folder.name.removeprefix("seed-"))).cuts()
         for k, (cut, place) in enumerate(zip(cuts, networks(folder), strict=True), start=1):
-            carved = outer._carved(cut, k, int(folder.name.removeprefix("seed-")))
+            carved = outer.carved(cut, k, int(folder.name.removeprefix("seed-")))
             parts = [set(cut.patients[rows]) for rows in (carved.train, carved.val, cut.val)]
             assert sum(map(len, parts)) == len(set.union(*parts))
             assert set.union(*parts) == set(own)
@@ -147,7 +147,7 @@ def test_nothing_of_the_scored_fold_chooses_the_epoch(
     cut = outer.dealt(config.seed).cuts()[0]
     hidden = cut.labels.copy()
     hidden[cut.val] = UNKNOWN
-    blind = replace(outer._carved(cut, 1, config.seed), labels=hidden)
+    blind = replace(outer.carved(cut, 1, config.seed), labels=hidden)
     record = run_trial(config, blind, tmp_path / "blind", metric="auroc", probed=False)
     kept = read_record(networks(folder)[0])
     assert kept is not None
@@ -345,7 +345,8 @@ def test_the_tied_are_those_of_a_calculation_by_hand(seed: int) -> None:
 def test_less_is_better_where_it_is() -> None:
     drawn = np.random.default_rng(0).normal(0, 0.01, (3, 200))
     found = {
-        name: Seeded(np.full(3, value), value + drawn, 30) for name, value in {"trial 1": 0.5, "default": 0.4}.items()
+        name: Seeded(np.full(3, value), value + drawn, np.zeros((3, 0)), 30)
+        for name, value in {"trial 1": 0.5, "default": 0.4}.items()
     }
     judged = judge(found, "nll")
     assert (judged.best, list(judged.tied)) == ("default", ["default"])
@@ -389,7 +390,7 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
     ],
 )
 def test_the_sentence_says_what_the_numbers_say(low: float, difference: dict[str, float], said: str) -> None:
-    judged = judge({"trial 1": Seeded(np.array([0.6, 0.6]), np.full((2, 9), 0.6), 9)}, "auroc")
+    judged = judge({"trial 1": Seeded(np.array([0.6, 0.6]), np.full((2, 9), 0.6), np.zeros((2, 0)), 9)}, "auroc")
     judged = replace(judged, against_default={"trial 1": difference})
     text, beats = sentence(row("trial 1", confirmed=Interval(0.6, low, 0.7)), judged, "auroc", 2)
     assert said in text
@@ -432,7 +433,7 @@ def test_a_class_in_too_few_patients_is_refused(tiny_folder: Callable[..., Path]
 def test_a_thinned_training_part_is_refused(tmp_path: Path) -> None:
     places = Places(tmp_path / "runs", tmp_path / "cache")
     store, _ = begin(Wanted(read_space(SPACE, "thin"), imbalance="90:10"), "thin", places)
-    with pytest.raises(ConfigError, match="thinned its training part"):
+    with pytest.raises(ConfigError, match="thins its training part"):
         confirm(store, places)
 
 

@@ -262,16 +262,20 @@ def test_a_stratified_metric_is_the_mean_over_strata_in_every_replicate(name: st
     found = bootstrap_of_seeds(name, [cases[0]], *cases[1:], strata=strata[keep], replicates=200)
 
     names, member = np.unique(cases[2], return_inverse=True)
-    rng, values = np.random.default_rng(0), []
-    drawn = rng.integers(len(names), size=(200, len(names)))
-    for row in drawn:
-        rows = np.repeat(np.arange(len(member)), np.bincount(row, minlength=len(names))[member])
+
+    def by_hand(times: np.ndarray) -> float:
+        rows = np.repeat(np.arange(len(member)), times[member])
         parts = [rows[strata[keep][rows] == stratum] for stratum in ("40x", "100x")]
-        values.append(np.mean([score(name, cases[0][part], cases[1][part]) for part in parts]))
+        return float(np.mean([score(name, cases[0][part], cases[1][part]) for part in parts]))
+
+    drawn = np.random.default_rng(0).integers(len(names), size=(200, len(names)))
+    values = [by_hand(np.bincount(row, minlength=len(names))) for row in drawn]
+    assert found.value == pytest.approx(by_hand(np.ones(12, np.int64)))
     tail = norm.cdf(np.sqrt(12 / 11) * t.ppf(0.025, 11))  # expanded percentiles of 12 patients
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), abs=1e-9)
-    parts = [strata[keep] == stratum for stratum in ("40x", "100x")]
-    assert found.value == pytest.approx(np.mean([score(name, cases[0][part], cases[1][part]) for part in parts]))
+    widths = np.abs(np.quantile(values, [tail, 1 - tail]) - found.value)
+    jackknife = np.sqrt(11 * np.var([by_hand(1 - row) for row in np.eye(12, dtype=np.int64)]))
+    widths *= max(1.0, t.ppf(0.975, 11) * jackknife / widths.mean())
+    assert [found.low, found.high] == pytest.approx([found.value - widths[0], found.value + widths[1]], abs=1e-9)
 
 
 def test_one_stratum_is_none() -> None:
