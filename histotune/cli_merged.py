@@ -78,7 +78,9 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
     typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} (cross-fitted by patient)")
     if point is None:
         return
-    rule = point["rule"] if point["asked"] is None else f"{point['rule']}={point['asked']:g}"
+    from histotune.operating import OperatingPoint
+
+    rule = OperatingPoint(point["rule"], point["asked"])
     typer.echo(
         f"threshold {point['threshold']:.4f} by {rule}: sensitivity {_interval(point['sensitivity'])}, "
         f"specificity {_interval(point['specificity'])} ({point['fitted_on']})"

@@ -145,6 +145,7 @@ def test_an_ensemble_of_two_studies_is_exported_and_scores_who_lacks_a_modality(
         present.append(columns[name].present)
     by_hand = ENSEMBLES.build("weighted_logits")
     by_hand.load_state(merged.state)
+    by_hand.temperature = merged.temperature
     expected = by_hand.predict(apply_temperatures(np.stack(logits), merged.temperatures), np.stack(present))
     assert export.probabilities({32: columns}) == pytest.approx(expected, abs=1e-5)
 

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from histotune._deal import by_group
 from histotune.calibration import OF_CALIBRATED, apply_temperatures, fit_temperature
 from histotune.ensembles import ENSEMBLES
-from histotune.errors import ConfigError, StudyError
+from histotune.errors import ConfigError, DataError, StudyError
 from histotune.held_out import PARTS
 from histotune.leaderboard import leaderboard
 from histotune.members import best_trials
@@ -156,6 +156,51 @@ def test_an_own_name_and_parameters_are_kept(study: StudyStore) -> None:
     merged = merge(study, top=2, strategy="average", params={"mean": "geometric"}, name="mine", replicates=50)
     assert merged.name == "mine"
     assert merged.digest != merge(study, top=2, replicates=50).digest
+
+
+def test_greedy_takes_the_studys_metric_and_exports_only_those_that_count(study: StudyStore) -> None:
+    merged = merge(study, top=5, strategy="greedy", params={"rounds": 1, "start": 1}, replicates=50)
+    assert merged.params["metric"] == "balanced_accuracy"
+    assert len(merged.candidates) == 5
+    assert set(merged.members) < set(merged.candidates)
+    assert len(merged.members) == len(merged.temperatures) == len(merged.weights) == len(merged.state["weights"])
+    assert min(merged.weights) > 0
+    assert sum(merged.weights) == pytest.approx(1.0)
+    told = json.loads((merged.folder / "ensemble.json").read_text())
+    assert told["best_member"] == best_trials(study, 1)[0].number
+    assert len(told["diversity"]["disagreement"]) == len(merged.members)
+
+
+def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyStore) -> None:
+    merged = merge(study, top=5, replicates=20)
+    found = {
+        number: score("balanced_accuracy", softmax(study.trials()[number].predictions().logits),
+                      study.trials()[number].predictions().labels)
+        for number in merged.members
+    }  # fmt: skip
+    assert merged.intervals["best_member"]["balanced_accuracy"].value == pytest.approx(max(found.values()))
+
+
+def test_an_operating_point_is_kept_with_the_ensemble(study: StudyStore) -> None:
+    merged = merge(study, top=3, operating_point="specificity=0.8", replicates=50)
+    told = json.loads((merged.folder / "ensemble.json").read_text())["operating_point"]
+    assert (told["rule"], told["asked"], told["threshold"]) == ("specificity", 0.8, merged.threshold)
+    assert told["sensitivity"].keys() == {"value", "low", "high"}
+    saved = Predictions.load(merged.folder / "predictions.npz")
+    at = score("specificity", softmax(saved.logits), saved.labels, threshold=merged.threshold)
+    assert at >= 0.8, "on the cases that chose it"
+    with pytest.raises(ConfigError, match="Did you mean 'youden'"):
+        merge(study, operating_point="youdn")
+
+
+def test_a_class_absent_from_validation_is_said(study: StudyStore) -> None:
+    for trial in study.trials():
+        saved = trial.predictions()
+        Predictions(saved.ids, saved.patients, np.zeros_like(saved.labels), saved.logits).save(
+            trial.folder / "predictions.npz"
+        )
+    with pytest.raises(DataError, match="the validation part has one class only"):
+        merge(study, top=2, replicates=20)
 
 
 def test_what_cannot_be_combined_is_refused(study: StudyStore, small_data: TrainingData) -> None:
