@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Study": "study",
+    "audit": "audit",
     "evaluate": "jobs",
     "load": "predict",
     "open_study": "study",
@@ -28,11 +29,12 @@ _HOMES = {
     "search": "jobs",
     "train": "jobs",
 }
-__all__ = ["Study", "__version__", "evaluate", "load", "open_study", "reproduce", "search", "train"]
+__all__ = ["Study", "__version__", "audit", "evaluate", "load", "open_study", "reproduce", "search", "train"]
 
 _torchvision.install()
 
 if TYPE_CHECKING:
+    from histotune.audit import audit
     from histotune.jobs import evaluate, search, train
     from histotune.predict import load
     from histotune.reproduce import reproduce
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 class _Front(ModuleType):
     """The package itself: a public name is imported when it is first used, for the package must load in milliseconds.
 
-    Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate` and
+    Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate`, `audit` and
     `reproduce` are functions to the public, so that binding is refused here. `from histotune.search import ...` is not
     affected.
     """

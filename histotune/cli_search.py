@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -82,6 +83,7 @@ def search(
             tracking_uri=tracking_uri, ray_address=ray_address, storage=storage, progress=display.progress,
             opened=display.began, said=display.say, listeners=[display],
         )  # fmt: skip
+    found.store.record_command(" ".join(["histotune", *sys.argv[1:]]))
     cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
         typer.echo(found.summary.message, err=True)

@@ -35,6 +35,13 @@ def inherited(folder: Path) -> int:
     return parent.epoch if parent else 0
 
 
+def ancestor(folder: Path) -> Path:
+    """Return the folder of the trial with which the line of the one in `folder` began; its own where it began it."""
+    while parent := read_parent(folder):
+        folder = folder.parent / f"{parent.number:05d}"
+    return folder
+
+
 def write_parent(folder: Path, parent: Parent) -> None:
     """Write whom the trial in `folder` begins from."""
     files.write_json(folder / NAME, parent._asdict())

@@ -39,7 +39,7 @@ def best_trials(store: StudyStore, top: int) -> list[TrialRecord]:
     """
     if top < 1:
         raise ConfigError(f"an ensemble needs at least one member, got {top=}")
-    ranked = _ranked(store)
+    ranked = ranked_trials(store)
     if not ranked:
         raise StudyError(
             f"study {store.folder.name!r} has no complete trial to combine: search on, `histotune search` continues it"
@@ -150,7 +150,7 @@ def _check_names(names: Sequence[str]) -> None:
         raise ConfigError("no modality is left: name at least one, such as --modalities image,cnv")
 
 
-def _ranked(store: StudyStore) -> list[TrialRecord]:
+def ranked_trials(store: StudyStore) -> list[TrialRecord]:
     """Return the complete trials whose metric is known, best first."""
     metric = store.settings().metric
     sign = metrics.direction(metric)
@@ -163,7 +163,7 @@ def _ranked(store: StudyStore) -> list[TrialRecord]:
 
 
 def _best_of(store: StudyStore, modality: str) -> TrialRecord:
-    heard = [(modality_of(trial.config()), trial) for trial in _ranked(store)]
+    heard = [(modality_of(trial.config()), trial) for trial in ranked_trials(store)]
     for name, trial in heard:
         if name == modality:
             return trial

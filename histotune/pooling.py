@@ -65,10 +65,14 @@ def by_fold(saved: Predictions, table: Any) -> Iterator[Predictions]:
             yield Predictions(**{name: column[dealt == k] for name, column in _columns(saved).items()})
 
 
-def pool(folder: Path, state: str) -> TrialRecord:
-    """End a trial whose folds have all ended with a result: write its predictions and, last, its record."""
+def pool(folder: Path, state: str, scores: str = PREDICTIONS) -> TrialRecord:
+    """End a trial whose folds have all ended with a result: write its predictions and, last, its record.
+
+    Args:
+        scores: file in every fold's folder that holds what it is scored on.
+    """
     folds = [record for place in networks(folder) if (record := read_record(place)) is not None]
-    saved = [record.predictions() for record in folds]
+    saved = [Predictions.load(record.folder / scores) for record in folds]
     together = pooled(saved)
     together.save(folder / PREDICTIONS)
     positive = json.loads((folds[0].folder / "model.json").read_text(encoding="utf-8"))["positive"]
@@ -76,7 +80,9 @@ def pool(folder: Path, state: str) -> TrialRecord:
     said = {
         "state": state,
         "digest": folds[0].digest,
-        **over_folds([record.metrics for record in folds]),
+        **over_folds(
+            [{**record.metrics, **_measured(one, positive)} for record, one in zip(folds, saved, strict=True)]
+        ),
         "out_of_fold": _measured(together, positive),
         "epochs": epochs,
         "best_epoch": epochs,

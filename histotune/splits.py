@@ -52,6 +52,7 @@ class TrainingData:
         classes: class names; `positive` is the index of the positive class.
         digest: the cohort's digest, which a trial's environment names.
         folds: as `Split` has them; where there are any, a trial trains once for each of `cuts`.
+        targets: [N, C], probabilities that the training loss asks for in place of the labels; None asks for labels.
     """
 
     arrays: Mapping[str, Any]
@@ -66,6 +67,7 @@ class TrainingData:
     digest: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
     folds: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -144,7 +146,7 @@ def split(
     for part, rows in zip(_PARTS, (train, val, test), strict=True):
         if protocol == KFOLD and part != TRAIN:  # that every fold has every class is seen to where they are dealt
             continue
-        _refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
+        refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
     kept, said = _thinned(cohort, labels, train, imbalance, seed, patients)
     drawn = sample(kept, labels, len(cohort.classes), training_cases, seed=seed)
@@ -243,7 +245,12 @@ def _refuse_shared_patients(patients: np.ndarray, parts: np.ndarray, protocol: s
         )
 
 
-def _refuse_missing_class(classes: Sequence[str], labels: np.ndarray, rows: np.ndarray, where: str) -> None:
+def refuse_missing_class(classes: Sequence[str], labels: np.ndarray, rows: np.ndarray, where: str) -> None:
+    """Refuse a part of which a class is absent.
+
+    Raises:
+        DataError: with `where` and the numbers.
+    """
     counts = np.bincount(labels[rows], minlength=len(classes))
     if (counts == 0).any():
         said = ", ".join(f"{name}: {n}" for name, n in zip(classes, counts, strict=True))

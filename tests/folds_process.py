@@ -19,7 +19,7 @@ from histotune.session import Session
 from histotune.store import StudyStore
 
 train = importlib.import_module("histotune.train")  # `histotune.train` is a function to those who use the package
-began = 0
+began, dies = 0, 0
 real = train.train_epoch
 
 
@@ -33,9 +33,15 @@ def train_epoch(session: Session, number: int) -> float:
     return loss
 
 
+def die_in(epoch: int) -> None:
+    """Be killed in that epoch, counted over all trainings of this process."""
+    global dies
+    dies = epoch
+    vars(train)["train_epoch"] = train_epoch
+
+
 if __name__ == "__main__":
     study, cohort, folder, config, killed_at = sys.argv[1:]
-    dies = int(killed_at)
-    vars(train)["train_epoch"] = train_epoch
+    die_in(int(killed_at))
     data = StudyStore(Path(study)).training_data(load(Path(cohort)))
     train.run_trial(TrialConfig.from_dict(json.loads(config)), data, Path(folder))

@@ -199,18 +199,30 @@ def test_one_seed_is_a_paired_bootstrap() -> None:
     assert [thrice.value, thrice.low, thrice.high, thrice.p] == pytest.approx([one.value, one.low, one.high, one.p])
 
 
-def test_seeds_are_resampled_with_the_patients() -> None:
-    rng = np.random.default_rng(1)
-    firsts, seconds, labels, patients = two_models(4, rng)
+def test_the_interval_over_seeds_adds_the_widths_of_patients_and_of_seeds() -> None:
+    firsts, seconds, labels, patients = two_models(4, np.random.default_rng(1))
     found = paired_bootstrap_of_seeds("accuracy", firsts, seconds, labels, patients, replicates=4000)
     right = [[(p.argmax(axis=1) == labels) for p in side] for side in (firsts, seconds)]
     gains = np.array([one.astype(float) - other for one, other in zip(*right, strict=True)])  # [seeds, cases]
-    by_patient = gains.reshape(4, 30, 4).mean(axis=2)
-    drawn = [by_patient[rng.integers(4, size=4)][:, rng.integers(30, size=30)].mean() for _ in range(4000)]
+    of_patients = gains.mean(axis=0).reshape(30, 4).mean(axis=1)  # an accuracy is a mean, so both widths are known
+    by_patient = t.ppf(0.975, 29) * of_patients.std(ddof=1) / np.sqrt(30)
+    by_seed = t.ppf(0.975, 3) * gains.mean(axis=1).std(ddof=1) / np.sqrt(4)
     assert found.value == pytest.approx(gains.mean())
-    assert found.high - found.low == pytest.approx(np.subtract(*np.quantile(drawn, [0.981, 0.019])), rel=0.1)
-    patients_only = paired_bootstrap("accuracy", firsts[0], seconds[0], labels, patients, replicates=4000)
-    assert found != patients_only
+    assert found.high - found.low == pytest.approx(2 * np.hypot(by_patient, by_seed), rel=0.03)
+
+
+def test_p_is_the_level_at_which_the_interval_reaches_zero() -> None:
+    firsts, seconds, labels, patients = two_models(4, np.random.default_rng(5))
+    found = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, replicates=500)
+    assert 0.05 < found.p < 0.9
+    at_p = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, level=1 - found.p, replicates=500)
+    assert min(abs(at_p.low), abs(at_p.high)) < 0.05 * (found.high - found.low), (
+        "the shape is that of the 95 % interval"
+    )
+    other = paired_bootstrap_of_seeds("auroc", seconds, firsts, labels, patients, replicates=500)
+    assert [other.value, other.low, other.high, other.p] == pytest.approx(
+        [-found.value, -found.high, -found.low, found.p]
+    )
 
 
 def test_the_same_models_do_not_differ() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 from histotune import metrics
 from histotune._ranking import Ranking, rankings
 from histotune._resampling import WEIGHTS, draws
+from histotune._seeded import tails
 from histotune.errors import StudyError, suggest
 from histotune.figures._base import Source, call
 from histotune.figures._models import compared
 from histotune.leaderboard import Line
-from histotune.statistics import patient_bootstrap, tails
+from histotune.statistics import patient_bootstrap
 
 MACRO = "macro"
 GRID = np.linspace(0.0, 1.0, 101)  # where bands are

@@ -14,6 +14,7 @@ from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
 from histotune.figures._models import BEST, find
+from histotune.seal import SEALED
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -113,11 +114,13 @@ def confusion_matrix(*, of: str | int = BEST) -> ConfusionMatrix:
 
 def _of_evaluation(source: Source) -> Confusion:
     path = source.store.folder / "evaluation.json"
-    if not path.exists():
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    sealed = [one for one in found if one["part"] == SEALED]
+    if not sealed:
         raise StudyError(
             f"study {source.settings.name!r} was never evaluated: `histotune evaluate EXPORT` opens its test part"
         )
-    latest: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))[-1]
+    latest: Mapping[str, Any] = sealed[-1]
     return Confusion(
         model=f"export {latest['export']}",
         part=f"{latest['part']} of {source}",

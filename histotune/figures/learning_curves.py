@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune import metrics
+from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
 from histotune.figures._branches import over_epochs
@@ -75,7 +76,11 @@ class LearningCurves(Figure[Curves]):
         stopped = [line for line in trials if line.record.state == STOPPED and line.record.epochs]
         sampled = {int(at) for at in np.linspace(0, len(stopped) - 1, min(len(stopped), _SAMPLE)).round()}
         chosen = complete[: self._top] + [line for at, line in enumerate(stopped) if at in sampled]
-        curves = tuple(_curve(line, metric) for line in chosen)
+        curves = tuple(curve for curve in (_curve(line, metric) for line in chosen) if len(curve.epochs))
+        if not curves:
+            raise StudyError(
+                f"no trial of study {source.settings.name!r} kept its curve: curve.jsonl is missing or empty"
+            )
         return Curves(metric, curves, len(complete), len(stopped), source.scored_on())
 
     def draw(self, numbers: Curves) -> PlotlyFigure:

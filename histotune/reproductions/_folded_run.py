@@ -22,7 +22,7 @@ HOW = (
     "configuration, its first: this run chose no epoch, threshold or parameter on what it scores.",
     "The class of a patient is the one of highest probability.",
     "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
-    "two-sided p come from resampled patients and seeds (few seeds say little of other trainings); p is corrected for "
+    "two-sided p come from resampled patients and the spread over seeds (few make it wide); p is corrected for "
     "the rows of its table (Holm). The networks of a seed share most of their patients, which no interval sees.",
     "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
 )

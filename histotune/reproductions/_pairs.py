@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 
 
 def difference(one: Seeds, other: Seeds, scored: Scored, rows: np.ndarray) -> Difference:
-    """Return AUROC of one minus the other over some patients, with patients and seeds resampled."""
+    """Return AUROC of one minus the other over some patients, with its interval over other patients and seeds."""
     both = sorted(one.keys() & other.keys())
     first, second = ([p[seed][rows] for seed in both] for p in (one, other))
     on = (scored.labels[rows], scored.patients[rows])

@@ -20,7 +20,7 @@ HOW = (
     "A cell is the mean ± standard deviation over training seeds, on one split and with one choice of parameters; the "
     "spread does not cover other splits or other choices.",
     "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
-    "two-sided p come from resampled patients and seeds (few seeds say little of other trainings); p is corrected for "
+    "two-sided p come from resampled patients and the spread over seeds (few make it wide); p is corrected for "
     "the rows of its table (Holm).",
     "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
 )

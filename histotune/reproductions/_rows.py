@@ -52,7 +52,7 @@ class Row:
         values: {metric: one value per seed}.
         differences: {metric: this minus the reference, averaged over the seeds that both have, paired by patient}.
         confusions: per seed, cases by true class (rows) and predicted class (columns).
-        intervals: {metric: the mean over seeds, with patients and seeds resampled}.
+        intervals: {metric: the mean over seeds, with its interval over other patients and seeds}.
     """
 
     seeds: list[int]

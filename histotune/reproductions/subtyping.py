@@ -90,7 +90,7 @@ def _bars(arm: Arm, who: str, best: str) -> Picture:
         stem="auroc",
         title="Macro one-vs-rest AUROC out of folds",
         caption=f"{who}; means over seeds (another deal of the folds and another initialisation each), bars: 95 % "
-        f"intervals over resampled patients and seeds. Reference: {best}. Rows share the patients, so that their "
+        f"intervals over other patients and seeds. Reference: {best}. Rows share the patients, so that their "
         "differences are surer than the bars.",
         rows=[line.label for line in lines],
         values={"AUROC": [(one.value, one.low, one.high) for one in intervals]},

@@ -1,0 +1,176 @@
+"""What confirming found: a row per contender, who is tied with the best, and what it means in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from histotune._contenders import DEFAULT
+from histotune.metrics import direction
+from histotune.statistics import Difference, Interval, Seeded, holm
+
+ALPHA = 0.05
+SIMILAR = 1.1  # latencies within a tenth of the least count as equal: they are measured, and vary
+_CHANCE = {"auroc": lambda classes: 0.5, "balanced_accuracy": lambda classes: 1 / classes, "mcc": lambda classes: 0.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one contender reaches.
+
+    Attributes:
+        name: `trial 12` or `default`.
+        number: of its best trial in the search; None for a default that never ended complete.
+        digest: of its configuration with seed 0; names its folder under `confirm/`.
+        search_score: what ranked it in the search; NaN where it has no complete trial.
+        confirmed: mean over fresh seeds, with its interval over other patients and seeds.
+        optimism_gap: by how much the search score looks better than the confirmed one; positive is too good, whatever
+            the metric's direction. The search's own seed is taken as it is.
+        per_seed: the confirmed score of every seed.
+        against_best, against_default: this one minus that one, the p corrected for all contenders (Holm).
+        tied: not worse than the best beyond noise.
+        latency_ms, parameters, seconds: to score one case, weights, and of all its trainings together.
+        failed: why it could not be trained again; every number but the search's is then NaN.
+    """
+
+    name: str
+    number: int | None
+    digest: str
+    search_score: float
+    confirmed: Interval
+    optimism_gap: Interval
+    per_seed: Sequence[float] = ()
+    against_best: Mapping[str, float] = field(default_factory=dict)
+    against_default: Mapping[str, float] = field(default_factory=dict)
+    tied: bool = False
+    latency_ms: float = float("nan")
+    parameters: int = 0
+    seconds: float = 0.0
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What confirming a study found; see `confirm.confirm`.
+
+    Attributes:
+        contenders: by rank in the search, the default last where it is not among them.
+        best: has the best confirmed score, which is a maximum of several and so still optimistic.
+        tied: not worse than the best beyond noise, the best itself included.
+        recommended: the cheapest of the tied, by `cost`.
+        beats_default: whether the search's winner is better than the default beyond noise.
+        sentence: the honest number of the search's winner, in words.
+        notes: what else a reader must know.
+    """
+
+    study: str
+    metric: str
+    seeds: int
+    outer: int
+    patients: int
+    contenders: Sequence[Row]
+    best: str
+    tied: Sequence[str]
+    recommended: str
+    cost: str
+    beats_default: bool
+    sentence: str
+    notes: Sequence[str] = ()
+    command: str = ""
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Differences between the contenders.
+
+    Attributes:
+        best: name of the one with the best confirmed score.
+        against_best, against_default: {name: difference and corrected p}; empty where there is no default.
+        tied: names, in the order of the contenders.
+    """
+
+    best: str
+    against_best: Mapping[str, Mapping[str, float]]
+    against_default: Mapping[str, Mapping[str, float]]
+    tied: Sequence[str]
+
+
+def judge(found: Mapping[str, Seeded], metric: str) -> Judged:
+    """Compare every contender with the best and with the default, on the same patients, folds and seeds.
+
+    Whoever is significantly worse than the best is not tied. The best is chosen on the very numbers that are compared,
+    so what the set promises is this: the contender that truly is best is in it with 95 % probability at least. It does
+    not promise to hold every one that is as good.
+
+    Args:
+        found: {name: its trainings}.
+    """
+    sign = direction(metric)
+    best = max(found, key=lambda name: sign * found[name].values.mean())
+    against_best = _against(found, best)
+    tied = [name for name in found if name == best or not against_best[name]["p_corrected"] <= ALPHA]
+    against_default = _against(found, DEFAULT) if DEFAULT in found else {}
+    return Judged(best, against_best, against_default, tied)
+
+
+def cheapest(rows: Sequence[Row], sign: float) -> tuple[str, str]:
+    """Return the name of the cheapest row, and by which cost: latency, then parameters, then the confirmed score."""
+    least = min((row.latency_ms for row in rows if not np.isnan(row.latency_ms)), default=float("nan"))
+    quick = [row for row in rows if not row.latency_ms > least * SIMILAR] or list(rows)
+    few = [row for row in quick if row.parameters == min(row.parameters for row in quick)]
+    chosen = max(few, key=lambda row: sign * row.confirmed.value)
+    cost = f"{chosen.latency_ms:.2f} ms a case"
+    if len(quick) > 1:
+        cost += f" and {chosen.parameters:,} weights"
+    return chosen.name, cost if len(few) == 1 else f"{cost}, as others that score lower"
+
+
+def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[str, bool]:
+    """Say what the search's winner reaches, and whether it beats the default."""
+    sign, name = direction(metric), metric.replace("_", " ")
+    who = (
+        "The space's default, the search's best,"
+        if winner.name == DEFAULT
+        else f"{winner.name.capitalize()}, the search's best,"
+    )
+    said = f"{who} looked like {winner.search_score:.3f} {name} in the search; on fresh seeds and folds it reaches "
+    said += f"{winner.confirmed}"
+    difference = judged.against_default.get(winner.name)
+    beats = (
+        winner.name != DEFAULT
+        and difference is not None
+        and difference["p"] <= ALPHA
+        and sign * difference["value"] > 0
+    )
+    chance = _CHANCE.get(metric, lambda _: float("nan"))(classes)
+    worse = []
+    if winner.confirmed.low <= chance <= winner.confirmed.high or sign * (chance - winner.confirmed.value) > 0:
+        worse.append(f"chance ({chance:.3f})")
+    if winner.name != DEFAULT and difference is not None and not beats:
+        worse.append(f"the space's default ({-difference['value'] + winner.confirmed.value:.3f}), beyond noise")
+    if worse:
+        return f"{said}: no better than {' and no better than '.join(worse)}.", beats
+    if beats and difference is not None:
+        shown = Difference(*(difference[key] for key in ("value", "low", "high", "p")))
+        return f"{said}: better than the space's default by {shown}.", beats
+    return f"{said}.", beats
+
+
+def _against(found: Mapping[str, Seeded], reference: str) -> dict[str, dict[str, float]]:
+    """Return {name: value, low, high, p, p_corrected} of every contender minus the reference."""
+    differences = {name: asdict(one.minus(found[reference]).difference()) for name, one in found.items()}
+    others = [name for name in found if name != reference]
+    corrected = dict(zip(others, holm([differences[name]["p"] for name in others]), strict=True))
+    return {name: difference | {"p_corrected": corrected.get(name, 1.0)} for name, difference in differences.items()}

@@ -1,0 +1,180 @@
+"""The honest number of a search: its best configurations, and the default, trained again on fresh seeds and folds.
+
+The best of many trials looks better than it is: the search kept the configuration, the epoch and the seed that suited
+its validation patients. Here none of the three is chosen again on what is scored. A seed is another deal of the outer
+folds as well as another initialisation, and every patient of the development part (training and validation part; the
+sealed test part is never touched) is scored once per seed by networks that never saw the patient. A score is the mean
+over outer folds, as a study with folds ranks by it, and then over seeds.
+
+What remains of the choice: the validation patients who chose the configuration are among those scored. A search within
+every outer fold (`histotune search --outer`) has no such trace, and the sealed test part none either.
+
+    STUDY/confirm/confirm.json                      what was found
+    STUDY/confirm/outer-<K>/<digest>/seed-<s>/      one configuration with one seed; see `_outer`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from histotune import files
+from histotune._confirm_cases import Cases
+from histotune._confirm_train import Say, Trained, train_again
+from histotune._confirmed import Confirmed, Row, cheapest, judge, sentence
+from histotune._contenders import Contender, contenders
+from histotune._outer import Outer
+from histotune.begin import study_cohort
+from histotune.errors import ConfigError, StudyError
+from histotune.imbalance import NATURAL
+from histotune.metrics import COSTS, direction
+from histotune.places import Places
+from histotune.statistics import REPLICATES, Interval, Seeded
+from histotune.store import COMPLETE, StudyStore, TrialRecord
+
+CONFIRM = "confirm"
+TOP, SEEDS, OUTER = 5, 5, 3
+FRESH = 10_000  # added to the study's seed: no search deals folds or draws weights from these
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def confirm(
+    store: StudyStore,
+    places: Places,
+    *,
+    top: int = TOP,
+    seeds: int = SEEDS,
+    outer: int | None = None,
+    data: str | os.PathLike[str] | None = None,
+    replicates: int = REPLICATES,
+    say: Say | None = None,
+    command: str = "histotune.Study.confirm",
+) -> Confirmed:
+    """Train the best configurations of a study and its default again, and compare them; the same call goes on.
+
+    Args:
+        top: how many of the best distinct configurations.
+        seeds: fresh seeds, at least 2.
+        outer: folds of the development part; None takes the study's folds, 5 at most, or 3 in a study without.
+        data: where the study's data are now; None looks where they were when it began.
+        replicates: draws of patients for every interval.
+        say: hears a line before the first training and after each.
+        command: what the record shall say was called.
+
+    Raises:
+        ConfigError: numbers that make no sense, or a study whose training part was thinned.
+        StudyError: no complete trial, changed data, another process confirms, or no configuration trains again.
+        DataError: fewer patients than folds, or a class in too few of them.
+    """
+    folds = _check(store, seeds, outer)
+    chosen = contenders(store, top)
+    say = say or (lambda line: None)
+    sizes = {one.config.image_size for one in chosen}
+    outers = {size: Outer(store, study_cohort(store, places, size, data), folds) for size in sizes}
+    fresh = [store.settings().seed + FRESH + number for number in range(1, seeds + 1)]
+    for one in outers.values():
+        for seed in fresh:
+            one.dealt(seed)  # what cannot be dealt is refused before the first training
+    folder = store.folder / CONFIRM
+    with files.lock(folder / "lock", "histotune confirm"):
+        trained = train_again(chosen, outers, fresh, folder / f"outer-{folds}", say)
+        confirmed = _compare(store, chosen, trained, outers, replicates, command)
+        files.write_json(folder / "confirm.json", confirmed.to_dict())
+    return confirmed
+
+
+def _check(store: StudyStore, seeds: int, outer: int | None) -> int:
+    """Return the number of outer folds."""
+    settings = store.settings()
+    if seeds < 2:
+        raise ConfigError(f"seeds={seeds}: how much a score depends on the seed takes at least 2 of them to see")
+    if outer is not None and outer < 2:
+        raise ConfigError(f"outer={outer}: there must be at least 2 outer folds, one to score and one to train on")
+    if settings.metric in COSTS:
+        raise ConfigError(f"study {settings.name!r} ranks by {settings.metric}, a cost: there is no score to confirm")
+    if settings.imbalance != NATURAL or settings.training_cases:
+        raise ConfigError(
+            f"study {settings.name!r} thinned its training part (imbalance {settings.imbalance!r}, training cases "
+            f"{settings.training_cases or 'all'}), and outer folds would mix it with the natural validation part: "
+            "confirm a study without, or trust `evaluate`"
+        )
+    return outer or min(settings.folds, 5) or OUTER
+
+
+def _compare(
+    store: StudyStore,
+    chosen: Sequence[Contender],
+    trained: Trained,
+    outers: Mapping[int, Outer],
+    replicates: int,
+    command: str,
+) -> Confirmed:
+    settings = store.settings()
+    complete = {name: records for name, records in trained.items() if all(r.state == COMPLETE for r in records)}
+    if not complete:
+        raise StudyError(
+            "no configuration could be trained again: "
+            + "; ".join(f"{name}: {records[0].kind}: {records[0].reason}" for name, records in trained.items())
+        )
+    cases = Cases(store, next(iter(outers.values())), replicates)
+    scores = {name: cases.confirmed(records) for name, records in complete.items()}
+    judged = judge(scores, settings.metric)
+    rows = [_row(one, trained[one.name], scores.get(one.name), cases) for one in chosen]
+    rows = [
+        replace(
+            row,
+            against_best=judged.against_best.get(row.name, {}),
+            against_default=judged.against_default.get(row.name, {}),
+            tied=row.name in judged.tied,
+        )
+        for row in rows
+    ]
+    recommended, cost = cheapest([row for row in rows if row.tied], direction(settings.metric))
+    winner = next(row for row in rows if not row.failed)
+    said, beats = sentence(winner, judged, settings.metric, len(settings.classes))
+    some = cases.outer
+    return Confirmed(
+        study=settings.name, metric=settings.metric, seeds=len(next(iter(complete.values()))), outer=some.folds,
+        patients=cases.patients, contenders=rows, best=judged.best, tied=judged.tied, recommended=recommended,
+        cost=cost, beats_default=beats, sentence=said, notes=_notes(store, some, rows), command=command,
+    )  # fmt: skip
+
+
+def _notes(store: StudyStore, outer: Outer, rows: Sequence[Row]) -> list[str]:
+    settings = store.settings()
+    seen = 1 - 1 / settings.folds if settings.folds else 1 - outer.share
+    notes = []
+    if outer.trained_on < 0.95 * seen:
+        notes.append(
+            f"An outer training saw {outer.trained_on:.0%} of the development part's cases, one of the search "
+            f"{seen:.0%}: a part of the gap is for want of patients (a larger --outer leaves less of it)."
+        )
+    notes += [f"{row.name} could not be trained again and is left out: {row.failed}" for row in rows if row.failed]
+    if settings.leaky:
+        notes.append("The search's split is leaky; outer folds are dealt by patient, as far as patients are known.")
+    return notes
+
+
+def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, cases: Cases) -> Row:
+    """Gather what is known of a contender but its differences from others."""
+    about: dict[str, Any] = {
+        "name": one.name,
+        "number": None if one.record is None else one.record.number,
+        "digest": one.config.digest(),
+        "search_score": float("nan") if one.record is None else one.record.metrics[cases.metric],
+    }
+    if scores is None:
+        return Row(**about, confirmed=_UNKNOWN, optimism_gap=_UNKNOWN, failed=f"{records[0].kind}: {records[0].reason}")
+    return Row(
+        **about,
+        confirmed=scores.interval(),
+        optimism_gap=_UNKNOWN if one.record is None else cases.gap(one.record, scores),
+        per_seed=[float(value) for value in scores.values],
+        latency_ms=float(np.median([record.metrics.get("latency_ms", float("nan")) for record in records])),
+        parameters=records[0].parameters,
+        seconds=sum(record.seconds for record in records),
+    )
