@@ -37,12 +37,13 @@ def padded(values: np.ndarray) -> list[float]:
 def marks(numbers: SearchHistory, low: float, high: float) -> list[dict[str, Any]]:
     """Draw trials by their state; what has no score, or one outside, stands at the axis and says so when asked."""
     looks = {
-        COMPLETE: {"color": _style.VIVID[0], "symbol": "circle", "size": 8},
-        STOPPED: {"color": _style.MUTED, "symbol": "triangle-down-open", "size": 8},
-        FAILED: {"color": _style.VIVID[1], "symbol": "x", "size": 8},
-        INFEASIBLE: {"color": _style.VIVID[3], "symbol": "square-open", "size": 8},
+        COMPLETE: {"color": _style.VIVID[0], "symbol": "circle"},
+        STOPPED: {"color": _style.MUTED, "symbol": "triangle-down-open"},
+        FAILED: {"color": _style.VIVID[1], "symbol": "x"},
+        INFEASIBLE: {"color": _style.VIVID[3], "symbol": "square-open"},
     }
     traces = []
+    size = 8 if len(numbers.numbers) <= 300 else 4
     edge = low + _BELOW * (high - low)
     for at, state in enumerate(STATES):
         own = np.flatnonzero(numbers.states == at)
@@ -53,7 +54,7 @@ def marks(numbers: SearchHistory, low: float, high: float) -> list[dict[str, Any
         traces.append({
             "type": "scatter", "mode": "markers", "name": f"{state} ({len(own):,})", "x": numbers.numbers[own],
             "y": _style.small(np.clip(np.where(np.isnan(scores), edge, scores), edge, high)),
-            "marker": {**looks[state], "opacity": 0.85},
+            "marker": {**looks[state], "size": size, "opacity": 0.85},
             "text": [f"{word}, {numbers.losses[row]}" for word, row in zip(words, own, strict=True)],
             "hovertemplate": f"trial %{{x}}: %{{text}}<extra>{state}</extra>",
         })  # fmt: skip
