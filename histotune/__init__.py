@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Study": "study",
+    "audit": "audit",
     "evaluate": "jobs",
     "load": "predict",
     "nested_search": "nested",
@@ -29,11 +30,13 @@ _HOMES = {
     "search": "jobs",
     "train": "jobs",
 }
-__all__ = ["Study", "__version__", "evaluate", "load", "nested_search", "open_study", "reproduce", "search", "train"]
+__all__ = ["Study", "__version__", "audit", "evaluate", "load", "nested_search", "open_study", "reproduce", "search",
+           "train"]  # fmt: skip
 
 _torchvision.install()
 
 if TYPE_CHECKING:
+    from histotune.audit import audit
     from histotune.jobs import evaluate, search, train
     from histotune.nested import nested_search
     from histotune.predict import load
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 class _Front(ModuleType):
     """The package itself: a public name is imported when it is first used, for the package must load in milliseconds.
 
-    Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate` and
+    Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate`, `audit` and
     `reproduce` are functions to the public, so that binding is refused here. `from histotune.search import ...` is not
     affected.
     """

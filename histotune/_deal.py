@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from histotune._exchange import exchange
 from histotune.cohort import Cohort
 from histotune.errors import DataError
 
 _STARTS = 24
 _SWEEPS = 6
+_AS_GOOD = (1.1, 1e-3)  # times and plus the least cost: nobody could tell from the parts
 _MANY = 1000  # patients of one case each, from which on they are dealt by class only
 
 
@@ -54,7 +56,7 @@ def by_group(
             f"{len(names)} {name}{'s' if len(names) > 1 else ''} ({', '.join(names)}): a split by {name} into "
             f"{len(fractions)} parts needs at least {len(fractions)}; check the {name} column or the folder layout"
         )
-    return deal(counts, fractions, np.random.default_rng(seed))[owner]
+    return deal(counts, fractions, np.random.default_rng(seed), exchanged=name == "site")[owner]
 
 
 def by_case(labels: np.ndarray, fractions: Sequence[float], seed: Sequence[int]) -> np.ndarray:
@@ -77,11 +79,14 @@ def by_case(labels: np.ndarray, fractions: Sequence[float], seed: Sequence[int])
     return parts
 
 
-def deal(counts: np.ndarray, fractions: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+def deal(
+    counts: np.ndarray, fractions: Sequence[float], rng: np.random.Generator, *, exchanged: bool = False
+) -> np.ndarray:
     """Choose a part for every patient.
 
     Several times, patients are dealt at random, a large one before a small one, each to the part that lacks most of
-    what it brings; then single patients move as long as that helps. The best deal wins.
+    what it brings; then single patients move as long as that helps. The best deal wins; where pairs are `exchanged`,
+    one of those that are as good for any purpose, so that sites are dealt otherwise when they are dealt again.
     What is balanced: the cases of each class and the number of patients, each as a share of its total. A part without
     a class costs more than any imbalance.
 
@@ -89,6 +94,7 @@ def deal(counts: np.ndarray, fractions: Sequence[float], rng: np.random.Generato
         counts: int [patients, classes].
         fractions: of each part; they sum to 1.
         rng: decides the order; the same state gives the same deal.
+        exchanged: whether pairs also change places: for sites, which are few and unequal.
 
     Returns:
         part numbers, int64 [patients].
@@ -96,13 +102,19 @@ def deal(counts: np.ndarray, fractions: Sequence[float], rng: np.random.Generato
     totals = np.maximum(counts.sum(axis=0), 1)
     shares = np.column_stack([counts / totals, np.full(len(counts), 1 / len(counts))])  # [patients, classes + 1]
     targets = np.asarray(fractions)[:, None]  # [parts, 1]
-    best, best_cost = np.zeros(len(counts), np.int64), np.inf
+    deals, costs = [], []
     for _ in range(_STARTS):
         parts = _improve(_greedy(shares, targets, rng), shares, targets, rng)
-        cost = float(_cost(_filled(parts, shares, len(targets)), targets))
-        if cost < best_cost:
-            best, best_cost = parts, cost
-    return best
+        if exchanged:
+            parts = exchange(parts, shares, targets, _cost)
+        deals.append(parts)
+        costs.append(float(_cost(_filled(parts, shares, len(targets)), targets)))
+    good = (
+        np.flatnonzero(np.array(costs) <= _AS_GOOD[0] * min(costs) + _AS_GOOD[1])
+        if exchanged
+        else [int(np.argmin(costs))]
+    )
+    return deals[rng.choice(good)] if exchanged else deals[good[0]]
 
 
 def _greedy(shares: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:

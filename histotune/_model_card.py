@@ -1,25 +1,47 @@
-"""The README of an export: what the model is, how it was made, what its numbers mean and what they do not."""
+"""The README of an export, a model card after Mitchell et al. (arXiv 1810.03993).
+
+What the model is and is for, how it was made, what its numbers mean and what they do not.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from histotune import files
+from histotune._card_numbers import elsewhere, number, sealed, validation
 from histotune.case_files import what_is_read
 from histotune.predictor import CONFIG, load_model
 
-SHOWN = ("balanced_accuracy", "auroc", "accuracy", "sensitivity", "specificity", "macro_f1", "mcc", "ece")
-
-
+EXPORT, README = "export.json", "README.md"
 FEW = 12  # columns that are named
 
 
 def card(info: Mapping[str, Any]) -> str:
     """Write Markdown from what `export.json` holds."""
-    return "\n".join([*_head(info), *_read(info), *_made(info), *_measured(info), *_use(info)]) + "\n"
+    parts = [_head, _intended, _read, _made, validation, sealed, elsewhere, _limits, _versions, _use]
+    return "\n".join(line for part in parts for line in part(info)) + "\n"
+
+
+def add_evaluation(folder: Path, evaluation: Mapping[str, Any], seal: str) -> None:
+    """Write into an export what an evaluation of it found, and its card anew; the digest stays that of the model.
+
+    Args:
+        evaluation: as in the study's `evaluation.json`.
+        seal: how often the study's test part was opened by now, in words; "" where that is not known.
+
+    Raises:
+        HistotuneError: the folder cannot be written to.
+    """
+    info = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+    info["evaluations"] = [*info.get("evaluations", []), files.without_nan(evaluation)]
+    info["seal"] = seal or info.get("seal", "")
+    files.write_json(folder / EXPORT, info)
+    files.write_text(folder / README, card(info))
 
 
 def what_it_reads(folder: Path) -> dict[str, Any]:
@@ -43,8 +65,22 @@ def _head(info: Mapping[str, Any]) -> list[str]:
             "",
         ]
     what = "An ensemble" if info["kind"] == "ensemble" else "A single model"
-    lines += [f"{what} that tells {_and(info['classes'])} apart. For research; it is no medical device.", ""]
-    return lines
+    return [*lines, f"{what} that tells {_and(info['classes'])} apart. For research; it is no medical device.", ""]
+
+
+def _intended(info: Mapping[str, Any]) -> list[str]:
+    kinds = {one["kind"] for one in info["reads"].values()}
+    tissue = "images of tissue" if "image" in kinds else "cases"
+    return [
+        "## Intended use",
+        "",
+        f"- for: research on {tissue} like those it was trained on, by people who can judge a prediction themselves; "
+        "comparing methods; ranking cases for a second look",
+        "- not for: diagnosis, treatment or triage of patients; other organs, stains, scanners or magnifications, "
+        "before `histotune evaluate EXPORT --on YOUR_COHORT` has measured it there; classes that it does not know, "
+        f"for it always answers with one of {len(info['classes'])}",
+        "",
+    ]
 
 
 def _read(info: Mapping[str, Any]) -> list[str]:
@@ -72,7 +108,8 @@ def _made(info: Mapping[str, Any]) -> list[str]:
         "",
         f"- by histotune {info['version']} on {info['created']}, from study `{study['name']}` begun {study['created']}",
         f"- data: `{data['name']}`, digest {digests}" + (f"; {data['source']}" if data["source"] else ""),
-        f"- licence of the data: {data['licence'] or 'not stated'}",
+        f"- licence of the data: {data['licence'] or 'not stated'}; of the model: not stated, and whoever trained it "
+        "decides within that",
         f"- split: `{split['protocol']}`, seed {split['seed']}, "
         + ("**leaky**" if split["leaky"] else "no patient on two sides"),
         f"- digest of this model: `{info['digest']}`",
@@ -87,30 +124,41 @@ def _made(info: Mapping[str, Any]) -> list[str]:
         lines.append(f"- training part: {split['training']}; validation and test parts are natural")
     if info["kind"] == "ensemble":
         lines.append(f"- members joined by `{info['strategy']}` {info['params'] or ''}".rstrip())
+    lines += ["", "| part | cases | patients |", "|---|---|---|"] if info.get("parts") else []
+    lines += [f"| {name} | {one['cases']:,} | {one['patients']:,} |" for name, one in info.get("parts", {}).items()]
     lines += ["", "| member | trial | configuration | temperature | validation " + info["metric"] + " |"]
     lines.append("|---|---|---|---|---|")
     for k, member in enumerate(info["members"]):
-        value = _number(member["validation"].get(info["metric"]))
+        value = number(member["validation"].get(info["metric"]))
         lines.append(f"| {k} | {member['trial']} | `{member['digest']}` | {member['temperature']:.3g} | {value} |")
     return [*lines, ""]
 
 
-def _measured(info: Mapping[str, Any]) -> list[str]:
+def _limits(info: Mapping[str, Any]) -> list[str]:
+    data, left_out = info["dataset"], info["dataset"].get("left_out") or {}
+    sites = data.get("sites", 0)
+    told = f"{sites} sites" if sites > 1 else "one site" if sites == 1 else "sites that are not known"
     lines = [
-        "## Validation metrics",
+        "## Limits",
         "",
-        "Members, temperatures and threshold were chosen on these very cases, so these numbers are optimistic; "
-        "`histotune evaluate` measures on the study's sealed test part.",
-        "",
-        "| metric | validation |",
-        "|---|---|",
+        f"- Its cases come from {told}: how it does at another hospital, scanner or stain is known only from an "
+        "external cohort above.",
+        "- Nothing was measured by sex, age or ethnicity of the patients: a difference between groups would not show.",
+        "- A probability is calibrated on validation cases; where the positive class is rarer or more frequent than "
+        "there, it is not.",
     ]
-    found = info["validation"]
-    lines += [f"| {name} | {_number(found[name])} |" for name in SHOWN if name in found]
-    if info["threshold"] is not None:
-        positive = info["classes"][info["positive"]]
-        lines += ["", f"`label_at_threshold` is `{positive}` from a probability of {info['threshold']:.4f} on."]
+    if not data.get("patients_known", True):
+        lines.append("- Patients are not known: each image counts as one, and every interval is too narrow.")
+    if left_out:
+        lines.append(f"- Files left out of the data: {', '.join(f'{n} {kind}' for kind, n in left_out.items())}.")
     return [*lines, ""]
+
+
+def _versions(info: Mapping[str, Any]) -> list[str]:
+    if not (versions := info.get("versions")):
+        return []
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return ["## Versions", "", f"Exported with {told}.", ""]
 
 
 def _use(info: Mapping[str, Any]) -> list[str]:
@@ -123,7 +171,8 @@ def _use(info: Mapping[str, Any]) -> list[str]:
         lines.append(f"`cases` is a folder with {files}.")
     if any(one["kind"] == "image" for one in info["reads"].values()):
         lines.append(f"Images of any size are resized ({info['resize']}) as the training images were.")
-    return lines + (_onnx(info["onnx"], info) if "onnx" in info else [])
+    lines += _onnx(info["onnx"], info) if "onnx" in info else []
+    return lines + (_torch_export(info["torch_export"], info) if "torch_export" in info else [])
 
 
 def _file(name: str, kind: str) -> str:
@@ -153,9 +202,26 @@ def _onnx(graph: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _torch_export(graph: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+    """Say how to score with the program of torch.export, without histotune."""
+    sides = ", ".join(f"`{name}`: uint8 [n, {shape[1]}, {shape[2]}, 3]" for name, shape in graph["inputs"].items())
+    return [
+        "",
+        "## torch.export",
+        "",
+        f"`{graph['file']}` (written by torch {graph['torch']}, SHA-256 `{graph['sha256']}`) is all of it as one "
+        f"program: {sides}, RGB, resized already ({info['resize']}) -> probabilities: float64 "
+        f"[n, {len(info['classes'])}]. Read back, it found the export's probabilities to within "
+        f"{graph['largest_difference']:.1g}.",
+        "",
+        "```python",
+        "import torch",
+        "",
+        f'program = torch.export.load("{graph["file"]}").module()',
+        f"probabilities = program({', '.join(graph['inputs'])})",
+        "```",
+    ]
+
+
 def _and(names: list[str]) -> str:
     return ", ".join(names[:-1]) + f" and {names[-1]}"
-
-
-def _number(value: Any) -> str:
-    return "-" if value is None or value != value else f"{value:.4f}"

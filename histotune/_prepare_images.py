@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from histotune.datasets import Listing, Problem
+from histotune.datasets._base import Saved
 from histotune.datasets._decode import Job, decode
 from histotune.datasets._images_file import ImagesFile
 from histotune.errors import DataError
@@ -22,7 +23,7 @@ _USUAL = 0.9  # share of the images from which on their size counts as the usual
 
 @dataclass(frozen=True)
 class Found:
-    """table: the listing's with `content`, `size`, `converted` and `keep`; problems: what came to light."""
+    """table: the listing's with `content`, `size`, `converted`, `keep`, `Saved`; problems: what came to light."""
 
     table: pd.DataFrame
     problems: list[Problem]
@@ -49,6 +50,7 @@ def _decode_into(images: ImagesFile, job: Job, listing: Listing, workers: int | 
     contents: list[str] = []
     sizes: list[tuple[int, int]] = []
     converted: list[str] = []
+    saved: list[Saved] = []
     problems: list[Problem] = []
     progress(0, len(table))
     for done in decode(job, listing, workers):
@@ -57,8 +59,10 @@ def _decode_into(images: ImagesFile, job: Job, listing: Listing, workers: int | 
         contents += done.contents
         sizes += done.sizes
         converted += done.converted
+        saved += done.saved
         progress(len(contents), len(table))
     columns = {"content": contents, "size": [f"{w}x{h}" for w, h in sizes], "converted": converted}
+    table = table.join(pd.DataFrame(saved, columns=Saved._fields, index=table.index))
     return Found(table.assign(**columns, keep=[content != "" for content in contents]), problems)
 
 

@@ -91,7 +91,7 @@ class Seeded:
 
     def _bounds(self, level: float) -> tuple[float, float, float]:
         """Return both bounds and the p-value."""
-        from scipy.special import ndtr, stdtrit
+        from scipy.special import stdtrit
 
         if not 0 < level < 1:
             raise ConfigError(f"a confidence level must lie between 0 and 1, got {level=}")
@@ -100,8 +100,7 @@ class Seeded:
         if self.patients < 2 or len(known) < len(means) / 2:
             return float("nan"), float("nan"), float("nan")
         free, share = self.patients - 1, (1 + level) / 2
-        tail = float(ndtr(-np.sqrt(self.patients / free) * stdtrit(free, share)))
-        low, high = np.quantile(known, [tail, 1 - tail])
+        low, high = np.quantile(known, tails(self.patients, level))
         of_seeds = float(self.values.std(ddof=1) / np.sqrt(len(self.values))) if len(self.values) > 1 else 0.0
         errors = [max(width, 0.0) / float(stdtrit(free, share)) for width in (value - low, high - value)]
         wider = max(1.0, self._jackknife() / mean) if (mean := sum(errors) / 2) else 1.0
@@ -114,6 +113,14 @@ class Seeded:
         means = self.without.mean(axis=0)
         known = means[~np.isnan(means)]
         return float(np.sqrt((len(known) - 1) * known.var())) if len(known) > 1 else 0.0
+
+
+def tails(patients: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the shares of replicates below an interval's lower and upper bound; see `statistics.patient_bootstrap`."""
+    from scipy.special import ndtr, stdtrit
+
+    tail = float(ndtr(-np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 + level) / 2)))
+    return tail, 1 - tail
 
 
 class _Side(NamedTuple):

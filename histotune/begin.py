@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histotune import __version__
+import numpy as np
+
+from histotune import __version__, _audit
 from histotune._cuts import check_folds, check_patience, deal_folds
 from histotune.cohort import Cohort, read_labels
 from histotune.config import TrialConfig
@@ -22,7 +24,7 @@ from histotune.model import check_modalities
 from histotune.places import Places
 from histotune.prepare import prepare
 from histotune.space import Space, awaits_cohort
-from histotune.splits import check_protocol, describe_change, split
+from histotune.splits import Split, check_protocol, describe_change, split
 from histotune.store import StudySettings, StudyStore
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +41,7 @@ class Wanted:
         metric: the validation metric, or several, the ranking one first; None takes what the study began with, else
             the space's.
         protocol, seed: None takes what the study began with, else the space's or dataset's, 0.
-        strict: whether a file that cannot be read is an error.
+        strict: whether a file that cannot be read, or a leak that the audit finds, is an error.
         imbalance: what becomes of the training part; None takes what the study began with, else the space's, natural.
         training_cases: how many cases of it stay at most; 0 is all, None takes what the study began with, else all.
         folds: into how many the development part is dealt; 0 is none, None takes what the study began with, else the
@@ -157,6 +159,9 @@ def begin(
             _check_data(store, cohorts)
         else:
             _create(store, wanted, data, cohorts)
+        report = _audit.of_study(store, cohorts[min(cohorts)], progress=progress)
+        if wanted.strict:
+            report.refuse()
         if progress is not None:
             progress("fitting controls", 0, 1)
         fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)  # an ended control is only read
@@ -181,15 +186,23 @@ def study_cohort(store: StudyStore, places: Places, image_size: int, data: str |
     return cohort
 
 
+def divide(wanted: Wanted, cohort: Cohort) -> tuple[Split, np.ndarray]:
+    """Divide a cohort as a study of it that begins would; returns the split and all labels, int64 [N].
+
+    Raises:
+        DataError, ConfigError: patients and classes do not allow the split.
+    """
+    space, labels, seed = wanted.space, read_labels(cohort), wanted.seed or 0
+    protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
+    imbalance, cases = wanted.imbalance or space.imbalance or NATURAL, wanted.training_cases or 0
+    parts = split(cohort, labels, protocol, seed=seed, imbalance=imbalance, training_cases=cases)
+    return deal_folds(cohort, labels, parts, *wanted.dealt, seed=seed), labels
+
+
 def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, Cohort]) -> None:
     space, first = wanted.space, cohorts[min(cohorts)]
-    labels = read_labels(first)
-    protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
-    seed = wanted.seed or 0
-    imbalance = wanted.imbalance or space.imbalance or NATURAL
-    parts = split(first, labels, protocol, seed=seed, imbalance=imbalance, training_cases=wanted.training_cases or 0)
+    parts, labels = divide(wanted, first)
     folds, repeats = wanted.dealt
-    parts = deal_folds(first, labels, parts, folds, repeats, seed=seed)
     metrics = check_metrics(wanted.metrics or [space.metric], len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
@@ -200,14 +213,14 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
         digests={str(size): cohort.digest for size, cohort in cohorts.items()},
         classes=list(first.classes),
         positive=first.positive,
-        protocol=protocol,
+        protocol=parts.protocol,
         leaky=parts.leaky,
-        seed=seed,
+        seed=wanted.seed or 0,
         metric=metrics[0],
         others=metrics[1:],
         space=space.to_dict(),
         facts=first.facts,
-        imbalance=imbalance,
+        imbalance=wanted.imbalance or space.imbalance or NATURAL,
         training=parts.training,
         training_cases=wanted.training_cases or 0,
         folds=folds,

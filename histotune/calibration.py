@@ -1,7 +1,8 @@
 """Temperature and operating threshold, both fitted on validation predictions and never on what is sealed.
 
 A member's temperature is fitted on the same validation cases that its ensemble is then described with: one number per
-member, so the optimism is small, but it is there; the sealed test part is where the description is checked.
+member, so the optimism is small, but it is there; the sealed test part is where the description is checked. The
+temperature of the whole and its threshold are described on patients that had no part in their fit: see `crossfit`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from histotune import metrics
 from histotune.errors import ConfigError, DataError
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.01, 100.0
+OF_CALIBRATED = (0.1, 10.0)  # temperatures for what combines members that have theirs already
 MOST_CANDIDATES = 1000
 THRESHOLD_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "positive_f1", "mcc")
 """Metrics that a threshold can serve; sensitivity alone, say, is best when everything is called positive."""
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature T that makes softmax(logits / T) most likely (Guo et al., 2017), in [0.01, 100].
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, *, least: float = LEAST_TEMPERATURE, most: float = MOST_TEMPERATURE
+) -> float:
+    """Return the temperature T in [least, most] that makes softmax(logits / T) most likely (Guo et al., 2017).
 
     The negative log-likelihood is convex in b = 1 / T; its slope, mean(E_p[z] - z_true), is increasing, so its one
     root is found by bracketing. Perfectly separated cases give the least temperature, cases that are worse than
@@ -43,13 +47,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def slope(inverse: float) -> float:
         return float((metrics.softmax(inverse * scores) * scores).sum(axis=1).mean())
 
-    low, high = 1.0 / MOST_TEMPERATURE, 1.0 / LEAST_TEMPERATURE
+    low, high = 1.0 / most, 1.0 / least
     if not scores.any():
         return 1.0
     if slope(low) >= 0:
-        return MOST_TEMPERATURE
+        return most
     if slope(high) <= 0:
-        return LEAST_TEMPERATURE
+        return least
     return float(1.0 / brentq(slope, low, high, xtol=1e-10, rtol=1e-10))
 
 
@@ -63,6 +67,23 @@ def apply_temperatures(logits: np.ndarray, temperatures: Sequence[float]) -> np.
         raise DataError(f"{len(logits)} members need as many temperatures, got {len(temperatures)}")
     tempered: np.ndarray = logits / np.asarray(temperatures, dtype=np.float64)[:, None, None]
     return tempered
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities [n, C] proportional to p ** (1 / temperature), float64; those of 1 as they are.
+
+    >>> tempered(np.array([[0.9, 0.1]]), 0.5).round(3)
+    array([[0.988, 0.012]])
+    """
+    if temperature == 1.0:
+        return probabilities
+    return metrics.softmax(logs_of(probabilities) / temperature)
+
+
+def logs_of(probabilities: np.ndarray) -> np.ndarray:
+    """Return log-probabilities, float64; that of 0 is finite."""
+    logs: np.ndarray = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny))
+    return logs
 
 
 def choose_threshold(

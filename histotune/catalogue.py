@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histotune.audits import AUDITS
 from histotune.backbones import BACKBONES
 from histotune.datasets import DATASETS
 from histotune.ensembles import ENSEMBLES
@@ -30,7 +31,7 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     registries: dict[str, Registry] = {
         "modalities": MODALITIES, "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES,
         "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES,
-        "reproductions": REPRODUCTIONS,
+        "reproductions": REPRODUCTIONS, "audits": AUDITS,
     }  # fmt: skip
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]

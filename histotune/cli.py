@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from histotune import __version__, cli_confirm, cli_explain, cli_prepare, cli_reproduce, cli_search
+from histotune import (
+    __version__,
+    cli_audit,
+    cli_confirm,
+    cli_ensemble,
+    cli_evaluate,
+    cli_explain,
+    cli_prepare,
+    cli_report,
+    cli_reproduce,
+    cli_search,
+    cli_serve,
+)
 from histotune import cli_options as given
 from histotune.errors import HistotuneError
 
@@ -74,8 +85,12 @@ app.command(epilog=_examples(*cli_search.SEARCH_EXAMPLES))(cli_search.search)
 app.command(epilog=_examples(*cli_search.TRAIN_EXAMPLES))(cli_search.train)
 app.command(epilog=_examples(*cli_confirm.EXAMPLES))(cli_confirm.confirm)
 app.command(epilog=_examples(*cli_reproduce.EXAMPLES))(cli_reproduce.reproduce)
+app.command(epilog=_examples(*cli_evaluate.EXAMPLES))(cli_evaluate.evaluate)
+app.command(epilog=_examples(*cli_serve.EXAMPLES))(cli_serve.serve)
 app.command(epilog=_examples(*cli_explain.EXAMPLES))(cli_explain.explain)
 app.command(epilog=_examples(*cli_prepare.EXAMPLES))(cli_prepare.prepare)
+app.command(epilog=_examples(*cli_audit.EXAMPLES))(cli_audit.audit)
+app.command(epilog=_examples(*cli_report.EXAMPLES))(cli_report.report)
 
 
 @app.command(epilog=_examples("leaderboard idc"))
@@ -90,78 +105,8 @@ def leaderboard(
     cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
 
 
-@app.command(
-    epilog=_examples(
-        "ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx",
-        "ensemble brca_loose --strategy weighted_logits --modalities image,cnv,clinical",
-        "ensemble brca_loose --strategy weighted_logits --drop-modality cnv",
-    )
-)
-def ensemble(
-    study: given.StudyArgument,
-    top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
-    strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the strategy's parameters.")] = None,
-    modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
-    add_modality: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=STUDY: with that study's best trial; to `--modalities` or the latest such ensemble."),
-    ] = None,
-    drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
-    export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
-    onnx: given.OnnxOption = False,
-    runs: given.RunsOption = None,
-    tracking_uri: given.TrackingOption = None,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Combine the best trials on their validation predictions, and export the result."""
-    from histotune import cli_show
-    from histotune.space import read_values
-    from histotune.study import open_study
-
-    merged = open_study(study, runs=runs).ensemble(
-        top=top,
-        strategy=strategy,
-        params=read_values(set_ or [], option="--set"),
-        modalities=[name.strip() for name in modalities.split(",") if name.strip()],
-        add_modality={k: str(v) for k, v in read_values(add_modality or [], option="--add-modality").items()},
-        drop_modality=drop_modality or [],
-        export=export,
-        onnx=onnx,
-        tracking_uri=tracking_uri,
-    )
-    cli_show.merged(merged, export, json_wanted=json_wanted)
-
-
-@app.command(epilog=_examples("export idc 7 exports/idc-trial7", "export idc 7 exports/idc-trial7 --onnx"))
-def export(
-    study: given.StudyArgument,
-    number: Annotated[int, typer.Argument(help="Trial number.", min=0)],
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
-    onnx: given.OnnxOption = False,
-    runs: given.RunsOption = None,
-) -> None:
-    """Write one trial as a portable folder that `predict` and `evaluate` read."""
-    from histotune.study import open_study
-
-    typer.echo(f"Wrote {open_study(study, runs=runs).export(number, folder, onnx=onnx)}")
-
-
-@app.command(epilog=_examples("evaluate exports/idc"))
-def evaluate(
-    exported: given.ExportArgument,
-    on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
-    data: given.DataOption = None,
-    runs: given.RunsOption = None,
-    cache: given.CacheOption = None,
-    json_wanted: given.JsonOption = False,
-) -> None:
-    """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
-    from histotune import cli_show
-    from histotune.jobs import evaluate as run
-
-    found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
-    cli_show.evaluation(found, json_wanted=json_wanted)
+app.command(epilog=_examples(*cli_ensemble.ENSEMBLE_EXAMPLES))(cli_ensemble.ensemble)
+app.command(epilog=_examples(*cli_ensemble.EXPORT_EXAMPLES))(cli_ensemble.export)
 
 
 @app.command(epilog=_examples("predict exports/idc new_patches -o predictions.csv", "predict exports/brca new_cases"))
@@ -215,7 +160,7 @@ def list_(
         str,
         typer.Argument(
             help="modalities, backbones, fusions, redundancies, losses, datasets, ensembles, figures, metrics, spaces, "
-            "presets or reproductions."
+            "presets, reproductions or audits."
         ),
     ],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,

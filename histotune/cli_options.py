@@ -50,6 +50,9 @@ OptionalStudyArgument = Annotated[
 ]
 ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
 OnnxOption = Annotated[bool, typer.Option("--onnx", help="With the folder's model as one ONNX graph.")]
+TorchExportOption = Annotated[
+    bool, typer.Option("--torch-export", help="With the folder's model as one program of torch.export.")
+]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="Folder of all studies.", envvar="HISTOTUNE_RUNS", show_default="runs")
@@ -72,7 +75,7 @@ OuterOption = Annotated[
     int | None,
     typer.Option("--outer", help="Nested cross-validation: a whole search for each of L outer folds.", min=2),
 ]
-StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read is an error.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read, or a leak, is an error.")]
 FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
 RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]
 ChoicesOption = Annotated[list[str] | None, typer.Option("--choices", help="PATH=a,b,c.")]

@@ -89,6 +89,7 @@ def search(
     from histotune import cli_show
 
     found = _shown(space, quiet=quiet or json_wanted, **asked)
+    found.store.record_command(" ".join(["histotune", *sys.argv[1:]]))
     cli_show.study(found.store, found.summary, json_wanted=json_wanted)
     if found.summary is not None and found.summary.reason in EXIT_CODES:
         typer.echo(found.summary.message, err=True)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from histotune.cli_scores import ROWS, SHOWN_METRICS, board_rows, cell, record_rows, scored
+from histotune.cli_scores import ROWS, board_rows, cell, record_rows, scored
 from histotune.disk import megabytes
 from histotune.files import without_nan, write_text
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from histotune.cohort import Cohort
-    from histotune.evaluate import Evaluation
     from histotune.leaderboard import Line
-    from histotune.merge import Merged
     from histotune.search import Summary
     from histotune.space import Space
     from histotune.store import StudyStore, TrialRecord
@@ -64,11 +62,13 @@ def as_json(value: Any) -> None:
 def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: bool) -> None:
     """Print a study's leaderboard, what it means, and the next command to type."""
     from histotune.leaderboard import gain, leaderboard, lines, verdict
+    from histotune.seal import seal_sentence
 
     settings, entries = store.settings(), lines(store)
     board = leaderboard(store, entries)
     if json_wanted:
-        as_json({"study": settings.name, "folder": str(store.folder), "leaderboard": board.to_dict("records")})
+        told = {"study": settings.name, "folder": str(store.folder), "openings": store.openings()}
+        as_json(told | {"leaderboard": board.to_dict("records")})
         return
     title = f"{settings.name}: {scored(settings)}, ranked by {settings.metric}, split {settings.protocol}"
     if settings.others:
@@ -92,6 +92,8 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
         typer.echo(f"Note: {note}")
     typer.echo(str(verdict(store, entries)))
     typer.echo(str(gain(store, entries)))
+    if opened := seal_sentence(store):
+        typer.echo(opened)
     typer.echo(f"Next: histotune ensemble {settings.name} --top 5 --strategy average --export exports/{settings.name}")
 
 
@@ -174,59 +176,6 @@ def space(loaded: Space, *, json_wanted: bool) -> None:
         as_json({"space": loaded.to_dict(), "paths": rows})
         return
     as_table(rows, f"{loaded.name}: {loaded.description}")
-
-
-def merged(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
-    """Print an ensemble beside its best member and the uniform mean."""
-    if json_wanted:
-        as_json({"name": found.name, "members": found.members, "metrics": dict(found.metrics), "export": export})
-        return
-    shown = [m for m in SHOWN_METRICS if m in found.metrics]
-    rows = [
-        {"what": who.replace("_", " "), **{m: str(figures[m]) for m in shown}}
-        for who, figures in found.intervals.items()
-    ]
-    told = zip(found.members, found.modalities or [""] * len(found.members), strict=True)
-    members = ", ".join(f"{number} ({modality})" if modality else str(number) for number, modality in told)
-    as_table(rows, f"{found.name}: trials {members}; held-out predictions, 95 % intervals by patient")
-    if found.state:
-        numbers = sum(_count(value) for value in found.state.values())
-        typer.echo(f"{numbers} numbers were fitted in {found.fit_seconds:.3f} s; no network was trained.")
-    for other, gain in found.gains.items():
-        typer.echo(f"ensemble minus {other.replace('_', ' ')}: {gain}")
-    typer.echo("Members, temperatures and threshold were chosen on these very cases: the sealed test part decides.")
-    if export is not None:
-        typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
-
-
-def _count(value: Any) -> int:
-    """Count the numbers in nested lists."""
-    return sum(map(_count, value)) if isinstance(value, list) else 1
-
-
-def evaluation(found: Evaluation, *, json_wanted: bool) -> None:
-    """Print what an export reaches where nothing was chosen."""
-    if json_wanted:
-        as_json(found.to_dict())
-        return
-    name = f"{found.export} on the {found.part} of {found.dataset}"
-    title = f"{name}: {found.cases} images of {found.patients} patients, split {found.protocol}"
-    if found.leaky:
-        title += " (leaky reproduction: patients stand on both sides)"
-    if found.synthetic:
-        title += " (synthetic data)"
-    rows = [{"metric": metric, "at .5": str(value)} for metric, value in found.metrics.items()]
-    if found.threshold is not None:
-        for row in rows:
-            row[f"at {found.threshold:.2f} (from validation)"] = str(found.at_threshold[row["metric"]])
-    as_table(rows, title)
-    shown = [m for m in SHOWN_METRICS if m in found.metrics]
-    beside = [{"beside": who, **{m: str(v[m]) for m in shown}} for who, v in found.beside.items()]
-    as_table(beside, "The same cases")
-    for other, gain in found.gains.items():
-        typer.echo(f"{found.metric}, minus {other}: {gain}")
-    if found.note and not found.openings_before:  # of a second opening a warning has told already
-        typer.echo(found.note)
 
 
 def figure(numbers: Any, written: Sequence[Path], *, json_wanted: bool) -> None:

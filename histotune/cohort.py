@@ -15,8 +15,8 @@ from histotune.errors import DataError
 from histotune.modalities import MODALITIES, Column
 
 UNKNOWN = -1  # the label of a case whose label is sealed
-FORMAT = 2  # of a prepared cohort on disk
-COHORT, MODALITY, PRESENT = "cohort.json", "modalities", "present.csv"
+FORMAT = 3  # of a prepared cohort on disk
+COHORT, MODALITY, PRESENT, PROPERTIES = "cohort.json", "modalities", "present.csv", "properties.csv"
 EMBEDDINGS = "embeddings"  # folder beside the prepared cohorts: what frozen networks made of images
 
 _TYPES = {"id": str, "patient": str, "site": str, "content": str, "x": np.int64, "y": np.int64, "part": str}
@@ -122,6 +122,18 @@ def read_labels(cohort: Cohort) -> np.ndarray:
 def read_paths(cohort: Cohort) -> np.ndarray:
     """Read the path of every case relative to the data's root, str [N]; a path may tell the label."""
     return _label_file(cohort)["path"].to_numpy(str)
+
+
+def read_properties(cohort: Cohort) -> pd.DataFrame | None:
+    """Read what is known of every case's image file: `bytes`, `width`, `height`, `format`, `quantisation`.
+
+    `quantisation` is the mean of a JPEG file's tables (more is coarser), NaN of other files.
+
+    Returns:
+        One row per case, or None where the cases are no image files.
+    """
+    path = cohort.folder / PROPERTIES
+    return pd.read_csv(path, dtype={"format": str}, keep_default_na=True) if path.exists() else None
 
 
 def _label_file(cohort: Cohort) -> pd.DataFrame:

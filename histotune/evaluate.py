@@ -1,27 +1,28 @@
-"""Measure an export where nothing was chosen: on its study's sealed test part, on the record, or on other data."""
+"""Measure an export where nothing was chosen: on its study's sealed test part, on the record."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from histotune import files, metrics
+from histotune._model_card import add_evaluation
 from histotune.cohort import Cohort, select
 from histotune.controls import control_names, predict_control
 from histotune.ensembles import ENSEMBLES
-from histotune.errors import DataError, StudyError
+from histotune.errors import HistotuneError, StudyError
 from histotune.predict import CHUNK, Export
+from histotune.seal import SEALED, seal_sentence
+from histotune.shift import Shift
 from histotune.statistics import Difference, Interval, intervals, paired_bootstrap
 from histotune.store import StudySettings, StudyStore
 
-SEALED, EXTERNAL = "sealed test part", "external cohort"
 BEST_MEMBER, UNIFORM_MEAN = "best member", "uniform mean"
 Cohorts = Mapping[int, Cohort]
 """The same cases prepared at every image size of the export, pixels."""
@@ -43,6 +44,7 @@ class Evaluation:
         gains: {the same names: this export minus it in `metric`}, paired by patient.
         openings_before: how often the seal had been opened already; 0 for an external cohort.
         note: what else a reader must know.
+        shift: of an external cohort, how far it lies from the study's own data; empty where that is not known.
     """
 
     export: str
@@ -65,6 +67,7 @@ class Evaluation:
     gains: Mapping[str, Difference]
     openings_before: int = 0
     note: str = ""
+    shift: Mapping[str, Shift] = field(default_factory=dict)
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def evaluate(
     Raises:
         StudyError: the export belongs to another study, or the data are not those of the study.
     """
-    sized = _sized(model, cohorts)
+    sized = sized_cohorts(model, cohorts)
     _refuse_strangers(model, store, sized)
     data = store.training_data(sized[min(sized)])
     table = store.split_table()
@@ -100,13 +103,13 @@ def evaluate(
         raise StudyError(
             f"study {model.study!r} has no sealed test part: its numbers are out of folds, see its leaderboard"
         )
-    contenders = _contenders(model, sized, rows)
+    contenders = contenders_of(model, sized, rows)
     for name in control_names(data):
         contenders[f"control {name}"] = metrics.softmax(predict_control(name, data, rows))
     sealed, before = store.open_seal(command, model.digest)
     labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
     patients = table["patient"].to_numpy(str)[rows]
-    found = _measure(model, contenders, labels, patients, replicates=replicates, seed=seed)
+    found = measured(model, contenders, labels, patients, replicates=replicates, seed=seed)
     settings = store.settings()
     evaluation = Evaluation(
         **found,
@@ -116,48 +119,16 @@ def evaluate(
         leaky=_leaky(settings),
         synthetic=bool(settings.facts.get("synthetic", False)),
         openings_before=before,
-        note=_note(store, model, before) or _patients_note(settings),
+        note=" ".join(filter(None, [_note(store, model, before), _patients_note(settings)])),
     )
-    _record(store, evaluation, command)
+    store.close_seal(before, {model.name: evaluation.to_dict()["metrics"]})
+    keep(model, store, evaluation, command)
     if before:
         warnings.warn(evaluation.note, stacklevel=2)
     return evaluation
 
 
-def evaluate_external(
-    model: Export, cohorts: Cohorts, labels: np.ndarray, *, replicates: int = 2000, seed: int = 0
-) -> Evaluation:
-    """Measure an export on a cohort that it has nothing to do with; nothing is fitted to it, not even the threshold.
-
-    Args:
-        model: the export.
-        cohorts: the external data as prepared.
-        labels: int64 [N], in the numbering of the cohort's classes.
-        replicates: draws of patients for every interval.
-        seed: of the draws.
-
-    Raises:
-        DataError: the classes do not correspond, or the cohort shares images with the study's.
-    """
-    sized = _sized(model, cohorts)
-    cohort = sized[min(sized)]
-    _refuse_known_images(model, cohort)
-    translation, note = correspondence(model.classes, model.positive, model.name, cohort)
-    contenders = _contenders(model, sized, np.arange(len(cohort)))
-    patients = cohort.table["patient"].to_numpy(str)
-    found = _measure(model, contenders, translation[labels], patients, replicates=replicates, seed=seed)
-    return Evaluation(
-        **found,
-        part=EXTERNAL,
-        dataset=cohort.name,
-        protocol="none: all cases",
-        leaky=False,
-        synthetic=bool(cohort.facts.get("synthetic", False)),
-        note=note,
-    )
-
-
-def _sized(model: Export, cohorts: Cohorts) -> Mapping[int, Cohort]:
+def sized_cohorts(model: Export, cohorts: Cohorts) -> Mapping[int, Cohort]:
     """Return one cohort per image size that the members read."""
     missing = [size for size in model.image_sizes if size not in cohorts]
     if missing:
@@ -184,48 +155,7 @@ def _refuse_strangers(model: Export, store: StudyStore, sized: Mapping[int, Coho
             )
 
 
-def _refuse_known_images(model: Export, cohort: Cohort) -> None:
-    """Refuse cases that the export may have been trained on: an evaluation around the seal would be worth nothing."""
-    advice = "without --on, its sealed test part is measured"
-    if cohort.digest in model.info["dataset"]["digests"].values():
-        raise DataError(f"{cohort.name!r} is the very data that {model.name} was trained on; {advice}")
-    store = StudyStore(model.study_folder)
-    if not store.exists():
-        return  # an export that travelled alone knows the digest of its data only
-    table = store.split_table()
-    shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
-    if shared:
-        raise DataError(
-            f"{len(shared)} of {len(cohort)} images of {cohort.name!r} stand in a part of study {model.study!r} too, "
-            f"so it is no external cohort for {model.name}; {advice}"
-        )
-
-
-def correspondence(classes: Sequence[str], positive: int, name: str, cohort: Cohort) -> tuple[np.ndarray, str]:
-    """Return the number of a model's class for each of an external cohort's, and a note where names were matched.
-
-    Args:
-        classes: of the model; `positive` is the index of the positive one.
-        name: of the model, for errors.
-
-    Returns:
-        int64 [C], and "" or a sentence.
-
-    Raises:
-        DataError: the classes do not correspond.
-    """
-    ours, theirs = list(classes), list(cohort.classes)
-    if set(theirs) <= set(ours):
-        return np.array([ours.index(name) for name in theirs]), ""
-    if len(ours) == len(theirs) == 2:
-        translation = np.full(2, 1 - positive)
-        translation[cohort.positive] = positive
-        pairs = ", ".join(f"{one!r} is {ours[number]!r}" for one, number in zip(theirs, translation, strict=True))
-        return translation, f"The classes have other names there; by which one is positive, {pairs}."
-    raise DataError(f"the classes of {cohort.name!r} ({', '.join(theirs)}) are not those of {name} ({', '.join(ours)})")
-
-
-def _contenders(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, np.ndarray]:
+def contenders_of(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Return probabilities [n, C] of the export ("") and, for an ensemble, of what it must justify itself against."""
     parts = []
     for start in range(0, len(rows), CHUNK):
@@ -240,7 +170,7 @@ def _contenders(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, np
     return found
 
 
-def _measure(
+def measured(
     model: Export, contenders: Mapping[str, np.ndarray], labels: np.ndarray, patients: np.ndarray, **draws: int
 ) -> dict[str, Any]:
     """Fill the fields of an `Evaluation` that follow from probabilities, labels [n] and patients [n]."""
@@ -269,11 +199,13 @@ def _note(store: StudyStore, model: Export, before: int) -> str:
     if not before:
         return ""
     openings = store.openings()
-    same = sum(opening["subject"] == model.digest for opening in openings[:-1])
+    same = sum(opening["subject"] == model.digest for opening in openings[:before])
+    without = sum(opening["figures"] is None and "shows" not in opening for opening in openings[:before])
+    ended = f" {without} of them ended without figures." if without else ""
     return (
         f"The sealed test part of study {model.study!r} was opened {before} time{'s' if before > 1 else ''} before, "
-        f"first on {openings[0]['time']}, {same} of them for this very model. Choosing among models by these numbers "
-        f"makes them optimistic; the record is {store.folder / 'sealed' / 'openings.jsonl'}"
+        f"first on {openings[0]['time']}, {same} of them for this very model.{ended} Choosing among models by these "
+        f"numbers makes them optimistic; the record is {store.folder / 'sealed' / 'openings.jsonl'}."
     )
 
 
@@ -289,8 +221,21 @@ def _patients_note(settings: StudySettings) -> str:
     return "Patients are unknown and every image counts as one: the intervals are narrower than they should be."
 
 
-def _record(store: StudyStore, evaluation: Evaluation, command: str) -> None:
-    """Append to the study's `evaluation.json`: no evaluation is ever overwritten by a later, luckier one."""
-    path: Path = store.folder / "evaluation.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    files.write_json(path, [*earlier, evaluation.to_dict() | {"command": command}])
+def keep(model: Export, store: StudyStore | None, evaluation: Evaluation, command: str) -> Evaluation:
+    """Append to the study's `evaluation.json` and to the export's model card, and return the evaluation.
+
+    No evaluation is ever overwritten by a later, luckier one. A card that cannot be written is warned of.
+
+    Args:
+        store: None where the study is not at hand.
+    """
+    if store is not None:
+        path = store.folder / "evaluation.json"
+        with files.lock(store.folder / "sealed" / "lock", "writing down an evaluation", wait=True):
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            files.write_json(path, [*earlier, evaluation.to_dict() | {"command": command}])
+    try:
+        add_evaluation(model.folder, evaluation.to_dict(), "" if store is None else seal_sentence(store))
+    except HistotuneError as error:
+        warnings.warn(f"The model card of {model.name} does not tell of this evaluation: {error}", stacklevel=3)
+    return evaluation

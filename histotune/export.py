@@ -1,73 +1,80 @@
-"""A trial or an ensemble -> one portable folder, and the same as an MLflow model.
+"""A trial or an ensemble -> one portable folder.
 
 FOLDER/
     export.json     how it was made: members, temperatures, strategy, threshold, data, split, validation metrics, digest
     README.md       the same for people
     members/<k>/    config.yaml, model.json, preprocessing.json, model.safetensors; with folds in folds/<k>/
     model.onnx      where asked for: all of it as one graph, from images to probabilities
+    model.pt2       where asked for: the same as a program of torch.export
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from histotune import __version__, _mlflow, files, metrics
+from histotune import __version__, files
 from histotune._model_card import card, what_it_reads
-from histotune.calibration import THRESHOLD_METRICS, apply_temperatures, choose_threshold, fit_temperature
 from histotune.errors import ConfigError, StudyError
-from histotune.members import best_trials, complete_trial
+from histotune.members import complete_trial
 from histotune.merge import Merged
 from histotune.onnx_model import add_onnx
+from histotune.operating import OperatingPoint
 from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
-from histotune.store import COMPLETE, StudyStore, TrialRecord, networks
-from histotune.tracking import MlflowTracker
+from histotune.seal import seal_sentence
+from histotune.single import describe_single
+from histotune.splits import TEST, TRAIN, VAL
+from histotune.statistics import Interval
+from histotune.store import StudyStore, TrialRecord, networks
+from histotune.torch_model import add_torch_export
 
 TRIAL, ENSEMBLE = "trial", "ensemble"
 DEALT = ("folds", "repeats")
-_NEEDED = ("mlflow", "torch", "timm", "numpy", "pandas", "pillow", "pyyaml", "safetensors")
+_TOLD = ("torch", "torchvision", "timm", "numpy")
 
 
-def export_trial(store: StudyStore, number: int, folder: Path, *, onnx: bool = False) -> Path:
-    """Write trial `number` as a portable folder, with an ONNX graph if asked, and return the folder.
+def export_trial(
+    store: StudyStore,
+    number: int,
+    folder: Path,
+    *,
+    onnx: bool = False,
+    torch_export: bool = False,
+    operating_point: str | OperatingPoint | None = None,
+) -> Path:
+    """Write trial `number` as a portable folder, if asked with an ONNX graph or a torch.export program; return it.
 
-    Its temperature and threshold are fitted on the validation part.
+    Its temperature and threshold are fitted on the validation part and described, cross-fitted, by patients that had
+    no part in their fit.
+
+    Args:
+        operating_point: how the threshold is chosen, such as "sensitivity=0.95"; None takes the study's metric.
 
     Raises:
-        StudyError: there is no such trial, or it is not complete.
+        StudyError: there is no such trial, it is not complete, or the operating point is out of reach.
         ConfigError: `folder` holds something else, or a package for ONNX is missing.
-        HistotuneError: the ONNX graph cannot be written, or gives other probabilities.
+        HistotuneError: the graph or program cannot be written, or gives other probabilities.
     """
     record = complete_trial(store, number)
-    saved = record.predictions()
-    temperature = fit_temperature(saved.logits, saved.labels)
-    probabilities = metrics.softmax(apply_temperatures(saved.logits[None], [temperature])[0])
-    positive = store.settings().positive
-    how = {
-        "kind": TRIAL,
-        "name": f"{store.settings().name}-trial-{number}",
-        "strategy": "average",
-        "params": {},
-        "state": {},
-        "threshold": _threshold(store, probabilities, saved.labels),
-        "validation": metrics.evaluate(probabilities, saved.labels, positive=positive),
-    }
-    return _write(store, folder, how, [record], [temperature], onnx=onnx)
+    name = f"{store.settings().name}-trial-{number}"
+    how, temperature = describe_single(store, record.predictions(), operating_point)
+    how = {"kind": TRIAL, "name": name, **how}
+    return write_export(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
 
 
-def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bool = False) -> Path:
-    """Write an ensemble as a portable folder, with an ONNX graph if asked, and return the folder.
+def export_ensemble(
+    store: StudyStore, merged: Merged, folder: Path, *, onnx: bool = False, torch_export: bool = False
+) -> Path:
+    """Write an ensemble as a portable folder, if asked with an ONNX graph or a torch.export program; return it.
 
     Raises:
         StudyError: a member is gone or not complete.
@@ -79,10 +86,16 @@ def export_ensemble(store: StudyStore, merged: Merged, folder: Path, *, onnx: bo
         "strategy": merged.strategy,
         "params": dict(merged.params),
         "state": dict(merged.state),
+        "temperature": merged.temperature,
         "threshold": merged.threshold,
+        "operating_point": merged.operating_point and asdict(merged.operating_point),
+        "calibration": dict(merged.calibration),
         "validation": dict(merged.metrics),
+        "validation_intervals": _plain(merged.intervals["ensemble"]),
     }
-    return _write(store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx)
+    return write_export(
+        store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx, torch_export=torch_export
+    )
 
 
 def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
@@ -91,15 +104,7 @@ def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
 
 
-def _threshold(store: StudyStore, probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    settings = store.settings()
-    if probabilities.shape[1] != 2:
-        return None
-    metric = settings.metric if settings.metric in THRESHOLD_METRICS else "balanced_accuracy"
-    return choose_threshold(probabilities, labels, metric=metric, positive=settings.positive)
-
-
-def _write(
+def write_export(
     store: StudyStore,
     folder: Path,
     how: Mapping[str, Any],
@@ -107,8 +112,13 @@ def _write(
     temperatures: Sequence[float],
     *,
     onnx: bool,
+    torch_export: bool,
 ) -> Path:
-    """Write the folder beside its place and move it there, whole or not at all."""
+    """Write the folder beside its place and move it there, whole or not at all; returns it.
+
+    Args:
+        how: what `export.json` says of how the members are joined, calibrated and called.
+    """
     folder = folder.absolute()
     _refuse_strangers(folder)
     try:
@@ -123,6 +133,8 @@ def _write(
             files.write_json(fresh / EXPORT, info)
             if onnx:  # the digest stays that of the model, in whatever form it lies there
                 info = add_onnx(fresh)
+            if torch_export:
+                info = add_torch_export(fresh)
             files.write_text(fresh / "README.md", card(info))
             if folder.exists():
                 folder.rename(Path(unfinished) / "replaced")
@@ -170,6 +182,17 @@ def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> l
     ]
 
 
+def _parts(store: StudyStore) -> dict[str, Any]:
+    """Count cases and patients of each part of the split."""
+    table = store.split_table()
+    parts = {part: table["patient"][table["part"] == part] for part in (TRAIN, VAL, TEST)}
+    return {part: {"cases": len(who), "patients": who.nunique()} for part, who in parts.items() if len(who)}
+
+
+def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    return {name: asdict(interval) for name, interval in found.items()}
+
+
 def _facts(store: StudyStore) -> dict[str, Any]:
     settings = store.settings()
     return {
@@ -187,106 +210,14 @@ def _facts(store: StudyStore) -> dict[str, Any]:
             "synthetic": bool(settings.facts.get("synthetic", False)),
             "source": settings.facts.get("source", ""),
             "licence": settings.facts.get("licence", ""),
+            **{
+                name: settings.facts[name] for name in ("sites", "patients_known", "left_out") if name in settings.facts
+            },
         },
+        "parts": _parts(store),
+        "seal": seal_sentence(store),
+        "versions": {"histotune": __version__, "Python": platform.python_version()}
+        | {name: metadata.version(name) for name in _TOLD},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
     }
-
-
-def log_models(tracker: MlflowTracker, *, top: int = 3) -> int:
-    """Log the best complete trials as MLflow models under their runs; returns how many were new.
-
-    A failure of MLflow is the tracker's to tell; a study without a complete trial logs nothing.
-    """
-    store = tracker.store
-    if not any(trial.state == COMPLETE for trial in store.trials()):
-        return 0
-    new = 0
-    for record in best_trials(store, top):
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = export_trial(store, record.number, Path(scratch) / "export")
-            new += tracker.attempt(partial(_log_trial, tracker=tracker, folder=folder, record=record), False)
-    return new
-
-
-def log_ensemble(tracker: MlflowTracker, merged: Merged) -> str | None:
-    """Log an ensemble as an MLflow model, register it, and return its version; None where MLflow failed.
-
-    The registered model is `<study>-ensemble`; its alias `champion` is the version that is best on validation. The
-    same ensemble, weights included, is not logged twice.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = export_ensemble(tracker.store, merged, Path(scratch) / "export")
-        return tracker.attempt(lambda client: _log_and_register(tracker, client, folder, merged), None)
-
-
-def _log_trial(client: Any, tracker: MlflowTracker, folder: Path, record: TrialRecord) -> bool:
-    run = tracker.runs_of(client, f"trial/{record.number}").get(f"trial/{record.number}")
-    if run is None or run.info.lifecycle_stage == "deleted" or run.data.tags.get("model") == _info(folder)["digest"]:
-        return False
-    _log_model(client, tracker.experiment, run.info.run_id, folder)
-    return True
-
-
-def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged: Merged) -> str:
-    info, metric = _info(folder), tracker.store.settings().metric
-    name = f"{tracker.store.folder.name}-ensemble"
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description=f"Ensembles of study {tracker.store.folder.name}")
-    versions = client.search_model_versions(f"name = '{name}'")
-    known = {version.tags.get("digest"): str(version.version) for version in versions}
-    if info["digest"] in known:
-        return known[info["digest"]]
-    run = _ensemble_run(tracker, client, info, merged)
-    model = _log_model(client, tracker.experiment, run, folder)
-    # A database looks `models:/` addresses up in MLflow's global settings, which are not ours to change.
-    source = model.artifact_location if tracker.uri.startswith("sqlite") else f"models:/{model.model_id}"
-    tags = {"digest": info["digest"], "strategy": merged.strategy, "metric": metric, "trials": str(merged.members)}
-    tags["validation"] = str(merged.metrics[metric])
-    version = client.create_model_version(name, source, run, tags=tags, model_id=model.model_id)
-    best = max([*versions, version], key=lambda one: metrics.direction(metric) * float(one.tags["validation"]))
-    client.set_registered_model_alias(name, "champion", best.version)
-    return str(version.version)
-
-
-def _ensemble_run(tracker: MlflowTracker, client: Any, info: Mapping[str, Any], merged: Merged) -> str:
-    key = f"ensemble/{merged.name}/{info['digest']}"
-    found = tracker.runs_of(client, key)
-    now = time.time()
-    tags = {"key": key, "kind": ENSEMBLE, "strategy": merged.strategy, "trials": str(merged.members)}
-    run = (
-        str(found[key].info.run_id) if key in found else tracker.open_run(client, f"ensemble {merged.name}", tags, now)
-    )
-    values = [_mlflow.metric(name, value, now) for name, value in merged.metrics.items()]
-    _mlflow.log(client, run, values, _mlflow.params({"strategy": {"name": merged.strategy, **merged.params}}))
-    client.set_terminated(run, "FINISHED")
-    return run
-
-
-def _log_model(client: Any, experiment: str, run: str, folder: Path) -> Any:
-    """Log an export folder as a model made from code: MLflow gets safetensors and a Python file, never a pickle."""
-    mlflow, info = _mlflow.api(), _info(folder)
-    model = client.create_logged_model(
-        experiment, name=info["name"], source_run_id=run, tags={"digest": info["digest"]}
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        place, code = Path(scratch) / "model", Path(__file__).with_name("mlflow_model.py")
-        described = mlflow.models.Model(model_id=model.model_id, run_id=run)
-        only_images = {one["kind"] for one in info["reads"].values()} == {"image"}
-        _mlflow.save_model(place, code, folder, _requirements(), described, only_images=only_images)
-        client.log_model_artifacts(model.model_id, str(place))
-    client.finalize_logged_model(model.model_id, mlflow.entities.LoggedModelStatus.READY)
-    client.log_outputs(run, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
-    client.set_tag(run, "model", info["digest"])  # last: a model that a kill cut short is logged again
-    return model
-
-
-def _requirements() -> list[str]:
-    """Pin what loading an export needs; MLflow's own inference would load the model in another process, for seconds."""
-    pinned = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in _NEEDED]
-    return [f"histotune=={__version__}", *pinned]
-
-
-def _info(folder: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
-    return loaded

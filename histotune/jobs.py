@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histotune.begin import Progress, Wanted, begin, check_asked, kinds_of, prepare_cohort, study_cohort
-from histotune.cohort import Cohort, read_labels
+from histotune._audit import line as audit_line
+from histotune.begin import Progress, Wanted, begin, check_asked, kinds_of, study_cohort
+from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.disk import KEEP, preflight
 from histotune.errors import StudyInUse
-from histotune.evaluate import Evaluation, evaluate_external
+from histotune.evaluate import Evaluation
 from histotune.evaluate import evaluate as evaluate_sealed
-from histotune.export import log_models
+from histotune.external import evaluate_on
+from histotune.logged import log_models
 from histotune.memory import total_memory
 from histotune.places import Places
 from histotune.predict import load
@@ -151,8 +153,8 @@ def search(
         try:
             new = not there.exists()
             store, prepared = begin(wanted, study, place, progress)
-            if new and said is not None:
-                for line in store.settings().facts.get("report", []):
+            if said is not None:
+                for line in [*(store.settings().facts.get("report", []) if new else []), audit_line(store)]:
                     said(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
@@ -281,9 +283,7 @@ def evaluate(
     model = load(exported)
     place = Places.of(runs, cache)
     if on is not None:
-        how = str(model.info["resize"])
-        external = {size: prepare_cohort(on, {}, data, size, place, resize=how) for size in model.image_sizes}
-        return evaluate_external(model, external, read_labels(external[min(external)]))
+        return evaluate_on(model, on, data, place, command=command)
     store = StudyStore(place.runs / model.study) if runs is not None else StudyStore(Path(model.study_folder))
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
     return evaluate_sealed(model, cohorts, store, command=command)

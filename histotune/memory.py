@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY, INFEASIBLE = "out_of_memory", "infeasible"  # kinds of failures: to be mended, and not to be mended
 ENVIRONMENT, MICRO, LEAST = "environment.json", "micro_batch", "least_micro_batch"
+PEAK = "peak_memory_mb"
 MARGIN = 1.25  # of what is estimated: gradients of activations and workspaces stand beside what is saved
 _MB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
@@ -144,6 +146,21 @@ def describe(folder: Path, session: Session) -> None:
 def facts(session: Session) -> dict[str, int]:
     """Return what environment.json says of the micro-batch: the one in use, and the smallest that there can be."""
     return {MICRO: session.micro_batch, LEAST: session.least}
+
+
+def note_peak(folders: Collection[Path], device: torch.device) -> None:
+    """Add to environment.json in the folders the most memory of this process, MiB: of the GPU, or resident on a CPU.
+
+    It is too much where the process trained larger networks before.
+    """
+    import torch
+
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for folder in folders:
+        files.write_json(folder / ENVIRONMENT, _described(folder) | {PEAK: round(peak / _MB)})
 
 
 def verdict(folder: Path, failure: TrialFailed) -> TrialFailed | None:

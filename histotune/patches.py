@@ -156,7 +156,7 @@ def told(model: Export, table: pd.DataFrame, stands: Standing, seal: str | None)
             "them, and has it written down in the study's record."
         )
     elif hidden.any() and seal is not None:
-        _, before = stands.store.open_seal(seal, model.digest)
+        before = stands.store.record_opening(seal, model.digest, f"true classes of {hidden.sum()} images")
         notes.append(
             f"The true classes of {hidden.sum()} images of the sealed test part are shown; that is opening "
             f"{before + 1} in the study's record. To choose a model by what is seen here makes its test result "

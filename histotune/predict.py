@@ -26,7 +26,9 @@ from histotune.predictor import load_model
 from histotune.scorer import Member, Scorer
 
 FORMAT = 1
-EXPORT, MEMBERS, ONNX = "export.json", "members", "model.onnx"
+EXPORT, MEMBERS = "export.json", "members"
+ONNX, PT2 = "model.onnx", "model.pt2"
+_GRAPHS = {"onnx": ONNX, "torch_export": PT2}  # {key of export.json: file}
 CHUNK = 256  # images in memory at once
 
 
@@ -208,7 +210,7 @@ def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> 
         raise HistotuneError(
             f"{path} has format {info.get('format')!r}, this histotune reads {FORMAT}: export it again"
         )
-    if content_digest(folder, info) != info["digest"] or not _onnx_fits(folder, info):
+    if content_digest(folder, info) != info["digest"] or not _graphs_fit(folder, info):
         raise HistotuneError(
             f"{folder} was changed after it was exported: its files do not fit its digest; export it again"
         )
@@ -218,12 +220,14 @@ def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> 
     )
     ensemble = ENSEMBLES.build(info["strategy"], **info["params"])
     ensemble.load_state(info["state"])
+    ensemble.temperature = float(info.get("temperature", 1.0))  # exports of earlier versions have none
     return Export(folder, info, members, ensemble)
 
 
 def content_digest(folder: Path, info: Mapping[str, Any]) -> str:
     """Return 12 hexadecimal digits over all that decides the probabilities and labels of an export."""
-    decisive = ("strategy", "params", "state", "members", "classes", "positive", "threshold", "resize")
+    decisive = ["strategy", "params", "state", "members", "classes", "positive", "threshold", "resize"]
+    decisive += ["temperature"] if "temperature" in info else []  # exports of earlier versions have none
     hashed = hashlib.sha256(json.dumps([info[key] for key in decisive], sort_keys=True).encode())
     for member in info["members"]:
         place = folder / member["folder"]
@@ -238,7 +242,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _onnx_fits(folder: Path, info: Mapping[str, Any]) -> bool:
-    """Whether an ONNX graph beside the members is the one that was checked; who took it away may."""
-    path = folder / ONNX
-    return not path.exists() or file_digest(path) == info.get("onnx", {}).get("sha256")
+def _graphs_fit(folder: Path, info: Mapping[str, Any]) -> bool:
+    """Whether the graphs beside the members are those that were checked; who took one away may."""
+    there = {key: folder / name for key, name in _GRAPHS.items() if (folder / name).exists()}
+    return all(file_digest(path) == info.get(key, {}).get("sha256") for key, path in there.items())

@@ -6,6 +6,7 @@ CACHE/<dataset>-<image size>-<fingerprint>/
     present.csv     who has which modality
     modalities/     a folder for each, which its kind reads: images are images.npy, uint8 [N, H, W, 3]
     labels.csv      id, label, path: `cohort.read_labels` alone opens it
+    properties.csv  bytes, width, height, format and quantisation of image files, case by case
     problems.csv    every file that was left out or is odd, and why
 """
 
@@ -27,7 +28,7 @@ import pandas as pd
 
 from histotune import files
 from histotune._prepare_images import Found, Progress, write_images
-from histotune.cohort import COHORT, FORMAT, MODALITY, PRESENT, Cohort, load
+from histotune.cohort import COHORT, FORMAT, MODALITY, PRESENT, PROPERTIES, Cohort, load
 from histotune.datasets import RESIZES, Dataset, Listing, Problem
 from histotune.datasets._decode import SMALLEST_SIDE, Job
 from histotune.errors import ConfigError, DataError
@@ -108,6 +109,9 @@ def _write(folder: Path, cache: Path, job: Job, listing: Listing, workers: int |
     files.write_text(folder / "table.csv", table[named].to_csv(index=False))
     files.write_text(folder / "labels.csv", table[["id", "label", "path"]].to_csv(index=False))
     files.write_text(folder / PRESENT, pd.DataFrame({k: v.present for k, v in columns.items()}).to_csv(index=False))
+    if {"bytes", "format"} <= set(table.columns):
+        properties = ["bytes", "width", "height", "format", "quantisation"]
+        files.write_text(folder / PROPERTIES, table[properties].to_csv(index=False))
     listed = pd.DataFrame(found.problems, columns=list(Problem._fields))
     files.write_text(folder / "problems.csv", listed.to_csv(index=False))
     held = sorted(str(path.relative_to(folder)) for path in (folder / MODALITY).rglob("*") if path.is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,8 +93,11 @@ class Predictions:
         """Read what `save` wrote; nothing is unpickled."""
         if not path.exists():
             raise StudyError(f"{path} is missing: the trial has no saved predictions")
-        with np.load(path, allow_pickle=False) as saved:
-            return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"], saved.get("present"))
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"], saved.get("present"))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise StudyError(f"{path} is damaged ({error}): restore it, or move the trial's folder away") from error
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ class Scorer:
         folder: where it lies.
         info: what `export.json` says: how it was made, on which data and split, with which validation metrics.
         members: best first.
-        ensemble: joins the members; the average for a single one.
+        ensemble: joins the members, at the temperature of the whole; the average for a single one.
     """
 
     folder: Path

@@ -5,7 +5,8 @@ runs/<study>/
     split.csv              id, patient, content, part; with folds `fold`, and `fold2`, ... for each repeat
     labels.csv             id, label: training and validation part only
     sealed/labels.csv      id, label: test part; `open_seal` alone reads it
-    sealed/openings.jsonl  when, by which command, for which export
+    sealed/openings.jsonl  when, by which command, for which model; and, in a line that follows, what was found
+    commands.jsonl         when and by which command it was searched
     journal.log            Optuna's journal: the search's only state
     controls/<name>/       what every model must beat, as trial folders
     trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json;
@@ -167,11 +168,14 @@ class StudyStore:
         """Read id, patient, content, part and folds of every case, in the cohort's order."""
         return pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
 
+    def known_labels(self) -> pd.DataFrame:
+        """Read (id, label) of the training and validation part; those of the test part are under the seal."""
+        return pd.read_csv(self.folder / "labels.csv", dtype={"id": str, "label": np.int64}, keep_default_na=False)
+
     def training_data(self, cohort: Cohort) -> TrainingData:
         """Join the cohort with the split and the labels that are not sealed."""
         table, settings = self.split_table(), self.settings()
-        known = pd.read_csv(self.folder / "labels.csv", dtype={"id": str, "label": np.int64}, keep_default_na=False)
-        labels = table["id"].map(known.set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
+        labels = table["id"].map(self.known_labels().set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
         part = table["part"].to_numpy()
         return TrainingData(
             arrays=cohort.arrays,
@@ -191,6 +195,8 @@ class StudyStore:
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:
         """Read the test labels, on the record: returns (id, label) and how many openings came before this one.
 
+        Whoever opens it calls `close_seal` when the figures are there; an opening without stays on the record as such.
+
         Args:
             command: what the user typed.
             subject: digest of the model that is evaluated.
@@ -198,17 +204,52 @@ class StudyStore:
         Raises:
             StudyError: the sealed labels are gone.
         """
-        path, record = self._sealed / "labels.csv", self._sealed / "openings.jsonl"
+        path = self._sealed / "labels.csv"
         if not path.exists():
             raise StudyError(f"{path} is missing: put the sealed test labels back, or begin a new study")
-        before = len(files.read_json_lines(record))
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        files.append_json(record, {"time": now, "command": command, "subject": subject})
+        before = self.record_opening(command, subject)
         return pd.read_csv(path, dtype={"id": str, "label": np.int64}, keep_default_na=False), before
 
+    def record_opening(self, command: str, subject: str, shows: str = "") -> int:
+        """Write down that sealed truth is about to be seen; returns how many openings came before this one.
+
+        Args:
+            shows: what is seen, where it is not figures of all test cases.
+        """
+        with files.lock(self._sealed / "lock", "opening the seal", wait=True):
+            before = len(self.openings())
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            told = {"time": now, "command": command, "subject": subject} | ({"shows": shows} if shows else {})
+            files.append_json(self._sealed / "openings.jsonl", told)
+        return before
+
+    def close_seal(self, opening: int, figures: Mapping[str, Any]) -> None:
+        """Write down what an opening found.
+
+        Args:
+            opening: how many came before it.
+            figures: {name: value, or value with interval}.
+        """
+        files.append_json(self._sealed / "openings.jsonl", {"of": opening, "figures": figures})
+
     def openings(self) -> list[dict[str, Any]]:
-        """Return the record of every opening of the seal."""
-        return files.read_json_lines(self._sealed / "openings.jsonl")
+        """Return every opening of the seal, first to last: time, command, subject, `figures`, and `shows` if written.
+
+        `figures` is None where an opening ended without: the labels were read, and nobody knows what was seen.
+        """
+        rows = files.read_json_lines(self._sealed / "openings.jsonl")
+        found = {row["of"]: row["figures"] for row in rows if "of" in row}
+        opened = [row for row in rows if "of" not in row]
+        return [row | {"figures": found.get(number)} for number, row in enumerate(opened)]
+
+    def record_command(self, command: str) -> None:
+        """Note what a user typed to search or train; the report says it."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        files.append_json(self.folder / "commands.jsonl", {"time": now, "command": command})
+
+    def commands(self) -> list[dict[str, Any]]:
+        """Return what was typed to search and train."""
+        return files.read_json_lines(self.folder / "commands.jsonl")
 
     def trial_folder(self, number: int) -> Path:
         """Return where trial `number` lives."""

@@ -11,14 +11,19 @@ import pandas as pd
 
 from histotune import figures
 from histotune._confirmed import Confirmed
+from histotune.begin import study_cohort
 from histotune.confirm import confirm
+from histotune.distill import TRUST, Distilled, distill
 from histotune.errors import ConfigError, suggest
-from histotune.export import export_ensemble, export_trial, log_ensemble
+from histotune.export import export_ensemble, export_trial
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
+from histotune.logged import log_ensemble
 from histotune.members import Member, again, by_modality, joined
 from histotune.merge import Merged, merge
 from histotune.onnx_model import check_packages
+from histotune.operating import OperatingPoint
 from histotune.places import Places
+from histotune.report import write_report
 from histotune.search import Summary
 from histotune.space import Share
 from histotune.store import StudyStore, TrialRecord
@@ -83,8 +88,10 @@ class Study:
         modalities: Sequence[str] = (),
         add_modality: Mapping[str, str | os.PathLike[str]] | None = None,
         drop_modality: Sequence[str] = (),
+        operating_point: str | OperatingPoint | None = None,
         export: str | os.PathLike[str] | None = None,
         onnx: bool = False,
+        torch_export: bool = False,
         tracking_uri: str | None = None,
     ) -> Merged:
         """Combine complete trials on their held-out predictions; write it as a portable folder if asked.
@@ -100,22 +107,54 @@ class Study:
             add_modality: {modality: name or folder of the study that it comes from}, of the same data and split; with
                 the `modalities`, or with those of the latest ensemble of this strategy.
             drop_modality: out of the `modalities`, or of those of the latest ensemble of this strategy.
-            onnx: the folder holds the whole ensemble as one ONNX graph, too; see `export`.
+            operating_point: how the threshold of two classes is chosen: "sensitivity=0.95", "specificity=0.9",
+                "youden", "cost=10:1" (FN:FP) or a metric; None takes the study's metric.
+            onnx, torch_export: the folder holds the whole ensemble as one graph, too; see `export`.
 
         Raises:
             StudyError: there is no complete trial to combine.
-            ConfigError: the strategy is unknown, ONNX is asked for without a folder or without its packages.
+            ConfigError: the strategy is unknown, a graph is asked for without a folder or without its packages.
         """
         if onnx:
             check_packages()
-        if onnx and export is None:
-            raise ConfigError("an ONNX graph lies in an export folder: name one (export=FOLDER, --export FOLDER)")
+        if (onnx or torch_export) and export is None:
+            what = "an ONNX graph" if onnx else "a torch.export program"
+            raise ConfigError(f"{what} lies in an export folder: name one (export=FOLDER, --export FOLDER)")
         members = self._members(strategy, modalities, add_modality or {}, drop_modality)
-        merged = merge(self.store, top=top, strategy=strategy, params=params, members=members)
+        merged = merge(
+            self.store, top=top, strategy=strategy, params=params, members=members, operating_point=operating_point
+        )
         if export is not None:
-            export_ensemble(self.store, merged, Path(export), onnx=onnx)
+            export_ensemble(self.store, merged, Path(export), onnx=onnx, torch_export=torch_export)
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
+
+    def distill(
+        self,
+        merged: Merged,
+        *,
+        student: int | None = None,
+        trust: float = TRUST,
+        operating_point: str | OperatingPoint | None = None,
+        export: str | os.PathLike[str] | None = None,
+        onnx: bool = False,
+        torch_export: bool = False,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Distilled:
+        """Train one student on what an ensemble of a study with folds said out of folds; see `distill.distill`.
+
+        Args:
+            student: the trial whose configuration it takes; None takes the cheapest member.
+            trust: weight of the ensemble's probabilities against that of the labels, in (0, 1].
+            data: where the study's data are now; None looks where they were when it began.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        return distill(
+            self.store, merged, lambda size: study_cohort(self.store, places, size, data), student=student, trust=trust,
+            operating_point=operating_point, export=None if export is None else Path(export), onnx=onnx,
+            torch_export=torch_export,
+        )  # fmt: skip
 
     def _members(
         self,
@@ -195,13 +234,46 @@ class Study:
             figures.save(name, numbers, folder, png=png)
         return figures.draw(name, numbers)
 
-    def export(self, number: int, folder: str | os.PathLike[str], *, onnx: bool = False) -> Path:
-        """Write trial `number` as a portable folder and return it.
+    def report(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        images: bool = False,
+        watts: float | None = None,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Write everything that is known of the study as one page that opens offline, and return its path.
 
-        With `onnx` it holds `model.onnx`, too: uint8 images [n, S, S, 3] -> class probabilities [n, C], checked to be
-        those of PyTorch within 1e-4.
+        Args:
+            path: of the page; None takes `reports/<study>.html`.
+            images: show pictures of the cases that the best model is most wrong about.
+            watts: power that a trial draws, for the estimate of energy; None takes a guess, which the page names.
+            data: where the study's data are now; None looks where they were when it began.
+
+        Raises:
+            HistotuneError: the page cannot be written.
         """
-        return export_trial(self.store, number, Path(folder), onnx=onnx)
+        places = Places.of(self.store.folder.parent, cache)
+        return write_report(self.store, path, places=places, data=data, images=images, watts=watts).path
+
+    def export(
+        self,
+        number: int,
+        folder: str | os.PathLike[str],
+        *,
+        onnx: bool = False,
+        torch_export: bool = False,
+        operating_point: str | OperatingPoint | None = None,
+    ) -> Path:
+        """Write trial `number` as a portable folder and return it; `operating_point` is as in `ensemble`.
+
+        With `onnx` it holds `model.onnx`, too, and with `torch_export` `model.pt2`: uint8 images [n, S, S, 3] -> class
+        probabilities [n, C], checked to be those of the export within 1e-4.
+        """
+        return export_trial(
+            self.store, number, Path(folder), onnx=onnx, torch_export=torch_export, operating_point=operating_point
+        )
 
 
 def _study_at(store: StudyStore, place: str | os.PathLike[str]) -> StudyStore:

@@ -54,6 +54,7 @@ def run_trial(
     report: Report | None = None,
     *,
     metric: str = "balanced_accuracy",
+    fold: Fold | None = None,
     probed: bool = True,
 ) -> TrialRecord:
     """Train to the end, or until `report` raises `StopTrial`; a failure is a record, not an exception.
@@ -61,7 +62,7 @@ def run_trial(
     Arguments and errors are those of `epochs`.
     """
     while True:
-        training = epochs(config, data, folder, metric=metric, probed=probed)
+        training = epochs(config, data, folder, metric=metric, fold=fold, probed=probed)
         try:
             for epoch in training:
                 if report:
@@ -160,6 +161,7 @@ def epochs(
         if config.tta:
             session.judged.load_state_dict(progress.best_weights)
             progress.keep(progress.best_weights, _validate(session, tta=True))
+        memory.note_peak({folder, trial}, session.device)
         complete(folder, progress, _measure(progress.best_logits.numpy(), data) | costs(session))
         yield Epoch.of(progress.curve[-1], finished=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from histotune import files
-from histotune.errors import HistotuneError
+from histotune.errors import HistotuneError, StudyError
 
 NAME, FORMAT, RECORD, CONFIG = "trials.json", 1, "metrics.json", "config.yaml"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -52,11 +52,15 @@ def _ended(folder: Path) -> dict[int, tuple[str, list[int]]]:
 
 def _read(folder: Path, stamp: list[int]) -> dict[str, Any]:
     config = folder / CONFIG
-    return {
-        "stamp": stamp,
-        "record": json.loads((folder / RECORD).read_text(encoding="utf-8")),
-        "config": yaml.load(config.read_bytes(), _Loader) if config.exists() else {},
-    }
+    try:
+        return {
+            "stamp": stamp,
+            "record": json.loads((folder / RECORD).read_text(encoding="utf-8")),
+            "config": yaml.load(config.read_bytes(), _Loader) if config.exists() else {},
+        }
+    except (ValueError, yaml.YAMLError) as error:
+        damaged = folder / (CONFIG if isinstance(error, yaml.YAMLError) else RECORD)
+        raise StudyError(f"{damaged} is damaged ({error}): restore it, or move the folder away") from error
 
 
 def _load(cache: Path) -> dict[str, dict[str, Any]]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+# One thread here and in every process that a test starts: bits are compared between them, and the cores are shared by
+# pytest's workers and Ray's. Set before torch and numpy are imported, which read it once.
+os.environ.update(dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1"))
 
 import numpy as np
 import pandas as pd
@@ -33,6 +37,13 @@ def _real(name: str, what: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real {what} are not at {folder}; $HISTOTUNE_TEST_DATA names the folder that holds them")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Whatever a test set, the next one computes on one thread again."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ import pytest
 from histotune import files, metrics
 from histotune.cohort import Cohort
 from histotune.errors import DataError, HistotuneError, StudyError
-from histotune.evaluate import _patients_note, evaluate, evaluate_external
+from histotune.evaluate import _patients_note, evaluate
 from histotune.export import export_ensemble, export_trial
+from histotune.external import evaluate_external
 from histotune.merge import merge
 from histotune.predict import Export, load
 from histotune.splits import Split

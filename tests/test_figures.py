@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from histotune import figures
+from histotune import figures, files
 from histotune.class_balance import effective_number_weights
 from histotune.cli import app
 from histotune.cohort import Cohort
@@ -52,12 +52,17 @@ OF_TABLES = {
     "attention_over_features",
     "attention_over_patches",
     "feature_importance",
+    "parameter_importance",  # of more trials than these tests train: tests/test_figures_of_search.py
 }
 SHOWN = [name for name in figures.FIGURES.names() if name not in OF_TABLES]
 every_figure = pytest.mark.parametrize("name", SHOWN)
 TWO_BRANCHES = {
     "branches": {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "cct_2"}},
     "fusion": {"name": "cmaf", "dim": 8, "heads": 2},
+}
+SPACE = {
+    "dataset": "synthetic",
+    "loss": {"choice": {"cross_entropy": {}, "acbfl": {}, "cfal": {"sigma": {"low": 50.0, "high": 150.0}}}},
 }
 LOSSES_TRIED: list[dict[str, Any]] = [
     {"name": "cross_entropy"},
@@ -71,6 +76,8 @@ LOSSES_TRIED: list[dict[str, Any]] = [
 def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_cohort: Cohort) -> StudyStore:
     """A study of four short trials, one of two branches and an ensemble; read-only."""
     store = new_study(tmp_path_factory.mktemp("runs") / "shown")
+    told = json.loads((store.folder / "study.json").read_text())
+    files.write_json(store.folder / "study.json", told | {"space": SPACE})
     data = store.training_data(small_cohort)
     for number, loss in enumerate(LOSSES_TRIED):
         config = TrialConfig.from_dict({"epochs": 2, "batch_size": 32, "loss": loss})
@@ -109,7 +116,7 @@ def test_numbers_need_no_plotly(study: StudyStore, places: Places) -> None:
 import sys
 from pathlib import Path
 sys.modules["plotly"] = sys.modules["kaleido"] = None
-from histotune import figures
+from histotune import figures, files
 from histotune.places import Places
 from histotune.store import StudyStore
 for name in {SHOWN!r}:

@@ -10,7 +10,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -463,12 +462,3 @@ def test_folds_share_the_images_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     held = len(image._HELD)
     del first, second
     assert len(image._HELD) == held - 1, "what nobody uses any more is let go"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Bits are compared with those of another process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from histotune._deal import by_group
-from histotune.calibration import apply_temperatures, fit_temperature
+from histotune.calibration import OF_CALIBRATED, apply_temperatures, fit_temperature
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
+from histotune.held_out import PARTS
 from histotune.leaderboard import leaderboard
 from histotune.members import best_trials
-from histotune.merge import PARTS, merge
-from histotune.metrics import evaluate, score, softmax
+from histotune.merge import merge
+from histotune.metrics import evaluate, negative_log_likelihood, score, softmax
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, StudyStore, write_record
 
@@ -56,28 +58,48 @@ def test_one_configuration_counts_once(study: StudyStore, small_data: TrainingDa
     assert sorted(chosen) == [f"digest{number}" for number in range(5)]
 
 
+def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Find the temperature of what is combined by somebody else's optimiser."""
+
+    def loss(temperature: float) -> float:
+        return negative_log_likelihood(softmax(np.log(probabilities) / temperature), labels)
+
+    return float(minimize_scalar(loss, bounds=OF_CALIBRATED, method="bounded", options={"xatol": 1e-10}).x)
+
+
 @pytest.mark.parametrize("strategy", ENSEMBLES.names())
 def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study: StudyStore) -> None:
     merged = merge(study, top=3, strategy=strategy, replicates=50)
-    saved = [Predictions.load(study.trial_folder(number) / "predictions.npz") for number in merged.members]
+    chosen = merged.candidates or merged.members
+    saved = [Predictions.load(study.trial_folder(number) / "predictions.npz") for number in chosen]
     labels = saved[0].labels
     temperatures = [fit_temperature(one.logits, labels) for one in saved]
     logits = apply_temperatures(np.stack([one.logits for one in saved]), temperatures)
-    ensemble = ENSEMBLES.build(strategy, **merged.params)
-    ensemble.load_state(merged.state)
-    by_hand = ensemble.predict(logits)
-    if ensemble.learns:  # described with what it says of patients that it was not fitted to
-        count = min(PARTS, len(np.unique(saved[0].patients)))
-        parts = by_group(saved[0].patients, labels, [1 / count] * count, [0], "patient")
-        for part in range(count):
-            others = ENSEMBLES.build(strategy, **merged.params)
-            others.fit(logits[:, parts != part], labels[parts != part])
-            by_hand[parts == part] = others.predict(logits[:, parts == part])
+    count = min(PARTS, len(np.unique(saved[0].patients)))
+    parts = by_group(saved[0].patients, labels, [1 / count] * count, [0], "patient")
+    raw = np.zeros((len(labels), 2))
+    for part in range(count):  # described with what it says of patients that it was not fitted to
+        others = ENSEMBLES.build(strategy, **merged.params)
+        others.fit(logits[:, parts != part], labels[parts != part])
+        raw[parts == part] = others.predict(logits[:, parts == part])
+    by_hand = np.zeros_like(raw)
+    for part in range(count):
+        own = parts == part
+        by_hand[own] = softmax(np.log(raw[own]) / best_temperature(raw[~own], labels[~own]))
     written = Predictions.load(merged.folder / "predictions.npz")
-    assert merged.temperatures == pytest.approx(temperatures)
-    assert softmax(written.logits) == pytest.approx(by_hand, abs=1e-12)
+    assert (
+        dict(zip(chosen, temperatures, strict=True)).items()
+        >= dict(zip(merged.members, merged.temperatures, strict=True)).items()
+    )
+    assert merged.temperature == pytest.approx(best_temperature(raw, labels), rel=1e-4)
+    assert softmax(written.logits) == pytest.approx(softmax(np.log(raw) / merged.temperature), abs=1e-5)
     assert np.array_equal(written.ids, saved[0].ids)
-    assert merged.metrics == pytest.approx(evaluate(by_hand, labels))
+    calibrated = {name: score(name, by_hand, labels) for name in ("ece", "brier", "nll")}
+    assert merged.metrics == pytest.approx(evaluate(raw, labels) | calibrated, abs=1e-4)
+    after = {name: merged.calibration[name]["after"] for name in calibrated}
+    before = {name: merged.calibration[name]["before"] for name in calibrated}
+    assert after == pytest.approx(calibrated, abs=1e-4)
+    assert before == pytest.approx({name: score(name, raw, labels) for name in calibrated}, abs=1e-9)
     assert merged.folder == study.ensembles / f"{strategy}-top3"
 
 

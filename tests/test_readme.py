@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-KINDS = ("losses", "modalities", "backbones", "fusions", "redundancies", "datasets", "ensembles", "figures")
+KINDS = ("losses", "modalities", "backbones", "fusions", "redundancies", "datasets", "ensembles", "figures", "audits")
 
 
 def commands(heading: str) -> list[str]:
@@ -75,4 +75,4 @@ def test_tables_list_what_is_registered(kind: str) -> None:
 
 def test_the_start_is_two_commands() -> None:
     start = commands("Start")
-    assert start == ["pip install . && histotune search demo --trials 8", "pip install '.[test]' && pytest"]
+    assert start == ["pip install . && histotune search demo --trials 8", "pip install '.[test]' && pytest -n auto"]

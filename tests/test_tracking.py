@@ -22,7 +22,8 @@ from histotune._mlflow import ui_command
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.errors import StudyError
-from histotune.export import export_ensemble, export_trial, log_ensemble, log_models
+from histotune.export import export_ensemble, export_trial
+from histotune.logged import log_ensemble, log_models
 from histotune.merge import merge
 from histotune.predict import load
 from histotune.store import StudyStore, TrialRecord, read_record, write_record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,21 @@ class Problem(NamedTuple):
     kept: bool = False
 
 
+class Saved(NamedTuple):
+    """How an image file was saved.
+
+    Attributes:
+        format: such as "PNG"; "" where there is no file.
+        width, height: pixels in the file.
+        quantisation: mean of a JPEG's quantisation tables, the more the coarser; NaN of other files.
+    """
+
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    quantisation: float = math.nan
+
+
 class Picture(NamedTuple):
     """One case as read.
 
@@ -54,11 +70,13 @@ class Picture(NamedTuple):
         pixels: uint8 [H, W, 3], RGB.
         converted: from what it had to be converted ("grey", "cmyk", "16 bit", ...), "" when it was RGB of 8 bits.
         note: why the file is listed although it is kept, as (kind, reason), or None.
+        saved: how the file was saved.
     """
 
     pixels: np.ndarray
     converted: str = ""
     note: tuple[str, str] | None = None
+    saved: Saved = Saved()
 
 
 @dataclass(frozen=True)

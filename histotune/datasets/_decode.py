@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from histotune.datasets._base import BadFile, Dataset, Listing
+from histotune.datasets._base import BadFile, Dataset, Listing, Saved
 from histotune.datasets._images import fit
 from histotune.errors import DataError
 
@@ -38,6 +38,7 @@ class Decoded:
         contents: digest of every case's pixels before they are resized, "" where it could not be read.
         sizes: (width, height) as read, (0, 0) where it could not be read.
         converted: as in `Picture`.
+        saved: as in `Picture`.
         notes: {position: (kind, reason, kept)} of cases to be listed.
     """
 
@@ -45,6 +46,7 @@ class Decoded:
     contents: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     converted: list[str] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
     notes: dict[int, tuple[str, str, bool]] = field(default_factory=dict)
 
 
@@ -94,6 +96,7 @@ def decode_chunk(job: Job, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
             done.contents.append("")
             done.sizes.append((0, 0))
             done.converted.append("")
+            done.saved.append(Saved())
             continue
         if picture.note:
             done.notes[position] = (*picture.note, True)
@@ -101,6 +104,7 @@ def decode_chunk(job: Job, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
         done.contents.append(content_digest(picture.pixels))
         done.sizes.append((width, height))
         done.converted.append(picture.converted)
+        done.saved.append(picture.saved)
         readable += 1
     done.pixels = done.pixels[:readable]
     return done

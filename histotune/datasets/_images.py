@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from histotune.datasets._base import BadFile, Picture
+from histotune.datasets._base import BadFile, Picture, Saved
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 RESIZES = ("area", "pad")
@@ -52,7 +53,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 image.load()
-                return _to_rgb(image, path)
+                return _to_rgb(image, path)._replace(saved=_saved(image))
     except FileNotFoundError as error:
         raise BadFile("missing", "there is no such file") from error
     except UnidentifiedImageError as error:
@@ -101,6 +102,13 @@ def _to_rgb(image: Image.Image, path: str) -> Picture:
         white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
         image = Image.alpha_composite(white, image)
     return Picture(np.asarray(image.convert("RGB")), converted)
+
+
+def _saved(image: Image.Image) -> Saved:
+    tables = getattr(image, "quantization", None) or {}  # {number: 64 steps} of a JPEG
+    steps = [step for table in tables.values() for step in table]
+    width, height = image.size
+    return Saved(str(image.format), width, height, sum(steps) / len(steps) if steps else math.nan)
 
 
 def _is_16_bit_png(path: str) -> bool:

@@ -12,6 +12,8 @@ from torch import Tensor
 from histotune.errors import DataError
 from histotune.registry import Registry
 
+_TINY = torch.finfo(torch.float64).tiny
+
 
 class Ensemble:
     """Combines temperature-calibrated logits [M, N, C] of M members into probabilities [N, C].
@@ -27,9 +29,13 @@ class Ensemble:
 
     Attributes:
         learns: whether something is fitted to held-out logits.
+        selects: whether members that get no weight are left out of what is exported.
+        temperature: by which the logarithms of what is combined are divided in the end; whoever fitted it sets it.
     """
 
     learns: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+    temperature: float = 1.0
 
     def fit(self, logits: np.ndarray, labels: np.ndarray, present: np.ndarray | None = None) -> None:
         """Learn from held-out logits [M, N, C], labels [N] and, where members are missing, bool [M, N].
@@ -59,6 +65,12 @@ class Ensemble:
 
     def join(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
         """Map logits [M, N, C] and bool [M, N] (None: all are there) to probabilities [N, C], both float64."""
+        joined = self._together(logits, present)
+        if self.temperature == 1.0:
+            return joined
+        return (joined.clamp_min(_TINY).log() / self.temperature).softmax(dim=1)
+
+    def _together(self, logits: Tensor, present: Tensor | None) -> Tensor:
         probabilities = logits.softmax(dim=2)
         if probabilities.shape[0] == 1:
             return probabilities[0]
@@ -73,6 +85,10 @@ class Ensemble:
             present: bool [M, N]; of every case at least one member is there.
         """
         raise NotImplementedError
+
+    def shares(self, members: int) -> list[float]:
+        """Return how much each of so many members counts, summing to 1; nothing where no one number says it."""
+        return []
 
     def state(self) -> dict[str, Any]:
         """Return what `fit` learned, as plain values that JSON can hold."""

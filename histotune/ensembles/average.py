@@ -24,6 +24,10 @@ class Average(Ensemble):
             return member_mean(probabilities.clamp_min(LEAST).log(), present).softmax(dim=1)
         return normalised(member_mean(probabilities, present))
 
+    def shares(self, members: int) -> list[float]:
+        """Return the same for all."""
+        return [1 / members] * members
+
 
 @ENSEMBLES.register("average")
 def average(*, mean: str = "arithmetic") -> Average:

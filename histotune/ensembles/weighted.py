@@ -40,10 +40,15 @@ class Weighted(Ensemble):
     def combine(self, probabilities: Tensor, present: Tensor) -> Tensor:
         """Map [M, N, C] to [N, C]; where only members of weight 0 are there, they count alike."""
         if self._weights is None or len(self._weights) != len(probabilities):
-            raise DataError(f"weighted was not fitted to {len(probabilities)} members")
+            name = type(self).__name__.lower()
+            raise DataError(f"{name} was not fitted to {len(probabilities)} members")
         weights = self._weights.to(probabilities.device)[:, None] * present
         weights = torch.where(weights.sum(dim=0) > 0, weights, present.to(weights.dtype))
         return normalised((weights[:, :, None] * probabilities).sum(dim=0))
+
+    def shares(self, members: int) -> list[float]:
+        """Return the weights."""
+        return [] if self._weights is None else self._weights.tolist()
 
     def state(self) -> dict[str, Any]:
         """Return `weights` [M]."""

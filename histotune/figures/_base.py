@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from histotune.begin import study_cohort
 from histotune.cohort import Cohort
 from histotune.errors import StudyError
+from histotune.figures._style import counted
 from histotune.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, Line, components, lines, ranked
 from histotune.losses import LOSSES
 from histotune.places import Places
 from histotune.registry import Registry
-from histotune.splits import TEST
+from histotune.space import Space, read_space
+from histotune.splits import TEST, VAL
 from histotune.store import COMPLETE, StudySettings, StudyStore
 
 if TYPE_CHECKING:
@@ -51,6 +53,34 @@ class Source:
     def models(self) -> list[Line]:
         """Return the complete trials, single trainings and ensembles, best first."""
         return [line for line in ranked(self.store, self.entries) if line.kind != CONTROL]
+
+    def trials(self) -> list[Line]:
+        """Return the ended trials by number, of which at least one has a result.
+
+        Raises:
+            StudyError: there is none.
+        """
+        study, metric = self.settings.name, self.settings.metric
+        found = sorted((line for line in self.entries if line.kind == TRIAL), key=lambda line: line.record.number)
+        if not found:
+            raise StudyError(f"study {study!r} has no trial yet: search on, or train one")
+        if not any(metric in line.record.metrics for line in found):
+            reasons = sorted({line.record.kind or line.record.state for line in found})
+            raise StudyError(
+                f"none of the {len(found)} trials of study {study!r} has a result ({', '.join(reasons)}): "
+                f"`histotune leaderboard {study}` says why; search on, or train one"
+            )
+        return found
+
+    @cached_property
+    def space(self) -> Space:
+        """The study's search space."""
+        return read_space(self.settings.space, f"space of study {self.settings.name}")
+
+    def scored_on(self) -> str:
+        """Say for a caption on how many cases and patients trials are scored, and of which study."""
+        cases, patients = self.part(VAL)
+        return f"{counted(cases, 'validation case')} of {counted(patients, 'patient')}; {self}"
 
     def trained(self) -> dict[str, list[Line]]:
         """Return {loss: its complete trials and single trainings, best first}, losses by name."""

@@ -106,6 +106,6 @@ def of_which(model: Model) -> str:
     return f"{model.name}: {model.metric} {model.score:.3f} on {where}; {model.study}"
 
 
-def short(name: str) -> str:
+def short(name: str, longest: int = LONGEST) -> str:
     """Cut a label to what a phone has room for."""
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"

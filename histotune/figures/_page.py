@@ -70,14 +70,19 @@ def drawing(drawn: PlotlyFigure, name: str, *, script: bool) -> str:
         name: of the piece, unique on the page.
         script: put plotly itself before it, which a page needs once.
     """
+    quiet = {"responsive": True, "displayModeBar": False}  # plotly's buttons cover a small drawing
+    piece: str = without_title(drawn).to_html(full_html=False, include_plotlyjs=script, div_id=name, config=quiet)
+    return piece
+
+
+def without_title(drawn: PlotlyFigure) -> PlotlyFigure:
+    """Return a copy of a figure without title and caption, for a page that shows them itself."""
     from plotly.graph_objects import Figure
 
     bare = Figure(drawn)
     without = bare.layout.meta["top"] - 8
     bare.update_layout(title_text="", margin_t=bare.layout.margin.t - without, height=bare.layout.height - without)
-    quiet = {"responsive": True, "displayModeBar": False}  # plotly's buttons cover a small drawing
-    piece: str = bare.to_html(full_html=False, include_plotlyjs=script, div_id=name, config=quiet)
-    return piece
+    return bare
 
 
 def write_image(drawn: PlotlyFigure, path: Path) -> Path:

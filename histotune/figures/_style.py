@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
 PALETTE = (
     "#332288", "#cc6677", "#117733", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499", "#ddcc77", "#8c8c8c",
 )  # fmt: skip
+# Okabe and Ito's scheme (2008) without its yellow: each stands out from white and from a dark page.
+VIVID = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#888888")
+MUTED = VIVID[-1]
 SYMBOLS = ("circle", "triangle-up", "square", "diamond", "x", "cross", "star", "hexagon", "pentagon", "bowtie")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 LIGHT, DARK = (158, 202, 225), (8, 48, 107)  # ends of the ramp for ordered values
@@ -68,8 +74,8 @@ def figure(
 def heading(title: str, caption: str) -> tuple[str, int]:
     """Set title and caption in lines that fit an image's width; returns the text and its height, pixels."""
     room = WIDTH - 24
-    first = textwrap.wrap(title, int(room / (_TITLE * _WIDE)))
-    second = textwrap.wrap(caption, int(room / (_CAPTION * _LETTER)))
+    first = [*map(text, textwrap.wrap(title, int(room / (_TITLE * _WIDE))))]
+    second = [*map(text, textwrap.wrap(caption, int(room / (_CAPTION * _LETTER))))]
     large = f"<span style='font-size:{_TITLE}px'><b>{'<br>'.join(first)}</b></span>"
     small = f"<span style='color:{FAINT}'>{'<br>'.join(second)}</span>"
     return f"{large}<br>{small}", round(_LINE * (len(first) + len(second)) + 28)
@@ -111,3 +117,22 @@ def counted(count: int, what: str) -> str:
 def place(index: int) -> dict[str, str]:
     """Give the class or group of that number a colour and a symbol, so that colour does not stand alone."""
     return {"color": PALETTE[index % len(PALETTE)], "symbol": SYMBOLS[index % len(SYMBOLS)]}
+
+
+def vivid(index: int) -> dict[str, str]:
+    """As `place`, in colours for light and for dark pages."""
+    return {"color": VIVID[index % len(VIVID)], "symbol": SYMBOLS[index % len(SYMBOLS)]}
+
+
+def text(name: object) -> str:
+    """Write a name from outside so that plotly, which reads some HTML, shows it as it is.
+
+    >>> text("<b>grade</b> 2")
+    '&lt;b&gt;grade&lt;/b&gt; 2'
+    """
+    return html.escape(str(name), quote=False)
+
+
+def small(values: Sequence[float] | np.ndarray, digits: int = 5) -> np.ndarray:
+    """Round numbers to what a drawing shows, in the few bytes that plotly then writes; float32."""
+    return np.round(np.asarray(values, dtype=np.float64), digits).astype(np.float32)

@@ -21,7 +21,7 @@ from histotune.config import parse, unparse
 from histotune.datasets import DATASETS
 from histotune.efficiency import Efficiency, efficiency
 from histotune.errors import DataError
-from histotune.evaluate import correspondence
+from histotune.external import correspondence
 from histotune.predictor import load_model
 from histotune.reproductions._base import Reproduction
 from histotune.reproductions._rows import (
@@ -89,6 +89,8 @@ class Meter:
             efficiencies=costs,
         )
         files.write_json(path, {"": unparse(measured)})
+        means = {label: {name: row.mean(name) for name in row.values} for label, row in measured.rows.items()}
+        self.store.close_seal(before, means)
         return measured
 
     def elsewhere(self, cohort: Cohort, labels: np.ndarray) -> dict[str, Measured]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from histotune.space._nodes import Condition, Constant, Group, Node, Switch
+from histotune.space._nodes import Choice, Condition, Constant, Group, Node, Range, Switch
 from histotune.space._yaml import is_component
 
 
@@ -63,6 +63,21 @@ def taken(node: Node, config: Any, condition: Condition = ()) -> Iterator[Condit
         branch = (*condition, (node.path, config["name"]))
         yield branch
         yield from taken(node.options[config["name"]], config, branch)
+
+
+def drawn(node: Node, config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and value of every parameter that a configuration has; nothing is checked."""
+    if isinstance(node, (Range, Choice)):
+        yield node.path, config
+    elif not isinstance(config, Mapping):
+        return
+    elif isinstance(node, Group):
+        for key, child in node.children.items():
+            if key in config:
+                yield from drawn(child, config[key])
+    elif isinstance(node, Switch) and config.get("name") in node.options:
+        yield node.path, config["name"]
+        yield from drawn(node.options[config["name"]], config)
 
 
 def shares(node: Node, configs: Iterable[Any]) -> list[Share]:

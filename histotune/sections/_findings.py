@@ -1,0 +1,131 @@
+"""What the files of a study say, read once for all sections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histotune.ending import ENVIRONMENT
+from histotune.errors import StudyError
+from histotune.figures import Source
+from histotune.leaderboard import CONTROL, Line, Verdict, gain, leaderboard, verdict
+from histotune.store import StudySettings, StudyStore
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a study.
+
+    Attributes:
+        source: its files and data.
+        command: what the user typed; "" when it was called from Python.
+        watts: power that a trial draws, as the user says; None for a table's guess.
+        images: whether pictures of cases may stand on the page.
+    """
+
+    source: Source
+    command: str = ""
+    watts: float | None = None
+    images: bool = False
+
+    @property
+    def store(self) -> StudyStore:
+        """The study's files."""
+        return self.source.store
+
+    @property
+    def settings(self) -> StudySettings:
+        """What the study began with."""
+        return self.source.settings
+
+    @cached_property
+    def board(self) -> pd.DataFrame:
+        """The leaderboard."""
+        return leaderboard(self.store, self.source.entries)
+
+    @cached_property
+    def models(self) -> list[Line]:
+        """Complete trials, single trainings and ensembles, best first."""
+        return self.source.models()
+
+    @cached_property
+    def trials(self) -> list[Line]:
+        """Every ended trial and single training, in no particular order."""
+        return [line for line in self.source.entries if line.kind in ("trial", "single")]
+
+    @cached_property
+    def controls(self) -> list[Line]:
+        """What every model must beat."""
+        return [line for line in self.source.entries if line.kind == CONTROL]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether the best model beats the best control on the validation part."""
+        return verdict(self.store, self.source.entries)
+
+    @cached_property
+    def gain(self) -> Verdict:
+        """Whether the best model beats the space's default on the validation part."""
+        return gain(self.store, self.source.entries)
+
+    @cached_property
+    def confirmed(self) -> Mapping[str, Any]:
+        """What `histotune confirm` found; {} where it was not called."""
+        return read(self.store.folder / "confirm" / "confirm.json") or {}
+
+    @cached_property
+    def nested(self) -> Mapping[str, Any]:
+        """What a nested cross-validation found; {} where there was none."""
+        return read(self.store.folder / "nested.json") or {}
+
+    @cached_property
+    def audit(self) -> Mapping[str, Any]:
+        """What `histotune audit` found; {} where it was not called."""
+        return read(self.store.folder / "audit.json") or {}
+
+    @cached_property
+    def evaluations(self) -> list[Mapping[str, Any]]:
+        """Every evaluation, oldest first."""
+        return read(self.store.folder / "evaluation.json") or []
+
+    @cached_property
+    def ensembles(self) -> dict[str, Mapping[str, Any]]:
+        """What is known of each ensemble, by name."""
+        found = {path.parent.name: read(path) for path in sorted(self.store.ensembles.glob("*/ensemble.json"))}
+        return {name: value for name, value in found.items() if value}
+
+    @cached_property
+    def openings(self) -> list[dict[str, Any]]:
+        """Every opening of the seal."""
+        return self.store.openings()
+
+    @cached_property
+    def commands(self) -> list[dict[str, Any]]:
+        """What was typed to search and train, oldest first."""
+        return self.store.commands()
+
+    @cached_property
+    def environments(self) -> list[Mapping[str, Any]]:
+        """What the first trials and trainings were computed with, at most 100 of them."""
+        found = (read(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
+        return [one for one in found if one]
+
+
+def read(path: Path) -> Any:
+    """Read a JSON file; None where there is none.
+
+    Raises:
+        StudyError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be read ({error}): delete it and make it again") from error
