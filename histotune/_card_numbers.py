@@ -100,6 +100,8 @@ def _at_threshold(found: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _shift(shift: Mapping[str, Any]) -> str:
+    if shift["value"] is None:
+        return f"is not known, for there are too few patients; {shift['unit']}"
     value, own, high = (number(shift[key]) for key in ("value", "own", "own_high"))
     verdict = " - **shifted**" if shift["shifted"] else ""
     return f"{value} (its own patients: {own}, 95 % below {high}){verdict}; {shift['unit']}"

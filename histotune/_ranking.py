@@ -22,29 +22,29 @@ class Ranking:
         self._ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
         self._hits = hits[self.order].astype(np.float64)
 
+    def steps(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Count hits and all cases called at each step, [..., steps] each; `weights` as for `auroc`."""
+        if weights is None:
+            return np.cumsum(self._hits)[self._ends], self._ends + 1.0
+        hits = np.cumsum(self._hits * weights, axis=-1)
+        return hits[..., self._ends], np.cumsum(weights, axis=-1, dtype=np.float64)[..., self._ends]
+
     def auroc(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return P(score of a hit > score of a miss) + P(equal) / 2, [...]; NaN without either.
 
         Args:
             weights: how often each case counts, [..., n] in the order of `self.order`; None counts each once.
         """
-        true, called = self._steps(weights)
+        true, called = self.steps(weights)
         false = called - true
         area = (_rises(false) * (true - _rises(true) / 2)).sum(axis=-1)  # trapezoids, in cases squared
         return _share(area, true[..., -1] * false[..., -1])
 
     def average_precision(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return the sum over steps of (rise in recall) * precision, [...]; NaN without a hit."""
-        true, called = self._steps(weights)
+        true, called = self.steps(weights)
         precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
         return _share((_rises(true) * precision).sum(axis=-1), true[..., -1])
-
-    def _steps(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Count hits and all cases called at each step, [..., steps] each."""
-        if weights is None:
-            return np.cumsum(self._hits)[self._ends], self._ends + 1.0
-        hits = np.cumsum(self._hits * weights, axis=-1)
-        return hits[..., self._ends], np.cumsum(weights, axis=-1, dtype=np.float64)[..., self._ends]
 
 
 AREAS: dict[str, Callable[[Ranking, np.ndarray | None], np.ndarray]] = {

@@ -87,7 +87,7 @@ class Seeded:
 
     def _bounds(self, level: float) -> tuple[float, float, float]:
         """Return both bounds and the p-value."""
-        from scipy.special import ndtr, stdtrit
+        from scipy.special import stdtrit
 
         if not 0 < level < 1:
             raise ConfigError(f"a confidence level must lie between 0 and 1, got {level=}")
@@ -96,8 +96,7 @@ class Seeded:
         if self.patients < 2 or len(known) < len(means) / 2:
             return float("nan"), float("nan"), float("nan")
         free, share = self.patients - 1, (1 + level) / 2
-        tail = float(ndtr(-np.sqrt(self.patients / free) * stdtrit(free, share)))
-        low, high = np.quantile(known, [tail, 1 - tail])
+        low, high = np.quantile(known, tails(self.patients, level))
         of_seeds = float(self.values.std(ddof=1) / np.sqrt(len(self.values))) if len(self.values) > 1 else 0.0
         sides = [
             _Side(max(width, 0.0) / stdtrit(free, share), free, of_seeds, max(len(self.values) - 1, 1))
@@ -105,6 +104,14 @@ class Seeded:
         ]
         p = sides[value < 0].p(abs(value), least=min(1.0, 2 / (len(known) + 1)))
         return value - sides[0].width(share), value + sides[1].width(share), p
+
+
+def tails(patients: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the shares of replicates below an interval's lower and upper bound; see `statistics.patient_bootstrap`."""
+    from scipy.special import ndtr, stdtrit
+
+    tail = float(ndtr(-np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 + level) / 2)))
+    return tail, 1 - tail
 
 
 class _Side(NamedTuple):

@@ -12,6 +12,7 @@ from histotune import cli_options as given
 ENSEMBLE_EXAMPLES = (
     "ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx",
     "ensemble idc --top 50 --strategy greedy --at-sensitivity 0.95 --export exports/idc",
+    "ensemble idc_folds --top 5 --distill --export exports/idc-student",
     "ensemble brca_loose --strategy weighted_logits --modalities image,cnv,clinical",
     "ensemble brca_loose --strategy weighted_logits --drop-modality cnv",
 )
@@ -62,17 +63,29 @@ def ensemble(
     export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
     onnx: given.OnnxOption = False,
     torch_export: given.TorchExportOption = False,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Train one network on the ensemble's out-of-fold words; export that.")
+    ] = False,
+    student: Annotated[
+        int | None, typer.Option(help="--distill: trial whose configuration it takes.", show_default="cheapest member")
+    ] = None,
+    data: given.DataOption = None,
     runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
     tracking_uri: given.TrackingOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
     """Combine the best trials on their validation predictions, and export the result."""
     from histotune import cli_merged
+    from histotune.distill import check_distillable
     from histotune.space import read_values
     from histotune.study import open_study
 
     point = operating_point(at_sensitivity, at_specificity, at_youden, at_cost)
-    merged = open_study(study, runs=runs).ensemble(
+    opened = open_study(study, runs=runs)
+    if distill:
+        check_distillable(opened.store, student, onnx=onnx, graphs=onnx or torch_export, exported=export is not None)
+    merged = opened.ensemble(
         top=top,
         strategy=strategy,
         params=read_values(set_ or [], option="--set"),
@@ -80,12 +93,25 @@ def ensemble(
         add_modality={k: str(v) for k, v in read_values(add_modality or [], option="--add-modality").items()},
         drop_modality=drop_modality or [],
         operating_point=point,
-        export=export,
-        onnx=onnx,
-        torch_export=torch_export,
+        export=None if distill else export,
+        onnx=onnx and not distill,
+        torch_export=torch_export and not distill,
         tracking_uri=tracking_uri,
     )
-    cli_merged.merged(merged, export, json_wanted=json_wanted)
+    if not (distill and json_wanted):
+        cli_merged.merged(merged, None if distill else export, json_wanted=json_wanted)
+    if distill:
+        taught = opened.distill(
+            merged,
+            student=student,
+            operating_point=point,
+            export=export,
+            onnx=onnx,
+            torch_export=torch_export,
+            data=data,
+            cache=cache,
+        )
+        cli_merged.distilled(taught, export, json_wanted=json_wanted)
 
 
 def export(

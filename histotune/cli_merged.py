@@ -14,6 +14,7 @@ from histotune.cli_scores import SHOWN_METRICS
 from histotune.cli_show import as_json, as_table
 
 if TYPE_CHECKING:
+    from histotune.distill import Distilled
     from histotune.merge import Merged
 
 _CALIBRATION = ("ece", "brier", "nll")
@@ -53,6 +54,22 @@ def exported(folder: Path) -> None:
     info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     tuned(info["calibration"], info["operating_point"])
     typer.echo(f"Wrote {folder}. Next: histotune evaluate {folder}")
+
+
+def distilled(found: Distilled, export: Path | None, *, json_wanted: bool) -> None:
+    """Print a student beside its ensemble and the best trial."""
+    if json_wanted:
+        as_json(asdict(found) | {"export": export})
+        return
+    rows = [{"what": who.replace("_", " "), found.metric: str(value)} for who, value in found.values.items()]
+    small, large = found.parameters
+    title = f"student of {found.ensemble} with the configuration of trial {found.student}, out of folds"
+    as_table(rows, f"{title}: {small:,} weights instead of {large:,}")
+    for other, gain in found.gains.items():
+        typer.echo(f"student minus {other.replace('_', ' ')}: {gain}")
+    tuned(found.how["calibration"], found.how["operating_point"])
+    if export is not None:
+        typer.echo(f"Wrote {export}: one network, trained on all folds. Next: histotune evaluate {export}")
 
 
 def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> None:

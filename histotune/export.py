@@ -32,6 +32,7 @@ from histotune.predict import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
 from histotune.seal import seal_sentence
 from histotune.single import describe_single
+from histotune.splits import TEST, TRAIN, VAL
 from histotune.statistics import Interval
 from histotune.store import StudyStore, TrialRecord, networks
 from histotune.torch_model import add_torch_export
@@ -67,7 +68,7 @@ def export_trial(
     name = f"{store.settings().name}-trial-{number}"
     how, temperature = describe_single(store, record.predictions(), operating_point)
     how = {"kind": TRIAL, "name": name, **how}
-    return _write(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
+    return write_export(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
 
 
 def export_ensemble(
@@ -92,7 +93,7 @@ def export_ensemble(
         "validation": dict(merged.metrics),
         "validation_intervals": _plain(merged.intervals["ensemble"]),
     }
-    return _write(
+    return write_export(
         store, folder, how, _records(store, merged), merged.temperatures, onnx=onnx, torch_export=torch_export
     )
 
@@ -103,7 +104,7 @@ def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
 
 
-def _write(
+def write_export(
     store: StudyStore,
     folder: Path,
     how: Mapping[str, Any],
@@ -113,7 +114,11 @@ def _write(
     onnx: bool,
     torch_export: bool,
 ) -> Path:
-    """Write the folder beside its place and move it there, whole or not at all."""
+    """Write the folder beside its place and move it there, whole or not at all; returns it.
+
+    Args:
+        how: what `export.json` says of how the members are joined, calibrated and called.
+    """
     folder = folder.absolute()
     _refuse_strangers(folder)
     try:
@@ -179,8 +184,9 @@ def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> l
 
 def _parts(store: StudyStore) -> dict[str, Any]:
     """Count cases and patients of each part of the split."""
-    table = store.split_table().query("part != ''").groupby("part", sort=False)
-    return {str(part): {"cases": len(rows), "patients": rows["patient"].nunique()} for part, rows in table}
+    table = store.split_table()
+    parts = {part: table["patient"][table["part"] == part] for part in (TRAIN, VAL, TEST)}
+    return {part: {"cases": len(who), "patients": who.nunique()} for part, who in parts.items() if len(who)}
 
 
 def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:

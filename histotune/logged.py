@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from histotune import __version__, _mlflow, metrics
+from histotune._mlflow_view import NOTE
+from histotune._model_card import README
 from histotune.export import ENSEMBLE, export_ensemble, export_trial
 from histotune.members import best_trials
 from histotune.merge import Merged
@@ -19,6 +21,7 @@ from histotune.predict import EXPORT
 from histotune.store import COMPLETE, TrialRecord
 from histotune.tracking import MlflowTracker
 
+_LONGEST = 5000  # characters of a description
 _NEEDED = ("mlflow", "torch", "timm", "numpy", "pandas", "pillow", "pyyaml", "safetensors")
 
 
@@ -72,7 +75,9 @@ def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged:
     source = model.artifact_location if tracker.uri.startswith("sqlite") else f"models:/{model.model_id}"
     tags = {"digest": info["digest"], "strategy": merged.strategy, "metric": metric, "trials": str(merged.members)}
     tags["validation"] = str(merged.metrics[metric])
-    version = client.create_model_version(name, source, run, tags=tags, model_id=model.model_id)
+    version = client.create_model_version(
+        name, source, run, tags=tags, model_id=model.model_id, description=_card(folder)
+    )
     best = max([*versions, version], key=lambda one: metrics.direction(metric) * float(one.tags["validation"]))
     client.set_registered_model_alias(name, "champion", best.version)
     return str(version.version)
@@ -96,7 +101,7 @@ def _log_model(client: Any, experiment: str, run: str, folder: Path) -> Any:
     """Log an export folder as a model made from code: MLflow gets safetensors and a Python file, never a pickle."""
     mlflow, info = _mlflow.api(), _info(folder)
     model = client.create_logged_model(
-        experiment, name=info["name"], source_run_id=run, tags={"digest": info["digest"]}
+        experiment, name=info["name"], source_run_id=run, tags={"digest": info["digest"], NOTE: _card(folder)}
     )
     with tempfile.TemporaryDirectory() as scratch:
         place, code = Path(scratch) / "model", Path(__file__).with_name("mlflow_model.py")
@@ -114,6 +119,12 @@ def _requirements() -> list[str]:
     """Pin what loading an export needs; MLflow's own inference would load the model in another process, for seconds."""
     pinned = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in _NEEDED]
     return [f"histotune=={__version__}", *pinned]
+
+
+def _card(folder: Path) -> str:
+    """Return the model card as far as MLflow's descriptions go; whole it lies among the model's artifacts."""
+    card = (folder / README).read_text(encoding="utf-8")
+    return card if len(card) <= _LONGEST else f"{card[: _LONGEST - 100].rpartition(chr(10))[0]}\n\n(more in {README})"
 
 
 def _info(folder: Path) -> dict[str, Any]:

@@ -19,9 +19,10 @@ import numpy as np
 
 from histotune import files, metrics
 from histotune.calibration import OF_CALIBRATED
-from histotune.crossfit import CALIBRATION, Tuned, held_out, parts_by_patient, reached, tune
+from histotune.crossfit import CALIBRATION, Tuned, reached, tune
 from histotune.diversity import diversity
 from histotune.ensembles import ENSEMBLES
+from histotune.held_out import held_out, parts_by_patient
 from histotune.lineup import Lineup, calibrations, fit_to, keep_weighted, line_up
 from histotune.members import Member, best_trials
 from histotune.operating import OperatingPoint, Reached, point_of, scored_cases

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from histotune._thresholds import Curve, curve_of
 from histotune.calibration import THRESHOLD_METRICS, choose_threshold
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.statistics import Interval
@@ -87,7 +87,7 @@ class OperatingPoint:
             return choose_threshold(probabilities, labels, metric=self.rule, positive=positive)
         if probabilities.shape[1] != 2:
             raise ConfigError(f"operating point {self} is of two classes, and these are {probabilities.shape[1]}")
-        curve = _curve(probabilities[:, positive], labels == positive)
+        curve = curve_of(probabilities[:, positive], labels == positive)
         if strict and self.asked is not None and self.rule != COST:
             _warn_of_few(self.rule, self.asked, curve.positives if self.rule == SENSITIVITY else curve.negatives)
         at = self._place(curve)
@@ -95,7 +95,7 @@ class OperatingPoint:
             raise StudyError(self._unreachable(curve))
         return float(curve.thresholds[at])
 
-    def _place(self, curve: _Curve) -> int:
+    def _place(self, curve: Curve) -> int:
         if self.rule == SENSITIVITY:
             return int(np.flatnonzero(curve.sensitivity >= (self.asked or 0) - 1e-12)[-1])
         if self.rule == SPECIFICITY:
@@ -108,7 +108,7 @@ class OperatingPoint:
         best = np.flatnonzero(gain >= gain.max() - 1e-9 * max(1.0, abs(gain.max())))
         return int(best[np.abs(curve.thresholds[best] - 0.5).argmin()])
 
-    def _unreachable(self, curve: _Curve) -> str:
+    def _unreachable(self, curve: Curve) -> str:
         if self.rule in (YOUDEN, COST):
             return (
                 f"operating point {self}: on these cases nothing is better than calling all of them alike, so no "
@@ -169,32 +169,6 @@ def point_of(asked: str | OperatingPoint | None, settings: StudySettings) -> Ope
 def scored_cases(settings: StudySettings) -> str:
     """Name the cases that ensembles and thresholds are fitted on."""
     return f"out of {settings.folds} folds" if settings.folds else "validation part"
-
-
-class _Curve(NamedTuple):
-    """Every threshold that makes a difference, ascending: the first calls all cases positive, the last none."""
-
-    thresholds: np.ndarray
-    sensitivity: np.ndarray
-    specificity: np.ndarray
-    positives: int
-    negatives: int
-
-
-def _curve(scores: np.ndarray, hits: np.ndarray) -> _Curve:
-    distinct, owner = np.unique(scores.astype(np.float64), return_inverse=True)
-    true, false = (np.bincount(owner[rows], minlength=len(distinct)) for rows in (hits, ~hits))
-    positives, negatives = int(true.sum()), int(false.sum())
-    if not positives or not negatives:
-        raise StudyError(
-            f"an operating point needs cases of both classes, and there are {positives} positive and {negatives} "
-            "negative ones"
-        )
-    middles = (distinct[1:] + distinct[:-1]) / 2
-    middles = np.where(middles > distinct[:-1], middles, distinct[1:])  # neighbouring doubles have no middle
-    missed, spared = (np.concatenate([[0], np.cumsum(counts)]) for counts in (true, false))
-    thresholds = np.concatenate([[0.0], middles, [np.nextafter(1.0, 2.0)]])
-    return _Curve(thresholds, 1 - missed / positives, spared / negatives, positives, negatives)
 
 
 def knowable(count: int) -> float:

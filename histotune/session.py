@@ -73,14 +73,16 @@ class Session:
         return inputs_of(self.model, self.preparations, self.feed.take(rows))
 
     def drawn(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Inputs, Present, Tensor]:
-        """Return what the network takes of the cases `rows` in training, and their labels [B], or [B, C] with mixup."""
+        """Return what the network takes of the cases `rows` in training, and their labels [B], or soft ones [B, C]."""
         cases, config = self.feed.take(rows), self.config.augment
         changed = {name: augment(tensor(cases.values[name]), config, rng) for name in self.model.images}
         inputs, present = inputs_of(self.model, self.preparations, replace(cases, values={**cases.values, **changed}))
         labels = self.labels[torch.from_numpy(rows).to(self.device)]
+        if self.data.targets is not None:
+            labels = torch.from_numpy(self.data.targets[rows]).to(self.device, torch.float32)
         if not config.mixup:
             return inputs, present, labels
-        soft = functional.one_hot(labels, len(self.data.classes)).float()
+        soft = labels if labels.ndim == 2 else functional.one_hot(labels, len(self.data.classes)).float()
         (name,) = self.model.images
         mixed, labels = mixup(tensor(inputs[name]), soft, config.mixup, rng)
         return {name: mixed}, present, labels

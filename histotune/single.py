@@ -7,7 +7,8 @@ from typing import Any
 
 from histotune import metrics
 from histotune.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
-from histotune.crossfit import calibration, parts_by_patient, reached, tune
+from histotune.crossfit import calibration, reached, tune
+from histotune.held_out import parts_by_patient
 from histotune.operating import OperatingPoint, point_of, scored_cases
 from histotune.statistics import patient_bootstrap
 from histotune.store import Predictions, StudyStore

@@ -52,6 +52,7 @@ class TrainingData:
         classes: class names; `positive` is the index of the positive class.
         digest: the cohort's digest, which a trial's environment names.
         folds: as `Split` has them; where there are any, a trial trains once for each of `cuts`.
+        targets: [N, C], probabilities that the training loss asks for in place of the labels; None asks for labels.
     """
 
     arrays: Mapping[str, Any]
@@ -66,6 +67,7 @@ class TrainingData:
     digest: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
     folds: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     @property
     def columns(self) -> dict[str, Column]:

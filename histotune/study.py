@@ -11,7 +11,9 @@ import pandas as pd
 
 from histotune import figures
 from histotune._confirmed import Confirmed
+from histotune.begin import study_cohort
 from histotune.confirm import confirm
+from histotune.distill import TRUST, Distilled, distill
 from histotune.errors import ConfigError, suggest
 from histotune.export import export_ensemble, export_trial
 from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
@@ -126,6 +128,33 @@ class Study:
             export_ensemble(self.store, merged, Path(export), onnx=onnx, torch_export=torch_export)
         log_ensemble(MlflowTracker(self.store, self.store.folder.parent, uri=tracking_uri), merged)
         return merged
+
+    def distill(
+        self,
+        merged: Merged,
+        *,
+        student: int | None = None,
+        trust: float = TRUST,
+        operating_point: str | OperatingPoint | None = None,
+        export: str | os.PathLike[str] | None = None,
+        onnx: bool = False,
+        torch_export: bool = False,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> Distilled:
+        """Train one student on what an ensemble of a study with folds said out of folds; see `distill.distill`.
+
+        Args:
+            student: the trial whose configuration it takes; None takes the cheapest member.
+            trust: weight of the ensemble's probabilities against that of the labels, in (0, 1].
+            data: where the study's data are now; None looks where they were when it began.
+        """
+        places = Places.of(self.store.folder.parent, cache)
+        return distill(
+            self.store, merged, lambda size: study_cohort(self.store, places, size, data), student=student, trust=trust,
+            operating_point=operating_point, export=None if export is None else Path(export), onnx=onnx,
+            torch_export=torch_export,
+        )  # fmt: skip
 
     def _members(
         self,

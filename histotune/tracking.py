@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histotune import _mlflow, files
+from histotune import _mlflow, _mlflow_view, files
 from histotune.lineage import inherited, read_parent
 from histotune.metrics import METRICS
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 PARENT = "mlflow.parentRunId"
 MIRRORED = "mirrored"  # tag of the study's run: every trial below this number has its run, closed
+RANKED = 20  # best trials that are tagged with their rank
 FEW = 20  # runs that are asked for one by one instead of all runs of the study
 _SERVED = ("http://", "https://", "databricks")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on chats
@@ -229,6 +230,23 @@ class MlflowTracker:
             client.set_tag(self.parent, key, value)
         client.set_tag(self.parent, MIRRORED, str(self._first_gap()))
         client.set_terminated(self.parent, "FINISHED")
+        self._rank(client, sorted(complete, key=lambda t: -sign * t.metrics[metric])[:RANKED])
+        for key, value in _mlflow_view.experiment_tags(self.store, trials, self.experiment).items():
+            client.set_experiment_tag(self.experiment, key, value)
+
+    def _rank(self, client: Any, best: Sequence[TrialRecord]) -> None:
+        """Tag the best trials with their rank, and take it from those that had one."""
+        ranks = {f"trial/{trial.number}": str(rank) for rank, trial in enumerate(best, start=1)}
+        query = f"tags.`{PARENT}` = '{self.parent}' and tags.rank != ''"
+        active = _mlflow.api().entities.ViewType.ACTIVE_ONLY
+        old = {run.data.tags["key"]: run for run in client.search_runs([self.experiment], query, active)}
+        for key in old.keys() - ranks.keys():
+            client.delete_tag(old[key].info.run_id, "rank")
+        for key, rank in ranks.items():
+            if key not in old or old[key].data.tags["rank"] != rank:
+                run = old[key] if key in old else self.runs_of(client, key).get(key)
+                if run is not None and run.info.lifecycle_stage != "deleted":
+                    client.set_tag(run.info.run_id, "rank", rank)
 
 
 def study_tags(store: StudyStore) -> dict[str, str]:

@@ -54,6 +54,7 @@ def run_trial(
     report: Report | None = None,
     *,
     metric: str = "balanced_accuracy",
+    fold: Fold | None = None,
     probed: bool = True,
 ) -> TrialRecord:
     """Train to the end, or until `report` raises `StopTrial`; a failure is a record, not an exception.
@@ -61,7 +62,7 @@ def run_trial(
     Arguments and errors are those of `epochs`.
     """
     while True:
-        training = epochs(config, data, folder, metric=metric, probed=probed)
+        training = epochs(config, data, folder, metric=metric, fold=fold, probed=probed)
         try:
             for epoch in training:
                 if report:

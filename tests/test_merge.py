@@ -11,9 +11,9 @@ from scipy.optimize import minimize_scalar
 
 from histotune._deal import by_group
 from histotune.calibration import OF_CALIBRATED, apply_temperatures, fit_temperature
-from histotune.crossfit import PARTS
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
+from histotune.held_out import PARTS
 from histotune.leaderboard import leaderboard
 from histotune.members import best_trials
 from histotune.merge import merge

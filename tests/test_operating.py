@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, roc_curve
 
 from histotune.calibration import tempered
-from histotune.crossfit import calibration, parts_by_patient, reached, tune
+from histotune.crossfit import calibration, reached, tune
 from histotune.diversity import diversity
 from histotune.errors import ConfigError, StudyError
+from histotune.held_out import parts_by_patient
 from histotune.metrics import decide, score
 from histotune.operating import OperatingPoint, knowable
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-KINDS = ("losses", "modalities", "backbones", "fusions", "redundancies", "datasets", "ensembles", "figures")
+KINDS = ("losses", "modalities", "backbones", "fusions", "redundancies", "datasets", "ensembles", "figures", "audits")
 
 
 def commands(heading: str) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,12 +27,15 @@ from made_up_tables import begun, train, write_cases
 from PIL import Image
 from typer.testing import CliRunner
 
+from histotune import _mlflow
 from histotune.cli import app
 from histotune.cohort import Cohort
 from histotune.export import export_trial
+from histotune.logged import log_models
 from histotune.predict import Export, load
 from histotune.serve import _files, application
 from histotune.store import StudyStore
+from histotune.tracking import MlflowTracker
 
 
 @contextlib.contextmanager
@@ -226,3 +231,36 @@ def test_the_command_serves(model: Export, images: np.ndarray) -> None:
     finally:
         server.terminate()
         assert server.wait(30) in (0, -15)
+
+
+@pytest.mark.slow
+def test_mlflow_serves_a_logged_model(tmp_path: Path, trained_study: StudyStore, images: np.ndarray) -> None:
+    tracker = MlflowTracker(trained_study, trained_study.folder.parent)
+    tracker.mirror()
+    assert log_models(tracker, top=1) == 1
+    logged = _mlflow.api().MlflowClient(tracker.uri).search_logged_models([tracker.experiment])[0]
+    assert "## Intended use" in logged.tags["mlflow.note.content"]
+    number = int(logged.name.rpartition("-")[2])
+    expected = load(export_trial(trained_study, number, tmp_path / "export")).predict(images)["p_malignant"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    where = logged.artifact_location.removeprefix("file://")
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", where, "--env-manager", "local"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], env=os.environ | quiet,
+        start_new_session=True, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        for _ in range(1800):
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                if ask(f"http://127.0.0.1:{port}/ping")[0] == 200:
+                    break
+            time.sleep(0.1)
+        body = json.dumps({"inputs": images.tolist()}).encode()
+        status, found = ask(f"http://127.0.0.1:{port}/invocations", body, "application/json")
+        assert status == 200, found
+        assert [row["p_malignant"] for row in found["predictions"]] == pytest.approx(list(expected), abs=1e-6)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)  # its workers, too
+        server.wait(30)

@@ -10,9 +10,10 @@ import numpy as np
 from histotune import metrics
 from histotune._resampling import draws
 from histotune.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
-from histotune.crossfit import parts_by_patient, tune
+from histotune.crossfit import tune
 from histotune.figures._base import Source, call
-from histotune.figures.confusion_matrix import _find
+from histotune.figures._models import find
+from histotune.held_out import parts_by_patient
 from histotune.leaderboard import ENSEMBLE
 from histotune.operating import scored_cases
 
@@ -43,7 +44,7 @@ def calibrated(source: Source, of: str) -> Calibrated:
     Raises:
         StudyError: there is no such model.
     """
-    line = _find(source, of)
+    line = find(source, of)
     saved = line.record.predictions()
     before = metrics.softmax(saved.logits)
     bounds = (LEAST_TEMPERATURE, MOST_TEMPERATURE)

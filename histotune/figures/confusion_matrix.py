@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune import metrics
-from histotune.errors import StudyError, suggest
+from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
-from histotune.leaderboard import Line
+from histotune.figures._models import BEST, find
 from histotune.seal import SEALED
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
-BEST, EVALUATION = "best", "evaluation"
+EVALUATION = "evaluation"
 _FEW = 4  # classes up to which a cell has room for tenths of a percent
 
 
@@ -68,7 +68,7 @@ class ConfusionMatrix(Figure[Confusion]):
         """Count what the model predicted."""
         if self._of == EVALUATION:
             return _of_evaluation(source)
-        line = _find(source, self._of)
+        line = find(source, self._of, also=[EVALUATION])
         saved = line.record.predictions()
         probabilities = metrics.softmax(saved.logits)
         part = f"validation part of {source}"
@@ -79,13 +79,14 @@ class ConfusionMatrix(Figure[Confusion]):
     def draw(self, numbers: Confusion) -> PlotlyFigure:
         """Draw a matrix of shares with the counts in its cells."""
         shares, classes = numbers.shares, list(numbers.classes)
+        names = [*map(_style.text, classes)]
         tenths = len(classes) <= _FEW
         words = [
             [_cell(share, count, tenths) for share, count in zip(*row, strict=True)]
             for row in zip(shares, numbers.counts, strict=True)
         ]
         matrix = {
-            "type": "heatmap", "z": shares, "x": classes, "y": classes, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2,
+            "type": "heatmap", "z": shares, "x": names, "y": names, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2,
             "colorscale": _style.SHARES, "showscale": False, "text": words, "texttemplate": "%{text}",
             "textfont": {"size": 15 if tenths else 10},
             "hovertemplate": "true %{y}, predicted %{x}<br>%{text}<extra></extra>",
@@ -109,19 +110,6 @@ class ConfusionMatrix(Figure[Confusion]):
 def confusion_matrix(*, of: str | int = BEST) -> ConfusionMatrix:
     """Cases by true and predicted class; `of` is best, evaluation, a trial's number or a name of the leaderboard."""
     return ConfusionMatrix(str(of))
-
-
-def _find(source: Source, name: str) -> Line:
-    if name == BEST:
-        models = source.models()
-        if not models:
-            raise StudyError(f"study {source.settings.name!r} has no complete trial yet: search on, or train one")
-        return models[0]
-    found = [line for line in source.entries if line.name == name and line.record.metrics]
-    if not found:
-        known = [BEST, EVALUATION, *(line.name for line in source.entries if line.record.metrics)]
-        raise StudyError(f"study {source.settings.name!r} has no predictions of {name!r}. {suggest(name, known)}")
-    return found[0]
 
 
 def _of_evaluation(source: Source) -> Confusion:

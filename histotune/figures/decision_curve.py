@@ -11,7 +11,7 @@ from histotune.errors import StudyError
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._calibrated import band, calibrated, sums_by_patient
-from histotune.figures.confusion_matrix import BEST
+from histotune.figures._models import BEST
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure

@@ -78,7 +78,9 @@ class LearningCurves(Figure[Curves]):
         chosen = complete[: self._top] + [line for at, line in enumerate(stopped) if at in sampled]
         curves = tuple(curve for curve in (_curve(line, metric) for line in chosen) if len(curve.epochs))
         if not curves:
-            raise StudyError(f"no trial of study {source.settings.name!r} kept its curve.jsonl")
+            raise StudyError(
+                f"no trial of study {source.settings.name!r} kept its curve: curve.jsonl is missing or empty"
+            )
         return Curves(metric, curves, len(complete), len(stopped), source.scored_on())
 
     def draw(self, numbers: Curves) -> PlotlyFigure:

@@ -11,7 +11,7 @@ from histotune import metrics
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._calibrated import band, calibrated, sums_by_patient
-from histotune.figures.confusion_matrix import BEST
+from histotune.figures._models import BEST
 from histotune.ranges import Interval
 
 if TYPE_CHECKING:
