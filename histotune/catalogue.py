@@ -23,7 +23,7 @@ def catalogue(kind: str) -> list[dict[str, object]]:
     """List what is registered under `kind`: name, summary, parameters with defaults and ranges, and source.
 
     >>> [entry["name"] for entry in catalogue("ensembles")]
-    ['average', 'max', 'stacking', 'vote', 'weighted', 'weighted_logits']
+    ['average', 'greedy', 'max', 'stacking', 'vote', 'weighted', 'weighted_logits']
 
     Raises:
         ConfigError: there is no such kind.

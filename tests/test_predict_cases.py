@@ -96,6 +96,7 @@ def test_an_ensemble_predicts_its_validation_cases_as_it_did(study: Begun, coupl
     logits = apply_temperatures(np.stack([one.logits for one in saved]), [m.temperature for m in model.members])
     fitted = ENSEMBLES.build("weighted_logits", **model.info["params"])
     fitted.load_state(model.info["state"])
+    fitted.temperature = model.info["temperature"]
     table = model.predict(cases).set_index("id")
     known = present.any(axis=0)
     expected = fitted.predict(logits, present)[known]

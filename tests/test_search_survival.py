@@ -30,6 +30,7 @@ from histotune.study import Study
 
 SCRIPT = Path(__file__).parent / "search_process.py"
 EPOCHS = 6
+PROMPT = 30  # seconds; one or two where nothing else runs, and no measurement of speed
 SPACE = f"""
 dataset: synthetic
 epochs: {EPOCHS}
@@ -161,7 +162,7 @@ def test_a_search_survives_kill_interrupt_and_a_dead_worker(
     went_on = dict(reversed(interrupted.epochs()))
     assert went_on, interrupted.lines
     assert all(went_on[n] > 1 for n, epoch in killed.epochs() if epoch > 1 and n in went_on), "trained from the start"
-    assert interrupted.interrupt(signal.SIGINT) < 5
+    assert interrupted.interrupt(signal.SIGINT) < PROMPT
     assert "summary interrupted" in interrupted.lines[-1]
     assert not _marked(_mark(small_study)), "processes are left behind"
 
@@ -224,7 +225,7 @@ def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search],
 def test_sigterm_ends_like_ctrl_c(search: Callable[[int], Search], small_study: StudyStore) -> None:
     one = search(4)
     one.until(r"reported \d+ 2")
-    assert one.interrupt(signal.SIGTERM) < 5
+    assert one.interrupt(signal.SIGTERM) < PROMPT
     assert "summary interrupted" in one.lines[-1]
     again = search(4)
     again.finish()
