@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from histotune._contenders import DEFAULT
-from histotune.metrics import direction
+from histotune.metrics import direction, in_words
 from histotune.statistics import Difference, Interval, Seeded, holm
 
 ALPHA = 0.05
@@ -139,14 +139,12 @@ def cheapest(rows: Sequence[Row], sign: float) -> tuple[str, str]:
 
 def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[str, bool]:
     """Say what the search's winner reaches, and whether it beats the default."""
-    sign, name = direction(metric), metric.replace("_", " ")
-    who = (
-        "The space's default, the search's best,"
-        if winner.name == DEFAULT
-        else f"{winner.name.capitalize()}, the search's best,"
+    sign, name = direction(metric), in_words(metric)
+    who = "the space's default" if winner.name == DEFAULT else winner.name
+    said = (
+        f"Trained again on fresh seeds and folds, {who}, the search's best, reaches {winner.confirmed} {name}; in the "
+        f"search it had looked like {winner.search_score:.3f}, an optimism gap of {winner.optimism_gap}"
     )
-    said = f"{who} looked like {winner.search_score:.3f} {name} in the search; on fresh seeds and folds it reaches "
-    said += f"{winner.confirmed}"
     difference = judged.against_default.get(winner.name)
     beats = (
         winner.name != DEFAULT

@@ -241,7 +241,7 @@ def _compare(winner: Line, control: Line, metric: str, positive: int, replicates
 
 
 def _words(winner: Line, rival: str, metric: str, difference: Difference, beats: bool) -> str:
-    who, what = f"{winner.kind} {winner.name}", metric.replace("_", " ")
+    who, what = f"{winner.kind} {winner.name}", metrics.in_words(metric)
     interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     if np.isnan(difference.low):
         return f"No verdict on {who} against {rival}: too few validation patients ({interval})."

@@ -26,6 +26,7 @@ from histotune.errors import ConfigError, DataError, suggest
 
 ECE_BINS = 15
 BINARY_ONLY = frozenset({"positive_f1"})
+_WORDS = {"f1": "F1", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mcc": "MCC", "brier": "Brier"}
 
 
 class Metric(NamedTuple):
@@ -101,6 +102,15 @@ def check_metrics(names: Sequence[str], classes: int | None = None) -> list[str]
 def direction(name: str) -> float:
     """Return 1.0 where more is better, -1.0 where less is."""
     return 1.0 if METRICS[check_metric(name)].higher_is_better else -1.0
+
+
+def in_words(name: str) -> str:
+    """Write a metric's name as a sentence, a caption or a table has it.
+
+    >>> in_words("auroc"), in_words("balanced_accuracy"), in_words("macro_f1")
+    ('AUROC', 'balanced accuracy', 'macro F1')
+    """
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def fits(name: str, classes: int) -> bool:

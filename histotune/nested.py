@@ -38,7 +38,7 @@ from histotune.imbalance import NATURAL
 from histotune.jobs import search
 from histotune.leaderboard import TRIAL, Line, components
 from histotune.members import best_trials
-from histotune.metrics import direction
+from histotune.metrics import direction, in_words
 from histotune.places import Places
 from histotune.predict import load
 from histotune.records import Predictions
@@ -278,7 +278,7 @@ def _joined(
     nested = scores.interval()
     inner = float(np.mean([one.inner for one in found]))
     gap = direction(metric) * (inner - nested.value)
-    name, count = metric.replace("_", " "), len(np.unique(patients))
+    name, count = in_words(metric), len(np.unique(patients))
     sentence = (
         f"What a search like this chooses reaches {nested} {name} on patients that it never saw ({len(found)} outer "
         f"folds of {count} patients). Inside the searches the winners looked like {inner:.3f}: too good by {gap:+.3f}."

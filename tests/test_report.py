@@ -168,7 +168,8 @@ def confirmation(*, beats: bool) -> dict[str, Any]:
     default = winner | {"name": "default", "number": 0, "search_score": 0.5}
     return {
         "metric": "balanced_accuracy", "seeds": 5, "outer": 3, "contenders": [winner, default],
-        "tied": ["trial 1", "default"], "recommended": "trial 1", "beats_default": beats, "sentence": "A sentence.",
+        "tied": ["trial 1", "default"], "recommended": "trial 1", "beats_default": beats, "best": "trial 1",
+        "sentence": "Trained again, trial 1 reaches 0.520: no better than the space's default (0.500), beyond noise.",
         "time": "2026-01-01", "command": "histotune confirm small",
     }  # fmt: skip
 
@@ -179,12 +180,23 @@ def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(
     files.write_json(trained_study.folder / "confirm" / "confirm.json", confirmation(beats=False))
     page = write(trained_study, tmp_path)
     told = first_words(page)
-    assert told.startswith("Trained again on fresh seeds and folds, trial 1, the search's best, reaches 0.520")
-    assert "0.520 (0.410 to 0.600)" in told
-    assert "optimism gap of +0.190 (+0.100 to +0.270)" in told
-    assert "no better than the space's default" in told
+    assert told.startswith("Trained again, trial 1 reaches 0.520: no better than the space's default")
+    assert "+0.190<small>+0.100 to +0.270" in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert "Statistically tied with the best, trial 1: default." in Text(page).words
     assert [data["board"]["rows"][at][2] for at in data["board"]["tied"]] == ["1"]
+
+
+def test_a_contender_that_failed_is_neither_the_best_nor_the_winner(trained_study: StudyStore, tmp_path: Path) -> None:
+    found = confirmation(beats=False)
+    failed = {"name": "trial 2", "search_score": 0.9, "confirmed": {"value": None}, "failed": "oom: memory"}
+    found["contenders"] = [failed, *found["contenders"]]
+    files.write_json(trained_study.folder / "confirm" / "confirm.json", found)
+    known = findings(trained_study, tmp_path)
+    page = str(SECTIONS.build("confirmation").build(known).html)
+    assert page.count('data-head="minus the best">the best<') == 1
+    assert "trial 2 could not be trained again: oom: memory" in page
+    assert '<div class="value">0.520</div>' in str(SECTIONS.build("summary").build(known).html)
 
 
 def noise(store: StudyStore, trials: int) -> None:

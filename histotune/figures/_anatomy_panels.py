@@ -9,6 +9,7 @@ import numpy as np
 from histotune.figures import _style
 from histotune.figures._branches import panel_title
 from histotune.figures._losses import short
+from histotune.metrics import in_words
 
 if TYPE_CHECKING:
     from histotune.figures.ensemble_anatomy import Anatomy
@@ -27,7 +28,7 @@ def panels(numbers: Anatomy) -> tuple[list[dict[str, Any]], dict[str, Any], int]
     low = 1 - above / whole
     names = [_style.text(short(numbers.members[at], 22)) for at in order]
     ticks = {"tickvals": [*range(rows)], "ticktext": names, "range": [rows - 0.4, -0.6], "ticks": ""}
-    metric = numbers.metric.replace("_", " ")
+    metric = in_words(numbers.metric)
     shares, places = 100 * numbers.say[order], [*range(rows)]
     traces: list[dict[str, Any]] = [
         {"type": "bar", "orientation": "h", "x": _style.small(shares, 3), "y": places, "hoverinfo": "x",

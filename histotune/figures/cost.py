@@ -90,7 +90,7 @@ class Cost(Figure[Costs]):
 
     def draw(self, numbers: Costs) -> PlotlyFigure:
         """Draw one panel per cost, below each other, over the same axis of the metric."""
-        metric = numbers.metric.replace("_", " ")
+        metric = metrics.in_words(numbers.metric)
         traces, layout, height = panels(numbers, metric)
         caption = (
             f"{_style.counted(len(numbers.names), f'{COMPLETE} model')} scored on {numbers.about}. The line joins the "

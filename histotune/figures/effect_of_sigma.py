@@ -115,7 +115,7 @@ class EffectOfSigma(Figure[SigmaEffect]):
         if not numbers.trials:
             caption = f"Computed, not measured: no cases, no patients; no trial of {numbers.study} has a sigma."
             return _style.figure(title, caption, curves, layout, height=380)
-        metric = numbers.metric.replace("_", " ")
+        metric = metrics.in_words(numbers.metric)
         layout["yaxis"]["domain"] = [0.6, 1.0]
         layout["xaxis2"] = _style.axis("sigma", anchor="y2", **_scale([trial.sigma for trial in numbers.trials]))
         layout["yaxis2"] = _style.axis(f"validation {metric}", anchor="x2", domain=[0.0, 0.4])

@@ -83,7 +83,7 @@ class LearningCurves(Figure[Curves]):
 
     def draw(self, numbers: Curves) -> PlotlyFigure:
         """Draw the best in front, other complete trials behind it, and a mark where each stopped one ended."""
-        metric = numbers.metric.replace("_", " ")
+        metric = metrics.in_words(numbers.metric)
         complete = [curve for curve in numbers.curves if not curve.stopped]
         stopped = [curve for curve in numbers.curves if curve.stopped]
         first, *rest = complete or stopped

@@ -13,6 +13,7 @@ from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._parallel import lines_through
 from histotune.figures._parameters import Column, column, labels, nothing_differs, tried, upwards
 from histotune.leaderboard import components
+from histotune.metrics import in_words
 from histotune.ranges import Interval
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class ParallelCoordinates(Figure[Parallel]):
 
     def draw(self, numbers: Parallel) -> PlotlyFigure:
         """Draw a line for every trial, the best in front."""
-        metric = numbers.metric.replace("_", " ")
+        metric = in_words(numbers.metric)
         traces, layout, height = lines_through(numbers, metric)
         whose = "" if numbers.loss == ALL else f" of loss {numbers.loss}"
         caption = (

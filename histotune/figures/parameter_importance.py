@@ -12,6 +12,7 @@ from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._importance_bars import bars
 from histotune.figures._parameters import Tried, labels, tried, upwards
+from histotune.metrics import in_words
 from histotune.search.parameter_importance import LEAST, LEAST_BEST, MOST, SHUFFLES, importances
 from histotune.space import Condition
 
@@ -76,7 +77,7 @@ class ByParameter(Figure[ParameterImportance]):
     def draw(self, numbers: ParameterImportance) -> PlotlyFigure:
         """Draw bars, panel by panel, each with a mark at what chance reaches."""
         traces, layout, height = bars(numbers.panels)
-        metric = numbers.metric.replace("_", " ")
+        metric = in_words(numbers.metric)
         caption = (
             "PED-ANOVA: how differently the best tenth of the trials (at least four) and all trials are distributed "
             "over a parameter; shares of a panel sum to 1. A stopped trial counts as not among the best: it was behind "

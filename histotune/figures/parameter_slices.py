@@ -13,6 +13,7 @@ from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._grid import panels
 from histotune.figures._parameters import Column, column, labels, nothing_differs, tried, upwards
 from histotune.leaderboard import components
+from histotune.metrics import in_words
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -87,7 +88,7 @@ class ParameterSlices(Figure[Slices]):
 
     def draw(self, numbers: Slices) -> PlotlyFigure:
         """Draw small panels in two columns."""
-        metric = numbers.metric.replace("_", " ")
+        metric = in_words(numbers.metric)
         traces, layout, height = panels(numbers, metric)
         drawn = f"{len(numbers.numbers):,} of {_style.counted(numbers.trials, 'trial')}"
         caption = (

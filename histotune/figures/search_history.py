@@ -84,7 +84,7 @@ class History(Figure[SearchHistory]):
 
     def draw(self, numbers: SearchHistory) -> PlotlyFigure:
         """Draw a mark for every trial, a step line of the best, and lines of default and best control."""
-        metric = numbers.metric.replace("_", " ")
+        metric = metrics.in_words(numbers.metric)
         low, high = limits(numbers)
         traces = [*marks(numbers, low, high), best_line(numbers), *lines(numbers, low)]
         counts = [(state, int((numbers.states == at).sum())) for at, state in enumerate(STATES)]

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from histotune.metrics import in_words
 from histotune.reproductions import _folded_measure
 from histotune.reproductions._folded_measure import Scored
 from histotune.reproductions._report import Section
-from histotune.reproductions._tables import shown_p, words
+from histotune.reproductions._tables import shown_p
 from histotune.statistics import Difference, holm, paired_bootstrap_of_seeds
 
 TESTED = "auroc"
@@ -46,7 +47,7 @@ def pairs_section(title: str, pairs: Sequence[Pair], scored: Scored, rows: np.nd
         cells.append([pair.what, names, shown_difference(d), shown_p(d.p), shown_p(p)])
         about = {"difference": d.value, "low": d.low, "high": d.high, "p": d.p, "p_corrected": p}
         numbers.append({"row": names, "metric": TESTED, **about})
-    head = ["", "rows", f"{words(TESTED)}, difference [95 %]", "p", "p corrected"]
+    head = ["", "rows", f"{in_words(TESTED)}, difference [95 %]", "p", "p corrected"]
     return Section(title, "", head, cells, numbers)
 
 

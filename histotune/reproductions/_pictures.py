@@ -14,9 +14,10 @@ from histotune.figures._imbalance_curve import ImbalanceCurve
 from histotune.figures._imbalance_curve import draw as draw_curve
 from histotune.figures._page import write_page
 from histotune.figures.confusion_matrix import Confusion
+from histotune.metrics import in_words
 from histotune.places import Places
 from histotune.reproductions._base import Reproduction
-from histotune.reproductions._tables import Arm, words
+from histotune.reproductions._tables import Arm
 
 
 def draw(
@@ -59,7 +60,7 @@ def draw_imbalances(arms: Sequence[Arm], cohort: Cohort, folder: Path) -> list[P
         for metric in dict.fromkeys(("sensitivity", table.tested)):
             if metric not in table.metrics:
                 continue
-            title = words(metric) if metric == "auroc" else f"{words(metric)},<br>{how}"
+            title = in_words(metric) if metric == "auroc" else f"{in_words(metric)},<br>{how}"
             rows = [arm.measured.of(table) for arm in arms]
             panels[title] = {row: [one[row].intervals[metric] for one in rows] for row in table.rows if row in rows[0]}
     counts = []

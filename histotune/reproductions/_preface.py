@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from histotune.metrics import in_words
 from histotune.reproductions._asked import Asked
 from histotune.reproductions._lineup import LineUp, choose, describe
 from histotune.reproductions._report import Report
 from histotune.reproductions._rows import Measured
-from histotune.reproductions._tables import Arm, words
+from histotune.reproductions._tables import Arm
 from histotune.store import COMPLETE, StudySettings, StudyStore
 
 
@@ -56,8 +57,8 @@ def _head(asked: Asked, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[s
     parts = arms[0].store.split_table()
     val = parts[parts["part"] == "val"]
     chosen = (
-        f"Parameters and epochs were chosen by {words(settings.metric)} on the validation part, {len(val):,} images of "
-        f"{val['patient'].nunique():,} patients."
+        f"Parameters and epochs were chosen by {in_words(settings.metric)} on the validation part, {len(val):,} images "
+        f"of {val['patient'].nunique():,} patients."
     )
     if asked.setting.external:
         head.append(

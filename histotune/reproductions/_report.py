@@ -12,9 +12,10 @@ from typing import Any
 from histotune import files
 from histotune.config import unparse
 from histotune.efficiency import Efficiency
+from histotune.metrics import in_words
 from histotune.reproductions._base import Table
 from histotune.reproductions._rows import Measured
-from histotune.reproductions._tables import Arm, Line, verdict, words
+from histotune.reproductions._tables import Arm, Line, verdict
 
 HOW = (
     "A cell is the mean ± standard deviation over training seeds, on one split and with one choice of parameters; the "
@@ -136,8 +137,8 @@ def _table(table: Table, rows: Sequence[Line], measured: Measured, reference: st
     }
     for metric in table.metrics:
         here, printed = [line.cell(metric) for line in rows], [line.printed(metric) for line in rows]
-        columns |= {words(metric): here} if any(here) else {}
-        columns |= {f"{words(metric)}, published": printed} if any(printed) else {}
+        columns |= {in_words(metric): here} if any(here) else {}
+        columns |= {f"{in_words(metric)}, published": printed} if any(printed) else {}
     for name in rows[0].compared(table.tested, reference):
         compared = [line.compared(table.tested, reference)[name] for line in rows]
         columns |= {name: compared} if any(compared) else {}
@@ -160,7 +161,7 @@ def _efficiencies(costs: Mapping[str, Efficiency]) -> str:
 
 
 def _chosen(report: Report, arm: str) -> str:
-    head = ["", "complete trials", "published, the first trial", "best here", f"validation {words(report.metric)}"]
+    head = ["", "complete trials", "published, the first trial", "best here", f"validation {in_words(report.metric)}"]
     rows = [[*map(str, cells), f"{value:.3f}"] for *cells, value in report.chosen[arm]]
     return _under(arm, _grid(head, rows)) if rows else "Nothing: each contender has one configuration, its first."
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from histotune.metrics import direction
+from histotune.metrics import direction, in_words
 from histotune.reproductions._base import Published, Table
 from histotune.reproductions._rows import Measured, Trained
 from histotune.statistics import Difference, Interval, holm
 from histotune.store import StudyStore
 
 LEVEL = 0.05
-_WORDS = {"f1": "F1", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mcc": "MCC", "brier": "Brier"}
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class Line:
 
     def compared(self, metric: str, reference: str) -> dict[str, str]:
         """Write the tested metric's interval and the comparison with the reference, by column."""
-        d, own = self.difference, self.interval
+        d, own, name = self.difference, self.interval, in_words(metric)
         return {
-            f"{words(metric)} [95 %]": f"[{own.low:.3f}, {own.high:.3f}]" if own else "",
-            f"{words(metric)} minus {reference} [95 %]": f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if d else "",
+            f"{name} [95 %]": f"[{own.low:.3f}, {own.high:.3f}]" if own else "",
+            f"{name} minus {reference} [95 %]": f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" if d else "",
             "p": shown_p(d.p) if d else "",
             "p corrected": shown_p(self.corrected),
         }
 
     def summary(self, metric: str, reference: str) -> dict[str, str]:
         """Write what matters most, by column."""
-        own = {"": self.label, words(metric): self.cell(metric), "published": self.printed(metric)}
+        own = {"": self.label, in_words(metric): self.cell(metric), "published": self.printed(metric)}
         return own | self.compared(metric, reference)
 
 
@@ -123,19 +122,10 @@ def verdict(table: Table, rows: Sequence[Line], reference: str) -> str:
     for line in rows:
         if line.difference is not None and line.corrected is not None and line.corrected < LEVEL:
             sides["Better" if line.difference.value * direction(table.tested) > 0 else "Worse"].append(line.label)
-    where = f"{reference} in {words(table.tested)} beyond noise (p corrected < {LEVEL})"
+    where = f"{reference} in {in_words(table.tested)} beyond noise (p corrected < {LEVEL})"
     if not any(sides.values()):
         return f"No row differs from {where}."
     return " ".join(f"{side} than {where}: {'; '.join(labels)}." for side, labels in sides.items() if labels)
-
-
-def words(metric: str) -> str:
-    """Write a metric for people.
-
-    >>> words("macro_f1")
-    'macro F1'
-    """
-    return " ".join(_WORDS.get(word, word) for word in metric.split("_"))
 
 
 def shown_p(value: float | None) -> str:

@@ -14,7 +14,7 @@ from histotune.reproductions._folded_measure import Compared, Picture, Scored
 from histotune.reproductions._pairs import Pair, pairs_section
 from histotune.reproductions._report import Section
 from histotune.reproductions._rows import Probabilities
-from histotune.reproductions._tables import Arm, words
+from histotune.reproductions._tables import Arm
 
 _METRICS = ("auroc", "balanced_accuracy", "macro_f1", "mcc", "average_precision")
 _TESTED = "auroc"
@@ -79,7 +79,7 @@ def _apart(
         [line.label, *(line.cell(metric) for metric in _METRICS), setting.marked[line.label]]
         for line in arm.tables[0][1]
     ]
-    return [Section("Marked rows, the same patients", "", ["", *map(words, _METRICS), "why apart"], cells)]
+    return [Section("Marked rows, the same patients", "", ["", *map(metrics.in_words, _METRICS), "why apart"], cells)]
 
 
 def _bars(arm: Arm, who: str, best: str) -> Picture:

@@ -10,8 +10,6 @@ from typing import Any
 from markupsafe import Markup
 
 UNKNOWN = "not stated"
-_NAMES = {"auroc": "AUROC", "mcc": "MCC", "ece": "ECE", "nll": "NLL", "macro_f1": "macro F1",
-          "positive_f1": "F1 of the positive class", "brier": "Brier score"}  # fmt: skip
 
 
 def paragraph(text: str, *, kind: str = "") -> Markup:
@@ -142,15 +140,6 @@ def time(stamp: Any) -> str | None:
     ('2026-11-21 14:33', None)
     """
     return str(stamp)[:16].replace("T", " ") if stamp else None
-
-
-def metric(name: str) -> str:
-    """Write a metric's name in words.
-
-    >>> metric("auroc"), metric("balanced_accuracy")
-    ('AUROC', 'balanced accuracy')
-    """
-    return _NAMES.get(name, name.replace("_", " "))
 
 
 def counted(count: int, what: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
+from histotune.metrics import in_words
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section, Wanted
 from histotune.sections._findings import Findings
@@ -31,7 +32,7 @@ class Calibration(Section):
             for line in findings.models[:5]
         ]
         caption = "Calibration of the best models on the validation part; less is better."
-        pieces = [html.table(caption, ["model", *map(html.metric, _SCORES)], rows)]
+        pieces = [html.table(caption, ["model", *map(in_words, _SCORES)], rows)]
         for name, found in findings.ensembles.items():
             pieces += _fitted(name, found)
         return Content(html.joined(pieces))
@@ -53,8 +54,8 @@ def _fitted(name: str, found: Mapping[str, Any]) -> list[Markup]:
         }
     for key, value in scores.items():
         if isinstance(value, (int, float, str)):
-            told[html.metric(key)] = value
+            told[in_words(key)] = value
         elif isinstance(value, Mapping):
             parts = (f"{inner} {html.number(v) if isinstance(v, (int, float)) else v}" for inner, v in value.items())
-            told[html.metric(key)] = ", ".join(parts)
+            told[in_words(key)] = ", ".join(parts)
     return [html.heading(f"Ensemble {name}"), html.facts(told)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from histotune.metrics import in_words
 from histotune.seal import SEALED
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
@@ -112,7 +113,7 @@ def _selection(findings: Findings) -> str | None:
         return None
     return (
         f"Best epoch and best of {html.counted(len(findings.trials), 'training')} by validation "
-        f"{html.metric(findings.settings.metric)}."
+        f"{in_words(findings.settings.metric)}."
     )
 
 
@@ -128,7 +129,7 @@ def _performance(findings: Findings) -> str | None:
     if not sealed:
         return None
     metric = sealed[0]["metric"]
-    return f"{html.metric(metric)} {html.interval(sealed[0]['metrics'].get(metric))} on the sealed test part."
+    return f"{in_words(metric)} {html.interval(sealed[0]['metrics'].get(metric))} on the sealed test part."
 
 
 def _external(findings: Findings) -> str | None:

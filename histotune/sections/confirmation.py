@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from histotune.metrics import in_words
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings
@@ -37,10 +38,10 @@ class Confirmation(Section):
 
 def _told(found: Mapping[str, Any]) -> Markup:
     how = f"{found.get('seeds', 'several')} seeds and {found.get('outer', 'several')} divisions of the patients"
-    tied = [str(name) for name in found.get("tied", [])]
+    tied = [str(name) for name in found.get("tied", []) if name != found.get("best")]
     told = f"Every contender was trained again on {how}."
-    if len(tied) > 1:
-        told += f" Statistically tied with the best: {', '.join(tied)}."
+    if tied:
+        told += f" Statistically tied with the best, {found.get('best')}: {', '.join(tied)}."
     if found.get("recommended"):
         told += f" Recommended, as the cheapest of them: {found['recommended']}."
     when = (
@@ -52,7 +53,7 @@ def _told(found: Mapping[str, Any]) -> Markup:
 
 
 def _contenders(found: Mapping[str, Any]) -> Markup:
-    metric = html.metric(str(found.get("metric", "score")))
+    metric = in_words(str(found.get("metric", "score")))
     rows = []
     for one in found.get("contenders", []):
         marks = [html.badge("tied", "good")] if one.get("tied") else []
@@ -64,8 +65,8 @@ def _contenders(found: Mapping[str, Any]) -> Markup:
                 one.get("search_score"),
                 html.span(one.get("confirmed")),
                 html.span(one.get("optimism_gap"), signed=True),
-                html.span(against, signed=True) if against else "the best",
-                against.get("p_corrected", one.get("p_corrected")) if against else "",
+                "the best" if one.get("name") == found.get("best") else html.span(against, signed=True),
+                None if one.get("name") == found.get("best") else against.get("p_corrected"),
                 one.get("latency_ms"),
                 one.get("parameters"),
             ]
@@ -88,7 +89,7 @@ def _nested(findings: Findings) -> list[Markup]:
         [one.get("outer"), one.get("what"), one.get("inner"), one.get("score"), one.get("cases"), one.get("patients")]
         for one in found.get("folds", [])
     ]
-    caption = f"{html.metric(str(found.get('metric', 'score')))} of what the search chose without each outer fold."
+    caption = f"{in_words(str(found.get('metric', 'score')))} of what the search chose without each outer fold."
     head = ["outer fold", "chosen", "inner score", "on the outer fold", "cases", "patients"]
     told = html.paragraph(str(found.get("sentence", "")))
     return [html.heading("Nested cross-validation"), told, html.table(caption, head, rows)]

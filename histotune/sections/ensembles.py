@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
+from histotune.metrics import in_words
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section, Wanted
 from histotune.sections._findings import Findings
@@ -43,7 +44,7 @@ def _one(name: str, found: Mapping[str, Any], metric: str) -> list[Markup]:
     if gain.get("value") is not None:
         low, high = gain.get("low"), gain.get("high")
         within = low is None or high is None or low <= 0 <= high
-        told += f" It gains {html.interval(gain, signed=True)} {html.metric(metric)} on its best member" + (
+        told += f" It gains {html.interval(gain, signed=True)} {in_words(metric)} on its best member" + (
             ", which is within noise: the member alone does as well and costs less."
             if within
             else ", on the cases it was chosen on."
@@ -52,8 +53,8 @@ def _one(name: str, found: Mapping[str, Any], metric: str) -> list[Markup]:
     rows = [[_WHO.get(who, who), html.span(spans.get(metric))] for who, spans in intervals.items()]
     pieces = [html.heading(name), html.paragraph(told)]
     if rows:
-        caption = f"Validation {html.metric(metric)} with 95 % intervals over patients."
-        pieces.append(html.table(caption, ["what", html.metric(metric)], rows))
+        caption = f"Validation {in_words(metric)} with 95 % intervals over patients."
+        pieces.append(html.table(caption, ["what", in_words(metric)], rows))
     return [*pieces, _members(found), *_diversity(found)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from histotune.metrics import in_words
 from histotune.seal import SEALED, opening_lines, seal_sentence
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
@@ -72,7 +73,7 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
     }
     columns |= {name: found for name, found in beside.items() if name != "uniform mean" or len(beside) < 5}
     names = [name for name in SHOWN if name in one["metrics"]]
-    rows = [[html.metric(name), *(html.span(found.get(name)) for found in columns.values())] for name in names]
+    rows = [[in_words(name), *(html.span(found.get(name)) for found in columns.values())] for name in names]
     part = f"{html.counted(one['cases'], 'case')} of {html.counted(one['patients'], 'patient')}"
     told = f"{one['dataset']}, {one['part']}: {part}. Measured {html.time(one['time'])} UTC"
     told += f" by `{one.get('command') or 'Python'}`."
@@ -83,7 +84,7 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
     pieces.append(html.table("Metrics with 95 % intervals over patients.", ["metric", *columns], rows))
     gains = [[name, html.span(gain, signed=True), gain.get("p")] for name, gain in one.get("gains", {}).items()]
     if gains:
-        caption = f"This export minus others in {html.metric(one['metric'])}, paired by patient."
+        caption = f"This export minus others in {in_words(one['metric'])}, paired by patient."
         pieces.append(html.table(caption, ["against", "difference", "p"], gains))
     return pieces
 

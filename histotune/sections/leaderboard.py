@@ -46,8 +46,8 @@ class Leaderboard(Section):
         if findings.board.empty:
             return Content(html.paragraph("Nothing has ended yet."))
         caption = (
-            f"By validation {html.metric(settings.metric)}, which is optimistic for whatever stands on top. A stopped "
-            "trial had fewer epochs and has no rank. A line's button shows its parameters and its curve."
+            f"By validation {metrics.in_words(settings.metric)}, which is optimistic for whatever stands on top. A "
+            "stopped trial had fewer epochs and has no rank. A line's button shows its parameters and its curve."
         )
         tied = set(findings.confirmed.get("tied", []))
         if tied:
@@ -80,7 +80,7 @@ def _column(name: str, board: pd.DataFrame, searched: Sequence[str]) -> dict[str
     better = metrics.direction(name) if name in metrics.METRICS else 0
     digits = _DIGITS.get(name, 3)
     whole = bool(numeric and pd.api.types.is_integer_dtype(board[name]))
-    label = _LABELS.get(name, html.metric(name))
+    label = _LABELS.get(name, metrics.in_words(name))
     return {
         "name": name,
         "label": label,

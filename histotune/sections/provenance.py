@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 import histotune
+from histotune.metrics import in_words
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings
@@ -99,7 +100,7 @@ def _study(findings: Findings) -> dict[str, Any]:
         "folds": folds,
         "training part": settings.training or "as it is",
         "seed": settings.seed,
-        "metric": ", ".join(map(html.metric, settings.metrics)),
+        "metric": ", ".join(map(in_words, settings.metrics)),
         "space": (settings.space or {}).get("description"),
         "winner's digest": html.code(findings.models[0].record.digest) if findings.models else None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -45,30 +45,14 @@ def _honest(findings: Findings) -> list[str]:
 
 def _confirmed(findings: Findings) -> list[str]:
     """Say what the search's winner reaches when it is trained again."""
-    found, metric = findings.confirmed, html.metric(findings.settings.metric)
-    if not found:
+    if not findings.confirmed:
         return _nested(findings)
-    winner = searched_best(found)
-    name = str(winner.get("name", "the winner"))
-    told = (
-        f"Trained again on fresh seeds and folds, {name}, the search's best, reaches "
-        f"{html.interval(winner.get('confirmed'))} {metric} (95 % interval in brackets)."
-    )
-    if winner.get("search_score") is not None:
-        gap = html.interval(winner.get("optimism_gap"), signed=True)
-        told += f" The search had shown {html.number(winner['search_score'])}: an optimism gap of {gap}."
-    if name == "default":
-        told += " It is the space's default: the search found nothing better."
-    elif not found.get("beats_default", True):
-        told += " The winner is no better than the space's default, beyond noise."
-    told += _against_controls(findings)
-    return [told, *([str(found["sentence"])] if found.get("sentence") else []), *_nested(findings)]
+    return [str(findings.confirmed["sentence"]) + _against_controls(findings), *_nested(findings)]
 
 
 def searched_best(confirmed: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the contender that the search put first, which is the one whose number was too good."""
-    contenders: Sequence[Mapping[str, Any]] = confirmed.get("contenders", [])
-    return contenders[0] if contenders else {}
+    return next((one for one in confirmed.get("contenders", []) if not one.get("failed")), {})
 
 
 def _nested(findings: Findings) -> list[str]:
@@ -84,7 +68,7 @@ def _evaluated(findings: Findings) -> list[str]:
     told = (
         f"On the sealed test part ({html.counted(first['cases'], 'case')} of "
         f"{html.counted(first['patients'], 'patient')}), opened {_times(len(findings.openings))}, {first['export']} "
-        f"reaches {html.interval(first['metrics'].get(metric))} {html.metric(metric)} (95 % interval by patient)."
+        f"reaches {html.interval(first['metrics'].get(metric))} {metrics.in_words(metric)} (95 % interval by patient)."
     )
     told += _against(first.get("gains", {}), metric)
     if last is not first:
@@ -118,9 +102,9 @@ def _promised(findings: Findings) -> list[str]:
         return [f"No trial of this study is complete ({why}), so there is no result: `histotune search` goes on."]
     best, count = models[0], sum(line.kind in (TRIAL, SINGLE) for line in models)
     told = (
-        f"The search's best validation score, {html.number(best.record.metrics.get(metric))} {html.metric(metric)} "
-        f"({best.kind} {best.name}), is optimistic: it is the best of {html.counted(count, 'complete trial')}, chosen "
-        "on the very cases it is measured on."
+        f"The search's best validation score, {html.number(best.record.metrics.get(metric))} "
+        f"{metrics.in_words(metric)} ({best.kind} {best.name}), is optimistic: it is the best of "
+        f"{html.counted(count, 'complete trial')}, chosen on the very cases it is measured on."
     )
     if not findings.confirmed:
         told += _against_controls(findings) + _against_default(findings)
@@ -207,12 +191,12 @@ def _scores(findings: Findings) -> list[tuple[str, str, str]]:
     metric, found = findings.settings.metric, []
     if findings.confirmed:
         value = (searched_best(findings.confirmed).get("confirmed") or {}).get("value")
-        found.append(("good", html.number(value), f"confirmed {html.metric(metric)}"))
+        found.append(("good", html.number(value), f"confirmed {metrics.in_words(metric)}"))
     sealed = [one for one in findings.evaluations if one["part"] == SEALED]
     if sealed:
         value = sealed[0]["metrics"].get(metric, {}).get("value")
-        found.append(("good", html.number(value), f"{html.metric(metric)}, sealed test part"))
+        found.append(("good", html.number(value), f"{metrics.in_words(metric)}, sealed test part"))
     if findings.models:
         value = findings.models[0].record.metrics.get(metric)
-        found.append(("faint", html.number(value), f"search's best {html.metric(metric)}, optimistic"))
+        found.append(("faint", html.number(value), f"search's best {metrics.in_words(metric)}, optimistic"))
     return found
