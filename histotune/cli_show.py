@@ -94,7 +94,9 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
     typer.echo(str(gain(store, entries)))
     if opened := seal_sentence(store):
         typer.echo(opened)
-    typer.echo(f"Next: histotune ensemble {settings.name} --top 5 --strategy average --export exports/{settings.name}")
+    name = settings.name
+    typer.echo(f"Next: histotune confirm {name} (what is the winner worth when it is trained again?), then")
+    typer.echo(f"      histotune ensemble {name} --top 5 --strategy average --export exports/{name}")
 
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:
