@@ -52,9 +52,10 @@ def by_group(
     classes = int(labels.max()) + 1
     counts = np.bincount(owner * classes + labels, minlength=len(names) * classes).reshape(len(names), classes)
     if len(names) < len(fractions):
+        some = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         raise DataError(
-            f"{len(names)} {name}{'s' if len(names) > 1 else ''} ({', '.join(names)}): a split by {name} into "
-            f"{len(fractions)} parts needs at least {len(fractions)}; check the {name} column or the folder layout"
+            f"{len(names)} {name}{'s' if len(names) > 1 else ''} ({some}): a split by {name} into {len(fractions)} parts "
+            f"needs at least {len(fractions)}; check the {name} column or the folder layout"
         )
     return deal(counts, fractions, np.random.default_rng(seed), exchanged=name == "site")[owner]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -55,6 +56,13 @@ class Measured:
         every = np.arange(len(labels))
         names = () if strata is None else [name for name in np.unique(strata) if name != UNMEASURED]
         self._strata = [every] if strata is None else [every[strata == name] for name in names]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Between which values the metric lies; without bounds where it is a function."""
+        if not isinstance(self._metric, str):
+            return -math.inf, math.inf
+        return metrics.range_of(self._metric)
 
     def value(self) -> float:
         """Measure all cases."""

@@ -11,6 +11,7 @@ minus the level at which the interval reaches zero: p < .05 says the same as a 9
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,19 +62,21 @@ class Seeded:
         drawn: [S, R], on the same draws of patients for all.
         without: [S, P], on all patients but one; [S, 0] where there are many.
         patients: how many there are.
+        range: of the metric, beyond which no bound lies; without bounds for a difference.
     """
 
     values: np.ndarray
     drawn: np.ndarray
     without: np.ndarray
     patients: int
+    range: tuple[float, float] = (-math.inf, math.inf)
 
     @classmethod
     def of(cls, measured: Sequence[Measured], replicates: int, seed: int) -> Seeded:
         """Measure every training on the same draws."""
         drawn = np.stack([one.replicate(replicates, seed) for one in measured])
         without = np.stack([one.without_each() for one in measured])
-        return cls(np.array([one.value() for one in measured]), drawn, without, measured[0].patients)
+        return cls(np.array([one.value() for one in measured]), drawn, without, measured[0].patients, measured[0].range)
 
     def minus(self, other: Seeded) -> Seeded:
         """Subtract another configuration, training by training; one of a single training is subtracted from all."""
@@ -83,7 +86,7 @@ class Seeded:
     def interval(self, level: float = LEVEL) -> Interval:
         """Return the mean over trainings and its interval; the bounds are NaN where they cannot be known."""
         low, high, _ = self._bounds(level)
-        return Interval(float(self.values.mean()), low, high)
+        return Interval(float(self.values.mean()), *(float(np.clip(bound, *self.range)) for bound in (low, high)))
 
     def difference(self, level: float = LEVEL) -> Difference:
         """Return the mean over trainings, its interval and its p-value."""

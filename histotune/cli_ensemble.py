@@ -78,9 +78,12 @@ def ensemble(
     """Combine the best trials on their validation predictions, and export the result."""
     from histotune import cli_merged
     from histotune.distill import check_distillable
+    from histotune.errors import ConfigError
     from histotune.space import read_values
     from histotune.study import open_study
 
+    if student is not None and not distill:
+        raise ConfigError(f"--student {student}: nothing is distilled without --distill; give both or neither")
     point = operating_point(at_sensitivity, at_specificity, at_youden, at_cost)
     opened = open_study(study, runs=runs)
     if distill:

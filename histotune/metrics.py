@@ -15,6 +15,7 @@ Conventions, the same everywhere:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from histotune.errors import ConfigError, DataError, suggest
 
 ECE_BINS = 15
 BINARY_ONLY = frozenset({"positive_f1"})
+_RANGES = {"mcc": (-1.0, 1.0), "nll": (0.0, math.inf), "brier": (0.0, 2.0)}  # of the others 0 to 1
 _WORDS = {"f1": "F1", "auroc": "AUROC", "nll": "NLL", "ece": "ECE", "mcc": "MCC", "brier": "Brier"}
 
 
@@ -102,6 +104,11 @@ def check_metrics(names: Sequence[str], classes: int | None = None) -> list[str]
 def direction(name: str) -> float:
     """Return 1.0 where more is better, -1.0 where less is."""
     return 1.0 if METRICS[check_metric(name)].higher_is_better else -1.0
+
+
+def range_of(name: str) -> tuple[float, float]:
+    """Return between which values a metric lies that is computed from probabilities."""
+    return _RANGES.get(check_metric(name), (0.0, 1.0))
 
 
 def in_words(name: str) -> str:

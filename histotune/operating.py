@@ -64,9 +64,9 @@ class OperatingPoint:
         rule, given, number = text.partition("=")
         if not given:
             return cls(rule)
-        missed, _, alarm = number.partition(":")
+        missed, _, alarm = number.partition(":") if rule == COST else (number, "", "")
         try:
-            return cls(rule, float(missed) / float(alarm or 1))
+            return cls(rule, float(missed) / max(float(alarm or 1), 0.0))
         except (ValueError, ZeroDivisionError) as error:
             raise ConfigError(
                 f"operating point {text!r}: {number!r} is no number, nor FN:FP as in cost=10:1"

@@ -17,7 +17,7 @@ from markupsafe import Markup
 import histotune
 from histotune import figures, files
 from histotune._print import print_page
-from histotune.errors import HistotuneError
+from histotune.errors import ConfigError, HistotuneError
 from histotune.figures import FIGURES, Source
 from histotune.figures._inline import inline, plotly_script
 from histotune.places import Places
@@ -68,11 +68,14 @@ def write_report(
 
     Raises:
         StudyError: there is no such study.
+        ConfigError: the page would be named as its PDF.
         HistotuneError: the page cannot be written.
     """
     findings = Findings(Source(store, places or Places.of(), data), command, watts, images)
     name = findings.settings.name
     target = Path(path) if path is not None else Path("reports") / f"{name}.html"
+    if target.suffix.lower() == ".pdf":
+        raise ConfigError(f"{target}: a report is a page, named .html; --pdf prints it beside itself")
     missing: dict[str, str] = {}
     drawn: dict[str, Any] = {}
     plain: dict[str, Any] = {}

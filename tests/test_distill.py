@@ -168,3 +168,12 @@ def test_what_cannot_be_distilled_is_refused_before_anything_is_trained(
     assert result.exit_code == 2
     assert "has no folds" in " ".join(result.stderr.split())
     assert not trained_study.ensembles.exists()
+
+
+def test_a_student_without_distilling_is_refused(study: tuple[StudyStore, Cohort, Merged]) -> None:
+    store = study[0]
+    answer = CliRunner().invoke(
+        app, ["ensemble", store.folder.name, "--runs", str(store.folder.parent), "--student", "0"]
+    )
+    assert answer.exit_code == 2
+    assert "--student 0: nothing is distilled without --distill" in answer.output

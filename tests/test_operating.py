@@ -120,6 +120,8 @@ def test_too_few_positives_to_tell_are_warned_of() -> None:
         ("sensitivity=95", "lies between 0 and 1"),
         ("cost=0:1", "two positive numbers"),
         ("cost=1:0", "FN:FP"),
+        ("cost=-1:-1", "FN:FP"),
+        ("sensitivity=0.9:2", "no number"),
         ("cost=much", "'much' is no number"),
     ],
 )

@@ -199,6 +199,13 @@ def test_a_contender_that_failed_is_neither_the_best_nor_the_winner(trained_stud
     assert '<div class="value">0.520</div>' in str(SECTIONS.build("summary").build(known).html)
 
 
+def test_a_page_is_not_named_as_its_print(trained_study: StudyStore, tmp_path: Path) -> None:
+    code, output = call(trained_study, "-o", str(tmp_path / "page.pdf"), "--pdf")
+    assert code == 2
+    assert "a report is a page, named .html" in " ".join(output.split())
+    assert not list(tmp_path.glob("page*"))
+
+
 def noise(store: StudyStore, trials: int) -> None:
     """Write trials whose logits know nothing of the label, beside a control as good as they are."""
     table = store.split_table().merge(store.known_labels(), on="id")

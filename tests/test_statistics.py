@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm, t
 
 from histotune.errors import ConfigError, DataError
-from histotune.metrics import BINARY_ONLY, COSTS, METRICS, evaluate, score, softmax
+from histotune.metrics import BINARY_ONLY, COSTS, METRICS, evaluate, range_of, score, softmax
 from histotune.statistics import (
     Interval,
     bootstrap_of_seeds,
@@ -42,7 +42,8 @@ def test_the_fast_path_equals_evaluating_every_replicate(name: str, classes: int
     fast = patient_bootstrap(name, *sample, replicates=300)
     plain = patient_bootstrap(lambda p, y: score(name, p, y), *sample, replicates=300)
     for bound in ("value", "low", "high"):
-        assert getattr(fast, bound) == pytest.approx(getattr(plain, bound), abs=1e-12)
+        expected = np.clip(getattr(plain, bound), *range_of(name))  # of a function, no range is known
+        assert getattr(fast, bound) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("positive", "threshold"), [(0, None), (1, 0.3), (0, 0.7)])
@@ -85,6 +86,16 @@ def test_one_patient_has_a_value_and_no_interval() -> None:
     assert not math.isnan(found.value)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "auroc", "mcc", "nll", "brier", "ece"])
+def test_no_bound_lies_where_the_metric_cannot(name: str) -> None:
+    labels, patients = np.tile([0, 1], 12), np.repeat(np.arange(4), 6)
+    said = np.where(labels == 1, 0.9, 0.1)
+    said[1] = 0.2
+    found = patient_bootstrap(name, np.stack([1 - said, said], axis=1), labels, patients, replicates=200)
+    least, most = range_of(name)
+    assert least <= found.low <= found.value <= found.high <= most
 
 
 def test_an_undefined_metric_has_no_interval() -> None:

@@ -206,9 +206,9 @@ def _start(ray: Any, folder: Path, cpus: float, gpus: float) -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
         )
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises bare ones, such as when a node takes too long
         raise StudyError(
-            f"Ray did not start on this machine: {error}. Is there memory, and disk under {folder}?"
+            f"Ray did not start on this machine: {error}. Are there memory, idle cores, and disk under {folder}?"
         ) from error
 
 

@@ -86,9 +86,9 @@ def _against(gains: Mapping[str, Any], metric: str) -> str:
     if not controls:
         return ""
     sign = metrics.direction(metric)
-    closest = min(controls, key=lambda name: sign * (controls[name]["value"] or 0.0))
-    edge = controls[closest].get("low" if sign > 0 else "high")
-    beats = edge is not None and sign * edge > 0
+    edges = {name: gain["low" if sign > 0 else "high"] for name, gain in controls.items()}
+    closest = min(controls, key=lambda name: float("-inf") if edges[name] is None else sign * edges[name])
+    beats = edges[closest] is not None and sign * edges[closest] > 0
     words = "It beats every control" if beats else f"It is no better than the {closest}, beyond noise"
     return f" {words} (difference from the {closest}: {html.interval(controls[closest], signed=True)})."
 
