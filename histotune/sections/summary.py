@@ -44,25 +44,14 @@ def _honest(findings: Findings) -> list[str]:
 
 
 def _confirmed(findings: Findings) -> list[str]:
-    """Say what the search's winner reaches when it is trained again."""
-    found, metric = findings.confirmed, html.metric(findings.settings.metric)
+    """Say what the search's winner reaches when it is trained again, and whether that is better than chance."""
+    found = findings.confirmed
     if not found:
         return _nested(findings)
-    winner = searched_best(found)
-    name = str(winner.get("name", "the winner"))
-    told = (
-        f"Trained again on fresh seeds and folds, {name}, the search's best, reaches "
-        f"{html.interval(winner.get('confirmed'))} {metric} (95 % interval in brackets)."
-    )
-    if winner.get("search_score") is not None:
-        gap = html.interval(winner.get("optimism_gap"), signed=True)
-        told += f" The search had shown {html.number(winner['search_score'])}: an optimism gap of {gap}."
-    if name == "default":
-        told += " It is the space's default: the search found nothing better."
-    elif not found.get("beats_default", True):
-        told += " The winner is no better than the space's default, beyond noise."
-    told += _against_controls(findings)
-    return [told, *([str(found["sentence"])] if found.get("sentence") else []), *_nested(findings)]
+    told, gap = str(found["sentence"]), searched_best(found).get("optimism_gap") or {}
+    if gap.get("value") is not None:
+        told += f" The optimism gap, the search's score minus this one, is {html.interval(gap, signed=True)}."
+    return [told, *_nested(findings)]
 
 
 def searched_best(confirmed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -122,8 +111,9 @@ def _promised(findings: Findings) -> list[str]:
         f"({best.kind} {best.name}), is optimistic: it is the best of {html.counted(count, 'complete trial')}, chosen "
         "on the very cases it is measured on."
     )
+    told += _against_controls(findings)
     if not findings.confirmed:
-        told += _against_controls(findings) + _against_default(findings)
+        told += _against_default(findings)
         told += f" Run `histotune confirm {findings.settings.name}` for a number that holds."
     return [told]
 
