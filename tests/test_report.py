@@ -159,6 +159,12 @@ def test_an_unfinished_number_is_called_optimistic(trained_study: StudyStore, tm
     assert "histotune confirm small" in told
 
 
+HONEST = (
+    "Trial 1, the search's best, looked like 0.710 balanced accuracy in the search; on fresh seeds and folds it "
+    "reaches 0.520 [0.410, 0.600]: no better than chance (0.500) and no better than the space's default (0.519), beyond noise."
+)
+
+
 def confirmation(*, beats: bool) -> dict[str, Any]:
     """What `histotune confirm` leaves behind."""
     winner = {
@@ -169,7 +175,7 @@ def confirmation(*, beats: bool) -> dict[str, Any]:
     return {
         "metric": "balanced_accuracy", "seeds": 5, "outer": 3, "contenders": [winner, default],
         "tied": ["trial 1", "default"], "recommended": "trial 1", "beats_default": beats, "best": "trial 1",
-        "sentence": "Trained again, trial 1 reaches 0.520: no better than the space's default (0.500), beyond noise.",
+        "sentence": HONEST,
         "time": "2026-01-01", "command": "histotune confirm small",
     }  # fmt: skip
 
@@ -180,7 +186,8 @@ def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(
     files.write_json(trained_study.folder / "confirm" / "confirm.json", confirmation(beats=False))
     page = write(trained_study, tmp_path)
     told = first_words(page)
-    assert told.startswith("Trained again, trial 1 reaches 0.520: no better than the space's default")
+    assert told.startswith(HONEST)
+    assert "optimism gap, the search's score minus this one, is +0.190 (+0.100 to +0.270)" in told
     assert "+0.190<small>+0.100 to +0.270" in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert "Statistically tied with the best, trial 1: default." in Text(page).words

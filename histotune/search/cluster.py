@@ -206,9 +206,10 @@ def _start(ray: Any, folder: Path, cpus: float, gpus: float) -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
         )
-    except Exception as error:  # Ray raises bare ones, such as when a node takes too long
+    except Exception as error:  # a node that is slow to start is no narrower kind
         raise StudyError(
-            f"Ray did not start on this machine: {error}. Are there memory, idle cores, and disk under {folder}?"
+            f"Ray did not start on this machine: {error} Is there memory, disk under {folder}, or is the machine too "
+            "busy? The same command goes on."
         ) from error
 
 

@@ -44,10 +44,14 @@ def _honest(findings: Findings) -> list[str]:
 
 
 def _confirmed(findings: Findings) -> list[str]:
-    """Say what the search's winner reaches when it is trained again."""
-    if not findings.confirmed:
+    """Say what the search's winner reaches when it is trained again, and whether that is better than chance."""
+    found = findings.confirmed
+    if not found:
         return _nested(findings)
-    return [str(findings.confirmed["sentence"]) + _against_controls(findings), *_nested(findings)]
+    told, gap = str(found["sentence"]), searched_best(found).get("optimism_gap") or {}
+    if gap.get("value") is not None:
+        told += f" The optimism gap, the search's score minus this one, is {html.interval(gap, signed=True)}."
+    return [told, *_nested(findings)]
 
 
 def searched_best(confirmed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -106,8 +110,9 @@ def _promised(findings: Findings) -> list[str]:
         f"{metrics.in_words(metric)} ({best.kind} {best.name}), is optimistic: it is the best of "
         f"{html.counted(count, 'complete trial')}, chosen on the very cases it is measured on."
     )
+    told += _against_controls(findings)
     if not findings.confirmed:
-        told += _against_controls(findings) + _against_default(findings)
+        told += _against_default(findings)
         told += f" Run `histotune confirm {findings.settings.name}` for a number that holds."
     return [told]
 
