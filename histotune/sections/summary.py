@@ -48,10 +48,7 @@ def _confirmed(findings: Findings) -> list[str]:
     found = findings.confirmed
     if not found:
         return _nested(findings)
-    told, gap = str(found["sentence"]), searched_best(found).get("optimism_gap") or {}
-    if gap.get("value") is not None:
-        told += f" The optimism gap, the search's score minus this one, is {html.interval(gap, signed=True)}."
-    return [told, *_nested(findings)]
+    return [str(found["sentence"]), *_nested(findings)]
 
 
 def searched_best(confirmed: Mapping[str, Any]) -> Mapping[str, Any]:
