@@ -26,7 +26,10 @@ def words(text: str) -> Markup:
     """
     if isinstance(text, Markup):
         return text
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(Markup.escape(text))))
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:  # a backtick of somebody's own
+        return Markup.escape(text)
+    return Markup("").join(code(piece) if at % 2 else Markup.escape(piece) for at, piece in enumerate(pieces))
 
 
 def heading(text: str) -> Markup:
@@ -40,8 +43,12 @@ def badge(text: str, kind: str = "") -> Markup:
 
 
 def code(text: str) -> Markup:
-    """Set a command or a digest."""
-    return Markup("<code>{}</code>").format(text)
+    """Set a command or a digest; of a full path its last part, for folders above it may tell who works where.
+
+    >>> code("histotune search idc --data /home/somebody/idc_patches")
+    Markup('<code>histotune search idc --data idc_patches</code>')
+    """
+    return Markup("<code>{}</code>").format(re.sub(r"(?<![^\s=])/(?:[^\s/]+/)*([^\s/]+)/?", r"\1", text))
 
 
 def joined(pieces: Iterable[str]) -> Markup:
