@@ -54,8 +54,8 @@ def by_group(
     if len(names) < len(fractions):
         some = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         raise DataError(
-            f"{len(names)} {name}{'s' if len(names) > 1 else ''} ({some}): a split by {name} into {len(fractions)} parts "
-            f"needs at least {len(fractions)}; check the {name} column or the folder layout"
+            f"{len(names)} {name}{'s' if len(names) > 1 else ''} ({some}): a split by {name} into {len(fractions)} "
+            f"parts needs at least {len(fractions)}; check the {name} column or the folder layout"
         )
     return deal(counts, fractions, np.random.default_rng(seed), exchanged=name == "site")[owner]
 
