@@ -47,7 +47,9 @@ class Report:
         if self.leaks:
             return f"Audit: {_listed('LEAK', self.leaks)}" + (f"; {_listed('warning', warnings)}" if warnings else "")
         rest = f"; {_listed('warning', warnings)}" if warnings else ", no warning"
-        return f"Audit: no leak in {len(self.checks)} checks{rest}"
+        made = [finding for finding in self.checks if finding.of]
+        skipped = f", {len(self.checks) - len(made)} could not be made" if len(made) < len(self.checks) else ""
+        return f"Audit: no leak in {len(made)} check{'s' * (len(made) != 1)}{skipped}{rest}"
 
     def refuse(self) -> None:
         """Raise DataError if there is a leak, for those who asked for `strict`."""

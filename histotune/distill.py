@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from histotune import files, metrics
-from histotune.calibration import tempered
+from histotune.calibration import fit_temperature, tempered
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
@@ -187,8 +187,13 @@ def _compared(
 ) -> dict[str, Any]:
     """Measure student, ensemble and best member on the same cases, out of folds."""
     settings, saved = store.settings(), record.predictions()
-    best = complete_trial(store, int(_read(merged.folder / "ensemble.json")["best_member"]))
-    sides = {"student": (saved, temperature), "ensemble": (teacher, 1.0), "best_member": (best.predictions(), 1.0)}
+    studies = merged.studies or ("",) * len(merged.members)
+    members = [_member(store, *one) for one in zip(merged.members, studies, strict=True)]
+    number = int(_read(merged.folder / "ensemble.json")["best_member"])
+    chosen = next((member for member in members if member.number == number), None) or complete_trial(store, number)
+    best = chosen.predictions()
+    calibrated = fit_temperature(best.logits[best.heard], best.labels[best.heard])
+    sides = {"student": (saved, temperature), "ensemble": (teacher, 1.0), "best_member": (best, calibrated)}
     order = {name: at for at, name in enumerate(saved.ids.tolist())}
     probabilities = {}
     for who, (said, by) in sides.items():
@@ -204,8 +209,13 @@ def _compared(
             rival: paired_bootstrap(settings.metric, probabilities["student"], probabilities[rival], *cases, **about)
             for rival in ("ensemble", "best_member")
         },
-        "parameters": (model.parameters, sum(complete_trial(store, number).parameters for number in merged.members)),
+        "parameters": (model.parameters, sum(member.parameters for member in members)),
     }
+
+
+def _member(store: StudyStore, number: int, study: str) -> TrialRecord:
+    """Return a member, which is of another study where one is named."""
+    return complete_trial(StudyStore(Path(study)) if study else store, number)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -103,12 +103,12 @@ async def _body(request: Request, largest: int) -> bytes:
 
 
 def _predict(model: Export, kind: str, body: bytes) -> dict[str, Any]:
-    if kind.startswith("application/json"):
+    if kind.lower().startswith("application/json"):  # a media type has no case
         table = _of_rows(model, body)
     elif not model.only_images:
         raise DataError(f'{model.name} reads {", ".join(model.reads)}: send JSON as {{"rows": [...]}}')
     else:
-        table = _of_images(model, _files(kind, body) if kind.startswith(_FORM) else [("image", body)])
+        table = _of_images(model, _files(kind, body) if kind.lower().startswith(_FORM) else [("image", body)])
     return {
         "model": model.name,
         "digest": model.digest,

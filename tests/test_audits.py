@@ -16,6 +16,7 @@ from made_up_audit import by_patient, clean_cohort, moved, on, with_column, with
 from PIL import Image
 from scipy.stats import binomtest
 
+from histotune._audit import Report
 from histotune.audits import AUDITS, LEAK, NOTE, OK, SEVERITIES, WARNING, Finding, Subject, _hashes, _predict
 from histotune.audits.small_parts import wilson
 from histotune.cohort import PROPERTIES, UNKNOWN, Cohort, read_labels
@@ -120,6 +121,21 @@ def test_copies_that_were_changed_are_found_across_the_split(clean: Subject, how
     assert found.severity == LEAK
     assert 72 <= found.count <= 80
     assert f"{clean.ids[train[0]]} (train)" in found.examples[0]
+
+
+def test_pairs_that_were_too_many_to_compare_are_told(clean: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = clean.cohort.arrays["image"].copy()
+    for source, target in zip(on(clean, 1)[:3], on(clean, 3)[:3], strict=True):
+        images[target] = images[source][::-1]
+    monkeypatch.setattr("histotune.audits.near_identical.MOST", 0)
+    found = find("near_identical", with_images(clean, images))
+    assert found.severity == NOTE
+    assert "pairs of like hashes only 0 were compared" in found.sentence
+
+
+def test_a_check_that_could_not_be_made_does_not_count_as_one() -> None:
+    checks = [Finding("sites", NOTE, 0, 0, "not checked: no site is known"), Finding("patients", OK, 0, 9, "apart")]
+    assert str(Report("", "", checks, 0.0)) == "Audit: no leak in 1 check, 1 could not be made, no warning"
 
 
 def test_blank_images_and_padded_edges_are_no_copies(clean: Subject) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histotune.audits import _hashes
-from histotune.audits._base import AUDITS, LEAK, OK, Finding, Subject
+from histotune.audits._base import AUDITS, LEAK, NOTE, OK, Finding, Subject
 from histotune.ranges import Interval
 
 MOST = 200_000  # candidates whose pixels are compared
@@ -38,11 +38,16 @@ def near_identical(subject: Subject, *, distance: int = 8, contrast: float = 3.0
     blank = int((~textured).sum())
     rows, found = rows[textured], found[textured]
     content = subject.cohort.table["content"].to_numpy(str)
-    twins = _twins(subject, column.stored, rows, found, content, distance, correlation)
+    square = column.stored.shape[1] == column.stored.shape[2]
+    candidates = _candidates(subject, rows, found, content, distance, _hashes.ORIENTATIONS if square else 4)
+    twins = _twins(column.stored, candidates[:MOST], correlation)
     touched = len(np.unique(twins[:, :2]))
     aside = f"; {blank:,} blank ones were not compared" if blank else ""
+    if some := len(candidates) > MOST:
+        aside += f"; of {len(candidates):,} pairs of like hashes only {MOST:,} were compared"
     if not touched:
-        return Finding("near_identical", OK, 0, len(rows), f"no image has a near-identical one across it{aside}")
+        said = f"no image has a near-identical one across it{aside}"
+        return Finding("near_identical", NOTE if some else OK, 0, len(rows), said)
     return Finding(
         "near_identical",
         LEAK,
@@ -54,18 +59,12 @@ def near_identical(subject: Subject, *, distance: int = 8, contrast: float = 3.0
     )
 
 
-def _twins(
-    subject: Subject,
-    images: np.ndarray,
-    rows: np.ndarray,
-    found: np.ndarray,
-    content: np.ndarray,
-    distance: int,
-    correlation: float,
+def _candidates(
+    subject: Subject, rows: np.ndarray, found: np.ndarray, content: np.ndarray, distance: int, orientations: int
 ) -> np.ndarray:
-    """Return pairs of row numbers that are near-identical across the split, with the orientation, int64 [n, 3]."""
+    """Return pairs of row numbers across the split of which the hashes are near, with the orientation, int64 [n, 3]."""
     upright, pairs = _hashes.hashes(found), [np.empty((0, 3), np.int64)]
-    for orientation in range(_hashes.ORIENTATIONS if images.shape[1] == images.shape[2] else 4):
+    for orientation in range(orientations):
         turned = upright if orientation == 0 else _hashes.hashes(found, orientation)
         for one, other in _hashes.near(upright, turned, distance):
             ordered = one < other
@@ -73,7 +72,12 @@ def _twins(
             apart = subject.across(first, second) & (content[first] != content[second])
             first, second = first[apart], second[apart]
             pairs.append(np.column_stack([first, second, np.full(len(first), orientation)]))
-    candidates = np.unique(np.concatenate(pairs), axis=0)[:MOST]
+    candidates: np.ndarray = np.unique(np.concatenate(pairs), axis=0)
+    return candidates
+
+
+def _twins(images: np.ndarray, candidates: np.ndarray, correlation: float) -> np.ndarray:
+    """Return the candidates [n, 3] whose pixels agree."""
     agree = [
         _agree(images, candidates[start : start + COMPARED]) >= correlation
         for start in range(0, len(candidates), COMPARED)

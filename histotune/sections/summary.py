@@ -154,9 +154,10 @@ def _audit(findings: Findings) -> str:
     leaks = [one for one in checks if one.get("severity") == "leak"]
     warnings = sum(one.get("severity") == "warning" for one in checks)
     if not leaks:
-        return (
-            f"The audit found no leak in {html.counted(len(checks), 'check')} and {html.counted(warnings, 'warning')}."
-        )
+        made = sum(bool(one.get("of")) for one in checks)
+        skipped = f" ({len(checks) - made} more could not be made)" if made < len(checks) else ""
+        told = f"{html.counted(made, 'check')}{skipped}, {html.counted(warnings, 'warning')}"
+        return f"The audit found no leak in {told}."
     return "The audit found leaks: " + " ".join(str(one.get("sentence", one.get("name"))) for one in leaks)
 
 
