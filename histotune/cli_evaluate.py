@@ -38,6 +38,7 @@ def evaluate(
 def _show(found: Evaluation) -> None:
     """Print what an export reaches where nothing was chosen."""
     from histotune.cli_show import as_table
+    from histotune.metrics import in_words
 
     rows = [{"metric": metric, "at .5": str(value)} for metric, value in found.metrics.items()]
     if found.threshold is not None:
@@ -49,7 +50,7 @@ def _show(found: Evaluation) -> None:
     if beside:
         as_table(beside, "The same cases")
     for other, gain in found.gains.items():
-        typer.echo(f"{found.metric}, minus {other}: {gain}")
+        typer.echo(f"{in_words(found.metric)}, minus {other}: {gain}")
     for name, shift in found.shift.items():
         typer.echo(f"Shift in {name}: {shift}")
     if found.note and not found.openings_before:  # of a second opening a warning has told already

@@ -74,7 +74,12 @@ def distilled(found: Distilled, export: Path | None, *, json_wanted: bool) -> No
 
 def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> None:
     """Print what a temperature did, and what a threshold reaches."""
-    changes = (f"{name} {calibration[name]['before']:.3f} -> {calibration[name]['after']:.3f}" for name in _CALIBRATION)
+    from histotune.metrics import in_words
+
+    changes = (
+        f"{in_words(name)} {calibration[name]['before']:.3f} -> {calibration[name]['after']:.3f}"
+        for name in _CALIBRATION
+    )
     typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} (cross-fitted by patient)")
     if point is None:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +32,7 @@ def report(
     json_wanted: given.JsonOption = False,
 ) -> None:
     """Write everything that is known of a study as one page that opens offline, the honest number first."""
+    from histotune import cli_show
     from histotune.places import Places
     from histotune.report import write_pdf, write_report
     from histotune.store import StudyStore
@@ -45,7 +45,7 @@ def report(
     paths = [written.path, *([write_pdf(written.path)] if pdf else [])]
     if json_wanted:
         found = {"files": [str(path) for path in paths], "summary": written.first, "missing": dict(written.missing)}
-        typer.echo(json.dumps(found, indent=2))
+        cli_show.as_json(found)
         return
     typer.echo(written.first)
     for path in paths:

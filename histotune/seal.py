@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from histotune.metrics import in_words
 from histotune.store import StudyStore
 
 SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation is of
@@ -47,7 +48,7 @@ def _found(opening: Mapping[str, Any], store: StudyStore) -> str:
     if len(figures) > 1:
         return f"for {len(figures)} models of a comparison ({opening['subject']})"
     name, found = next(iter(figures.items()))
-    return f"for {name} ({opening['subject']}), {metric} {_value(found.get(metric))}"
+    return f"for {name} ({opening['subject']}), {in_words(metric)} {_value(found.get(metric))}"
 
 
 def _value(value: Any) -> str:

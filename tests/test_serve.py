@@ -148,6 +148,7 @@ def test_health_and_card(address: str, model: Export) -> None:
         (b"no image at all", "image/png", "image: not_an_image"),
         (b"", "image/png", "the request is empty"),
         (b'{"rows": []}', "application/json", "reads images, not JSON"),
+        (b'{"rows": []}', "Application/JSON", "reads images, not JSON"),
         (b"--limit--", "multipart/form-data; boundary=limit", "the form holds no file"),
         (b"nothing", "multipart/form-data", "the form holds no file"),
         (form({"good.png": b"GIF"})[0], "multipart/form-data; boundary=limit", "good.png: not_an_image"),

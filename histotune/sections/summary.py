@@ -102,10 +102,11 @@ def _promised(findings: Findings) -> list[str]:
         why = "; ".join(f"{kind}: {count}" for kind, count in failed.most_common()) or "none has ended"
         return [f"No trial of this study is complete ({why}), so there is no result: `histotune search` goes on."]
     best, count = models[0], sum(line.kind in (TRIAL, SINGLE) for line in models)
+    together = "" if best.kind in (TRIAL, SINGLE) else " and what was made of them"
     told = (
         f"The search's best validation score, {html.number(best.record.metrics.get(metric))} "
         f"{metrics.in_words(metric)} ({best.kind} {best.name}), is optimistic: it is the best of "
-        f"{html.counted(count, 'complete trial')}, chosen on the very cases it is measured on."
+        f"{html.counted(count, 'complete trial')}{together}, chosen on the very cases it is measured on."
     )
     told += _against_controls(findings)
     if not findings.confirmed:
