@@ -160,7 +160,7 @@ def test_an_unfinished_number_is_called_optimistic(trained_study: StudyStore, tm
 
 
 HONEST = (
-    "Trial 1, the search's best, looked like 0.710 balanced accuracy in the search; on fresh seeds and folds it reaches "
+    "Trial 1, the search's best, looked like 0.710 auroc in the search; on fresh seeds and folds it reaches "
     "0.520 [0.410, 0.600]: no better than chance (0.500) and no better than the space's default (0.519), beyond noise."
 )
 
