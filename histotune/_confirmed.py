@@ -152,10 +152,7 @@ def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[st
         and difference["p"] <= ALPHA
         and sign * difference["value"] > 0
     )
-    chance = _CHANCE.get(metric, lambda _: float("nan"))(classes)
-    worse = []
-    if winner.confirmed.low <= chance <= winner.confirmed.high or sign * (chance - winner.confirmed.value) > 0:
-        worse.append(f"chance ({chance:.3f})")
+    worse = chance_in(winner.confirmed, metric, classes)
     if winner.name != DEFAULT and difference is not None and not beats:
         worse.append(f"the space's default ({-difference['value'] + winner.confirmed.value:.3f}), beyond noise")
     if worse:
@@ -164,6 +161,12 @@ def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[st
         shown = Difference(*(difference[key] for key in ("value", "low", "high", "p")))
         return f"{said}: better than the space's default by {shown}.", beats
     return f"{said}.", beats
+
+
+def chance_in(found: Interval, metric: str, classes: int) -> list[str]:
+    """Name chance where an interval does not lie above it; nothing of a metric whose chance depends on the cases."""
+    chance = _CHANCE.get(metric, lambda _: float("nan"))(classes)
+    return [f"chance ({chance:.3f})"] if found.low <= chance <= found.high or found.value < chance else []
 
 
 def _against(found: Mapping[str, Seeded], reference: str) -> dict[str, dict[str, float]]:

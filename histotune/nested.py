@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from histotune import files
+from histotune._confirmed import chance_in
 from histotune._cuts import deal_folds
 from histotune._outer import CHUNK, FRESH, SCORES, Outer, refuse_thinned
 from histotune.begin import Wanted, begin, kinds_of
@@ -279,9 +280,11 @@ def _joined(
     inner = float(np.mean([one.inner for one in found]))
     gap = direction(metric) * (inner - nested.value)
     name, count = in_words(metric), len(np.unique(patients))
+    worse = "".join(f": no better than {it}" for it in chance_in(nested, metric, len(settings.classes)))
     sentence = (
         f"What a search like this chooses reaches {nested} {name} on patients that it never saw ({len(found)} outer "
-        f"folds of {count} patients). Inside the searches the winners looked like {inner:.3f}: too good by {gap:+.3f}."
+        f"folds of {count} patients){worse}. Inside the searches the winners looked like {inner:.3f}, an optimism gap "
+        f"of {gap:+.3f}."
     )
     return Nested(
         study=settings.name, metric=metric, outer=len(found), inner_folds=settings.folds, patients=count, nested=nested,

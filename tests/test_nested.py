@@ -51,7 +51,7 @@ def two_rates(space: str | Path, *, study: str, runs: Path, **asked: Any) -> Stu
     from histotune.begin import Wanted, begin
 
     loaded = load_space(space)
-    store, cohorts = begin(Wanted(loaded, folds=asked.get("folds")), study, Places.of(runs))
+    store, cohorts = begin(Wanted(loaded, asked.get("data"), folds=asked.get("folds")), study, Places.of(runs))
     for number, rate in enumerate((3e-3, 2e-2)):
         config = TrialConfig.from_dict(loaded.default() | {"optimizer": {"learning_rate": rate}})
         run_trial(config, store.training_data(cohorts[32]), store.trial_folder(number), metric="auroc", probed=False)
@@ -88,7 +88,7 @@ def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Pa
     assert [one.score for one in found.folds] == pytest.approx(values)
     assert found.nested.low < found.nested.value < found.nested.high
     assert found.gap == pytest.approx(found.inner - found.nested.value)
-    assert str(found).startswith(f"What a search like this chooses reaches {found.nested} auroc")
+    assert str(found).startswith(f"What a search like this chooses reaches {found.nested} AUROC")
     assert json.loads((store.folder / "nested.json").read_text())["nested"]["value"] == found.nested.value
 
 
@@ -109,6 +109,15 @@ def test_the_same_call_goes_on_and_opens_no_fold_twice(file: Path) -> None:
     assert [one.openings for one in again.folds] == [1, 1]
     with pytest.raises(StudyError, match="began with 2 outer folds, not 3"):
         nested_search(file, outer=3, searching=two_rates)
+
+
+def test_a_search_over_noise_is_called_no_better_than_chance(file: Path, tiny_folder: Callable[..., Path]) -> None:
+    data = tiny_folder({f"p{at:02d}": {"benign": 4, "tumour": 4} for at in range(20)})
+    noise = yaml.safe_load(file.read_text()) | {"dataset": "image_folder", "options": {}, "image_size": 32}
+    file.write_text(yaml.safe_dump(noise))
+    found = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
+    assert f"{found.nested} auroc on patients that it never saw (2 outer folds of" in found.sentence
+    assert "patients): no better than chance (0.500)." in found.sentence
 
 
 def _told(found: Nested) -> dict[str, Any]:
