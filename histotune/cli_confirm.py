@@ -83,6 +83,8 @@ def _line(row: Row, found: Confirmed) -> dict[str, Any]:
 
 
 def _tied(found: Confirmed) -> str:
+    if len(found.contenders) == 1:
+        return "Nothing else was trained again, so nothing can be tied with it."
     others = [name for name in found.tied if name != found.best]
     if not others:
         return f"No other is as good as {found.best} within noise."
