@@ -116,7 +116,7 @@ def test_a_search_over_noise_is_called_no_better_than_chance(file: Path, tiny_fo
     noise = yaml.safe_load(file.read_text()) | {"dataset": "image_folder", "options": {}, "image_size": 32}
     file.write_text(yaml.safe_dump(noise))
     found = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
-    assert f"{found.nested} auroc on patients that it never saw (2 outer folds of" in found.sentence
+    assert f"{found.nested} AUROC on patients that it never saw (2 outer folds of" in found.sentence
     assert "patients): no better than chance (0.500)." in found.sentence
 
 
