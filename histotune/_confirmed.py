@@ -128,12 +128,12 @@ def judge(found: Mapping[str, Seeded], metric: str) -> Judged:
 def cheapest(rows: Sequence[Row], sign: float) -> tuple[str, str]:
     """Return the name of the cheapest row, and by which cost: latency, then parameters, then the confirmed score."""
     least = min((row.latency_ms for row in rows if not np.isnan(row.latency_ms)), default=float("nan"))
-    quick = [row for row in rows if not row.latency_ms > least * SIMILAR] or list(rows)
+    quick = [row for row in rows if row.latency_ms <= least * SIMILAR] or list(rows)
     few = [row for row in quick if row.parameters == min(row.parameters for row in quick)]
     chosen = max(few, key=lambda row: sign * row.confirmed.value)
-    cost = f"{chosen.latency_ms:.2f} ms a case"
-    if len(quick) > 1:
-        cost += f" and {chosen.parameters:,} weights"
+    timed = [] if np.isnan(least) else [f"{chosen.latency_ms:.2f} ms a case"]
+    counted = [f"{chosen.parameters:,} weights"] if len(quick) > 1 or not timed else []
+    cost = " and ".join(timed + counted)
     return chosen.name, cost if len(few) == 1 else f"{cost}, as others that score lower"
 
 

@@ -372,6 +372,9 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
     better = row("trial 4", confirmed=Interval(0.65, 0.5, 0.7))
     assert cheapest([slow, quick, better], 1.0)[0] == "trial 4"
     assert cheapest([slow, quick, better], -1.0)[0] == "trial 2"
+    untimed = row("trial 5", latency_ms=float("nan"), parameters=1)
+    assert cheapest([slow, untimed], 1.0)[0] == "trial 1", "what was not timed is not called quick"
+    assert cheapest([untimed], 1.0) == ("trial 5", "1 weights")
 
 
 @pytest.mark.parametrize(
