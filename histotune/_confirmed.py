@@ -61,7 +61,7 @@ class Confirmed:
         contenders: by rank in the search, the default last where it is not among them.
         best: has the best confirmed score, which is a maximum of several and so still optimistic.
         tied: not worse than the best beyond noise, the best itself included.
-        recommended: the cheapest of the tied, by `cost`.
+        recommended: the cheapest of the tied, by `cost`; "" where not even the best is better than chance.
         beats_default: whether the search's winner is better than the default beyond noise.
         sentence: the honest number of the search's winner, in words.
         notes: what else a reader must know.

@@ -62,7 +62,10 @@ def show(found: Confirmed, *, json_wanted: bool) -> None:
             f"Best after confirming: {best.name}, {best.confirmed.value:.3f}. It is the highest of "
             f"{len(found.contenders)}, so that a little of this number is still luck."
         )
-    typer.echo(f"{_tied(found)} Recommended, as the cheapest: {found.recommended} ({found.cost}).")
+    advice = f"Recommended, as the cheapest: {found.recommended} ({found.cost})."
+    if not found.recommended:
+        advice = "None is recommended: not even the best is better than chance."
+    typer.echo(f"{_tied(found)} {advice}")
     for note in found.notes:
         typer.echo(f"Note: {note}")
 

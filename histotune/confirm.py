@@ -25,7 +25,7 @@ import numpy as np
 from histotune import files
 from histotune._confirm_cases import Cases
 from histotune._confirm_train import Say, Trained, train_again
-from histotune._confirmed import Confirmed, Row, cheapest, judge, sentence
+from histotune._confirmed import Confirmed, Row, chance_in, cheapest, judge, sentence
 from histotune._contenders import Contender, contenders
 from histotune._outer import FRESH, Outer, refuse_thinned
 from histotune.begin import study_cohort
@@ -126,7 +126,9 @@ def _compare(
         )
         for row in rows
     ]
-    recommended, cost = cheapest([row for row in rows if row.tied], direction(settings.metric))
+    best = next(row for row in rows if row.name == judged.best)
+    luck = chance_in(best.confirmed, settings.metric, len(settings.classes))
+    recommended, cost = ("", "") if luck else cheapest([row for row in rows if row.tied], direction(settings.metric))
     winner = next(row for row in rows if not row.failed)
     said, beats = sentence(winner, judged, settings.metric, len(settings.classes))
     some = cases.outer

@@ -293,6 +293,7 @@ def test_a_search_over_noise_is_found_out(tiny_folder: Callable[..., Path], tmp_
     )
     assert "no better than chance (0.500) and no better than the space's default" in found.sentence
     assert set(found.tied) == {row.name for row in found.contenders}
+    assert found.recommended == "", "nothing is worth recommending"
 
 
 # --- who competes, who is tied, who is recommended
@@ -454,7 +455,8 @@ def test_a_configuration_that_fails_is_named_and_left_out(study: Started) -> Non
     found = confirm(store, places, top=1, seeds=2, outer=2, replicates=20)
     failed, default = found.contenders
     assert failed.failed.startswith("nan_loss")
-    assert (default.name, found.best, found.recommended) == ("default", "default", "default")
+    assert (default.name, found.best) == ("default", "default")
+    assert found.recommended != failed.name
     assert any("trial 2 could not be trained again" in note for note in found.notes)
 
 
@@ -467,7 +469,11 @@ def test_the_command_says_it_in_words_and_in_json(
     answer = CliRunner().invoke(app, base)
     assert answer.exit_code == 0, answer.output
     assert told["sentence"].split("reaches")[0] in answer.stdout
-    for word in ("optimism gap", "Best after confirming", "Recommended, as the cheapest"):
+    for word in (
+        "optimism gap",
+        "Best after confirming",
+        " recommended" if not told["recommended"] else "Recommended, as the cheapest",
+    ):
         assert word in answer.stdout
     plain = json.loads(CliRunner().invoke(app, [*base, "--json"]).stdout)
     assert [row["name"] for row in plain["contenders"]] == [row["name"] for row in told["contenders"]]
