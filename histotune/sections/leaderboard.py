@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from histotune import metrics
-from histotune.leaderboard import Line
+from histotune.leaderboard import TRIAL, Line
 from histotune.sections import _html as html
 from histotune.sections._base import SECTIONS, Content, Section
 from histotune.sections._findings import Findings
@@ -49,7 +49,7 @@ class Leaderboard(Section):
             f"By validation {metrics.in_words(settings.metric)}, which is optimistic for whatever stands on top. A "
             "stopped trial had fewer epochs and has no rank. A line's button shows its parameters and its curve."
         )
-        tied = set(findings.confirmed.get("tied", []))
+        tied = {one["number"] for one in findings.confirmed.get("contenders", []) if one.get("tied")}
         if tied:
             caption += " Tied: statistically indistinguishable from the best when it was confirmed."
         return Content(
@@ -58,7 +58,7 @@ class Leaderboard(Section):
         )
 
 
-def _board(findings: Findings, tied: set[str]) -> dict[str, Any]:
+def _board(findings: Findings, tied: set[int | None]) -> dict[str, Any]:
     board, entries = findings.board, {(line.kind, line.name): line for line in findings.source.entries}
     ordered = [entries[kind, name] for kind, name in zip(board["kind"], board["name"], strict=True)]
     columns = [name for name in board.columns if name not in _HIDDEN]
@@ -67,7 +67,7 @@ def _board(findings: Findings, tied: set[str]) -> dict[str, Any]:
         "metric": findings.settings.metric,
         "columns": [_column(name, board, findings.settings.metrics) for name in columns],
         "rows": [[_plain(value) for value in row] for row in board[columns].itertuples(index=False)],
-        "tied": [at for at, line in enumerate(ordered) if f"{line.kind} {line.name}" in tied],
+        "tied": [at for at, line in enumerate(ordered) if line.kind == TRIAL and line.record.number in tied],
         "parameters": names,
         "values": values,
         "curves": {str(at): _curve(line, findings.settings.metric) for at, line in enumerate(ordered[:CURVES])},
