@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ CHROME = os.environ.get("BROWSER_PATH") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
 )
 needs_browser = pytest.mark.skipif(CHROME is None, reason="no Chrome or Chromium (on the path, or $BROWSER_PATH)")
-PATIENCE = 30.0  # seconds for an answer
+PATIENCE = 90.0  # seconds for an answer, or until something shows: a guard against hanging, no measure of speed
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
           "--disable-background-networking", "--disable-component-update", "--disable-sync",
           "--remote-debugging-pipe", "--hide-scrollbars", "about:blank")  # fmt: skip
@@ -97,11 +97,13 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait_for(self, script: str, seconds: float = 10.0) -> None:
-        """Wait until a JavaScript expression is true."""
-        until = time.monotonic() + seconds
+    def wait_for(self, script: str, *, doing: Callable[[], None] | None = None) -> None:
+        """Wait until a JavaScript expression is true, doing something before every further look at it."""
+        until = time.monotonic() + PATIENCE
         while not self.evaluate(f"Boolean({script})"):
-            assert time.monotonic() < until, f"waited {seconds:g} s in vain for {script}"
+            if doing:
+                doing()
+            assert time.monotonic() < until, f"waited {PATIENCE:g} s in vain for {script}"
             time.sleep(0.03)
 
     def click(self, selector: str) -> None:
@@ -110,11 +112,18 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, **at, button="left", clickCount=1)
 
-    def hover(self, selector: str) -> None:
-        """Move the mouse to the middle of the first element of a CSS selector."""
-        at = self._middle(selector)
-        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=at["x"] - 3, y=at["y"])
-        self.send("Input.dispatchMouseEvent", type="mouseMoved", **at)
+    def hover(self, selector: str, shows: str) -> None:
+        """Move the mouse about the middle of the first element of a CSS selector until an element of the other shows.
+
+        One move is not enough: a page that still draws may clear what it showed, and tells again at the next move.
+        """
+
+        def move() -> None:
+            at = self._middle(selector)
+            for aside in (3, 0):
+                self.send("Input.dispatchMouseEvent", type="mouseMoved", x=at["x"] - aside, y=at["y"])
+
+        self.wait_for(f"document.querySelector({json.dumps(shows)})", doing=move)
 
     def press(self, key: str) -> None:
         """Press a key by its name (`Tab`, `Enter`, `ArrowDown`, ...)."""

@@ -119,7 +119,7 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
     shots, number = Path(SHOTS) if SHOTS else tmp_path, experiment(store).experiment_id
     two = [run.info.run_id for key, run in sorted(runs(store).items()) if key in ("trial/3", "trial/4")]
     with open_page(f"{interface}{address(number)}", width=1600, height=1000) as page:
-        page.wait_for("document.body.innerText.includes('trial 4')", 90)
+        page.wait_for("document.body.innerText.includes('trial 4')")
         shown = page.evaluate("document.body.innerText")
         page.screenshot(shots / "runs.png")
         for said in ("Sort: balanced_accuracy", "loss.name", "optimizer.lea"):
@@ -138,9 +138,9 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
         ):
             page.open("about:blank")
             page.open(f"{interface}{view}")
-            page.wait_for(f"document.body.innerText.includes({json.dumps(said)})", 90)
+            page.wait_for(f"document.body.innerText.includes({json.dumps(said)})")
             page.screenshot(shots / f"{name}.png")
-        page.wait_for("document.body.innerText.includes('optimizer.learning_rate')", 90)
+        page.wait_for("document.body.innerText.includes('optimizer.learning_rate')")
         compared = page.evaluate("document.body.innerText")
         assert "0.0004\t0.0005" in compared
         assert "focal\tcross_entropy" in compared

@@ -76,8 +76,7 @@ def test_a_line_opens_to_its_parameters_and_its_curve(opened: Page) -> None:
 def test_a_drawing_answers_to_the_mouse(opened: Page) -> None:
     opened.evaluate("document.getElementById('figure-confusion_matrix').scrollIntoView()")
     opened.wait_for("document.querySelector('#figure-confusion_matrix .nsewdrag')")
-    opened.hover("#figure-confusion_matrix .nsewdrag")
-    opened.wait_for("document.querySelector('#figure-confusion_matrix .hoverlayer text')")
+    opened.hover("#figure-confusion_matrix .nsewdrag", shows="#figure-confusion_matrix .hoverlayer text")
     told = opened.evaluate("document.querySelector('#figure-confusion_matrix .hoverlayer').textContent")
     assert "predicted" in told
 
