@@ -32,7 +32,7 @@ def train_again(
     some = next(iter(outers.values()))
     size, done, fresh = len(chosen) * len(seeds), 0, 0
     say(
-        f"confirming {len(chosen)} configurations with {len(seeds)} seeds x {some.folds} outer folds: "
+        f"confirming {len(chosen)} configuration{'s' * (len(chosen) > 1)} with {len(seeds)} seeds x {some.folds} outer folds: "
         f"{size * some.folds} trainings, each on {some.trained_on:.0%} of the development part"
         + _estimate(chosen, some, len(seeds))
     )

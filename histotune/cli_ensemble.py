@@ -76,7 +76,7 @@ def ensemble(
     json_wanted: given.JsonOption = False,
 ) -> None:
     """Combine the best trials on their validation predictions, and export the result."""
-    from histotune import cli_merged
+    from histotune import cli_merged, cli_progress
     from histotune.distill import check_distillable
     from histotune.errors import ConfigError
     from histotune.space import read_values
@@ -104,16 +104,18 @@ def ensemble(
     if not (distill and json_wanted):
         cli_merged.merged(merged, None if distill else export, json_wanted=json_wanted)
     if distill:
-        taught = opened.distill(
-            merged,
-            student=student,
-            operating_point=point,
-            export=export,
-            onnx=onnx,
-            torch_export=torch_export,
-            data=data,
-            cache=cache,
-        )
+        with cli_progress.display(quiet=json_wanted) as display:
+            taught = opened.distill(
+                merged,
+                student=student,
+                operating_point=point,
+                export=export,
+                onnx=onnx,
+                torch_export=torch_export,
+                data=data,
+                cache=cache,
+                progress=display.progress,
+            )
         cli_merged.distilled(taught, export, json_wanted=json_wanted)
 
 

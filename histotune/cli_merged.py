@@ -67,6 +67,10 @@ def distilled(found: Distilled, export: Path | None, *, json_wanted: bool) -> No
     as_table(rows, f"{title}: {small:,} weights instead of {large:,}")
     for other, gain in found.gains.items():
         typer.echo(f"student minus {other.replace('_', ' ')}: {gain}")
+    typer.echo(
+        "Its targets came from networks that knew the cases it is scored on, which lends it a little: the sealed test "
+        "part decides."
+    )
     tuned(found.how["calibration"], found.how["operating_point"])
     if export is not None:
         typer.echo(f"Wrote {export}: one network, trained on all folds. Next: histotune evaluate {export}")
@@ -80,7 +84,9 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
         f"{in_words(name)} {calibration[name]['before']:.3f} -> {calibration[name]['after']:.3f}"
         for name in _CALIBRATION
     )
-    typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} (cross-fitted by patient)")
+    vain = calibration["nll"]["after"] >= calibration["nll"]["before"]
+    how = "cross-fitted by patient" + (": no gain on patients that it was not fitted on" if vain else "")
+    typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} ({how})")
     if point is None:
         return
     from histotune.operating import OperatingPoint

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from histotune import files, metrics
+from histotune.begin import Progress
 from histotune.calibration import fit_temperature, tempered
 from histotune.cohort import Cohort
 from histotune.config import TrialConfig
@@ -80,6 +81,7 @@ def distill(
     export: Path | None = None,
     onnx: bool = False,
     torch_export: bool = False,
+    progress: Progress | None = None,
 ) -> Distilled:
     """Train a student of an ensemble (Hinton et al., 2015) and, if asked, export it as a model of one network.
 
@@ -93,6 +95,7 @@ def distill(
         trust: in (0, 1].
         operating_point: as in `merge`.
         export: folder to write; `onnx` with an ONNX graph, `torch_export` with a torch.export program.
+        progress: hears how many epochs are trained.
 
     Raises:
         StudyError: the study has no folds, the trial is not complete, or the student's training failed.
@@ -107,14 +110,14 @@ def distill(
     data = taught(store.training_data(cohort(config.image_size)), teacher, trust)
     folder = store.folder / DISTILLED / f"{merged.name}-{model.number}"
     _begin(folder, {"ensemble": merged.digest, "trust": trust, "student": model.digest})
-    record = _trained(config, data, folder, store, None)
+    record = _trained(config, data, folder, store, None, progress)
     how, temperature = describe_single(store, record.predictions(), operating_point)
     found = _compared(store, merged, model, record, temperature, teacher)
     distilled = Distilled(folder, merged.name, model.number, trust, store.settings().metric, **found, how=how)
     if export is not None:
         rows = np.flatnonzero(data.folds[0]) if data.folds is not None else data.train
         whole = replace(data, folds=None, train=rows, val=data.cuts()[0].val)  # whose score means nothing
-        network = _trained(config, whole, folder / WHOLE, store, Fold(folder / WHOLE, 1))
+        network = _trained(config, whole, folder / WHOLE, store, Fold(folder / WHOLE, 1), progress)
         network = replace(network, number=model.number, metrics=record.metrics)
         told = {"kind": "trial", "name": f"{store.settings().name}-student-of-{merged.name}", **how}
         told["distilled"] = _told(distilled)
@@ -169,9 +172,20 @@ def _begin(folder: Path, stamp: Mapping[str, Any]) -> None:
 
 
 def _trained(
-    config: TrialConfig, data: TrainingData, folder: Path, store: StudyStore, fold: Fold | None
+    config: TrialConfig,
+    data: TrainingData,
+    folder: Path,
+    store: StudyStore,
+    fold: Fold | None,
+    progress: Progress | None,
 ) -> TrialRecord:
-    record = run_trial(config, data, folder, metric=store.settings().metric, fold=fold, probed=False)
+    what = "training the student on all folds" if fold else "training the student fold by fold"
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        if progress is not None:
+            progress(what, epoch, config.epochs)
+
+    record = run_trial(config, data, folder, report, metric=store.settings().metric, fold=fold, probed=False)
     if record.state != COMPLETE:
         raise StudyError(f"the student's training is {record.state}: {record.kind}, {record.reason}")
     return record

@@ -11,7 +11,7 @@ import pandas as pd
 
 from histotune import figures
 from histotune._confirmed import Confirmed
-from histotune.begin import study_cohort
+from histotune.begin import Progress, study_cohort
 from histotune.confirm import confirm
 from histotune.distill import TRUST, Distilled, distill
 from histotune.errors import ConfigError, suggest
@@ -141,6 +141,7 @@ class Study:
         torch_export: bool = False,
         data: str | os.PathLike[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
     ) -> Distilled:
         """Train one student on what an ensemble of a study with folds said out of folds; see `distill.distill`.
 
@@ -148,12 +149,13 @@ class Study:
             student: the trial whose configuration it takes; None takes the cheapest member.
             trust: weight of the ensemble's probabilities against that of the labels, in (0, 1].
             data: where the study's data are now; None looks where they were when it began.
+            progress: hears how many epochs are trained.
         """
         places = Places.of(self.store.folder.parent, cache)
         return distill(
             self.store, merged, lambda size: study_cohort(self.store, places, size, data), student=student, trust=trust,
             operating_point=operating_point, export=None if export is None else Path(export), onnx=onnx,
-            torch_export=torch_export,
+            torch_export=torch_export, progress=progress,
         )  # fmt: skip
 
     def _members(

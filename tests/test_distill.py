@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,12 @@ def student(
 ) -> tuple[Distilled, Path]:
     """Their student, and its export."""
     store, cohort, merged = study
-    folder = tmp_path_factory.mktemp("exports") / "student"
-    return distill(store, merged, lambda size: cohort, student=0, trust=0.6, export=folder), folder
+    folder, heard = tmp_path_factory.mktemp("exports") / "student", []
+    found = distill(
+        store, merged, lambda size: cohort, student=0, trust=0.6, export=folder, progress=lambda *one: heard.append(one)
+    )
+    assert heard == [("training the student fold by fold", 1, 1), ("training the student on all folds", 1, 1)]
+    return found, folder
 
 
 def test_targets_are_a_mixture_of_what_was_said_out_of_folds_and_the_labels(
@@ -177,3 +182,12 @@ def test_a_student_without_distilling_is_refused(study: tuple[StudyStore, Cohort
     )
     assert answer.exit_code == 2
     assert "--student 0: nothing is distilled without --distill" in answer.output
+
+
+def test_the_command_says_what_flatters_a_student(study: tuple[StudyStore, Cohort, Merged], tmp_path: Path) -> None:
+    store = shutil.copytree(study[0].folder, tmp_path / "taught")
+    places = ["--runs", str(store.parent), "--cache", str(study[1].folder.parent)]
+    answer = CliRunner().invoke(app, ["ensemble", "taught", "--distill", *places])
+    assert answer.exit_code == 0, answer.output
+    assert "training the student fold by fold: 1/1" in answer.stderr
+    assert "networks that knew the cases it is scored on" in answer.stdout
