@@ -48,9 +48,8 @@ class Outer:
     """
 
     def __init__(self, store: StudyStore, cohort: Cohort, folds: int) -> None:
-        self.settings, self.folds = store.settings(), folds
+        self.store, self.cohort, self.settings, self.folds = store, cohort, store.settings(), folds
         self.data = store.training_data(cohort)
-        self._cohort = cohort
         self._groups = whole_groups(cohort, self.settings.protocol)
         self._dealt: dict[int, TrainingData] = {}
         self.share = 0.0 if self.settings.folds else len(self.data.val) / (len(self.data.train) + len(self.data.val))
@@ -69,15 +68,18 @@ class Outer:
         if seed in self._dealt:
             return self._dealt[seed]
         parts = Split(self.settings.protocol, self.data.train, self.data.val, np.array([], np.int64))
-        found = deal_folds(self._cohort, self.data.labels, parts, self.folds, 1, seed=seed)
+        found = deal_folds(self.cohort, self.data.labels, parts, self.folds, 1, seed=seed)
         data = replace(self.data, folds=found.folds)
         for k, cut in enumerate(data.cuts() if self.share else [], start=1):
             self.carved(cut, k, seed)
         self._dealt[seed] = data
         return data
 
-    def train(self, config: TrialConfig, folder: Path) -> TrialRecord:
+    def train(self, config: TrialConfig, folder: Path, *, share: float = 1.0) -> TrialRecord:
         """Train a configuration on the outer folds of its seed, from where an interruption left it.
+
+        Args:
+            share: of the device's memory that the training may take.
 
         Returns:
             The record of all outer trainings together, or that of the first one that failed.
@@ -90,14 +92,15 @@ class Outer:
             open_folder(folder, config, [])
             for k, cut in enumerate(data.cuts(), start=1):
                 place = folder / FOLDS / str(k)
-                record = run_trial(config, self.carved(cut, k, config.seed), place, metric=metric, probed=False)
+                carved = self.carved(cut, k, config.seed)
+                record = run_trial(config, carved, place, metric=metric, probed=False, share=share)
                 if record.state != COMPLETE:
                     return record
                 if not (place / SCORES).exists():
                     _score(place, cut).save(place / SCORES)
             record = pool(folder, COMPLETE, SCORES)
         else:
-            record = run_trial(config, data, folder, metric=metric, probed=False)
+            record = run_trial(config, data, folder, metric=metric, probed=False, share=share)
         for place in networks(folder):  # what they were trained for is done, and there are many
             (place / WEIGHTS).unlink(missing_ok=True)
         return record

@@ -12,7 +12,7 @@ from histotune import cli_options as given
 if TYPE_CHECKING:
     from histotune._confirmed import Confirmed, Row
 
-EXAMPLES = ("confirm idc --top 5 --seeds 5", "confirm idc --top 3 --seeds 3 --outer 5")
+EXAMPLES = ("confirm idc --top 5 --seeds 5", "confirm idc --top 3 --seeds 3 --outer 5 --max-concurrent 4")
 
 
 def confirm(
@@ -28,18 +28,24 @@ def confirm(
     data: given.DataOption = None,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
+    cpus_per_trial: given.CpusOption = 1.0,
+    gpus_per_trial: given.GpusOption = None,
+    max_concurrent: given.ConcurrentOption = None,
+    ray_address: given.RayOption = None,
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
     """Train the best of a search and its default again, on fresh seeds and folds: what is the winner really worth?"""
     from histotune import cli_progress
+    from histotune.search import Resources
     from histotune.study import open_study
 
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
         found = open_study(study, runs=runs).confirm(
-            top=top, seeds=seeds, outer=outer, data=data, cache=cache, say=display.say, command=command
-        )
+            top=top, seeds=seeds, outer=outer, data=data, cache=cache, ray_address=ray_address, say=display.say,
+            resources=Resources(cpus_per_trial, gpus_per_trial, max_concurrent), command=command,
+        )  # fmt: skip
     show(found, json_wanted=json_wanted)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from histotune import files
 from histotune._confirm_cases import Cases
-from histotune._confirm_train import Say, Trained, train_again
+from histotune._confirm_train import Plan, Say, Trained, crew, train_again
 from histotune._confirmed import Confirmed, Row, chance_in, cheapest, judge, sentence
 from histotune._contenders import Contender, contenders
 from histotune._outer import FRESH, Outer, refuse_thinned
@@ -33,6 +33,7 @@ from histotune.errors import ConfigError, StudyError
 from histotune.imbalance import NATURAL
 from histotune.metrics import direction
 from histotune.places import Places
+from histotune.search import Resources
 from histotune.statistics import REPLICATES, Interval, Seeded
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
@@ -49,6 +50,8 @@ def confirm(
     seeds: int = SEEDS,
     outer: int | None = None,
     data: str | os.PathLike[str] | None = None,
+    resources: Resources | None = None,
+    ray_address: str | None = None,
     replicates: int = REPLICATES,
     say: Say | None = None,
     command: str = "histotune.Study.confirm",
@@ -60,16 +63,24 @@ def confirm(
         seeds: fresh seeds, at least 2.
         outer: folds of the development part; None takes the study's folds, 5 at most, or 3 in a study without.
         data: where the study's data are now; None looks where they were when it began.
+        resources: what one training takes, and how many run at once, in workers of Ray; None trains one after another
+            in this process.
+        ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; all its nodes must see study and cache.
         replicates: draws of patients for every interval.
         say: hears a line before the first training and after each.
         command: what the record shall say was called.
 
     Raises:
-        ConfigError: numbers that make no sense, or a study whose training part was thinned.
-        StudyError: no complete trial, changed data, another process confirms, or no configuration trains again.
+        ConfigError: numbers that make no sense, more resources than there are, or a study whose training part was
+            thinned.
+        StudyError: no complete trial, changed data, another process confirms, no cluster answers, or no configuration
+            trains again.
+        KeyboardInterrupt: SIGINT, or SIGTERM while workers train.
         DataError: fewer patients than folds, or a class in too few of them.
     """
     folds = _check(store, seeds, outer)
+    if resources is not None and ray_address is None:
+        resources.check()
     chosen = contenders(store, top)
     say = say or (lambda line: None)
     sizes = {one.config.image_size for one in chosen}
@@ -80,7 +91,9 @@ def confirm(
             one.dealt(seed)  # what cannot be dealt is refused before the first training
     folder = store.folder / CONFIRM
     with files.lock(folder / "lock", "histotune confirm"):
-        trained = train_again(chosen, outers, fresh, folder / f"outer-{folds}", say)
+        plan = Plan(chosen, outers, fresh, folder / f"outer-{folds}")
+        with crew(plan, folder, resources, ray_address) as them:
+            trained = train_again(plan, them, say)
         confirmed = _compare(store, chosen, trained, outers, replicates, command)
         files.write_json(folder / "confirm.json", confirmed.to_dict())
     return confirmed

@@ -24,7 +24,7 @@ from histotune.onnx_model import check_packages
 from histotune.operating import OperatingPoint
 from histotune.places import Places
 from histotune.report import write_report
-from histotune.search import Summary
+from histotune.search import Resources, Summary
 from histotune.space import Share
 from histotune.store import StudyStore, TrialRecord
 from histotune.tracking import MlflowTracker
@@ -185,6 +185,8 @@ class Study:
         outer: int | None = None,
         data: str | os.PathLike[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
+        resources: Resources | None = None,
+        ray_address: str | None = None,
         say: Callable[[str], None] | None = None,
         command: str = "histotune.Study.confirm",
     ) -> Confirmed:
@@ -192,21 +194,23 @@ class Study:
 
         The result, also in `confirm/confirm.json`, has the honest score of the search's winner, by how much the search
         was too optimistic, and which configurations are tied; the sealed test part is not touched. The same call goes
-        on where an interruption left it.
+        on where an interruption left it. Errors are those of `confirm.confirm`.
 
         Args:
             top: how many of the best distinct configurations.
             seeds: fresh ones, at least 2; each deals the outer folds anew and draws other initial weights.
             outer: how many outer folds; None takes the study's folds, 5 at most, or 3 in a study without.
             data: where the study's data are now; None looks where they were when it began.
+            resources: what one training takes, and how many run at once, in workers of Ray; None: one CPU, as many as fit.
+            ray_address: of a Ray cluster to join, "auto" or "HOST:PORT", whose nodes see study and cache.
             say: hears a line before the first training and after each.
             command: what the record shall say was called.
-
-        Raises:
-            ConfigError, StudyError, DataError: see `confirm.confirm`.
         """
         places = Places.of(self.store.folder.parent, cache)
-        return confirm(self.store, places, top=top, seeds=seeds, outer=outer, data=data, say=say, command=command)
+        return confirm(
+            self.store, places, top=top, seeds=seeds, outer=outer, data=data, ray_address=ray_address, say=say,
+            resources=resources or Resources(), command=command,
+        )  # fmt: skip
 
     def figure(
         self,

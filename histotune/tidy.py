@@ -50,7 +50,7 @@ def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bo
             skipped.append(store.folder.name)
             continue
         with store.lock("histotune gc"):
-            here = waste(store, keep) + folder_waste(temporary_folder(store), "left by a search that was killed")
+            here = waste(store, keep) + folder_waste(temporary_folder(store.folder), "left by a search that was killed")
             freed += free(here) if remove else 0
         found += here
     if study is None:

@@ -54,6 +54,7 @@ def run_trial(
     report: Report | None = None,
     *,
     metric: str = "balanced_accuracy",
+    share: float = 1.0,
     fold: Fold | None = None,
     probed: bool = True,
 ) -> TrialRecord:
@@ -62,7 +63,7 @@ def run_trial(
     Arguments and errors are those of `epochs`.
     """
     while True:
-        training = epochs(config, data, folder, metric=metric, fold=fold, probed=probed)
+        training = epochs(config, data, folder, metric=metric, share=share, fold=fold, probed=probed)
         try:
             for epoch in training:
                 if report:

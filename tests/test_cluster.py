@@ -22,7 +22,7 @@ from histotune.lineage import Parent, read_parent
 from histotune.memory import ENVIRONMENT
 from histotune.registry import load_plugins
 from histotune.runtime import share_gpu
-from histotune.search import Budget, Resources, run, worker
+from histotune.search import Budget, Resources, pool, run
 from histotune.search.cluster import _mark, _marked
 from histotune.search.conductor import STOP
 from histotune.search.depot import Depot
@@ -87,7 +87,7 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
 ) -> None:
     import ray
 
-    share = ray.remote(worker.share)
+    share = ray.remote(pool.share)
     where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
     with pytest.raises(ConfigError, match="cluster's 1 nodes have 1 CPUs"):
         run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), Resources(64), **where)
@@ -96,7 +96,7 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
     records = small_study.trials()
     assert [record.state for record in records] == [COMPLETE, COMPLETE]
     assert len(records[0].predictions().ids) == len(records[1].predictions().ids) > 0
-    assert not _marked(_mark(small_study))
+    assert not _marked(_mark(small_study.folder))
     stored = tmp_path / "bucket" / "small"
     assert read_record(stored / "trials" / "00001") is not None
     assert not list(stored.rglob("*sealed*")), "what lies under the seal stays here"
@@ -104,14 +104,32 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
     assert held == {"table.csv", "present.csv", "modalities", "cohort.json"}
     ray.init(address=cluster.address)
     assert ray.cluster_resources()["CPU"] == 1
-    shares = [share.remote({"gpus": 0.0, "cpus": cpus, "at_once": n}) for cpus, n in ((1.0, 8), (0.25, 8), (0.25, 2))]
+    shares = [share.remote(0.0, cpus, n) for cpus, n in ((1.0, 8), (0.25, 8), (0.25, 2))]
     assert ray.get(shares) == [1.0, 0.25, 0.5], "a trial's share of its node, however many run on others"
+    ray.shutdown()
+
+
+def squared(number: int, share: float) -> tuple[int, float]:
+    """Do a job, and tell its share of the node's memory."""
+    return number**2, share
+
+
+def test_jobs_are_done_on_a_cluster_that_is_left_running(cluster: Any, tmp_path: Path) -> None:
+    import ray
+
+    with pool.workers(tmp_path, Resources(0.5), address=cluster.address, plugins=[]) as there:
+        assert there.at_once == 2
+        found = [answer for _, answer in there.run(squared, ({"number": number} for number in range(4)))]
+    assert sorted(found) == [(number**2, 0.5) for number in range(4)]
+    assert not _marked(_mark(tmp_path))
+    ray.init(address=cluster.address)
+    assert ray.cluster_resources()["CPU"] == 1
     ray.shutdown()
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0.25, 0.25), (1.0, 1.0), (2.0, 1.0)])
 def test_a_share_of_a_gpu_is_what_was_asked(gpus: float, expected: float) -> None:
-    assert worker.share({"gpus": gpus, "cpus": 1.0, "at_once": 3}) == expected
+    assert pool.share(gpus, 1.0, 3) == expected
 
 
 def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: StudyStore, tmp_path: Path) -> None:

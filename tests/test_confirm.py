@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,9 @@ from histotune.errors import ConfigError, DataError, StudyError
 from histotune.lineage import Parent, write_parent
 from histotune.places import Places
 from histotune.records import Predictions, networks, read_record
+from histotune.registry import PLUGINS, load_plugins
+from histotune.search import Resources
+from histotune.search.cluster import _mark, _marked
 from histotune.space import read_space
 from histotune.statistics import Interval, Seeded, bootstrap_of_seeds, over_seeds, paired_bootstrap_of_seeds
 from histotune.store import COMPLETE, StudyStore
@@ -50,6 +54,22 @@ SPACE: dict[str, Any] = {
     "model": {"branches": {"image": {"backbone": {"name": "alexnet", "width": 4}}}},
     "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True, "default": 3e-3}},
 }
+ASKED: dict[str, Any] = {"top": 1, "seeds": 2, "outer": 2, "replicates": 50}
+DEADLY = """
+import os, pathlib, signal
+from histotune.losses import LOSSES, LinearObjective
+
+class Deadly(LinearObjective):
+    def loss(self, features, labels):
+        with pathlib.Path({mark!r}).open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@LOSSES.register("deadly")
+def deadly(given):
+    'Kills whoever trains with it.'
+    return Deadly(given)
+"""
 UNSURE = Interval(float("nan"), float("nan"), float("nan"))
 Started = tuple[StudyStore, Cohort, Places]
 
@@ -168,6 +188,18 @@ def test_the_sealed_labels_are_not_needed(study: Started, tmp_path: Path) -> Non
     assert store.openings() == []
 
 
+def add_trial(store: StudyStore, changes: dict[str, dict[str, Any]]) -> str:
+    """Add the best of all trials to a study, as if it had trained with other parameters; returns its name."""
+    trial, folder = store.trials()[1], store.trial_folder(2)
+    config = TrialConfig.from_dict(trial.config() | {key: trial.config()[key] | new for key, new in changes.items()})
+    shutil.copytree(trial.folder, folder)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    record = json.loads((folder / "metrics.json").read_text())
+    record |= {"digest": config.digest(), "metrics": record["metrics"] | {"auroc": 1.0}}
+    (folder / "metrics.json").write_text(json.dumps(record))
+    return "trial 2"
+
+
 def agrees(store: StudyStore, other: tuple[Started, dict[str, Any]]) -> None:
     """Check that a confirmation has the bits and the numbers of another one."""
     assert bits(store) == bits(other[0][0])
@@ -177,7 +209,7 @@ def agrees(store: StudyStore, other: tuple[Started, dict[str, Any]]) -> None:
         assert [one[key] for key in same] == [again[key] for key in same]
 
 
-def test_ctrl_c_is_clean_and_the_same_command_goes_on(
+def test_what_was_interrupted_here_goes_on_in_workers_to_the_same_bits(
     confirmed: tuple[Started, dict[str, Any]], study: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, _, places = study
@@ -190,22 +222,68 @@ def test_ctrl_c_is_clean_and_the_same_command_goes_on(
         return float(real(*given))
 
     monkeypatch.setattr(module, "train_epoch", interrupted)
-    monkeypatch.setenv("HISTOTUNE_CACHE", str(places.cache))
-    command = ["confirm", "tried", "--top", "1", "--seeds", "2", "--outer", "2", "--runs", str(places.runs)]
-    stopped = CliRunner().invoke(app, command)
-    assert stopped.exit_code == 130
-    assert "the same command goes on from here" in stopped.stderr
+    with pytest.raises(KeyboardInterrupt):
+        confirm(store, places, **ASKED)
     ended = sorted((store.folder / "confirm").rglob("folds/*/metrics.json"))
     assert len(ended) == 3, "six epochs are three trainings of two"
     times = [path.stat().st_mtime_ns for path in ended]
     said: list[str] = []
-    confirm(store, places, top=1, seeds=2, outer=2, replicates=50, say=said.append)
+    confirm(store, places, **ASKED, resources=Resources(0.5, 0, 2), say=said.append)
     assert [path.stat().st_mtime_ns for path in ended] == times
+    assert re.search(r"(4|8) trainings, 2 of them done, 2 at once", said[0])
     assert len(said) == len(seed_folders(store)), "one line ahead, and one for each but the first, which had ended"
     agrees(store, confirmed)
     again: list[str] = []
-    confirm(store, places, top=1, seeds=2, outer=2, replicates=50, say=again.append)
+    confirm(store, places, **ASKED, resources=Resources(), say=again.append)
     assert len(again) == 1, "nothing is left to train"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on(
+    confirmed: tuple[Started, dict[str, Any]], study: Started, number: signal.Signals
+) -> None:
+    store, _, places = study
+    asked = ["confirm", "tried", "--top", "1", "--seeds", "2", "--outer", "2", "--runs", str(places.runs)]
+    command = [sys.executable, "-m", "histotune", *asked, "--cache", str(places.cache)]
+    owner = store.folder / "confirm"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not list(owner.rglob("folds/*/metrics.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130, errors
+        assert "the same command goes on from here" in errors
+        assert not _marked(_mark(owner))
+    assert not (owner / "confirm.json").exists()
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert not _marked(_mark(owner))
+    assert bits(store) == bits(confirmed[0][0])
+
+
+@pytest.mark.slow  # its short siblings: a job that is given up in test_pool, a configuration that fails below
+def test_a_configuration_whose_workers_die_is_named_and_left_out(study: Started, tmp_path: Path) -> None:
+    store, _, places = study
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "deadly.py").write_text(DEADLY.format(mark=str(tmp_path / "deaths")))
+    load_plugins(tmp_path / "plugins")
+    name = add_trial(store, {"loss": {"name": "deadly"}})
+    try:
+        found = confirm(store, places, **ASKED, resources=Resources(0.5, 0, 2))
+    finally:
+        PLUGINS.remove(tmp_path / "plugins")
+    died, default = found.contenders
+    assert died.name == name
+    assert died.failed.startswith("killed: its worker died 3 times")
+    assert 3 <= len((tmp_path / "deaths").read_text()) <= 6, "two seeds at once, at most"
+    assert (default.name, found.best, default.failed) == ("default", "default", "")
 
 
 @pytest.mark.slow
@@ -444,14 +522,7 @@ def test_a_thinned_training_part_is_refused(tmp_path: Path) -> None:
 
 def test_a_configuration_that_fails_is_named_and_left_out(study: Started) -> None:
     store, _, places = study
-    trial = store.trials()[1]
-    wild = trial.config() | {"optimizer": trial.config()["optimizer"] | {"learning_rate": 1e38, "clip_norm": 0.0}}
-    shutil.copytree(trial.folder, store.trial_folder(2))
-    config = TrialConfig.from_dict(wild)
-    (store.trial_folder(2) / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    record = json.loads((store.trial_folder(2) / "metrics.json").read_text())
-    record |= {"digest": config.digest(), "metrics": record["metrics"] | {"auroc": 1.0}}
-    (store.trial_folder(2) / "metrics.json").write_text(json.dumps(record))
+    add_trial(store, {"optimizer": {"learning_rate": 1e38, "clip_norm": 0.0}})
     found = confirm(store, places, top=1, seeds=2, outer=2, replicates=20)
     failed, default = found.contenders
     assert failed.failed.startswith("nan_loss")

@@ -93,7 +93,7 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     control = trained_study.controls / "colour"
     control.mkdir(parents=True)
     (control / WEIGHTS).write_bytes(b"0")
-    temporary_folder(trained_study).mkdir()
+    temporary_folder(trained_study.folder).mkdir()
     (tmp_path / "cache" / "old").mkdir(parents=True)
     (tmp_path / "cache" / "old" / "cohort.json").write_text('{"digest": "nobody"}')
     (tmp_path / "cache" / EMBEDDINGS).mkdir()
@@ -102,7 +102,7 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     shown = tidy(places, keep=2)
     assert shown.freed == 0
     assert {one.path.name for one in shown.found} == {
-        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", EMBEDDINGS, temporary_folder(trained_study).name
+        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", EMBEDDINGS, temporary_folder(trained_study.folder).name
     }  # fmt: skip
     assert all(one.path.exists() for one in shown.found)
     before = trained_study.trials()

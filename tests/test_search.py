@@ -75,7 +75,7 @@ def searched(
 ) -> Searched:
     ears, home = Ears(), tmp_path_factory.mktemp("home")
     store = new_study(tmp_path_factory.mktemp("runs") / "small")
-    ears.mark = _mark(store)
+    ears.mark = _mark(store.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         first = run(store, space, {32: small_cohort.folder}, Budget(4), listeners=[ears])
@@ -123,7 +123,7 @@ def test_ray_listens_on_loopback_only(searched: Searched) -> None:
 
 
 def test_nothing_is_left_behind(searched: Searched) -> None:
-    mark = _mark(searched.store)
+    mark = _mark(searched.store.folder)
     assert not _marked(mark)
     assert not _folder(mark).exists()
     assert MARK not in os.environ

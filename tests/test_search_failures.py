@@ -97,7 +97,7 @@ def test_a_trial_that_hangs_is_killed_and_after_three_times_it_is_a_result(
     assert (summary.ended, summary.failed) == (2, 1)
     trials = Journal(small_study.journal, "small", maximize=True).trials()
     assert {trial.user_attrs.get(DEATHS, 0) for trial in trials} == {0, 3}
-    assert not _marked(_mark(small_study))
+    assert not _marked(_mark(small_study.folder))
 
 
 # The kernel's limit of address space stands 200 MB above what the worker has at its first loss.

@@ -111,7 +111,7 @@ def search(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> Ite
     yield begin
     for one in searches:
         one.close()
-    kill_leftovers(_mark(small_study))
+    kill_leftovers(_mark(small_study.folder))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     for one in begun:
         one.close()
     for study in (tmp_path / "runs").glob("*/study.json"):
-        kill_leftovers(_mark(StudyStore(study.parent)))
+        kill_leftovers(_mark(study.parent))
 
 
 def check_whole(store: StudyStore, trials: int) -> None:
@@ -145,8 +145,8 @@ def check_whole(store: StudyStore, trials: int) -> None:
     journal = Journal(store.journal, store.folder.name, maximize=True).trials()
     assert [trial.user_attrs[RECORD]["state"] for trial in journal] == [record.state for record in records]
     assert len({trial.user_attrs["digest"] for trial in journal}) == trials
-    assert not _marked(_mark(store))
-    assert not _folder(_mark(store)).exists()
+    assert not _marked(_mark(store.folder))
+    assert not _folder(_mark(store.folder)).exists()
 
 
 def test_a_search_survives_kill_interrupt_and_a_dead_worker(
@@ -164,7 +164,7 @@ def test_a_search_survives_kill_interrupt_and_a_dead_worker(
     assert all(went_on[n] > 1 for n, epoch in killed.epochs() if epoch > 1 and n in went_on), "trained from the start"
     assert interrupted.interrupt(signal.SIGINT) < PROMPT
     assert "summary interrupted" in interrupted.lines[-1]
-    assert not _marked(_mark(small_study)), "processes are left behind"
+    assert not _marked(_mark(small_study.folder)), "processes are left behind"
 
     last = search(6)
     last.until(r"reported \d+ 2")
@@ -250,7 +250,7 @@ def test_a_checkpoint_cut_short_costs_its_trial_only_time(
     one = search(3)
     one.until(r"reported \d+ 3")
     one.kill()
-    kill_leftovers(_mark(small_study))  # a worker that lives a moment longer would write its checkpoint again
+    kill_leftovers(_mark(small_study.folder))  # a worker that lives a moment longer would write its checkpoint again
     begun = [folder for folder in small_study.folder.glob("trials/*") if not (folder / "metrics.json").exists()]
     assert begun
     for folder in begun:
@@ -345,7 +345,7 @@ def test_several_metrics_survive_a_kill_and_the_front_is_what_the_folders_say(
 
 def worker_of(store: StudyStore) -> int:
     """Return the process id of a worker that trains for the study."""
-    for process in _marked(_mark(store)):
+    for process in _marked(_mark(store.folder)):
         if b"ray::TrialWorker" in Path(f"/proc/{process}/cmdline").read_bytes():
             return process
     raise AssertionError("no worker runs")

@@ -18,7 +18,6 @@ from typing import Any
 
 from histotune import runtime
 from histotune.errors import StudyError
-from histotune.store import StudyStore
 
 MARK = "HISTOTUNE_STUDY"  # environment variable of every process that a search starts, with the study's mark
 OBJECT_STORE = 128 * 2**20  # bytes; results are small and the images travel by memory-map
@@ -48,17 +47,20 @@ PATIENCE = 5.0  # seconds in which a cluster takes a connection; its first answe
 
 
 @contextlib.contextmanager
-def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) -> Iterator[Path]:
-    """Start Ray for one search; yields its temporary folder, and takes everything away in the end, however it ends.
+def private_ray(owner: Path, *, cpus: float, gpus: float, at_once: int) -> Iterator[Path]:
+    """Start Ray for one owner; yields its temporary folder, and takes everything away in the end, however it ends.
 
-    What a killed driver of the same study left, processes and files, goes first: the caller holds the study's lock,
+    What a killed driver of the same owner left, processes and files, goes first: the caller holds the owner's lock,
     so that nobody needs them.
+
+    Args:
+        owner: folder of what is done: a study for its search, a folder in it for what else trains there.
 
     Raises:
         StudyError: this process runs a Ray of its own, the temporary folder belongs to somebody else, or Ray does not
             start.
     """
-    mark = _mark(store)
+    mark = _mark(owner)
     folder = _folder(mark)
     runtime.disable_telemetry()
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # in memory: Ray's token file is readable by others
@@ -81,16 +83,17 @@ def private_ray(store: StudyStore, *, cpus: float, gpus: float, at_once: int) ->
 
 
 @contextlib.contextmanager
-def joined_ray(address: str, store: StudyStore) -> Iterator[Path]:
+def joined_ray(address: str, owner: Path) -> Iterator[Path]:
     """Join a cluster that runs; yields a temporary folder of this machine. In the end only our own workers go.
 
     Args:
         address: `auto` or `HOST:PORT`.
+        owner: as in `private_ray`.
 
     Raises:
         StudyError: nothing answers there, or the cluster asks for another token.
     """
-    mark = _mark(store)
+    mark = _mark(owner)
     runtime.disable_telemetry()
     kill_leftovers(mark)  # Ray ends the workers of a dead driver by itself, but only after a while
     with _environment(_SETTINGS_JOINED):
@@ -176,9 +179,9 @@ def _refusals_in_words(address: str) -> Iterator[None]:
         raise StudyError(f"cannot join the Ray cluster at {address!r}: {why}") from error
 
 
-def temporary_folder(store: StudyStore) -> Path:
-    """Return where Ray keeps its files while the study is searched."""
-    return _folder(_mark(store))
+def temporary_folder(owner: Path) -> Path:
+    """Return where Ray keeps its files while it works for this owner."""
+    return _folder(_mark(owner))
 
 
 def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
@@ -246,8 +249,8 @@ def _quiet() -> Iterator[None]:
         worker.print_to_stdstream = before
 
 
-def _mark(store: StudyStore) -> str:
-    return hashlib.sha256(str(store.folder.resolve()).encode()).hexdigest()[:12]
+def _mark(owner: Path) -> str:
+    return hashlib.sha256(str(owner.resolve()).encode()).hexdigest()[:12]
 
 
 def _folder(mark: str) -> Path:

@@ -54,7 +54,7 @@ def found(
         return
     from histotune.search.cluster import capacity, joined_ray
 
-    with joined_ray(address, store) as scratch:
+    with joined_ray(address, store.folder) as scratch:
         there = resources.on(capacity())
         yield Site(there, there.check(capacity()), scratch, _supplied(storage, store, cohorts))
 
@@ -74,7 +74,7 @@ def run_at(
 
     signals, (resources, at_once) = Signals(), (site.resources, site.at_once)
     cpus, gpus = at_once * resources.cpus_per_trial, math.ceil(at_once * resources.gpus - 1e-9)
-    private = private_ray(store, cpus=cpus, gpus=gpus, at_once=at_once)
+    private = private_ray(store.folder, cpus=cpus, gpus=gpus, at_once=at_once)
     with signals.caught(), private if site.joined is None else contextlib.nullcontext(site.joined) as scratch:
         from histotune.search.driver import drive
 

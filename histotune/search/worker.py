@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from histotune.errors import HistotuneError, StudyError, TrialFailed
 from histotune.lineage import Parent
 from histotune.search.conductor import STOP
 from histotune.search.desk import Desk, unpack
+from histotune.search.pool import share
 from histotune.session import named_failures
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, StudyStore, read_record
@@ -40,7 +40,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         """Get ready once in the life of the process."""
         unpack(config["plugins"])
         runtime.share_gpu(config["gpus"])
-        self._share = share(config)
+        self._share = share(config["gpus"], config["cpus"], config["at_once"])
         self._studies: dict[str, StudyStore] = {}
         self._data: dict[str, TrainingData] = {}
         self.reset_config(config)
@@ -140,12 +140,3 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         if folder not in self._data:
             self._data[folder] = self._desk.store.training_data(self._desk.cohort(Path(folder)))
         return self._data[folder]
-
-
-def share(assignment: Mapping[str, Any]) -> float:
-    """Say how much of the memory of its GPU, or of the node that it runs on, a trial may take."""
-    if assignment["gpus"]:
-        return float(min(1.0, assignment["gpus"]))
-    here = ray.get_runtime_context().get_node_id()
-    cpus = next(node["Resources"]["CPU"] for node in ray.nodes() if node["NodeID"] == here)
-    return 1 / max(1, min(assignment["at_once"], math.floor(cpus / assignment["cpus"] + 1e-9)))

@@ -52,7 +52,7 @@ class Meter:
 
     def opened(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
         """Note by which mark the search's processes are known."""
-        self.mark = _mark(store)
+        self.mark = _mark(store.folder)
 
     def started(self, number: int, config: Mapping[str, object]) -> None:
         """Nothing: the ends are counted."""
