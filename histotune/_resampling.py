@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,6 +25,14 @@ def draws(patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
         rows = min(BLOCK, replicates - start)
         drawn = generator.integers(patients, size=(rows, patients)) + np.arange(rows)[:, None] * patients
         yield np.bincount(drawn.ravel(), minlength=rows * patients).reshape(rows, patients)
+
+
+def bounds(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """Return quantiles [2, m] of replicates [r, m], over those that are known; NaN where none is."""
+    known = ~np.isnan(values).all(axis=0)
+    found = np.full((2, values.shape[1]), np.nan)
+    found[:, known] = np.nanquantile(values[:, known], levels, axis=0)
+    return found
 
 
 class Resampler:

@@ -34,7 +34,8 @@ def merged(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
     as_table(rows, f"{found.name}: trials {_members(found)}; held-out predictions, 95 % intervals by patient")
     if found.state:
         numbers = sum(_count(value) for value in found.state.values())
-        typer.echo(f"{numbers} numbers were fitted in {found.fit_seconds:.3f} s; no network was trained.")
+        were = "number was" if numbers == 1 else "numbers were"
+        typer.echo(f"{numbers} {were} fitted in {found.fit_seconds:.3f} s; no network was trained.")
     if found.candidates:
         typer.echo(f"{len(found.members)} of {len(found.candidates)} trials were selected.")
     for other, gain in found.gains.items():

@@ -201,7 +201,7 @@ class Study:
             seeds: fresh ones, at least 2; each deals the outer folds anew and draws other initial weights.
             outer: how many outer folds; None takes the study's folds, 5 at most, or 3 in a study without.
             data: where the study's data are now; None looks where they were when it began.
-            resources: what one training takes, and how many run at once, in workers of Ray; None: one CPU, as many as fit.
+            resources: what one training takes and how many run at once, in workers of Ray; None: a CPU, as many as fit.
             ray_address: of a Ray cluster to join, "auto" or "HOST:PORT", whose nodes see study and cache.
             say: hears a line before the first training and after each.
             command: what the record shall say was called.

@@ -26,7 +26,7 @@ from histotune.figures import FIGURES, Source
 from histotune.metrics import evaluate, softmax
 from histotune.places import Places
 from histotune.report import ordered, script_json, write_report
-from histotune.sections import SECTIONS, Findings
+from histotune.sections import SECTIONS, Findings, summary
 from histotune.sections import _html as html
 from histotune.store import COMPLETE, STOPPED, Predictions, StudyStore, write_record
 
@@ -82,6 +82,30 @@ def test_a_section_has_a_title_and_a_place_of_its_own(name: str) -> None:
     assert section.title
     assert [other for other in SECTIONS.names() if SECTIONS.build(other).order == section.order] == [name]
     assert SECTIONS.entry(name).summary
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.2, "It beats every control (difference from the control histogram: +0.100 (+0.010 to +0.200))"),
+        (-0.1, 0.2, "It is no better than the control histogram, beyond noise"),
+        (-0.3, -0.1, "It is worse than the control histogram, beyond noise"),
+        (None, None, "It is no better than the control histogram, beyond noise"),
+    ],
+)
+def test_an_evaluation_says_how_it_stands_to_the_controls(low: float | None, high: float | None, said: str) -> None:
+    gains: dict[str, dict[str, float | None]] = {
+        "control majority": {"value": 0.4, "low": 0.3, "high": 0.5},
+        "control histogram": {"value": 0.1, "low": low, "high": high},
+        "best member": {"value": -0.1, "low": -0.2, "high": -0.05},
+    }
+    assert said in summary._against(gains, "auroc")
+    mirror = {"value": "value", "low": "high", "high": "low"}  # where less is better
+    turned = {
+        name: {key: None if (bound := one[other]) is None else -bound for key, other in mirror.items()}
+        for name, one in gains.items()
+    }
+    assert said.partition(" (")[0] in summary._against(turned, "nll")
 
 
 @every_section

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
+from histotune._resampling import bounds
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import BINARY_ONLY, COSTS, METRICS, evaluate, range_of, score, softmax
 from histotune.statistics import (
@@ -61,6 +62,15 @@ def test_positive_class_and_threshold_reach_every_replicate(positive: int, thres
             replicates=50,
         )
         assert (found[name].low, found[name].high) == pytest.approx((plain.low, plain.high))
+
+
+def test_bounds_are_of_the_replicates_that_are_known() -> None:
+    values = np.random.default_rng(0).normal(size=(200, 3))
+    values[:150, 1], values[:, 2] = np.nan, np.nan
+    found = bounds(values, [0.025, 0.975])
+    assert found[:, 0].tolist() == np.quantile(values[:, 0], [0.025, 0.975]).tolist()
+    assert found[:, 1].tolist() == np.quantile(values[150:, 1], [0.025, 0.975]).tolist()
+    assert np.isnan(found[:, 2]).all()
 
 
 def test_a_seed_gives_its_interval_in_any_order_of_the_cases() -> None:

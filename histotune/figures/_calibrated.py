@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histotune import metrics
-from histotune._resampling import draws
+from histotune._resampling import bounds, draws
 from histotune.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from histotune.crossfit import tune
 from histotune.figures._base import Source, call
@@ -64,10 +64,8 @@ def band(per_patient: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -
     """
     blocks = draws(len(per_patient), REPLICATES, 0)
     values = np.concatenate([measure(times @ per_patient) for times in blocks])
-    known = ~np.isnan(values).all(axis=0)
-    found = np.full((2, values.shape[1]), np.nan)
-    found[:, known] = np.nanquantile(values[:, known], [_TAIL, 1 - _TAIL], axis=0)
-    return found[0], found[1]
+    low, high = bounds(values, [_TAIL, 1 - _TAIL])
+    return low, high
 
 
 def sums_by_patient(patients: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from histotune import metrics
 from histotune._ranking import Ranking, rankings
-from histotune._resampling import WEIGHTS, draws
+from histotune._resampling import WEIGHTS, bounds, draws
 from histotune._seeded import tails
 from histotune.errors import StudyError, suggest
 from histotune.figures._base import Source, call
@@ -138,7 +138,7 @@ def _band(kind: Kind, every: list[Ranking], patients: np.ndarray) -> tuple[np.nd
                 np.mean([kind.read(*kind.points(true[r], called[r]), GRID) for true, called in steps], axis=0)
                 for r in range(len(block))
             ]
-    low, high = np.nanquantile(np.stack(rows), tails(len(names)), axis=0)
+    low, high = bounds(np.stack(rows), tails(len(names)))
     return low, high
 
 

@@ -56,7 +56,8 @@ def _contenders(found: Mapping[str, Any]) -> Markup:
     metric = in_words(str(found.get("metric", "score")))
     rows = []
     for one in found.get("contenders", []):
-        marks = [html.badge("tied", "good")] if one.get("tied") else []
+        best = one.get("name") == found.get("best")
+        marks = [html.badge("best" if best else "tied", "good")] if best or one.get("tied") else []
         marks += [html.badge("recommended", "good")] if one.get("name") == found.get("recommended") else []
         against = one.get("against_best") or {}
         rows.append(
@@ -65,8 +66,8 @@ def _contenders(found: Mapping[str, Any]) -> Markup:
                 one.get("search_score"),
                 html.span(one.get("confirmed")),
                 html.span(one.get("optimism_gap"), signed=True),
-                "the best" if one.get("name") == found.get("best") else html.span(against, signed=True),
-                None if one.get("name") == found.get("best") else against.get("p_corrected"),
+                "the best" if best else html.span(against, signed=True),
+                None if best else against.get("p_corrected"),
                 one.get("latency_ms"),
                 one.get("parameters"),
             ]

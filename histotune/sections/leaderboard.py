@@ -50,7 +50,9 @@ class Leaderboard(Section):
             "stopped trial had fewer epochs and has no rank. A line's button shows its parameters and its curve."
         )
         tied = {one["number"] for one in findings.confirmed.get("contenders", []) if one.get("tied")}
-        if tied:
+        if len(tied) < 2:
+            tied = set()  # the best is tied with nobody
+        else:
             caption += " Tied: statistically indistinguishable from the best when it was confirmed."
         return Content(
             Markup(_TABLE).format(caption=html.words(caption), study=settings.name),

@@ -82,7 +82,7 @@ def _evaluated(findings: Findings) -> list[str]:
 
 
 def _against(gains: Mapping[str, Any], metric: str) -> str:
-    """Say whether an evaluation beats every control."""
+    """Say whether an evaluation beats every control, or is worse than one."""
     controls = {name: gain for name, gain in gains.items() if name.startswith("control ")}
     if not controls:
         return ""
@@ -90,7 +90,15 @@ def _against(gains: Mapping[str, Any], metric: str) -> str:
     edges = {name: gain["low" if sign > 0 else "high"] for name, gain in controls.items()}
     closest = min(controls, key=lambda name: float("-inf") if edges[name] is None else sign * edges[name])
     beats = edges[closest] is not None and sign * edges[closest] > 0
-    words = "It beats every control" if beats else f"It is no better than the {closest}, beyond noise"
+    best_case = controls[closest]["high" if sign > 0 else "low"]
+    worse = best_case is not None and sign * best_case < 0
+    words = (
+        "It beats every control"
+        if beats
+        else f"It is worse than the {closest}, beyond noise"
+        if worse
+        else f"It is no better than the {closest}, beyond noise"
+    )
     return f" {words} (difference from the {closest}: {html.interval(controls[closest], signed=True)})."
 
 
