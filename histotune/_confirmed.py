@@ -145,22 +145,19 @@ def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[st
         f"Trained again on fresh seeds and folds, {who}, the search's best, reaches {winner.confirmed} {name}; in the "
         f"search it had looked like {winner.search_score:.3f}, an optimism gap of {winner.optimism_gap}"
     )
-    difference = judged.against_default.get(winner.name)
-    beats = (
-        winner.name != DEFAULT
-        and difference is not None
-        and difference["p"] <= ALPHA
-        and sign * difference["value"] > 0
-    )
-    worse = chance_in(winner.confirmed, metric, classes)
-    if winner.name != DEFAULT and difference is not None and not beats:
-        worse.append(f"the space's default ({-difference['value'] + winner.confirmed.value:.3f}), beyond noise")
-    if worse:
-        return f"{said}: no better than {' and no better than '.join(worse)}.", beats
-    if beats and difference is not None:
-        shown = Difference(*(difference[key] for key in ("value", "low", "high", "p")))
-        return f"{said}: better than the space's default by {shown}.", beats
-    return f"{said}.", beats
+    verdicts = [f"no better than {chance}" for chance in chance_in(winner.confirmed, metric, classes)]
+    found, beats = judged.against_default.get(winner.name), False
+    if winner.name != DEFAULT and found is not None:
+        difference = Difference(*(found[key] for key in ("value", "low", "high", "p")))
+        beats = difference.p <= ALPHA and sign * difference.value > 0
+        if beats and not verdicts:
+            verdicts = [f"better than the space's default by {difference}"]
+        elif not beats and difference.p <= ALPHA:
+            verdicts.append(f"worse than the space's default by {difference}")
+        elif not beats:
+            default = winner.confirmed.value - difference.value
+            verdicts.append(f"no better than the space's default ({default:.3f}), beyond noise")
+    return f"{': '.join([said, *([' and '.join(verdicts)] if verdicts else [])])}.", beats
 
 
 def chance_in(found: Interval, metric: str, classes: int) -> list[str]:

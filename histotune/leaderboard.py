@@ -245,5 +245,6 @@ def _words(winner: Line, rival: str, metric: str, difference: Difference, beats:
     interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     if np.isnan(difference.low):
         return f"No verdict on {who} against {rival}: too few validation patients ({interval})."
-    does = "beats" if beats else "does not beat"
+    worse = (difference.high if metrics.direction(metric) > 0 else -difference.low) < 0
+    does = "beats" if beats else "is worse than" if worse else "does not beat"
     return f"{who[0].upper()}{who[1:]} {does} {rival}, beyond noise ({interval}, by patient)."

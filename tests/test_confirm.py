@@ -470,6 +470,16 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
             "no better than the space's default (0.500), beyond",
         ),
         (0.45, {"value": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}, "no better than chance (0.500)."),
+        (
+            0.55,
+            {"value": -0.1, "low": -0.2, "high": -0.02, "p": 0.01},
+            "]: worse than the space's default by -0.100 [-0.200, -0.020], p = 0.010.",
+        ),
+        (
+            0.45,
+            {"value": -0.1, "low": -0.2, "high": -0.02, "p": 0.01},
+            "no better than chance (0.500) and worse than the space's default by -0.100",
+        ),
     ],
 )
 def test_the_sentence_says_what_the_numbers_say(low: float, difference: dict[str, float], said: str) -> None:
@@ -477,7 +487,7 @@ def test_the_sentence_says_what_the_numbers_say(low: float, difference: dict[str
     judged = replace(judged, against_default={"trial 1": difference})
     text, beats = sentence(row("trial 1", confirmed=Interval(0.6, low, 0.7)), judged, "auroc", 2)
     assert said in text
-    assert beats == (difference["p"] < 0.05)
+    assert beats == (difference["p"] < 0.05 and difference["value"] > 0)
 
 
 # --- what cannot be

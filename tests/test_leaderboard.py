@@ -120,7 +120,12 @@ def test_more_than_two_classes_have_no_positive_f1(
 
 
 @pytest.mark.parametrize(
-    ("skill", "beats", "says"), [(9.0, True, "beats the best control"), (0.2, False, "does not beat the best control")]
+    ("skill", "beats", "says"),
+    [
+        (9.0, True, "beats the best control"),
+        (0.2, False, "does not beat the best control"),
+        (-9.0, False, "is worse than the best control"),
+    ],
 )
 def test_the_verdict_says_whether_the_winner_beats_the_controls_beyond_noise(
     skill: float, beats: bool, says: str, small_study: StudyStore, small_data: TrainingData
