@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from histotune.audits import AUDITS
 from histotune.backbones import BACKBONES
-from histotune.datasets import DATASETS
+from histotune.datasets import DATASETS, Info
 from histotune.ensembles import ENSEMBLES
 from histotune.errors import ConfigError, suggest
 from histotune.figures import FIGURES
@@ -21,6 +23,8 @@ from histotune.space import load_space, space_names
 
 def catalogue(kind: str) -> list[dict[str, object]]:
     """List what is registered under `kind`: name, summary, parameters with defaults and ranges, and source.
+
+    A dataset also says how its files must lie, how large they are, under which licence, and how it is split.
 
     >>> [entry["name"] for entry in catalogue("ensembles")]
     ['average', 'greedy', 'max', 'stacking', 'vote', 'weighted', 'weighted_logits']
@@ -50,9 +54,17 @@ def catalogue(kind: str) -> list[dict[str, object]]:
             "parameters": {p.name: "required" if p.required else p.default for p in entry.parameters},
             "ranges": {p.name: str(p.range) for p in entry.parameters if p.range},
             "source": entry.source,
+            **(_dataset(entry.build) if kind == "datasets" else {}),
         }
         for entry in entries
     ]
+
+
+def _dataset(build: Any) -> dict[str, object]:
+    """Return what a person should know of a dataset before having it."""
+    info: Info = build.info
+    return {"source": info.source, "layout": info.layout, "size": info.size, "licence": info.licence,
+            "split": info.protocol}  # fmt: skip
 
 
 def _plain(name: str, summary: str) -> dict[str, object]:

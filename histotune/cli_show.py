@@ -167,8 +167,9 @@ def catalogue(kind: str, entries: Sequence[Mapping[str, Any]], *, verbose: bool,
         typer.echo(f"{entry['name']}: {entry['summary']}")
         for line in _parameters(entry):
             typer.echo(f"    {line}")
-        if entry.get("source"):
-            typer.echo(f"    Source: {entry['source']}")
+        for about in ("source", "layout", "size", "licence", "split"):
+            if entry.get(about):
+                typer.echo(f"    {about.capitalize()}: {entry[about]}")
 
 
 def space(loaded: Space, *, json_wanted: bool) -> None:

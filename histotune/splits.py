@@ -224,8 +224,9 @@ def _prescribed(cohort: Cohort, patients: np.ndarray, labels: np.ndarray, protoc
     if not np.isin([0, 2], parts).all():
         missing = " and ".join(_PARTS[part] for part in (0, 2) if part not in parts)
         raise DataError(
-            f"split {protocol!r}: no case of {len(given)} is marked {missing}; "
-            "name the parts train, val, test in the manifest's column 'split', or split by 'patient'"
+            f"split {protocol!r}: no case of {len(given)} is marked {missing}: name the parts train, val, test in a "
+            f"manifest's column 'split', or lay dataset {cohort.name!r} out as `histotune list datasets -v` says; else "
+            "split by 'patient' (--split patient)"
         )
     _refuse_shared_patients(patients, parts, protocol)
     if 1 not in parts:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from histotune.cli import app
 from histotune.cohort import load
+from histotune.datasets import DATASETS
 from histotune.predictor import load_model
 
 Call = Callable[..., Result]
@@ -142,6 +143,13 @@ def test_lists_answer_in_words_and_in_json(call: Call, kind: str) -> None:
     shown = call("list", kind, "-v").stdout
     assert all(entry["summary"] for entry in entries)
     assert all(entry["name"] in shown for entry in entries)
+
+
+def test_a_dataset_says_how_its_files_must_lie(call: Call) -> None:
+    said = call("list", "datasets", "--verbose").stdout
+    for dataset in DATASETS.names():
+        assert DATASETS.build(dataset).info.layout in said
+    assert "    Licence: CC0 1.0" in said
 
 
 def test_one_training_keeps_its_folder_and_is_not_repeated(call: Call, tiny_folder: Callable[..., Path]) -> None:
