@@ -63,6 +63,7 @@ class OuterFold:
         inner: the score by which it was chosen.
         score: on the outer fold.
         cases, patients: of the outer fold.
+        trials: how many its search ended.
         openings: how often the fold's labels were opened by `evaluate`; more than once when a longer search chose anew.
     """
 
@@ -74,6 +75,7 @@ class OuterFold:
     score: float
     cases: int
     patients: int
+    trials: int
     openings: int
 
 
@@ -251,7 +253,7 @@ def _evaluated(
     fold = OuterFold(
         outer=number, trial=winner.number, digest=winner.digest, what=_what(winner), inner=winner.metrics[metric],
         score=measured["metrics"][metric]["value"], cases=measured["cases"], patients=measured["patients"],
-        openings=len(own.openings()),
+        trials=len(own.trials()), openings=len(own.openings()),
     )  # fmt: skip
     return fold, Predictions.load(path)
 
@@ -281,10 +283,11 @@ def _joined(
     gap = direction(metric) * (inner - nested.value)
     name, count = in_words(metric), len(np.unique(patients))
     worse = "".join(f": no better than {it}" for it in chance_in(nested, metric, len(settings.classes)))
+    trials = sorted({min(one.trials for one in found), max(one.trials for one in found)})
     sentence = (
-        f"What a search like this chooses reaches {nested} {name} on patients that it never saw ({len(found)} outer "
-        f"folds of {count} patients){worse}. Inside the searches the winners looked like {inner:.3f}, an optimism gap "
-        f"of {gap:+.3f}."
+        f"What a search of {' to '.join(map(str, trials))} trials chooses reaches {nested} {name} on patients that it "
+        f"never saw ({len(found)} outer folds of {count} patients){worse}. Inside the searches the winners looked like "
+        f"{inner:.3f}, an optimism gap of {gap:+.3f}."
     )
     return Nested(
         study=settings.name, metric=metric, outer=len(found), inner_folds=settings.folds, patients=count, nested=nested,

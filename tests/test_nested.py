@@ -88,7 +88,8 @@ def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Pa
     assert [one.score for one in found.folds] == pytest.approx(values)
     assert found.nested.low < found.nested.value < found.nested.high
     assert found.gap == pytest.approx(found.inner - found.nested.value)
-    assert str(found).startswith(f"What a search like this chooses reaches {found.nested} AUROC")
+    assert str(found).startswith(f"What a search of 2 trials chooses reaches {found.nested} AUROC")
+    assert [one.trials for one in found.folds] == [2] * len(found.folds)
     assert json.loads((store.folder / "nested.json").read_text())["nested"]["value"] == found.nested.value
 
 

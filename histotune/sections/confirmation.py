@@ -87,10 +87,18 @@ def _nested(findings: Findings) -> list[Markup]:
     if not found:
         return []
     rows = [
-        [one.get("outer"), one.get("what"), one.get("inner"), one.get("score"), one.get("cases"), one.get("patients")]
+        [
+            one.get("outer"),
+            one.get("what"),
+            one.get("inner"),
+            one.get("score"),
+            one.get("cases"),
+            one.get("patients"),
+            one.get("trials"),
+        ]
         for one in found.get("folds", [])
     ]
     caption = f"{in_words(str(found.get('metric', 'score')))} of what the search chose without each outer fold."
-    head = ["outer fold", "chosen", "inner score", "on the outer fold", "cases", "patients"]
+    head = ["outer fold", "chosen", "inner score", "on the outer fold", "cases", "patients", "trials"]
     told = html.paragraph(str(found.get("sentence", "")))
     return [html.heading("Nested cross-validation"), told, html.table(caption, head, rows)]
