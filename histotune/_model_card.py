@@ -5,7 +5,6 @@ What the model is and is for, how it was made, what its numbers mean and what th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def add_evaluation(folder: Path, evaluation: Mapping[str, Any], seal: str) -> No
     Raises:
         HistotuneError: the folder cannot be written to.
     """
-    info = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+    info = files.read_json(folder / EXPORT)
     info["evaluations"] = [*info.get("evaluations", []), files.without_nan(evaluation)]
     info["seal"] = seal or info.get("seal", "")
     files.write_json(folder / EXPORT, info)

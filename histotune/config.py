@@ -180,13 +180,16 @@ class TrialConfig:
         _within("ema_decay", self.ema_decay, 0.0, 1.0, open_right=True)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
+    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> TrialConfig:
         """Read a nested mapping as `to_dict` or YAML gives it; what is left out keeps its default.
+
+        Args:
+            where: it came from, for error messages.
 
         Raises:
             ConfigError: an unknown key (the nearest is offered), a wrong type or a value out of range, with its path.
         """
-        return parse(cls, values, "")
+        return parse(cls, values, where)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the nested mapping of plain values that `from_dict` reads."""
@@ -215,7 +218,15 @@ def parse(kind: type[D], values: Any, where: str) -> D:
         if key not in known:
             raise ConfigError(f"unknown key {path!r}. {suggest(str(key), known)}")
         arguments[key] = _value(hints[key], value, path)
+    if lacking := [name for name in _required(kind) if name not in arguments]:
+        raise ConfigError(f"{where or 'configuration'} lacks {', '.join(lacking)}")
     return kind(**arguments)
+
+
+def _required(kind: Any) -> list[str]:
+    """Return the fields of a dataclass that have no default."""
+    missing = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
 
 
 def unparse(value: Any) -> Any:

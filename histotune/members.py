@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from histotune import metrics
+from histotune import files, metrics
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
@@ -105,8 +104,7 @@ def again(store: StudyStore, strategy: str, drop: Sequence[str]) -> list[Member]
         StudyError: there is none.
         ConfigError: what is dropped is not in it.
     """
-    files = store.ensembles.glob("*/ensemble.json")
-    described = {path: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    described = {path: files.read_json(path) for path in store.ensembles.glob("*/ensemble.json")}
     made = [path for path, told in described.items() if told["strategy"] == strategy and any(told["modalities"])]
     if not made:
         raise StudyError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune import files
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._confidence_bars import histograms
@@ -125,7 +125,7 @@ def confident_mistakes(store: StudyStore, *, of: str | int = BEST, most: int = 2
 def _operating(source: Source, of: str) -> float:
     """Return the threshold that an ensemble chose on held-out predictions."""
     path = find(source, of).record.folder / "ensemble.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    told = files.read_json(path) if path.exists() else {}
     point = told.get("operating_point") or told
     threshold = point.get("threshold")
     return float("nan") if threshold is None else float(threshold)

@@ -208,9 +208,9 @@ def _known(path: Path, subject: str) -> dict[str, Measured] | None:
     """Return what was measured before of the same subject, by arm."""
     if not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = files.read_json(path)
     saved = {"": saved} if "subject" in saved else saved  # one arm alone, as earlier versions wrote it
-    known = {name: parse(Measured, values, path.name) for name, values in saved.items()}
+    known = {name: parse(Measured, values, str(path)) for name, values in saved.items()}
     return known if {measured.subject for measured in known.values()} == {subject} else None
 
 

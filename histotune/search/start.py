@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from histotune import files
+from histotune.config import parse
 from histotune.errors import ConfigError, StudyError
 from histotune.lineage import read_parent
 from histotune.metrics import direction
@@ -94,8 +95,9 @@ def begin_with(store: StudyStore, space: Space, first: Sequence[Mapping[str, Any
 
 
 def _read(path: Path) -> Start:
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    return Start(**saved | {"known": [Known(**known) for known in saved["known"]]})
+    saved = files.read_json(path)
+    start = parse(Start, saved, str(path))
+    return replace(start, known=[parse(Known, known, str(path)) for known in saved["known"]])
 
 
 def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:

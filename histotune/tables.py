@@ -1,0 +1,51 @@
+"""Tables and arrays on disk, read with the guard of `files`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histotune import files
+
+
+def read_table(
+    path: Path, needs: Iterable[str], types: Any, *, gaps: bool = False, cure: str = files.RESTORE
+) -> pd.DataFrame:
+    """Read a CSV file.
+
+    Args:
+        needs: its columns; there may be more.
+        types: of the columns, as pandas takes them.
+        gaps: whether a number may be missing.
+        cure: what to do where it is damaged.
+
+    Raises:
+        StudyError: it is missing, damaged, or lacks a column.
+    """
+    table = files.guarded(path, lambda: pd.read_csv(path, dtype=types, keep_default_na=gaps), cure)
+    if lacking := [name for name in needs if name not in table]:
+        raise files.damaged(path, f"it has no column {', '.join(map(repr, lacking))}", cure)
+    if not gaps and table.isna().any(axis=None):
+        raise files.damaged(path, "a line of it is cut short", cure)
+    return table
+
+
+def open_array(path: Path, cure: str = files.RESTORE) -> np.ndarray:
+    """Map an .npy file into memory; one without values, which cannot be mapped, is read.
+
+    Raises:
+        StudyError: it is missing or damaged.
+    """
+
+    def opened() -> np.ndarray:
+        try:
+            mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:
+            mapped = np.load(path, allow_pickle=False)
+        return mapped
+
+    return files.guarded(path, opened, cure)
