@@ -12,8 +12,7 @@ from histotune import files
 from histotune.audits import AUDITS, LEAK, WARNING, Finding, Subject
 from histotune.audits._base import worst_first
 from histotune.cohort import Cohort
-from histotune.config import parse
-from histotune.errors import ConfigError, DataError, StudyError
+from histotune.errors import DataError, StudyError
 from histotune.splits import Split
 from histotune.store import StudyStore
 
@@ -106,9 +105,9 @@ def read(store: StudyStore) -> Report | None:
         return None
     try:
         saved = files.read_json(path)
-        checks = [parse(Finding, check, str(path)) for check in saved["checks"]]
+        checks = [files.restored(Finding, check, path) for check in saved["checks"]]
         return Report(saved["time"], saved["command"], checks, saved["seconds"])
-    except (StudyError, ConfigError):
+    except StudyError:
         return None
 
 

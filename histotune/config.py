@@ -180,16 +180,13 @@ class TrialConfig:
         _within("ema_decay", self.ema_decay, 0.0, 1.0, open_right=True)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> TrialConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialConfig:
         """Read a nested mapping as `to_dict` or YAML gives it; what is left out keeps its default.
-
-        Args:
-            where: it came from, for error messages.
 
         Raises:
             ConfigError: an unknown key (the nearest is offered), a wrong type or a value out of range, with its path.
         """
-        return parse(cls, values, where)
+        return parse(cls, values, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the nested mapping of plain values that `from_dict` reads."""
@@ -211,22 +208,18 @@ def parse(kind: type[D], values: Any, where: str) -> D:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'configuration'}: expected a mapping, got {values!r}")
     hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = [f.name for f in fields]
     arguments = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
             raise ConfigError(f"unknown key {path!r}. {suggest(str(key), known)}")
         arguments[key] = _value(hints[key], value, path)
-    if lacking := [name for name in _required(kind) if name not in arguments]:
+    needed = [f.name for f in fields if f.default is f.default_factory]  # is missing, both times
+    if lacking := [name for name in needed if name not in arguments]:
         raise ConfigError(f"{where or 'configuration'} lacks {', '.join(lacking)}")
     return kind(**arguments)
-
-
-def _required(kind: Any) -> list[str]:
-    """Return the fields of a dataclass that have no default."""
-    missing = dataclasses.MISSING
-    return [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
 
 
 def unparse(value: Any) -> Any:

@@ -15,6 +15,7 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.members import modality_of
 from histotune.metrics import direction
+from histotune.records import read_ensemble
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, networks
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _free_weights(folder: Path) -> None:
 
 def members(store: StudyStore) -> set[int]:
     """Return the trials that saved ensembles are made of."""
-    saved = (files.read_json(path) for path in store.ensembles.glob("*/ensemble.json"))
+    saved = (read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json"))
     return {
         number
         for ensemble in saved

@@ -32,6 +32,7 @@ from histotune.members import complete_trial
 from histotune.merge import Merged
 from histotune.onnx_model import check_packages
 from histotune.operating import OperatingPoint
+from histotune.records import read_ensemble
 from histotune.single import describe_single
 from histotune.soft_targets import taught
 from histotune.splits import TrainingData
@@ -188,7 +189,7 @@ def _compared(
     settings, saved = store.settings(), record.predictions()
     studies = merged.studies or ("",) * len(merged.members)
     members = [_member(store, *one) for one in zip(merged.members, studies, strict=True)]
-    number = int(files.read_json(merged.folder / "ensemble.json")["best_member"])
+    number = int(read_ensemble(merged.folder)["best_member"])
     chosen = next((member for member in members if member.number == number), None) or complete_trial(store, number)
     best = chosen.predictions()
     calibrated = fit_temperature(best.logits[best.heard], best.labels[best.heard])

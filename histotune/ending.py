@@ -104,7 +104,7 @@ def _nothing(folder: Path) -> Progress:
     config = folder / CONFIG
     if not config.exists():
         return Progress("", time.time())
-    digest = TrialConfig.from_dict(read_config(folder), str(config)).digest()
+    digest = files.restored(TrialConfig, read_config(folder), config).digest()
     return Progress(digest, config.stat().st_mtime, curve=read_curve(folder))
 
 

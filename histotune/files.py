@@ -23,11 +23,12 @@ from typing import IO, Any, TypeVar, overload
 
 import yaml
 
-from histotune.errors import HistotuneError, StudyError, StudyInUse
+from histotune.config import parse
+from histotune.errors import ConfigError, HistotuneError, StudyError, StudyInUse
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
-RESTORE = "restore it from a copy, or move its folder away"
+RESTORE = "restore it from a copy, or move the whole folder of its trial away"
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, OverflowError, yaml.YAMLError, zipfile.BadZipFile, zlib.error)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -128,18 +129,19 @@ def read_yaml(path: Path, needs: Iterable[str] = (), *, cure: str = RESTORE) -> 
     return _with_keys(path, value, needs, cure)
 
 
-def read_json_lines(path: Path, needs: Iterable[str] = ()) -> list[dict[str, Any]]:
+def read_json_lines(path: Path, needs: Iterable[str] = (), *, cure: str = RESTORE) -> list[dict[str, Any]]:
     """Read a file of JSON lines; a last line that a crash cut short is left out, a missing file has no lines.
 
     Args:
         needs: the keys without which a line is damaged.
+        cure: what to do then.
 
     Raises:
         StudyError: a line is no JSON, no mapping, or lacks a key.
     """
     if not path.exists():
         return []
-    lines = guarded(path, lambda: path.read_text(encoding="utf-8")).splitlines()
+    lines = guarded(path, lambda: path.read_text(encoding="utf-8"), cure).splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -147,9 +149,24 @@ def read_json_lines(path: Path, needs: Iterable[str] = ()) -> list[dict[str, Any
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise damaged(path, f"line {number} is not JSON: {error}") from error
-        rows.append(_with_keys(path, value, needs, RESTORE))
+            raise damaged(path, f"line {number} is not JSON: {error}", cure) from error
+        rows.append(_with_keys(path, value, needs, cure))
     return rows
+
+
+def restored(kind: type[T], values: Any, path: Path, cure: str = RESTORE) -> T:
+    """Build the dataclass `kind` from what the file at `path` holds.
+
+    Args:
+        cure: what to do where the file does not hold it.
+
+    Raises:
+        StudyError: it is damaged, or of another version.
+    """
+    try:
+        return parse(kind, values, path.name)
+    except ConfigError as error:
+        raise damaged(path, str(error), cure) from error
 
 
 def guarded(path: Path, read: Callable[[], T], cure: str = RESTORE) -> T:

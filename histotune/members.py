@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from histotune import files, metrics
+from histotune import metrics
 from histotune.errors import ConfigError, StudyError, suggest
+from histotune.records import read_ensemble
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
 
@@ -104,7 +105,7 @@ def again(store: StudyStore, strategy: str, drop: Sequence[str]) -> list[Member]
         StudyError: there is none.
         ConfigError: what is dropped is not in it.
     """
-    described = {path: files.read_json(path) for path in store.ensembles.glob("*/ensemble.json")}
+    described = {path: read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json")}
     made = [path for path, told in described.items() if told["strategy"] == strategy and any(told["modalities"])]
     if not made:
         raise StudyError(

@@ -164,8 +164,10 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
         if not (folder / name).is_file():
             raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")
     device = device or runtime.device()
-    config = TrialConfig.from_dict(read_config(folder), str(folder / CONFIG))
+    config = files.restored(TrialConfig, read_config(folder), folder / CONFIG)
     preparations = load_preparations(folder / PREPROCESSING)
+    if lacking := {branch.modality for branch in config.model.branches.values()} - preparations.keys():
+        raise files.damaged(folder / PREPROCESSING, f"it has no {', '.join(map(repr, sorted(lacking)))}")
     facts = files.read_json(folder / CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how it would train

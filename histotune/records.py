@@ -92,7 +92,7 @@ class Predictions:
             raise StudyError(f"{path} is missing: the trial has no saved predictions")
 
         def read() -> Predictions:
-            with np.load(path, allow_pickle=False) as saved:
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as saved:
                 return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"], saved.get("present"))
 
         return files.guarded(path, read)
@@ -104,6 +104,11 @@ _SAVED = {one.name for one in fields(TrialRecord)} - {"number", "folder", "known
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the configuration of a trial or a control; the seed, with which its file ends, says that it is whole."""
     return files.read_yaml(folder / "config.yaml", needs=("seed",))
+
+
+def read_ensemble(folder: Path) -> dict[str, Any]:
+    """Read how an ensemble was built."""
+    return files.read_json(folder / "ensemble.json", cure="restore it from a copy, or delete its folder and build anew")
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:
@@ -142,7 +147,7 @@ def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[
     """
     scores = {"metrics", "spread", "out_of_fold"} & saved.keys()
     if "state" not in saved or saved.keys() - _SAVED or not all(isinstance(saved[name], dict) for name in scores):
-        raise files.damaged(folder / "metrics.json", f"{', '.join(saved) or 'nothing'} in it is no record of a trial")
+        raise files.damaged(folder / "metrics.json", f"it is no record of a trial: {', '.join(saved) or '{}'}")
     for name in scores:
         saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
     return TrialRecord(number=number, folder=folder, known_config=config, **saved)

@@ -30,7 +30,7 @@ import pandas as pd
 
 from histotune import _cuts, files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
-from histotune.config import parse, unparse
+from histotune.config import unparse
 from histotune.errors import StudyError, suggest
 from histotune.imbalance import NATURAL
 from histotune.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
@@ -40,6 +40,7 @@ from histotune.tables import read_table
 __all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
            "networks", "read_record", "write_record"]  # fmt: skip
 
+_CURE = "restore it from a copy, or begin a new study"
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
 
 
@@ -163,14 +164,15 @@ class StudyStore:
                 f"no study {self.folder.name!r} in {self.folder.parent}. {suggest(self.folder.name, beside)}"
             )
         path = self.folder / "study.json"
-        return parse(StudySettings, unparse(files.read_json(path)), str(path))
+        return files.restored(StudySettings, unparse(files.read_json(path, cure=_CURE)), path, _CURE)
 
     def split_table(self) -> pd.DataFrame:
         """Read id, patient, content, part and folds of every case, in the cohort's order."""
         path = self.folder / "split.csv"
-        table = read_table(path, ("id", "patient", "content", "part"), str)
-        if not set(table["part"]) <= {TRAIN, VAL, TEST, ""}:
-            raise files.damaged(path, "a part is none of train, val, test")
+        table = read_table(path, ("id", "patient", "content", "part"), str, cure=_CURE)
+        cases = self.settings().facts.get("cases", len(table))
+        if len(table) != cases or not set(table["part"]) <= {TRAIN, VAL, TEST, ""}:
+            raise files.damaged(path, f"it does not name a part for each of {cases} cases", _CURE)
         return table
 
     def known_labels(self) -> pd.DataFrame:
@@ -180,9 +182,6 @@ class StudyStore:
     def training_data(self, cohort: Cohort) -> TrainingData:
         """Join the cohort with the split and the labels that are not sealed."""
         table, settings = self.split_table(), self.settings()
-        if not np.array_equal(table["id"].to_numpy(str), cohort.table["id"].to_numpy(str)):
-            why = f"its cases are not those of {cohort.folder}"
-            raise files.damaged(self.folder / "split.csv", why, "restore it from a copy, or begin a new study")
         labels = table["id"].map(self.known_labels().set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
         part = table["part"].to_numpy()
         return TrainingData(
@@ -243,9 +242,9 @@ class StudyStore:
         `figures` is None where an opening ended without: the labels were read, and nobody knows what was seen.
         """
         path = self._sealed / "openings.jsonl"
-        rows = files.read_json_lines(path)
+        rows = files.read_json_lines(path, cure=_CURE)
         if not all({"of", "figures"} <= row.keys() or {"time", "command", "subject"} <= row.keys() for row in rows):
-            raise files.damaged(path, "a line of it is neither an opening nor what one found")
+            raise files.damaged(path, "a line of it is neither an opening nor what one found", _CURE)
         found = {row["of"]: row["figures"] for row in rows if "of" in row}
         opened = [row for row in rows if "of" not in row]
         return [row | {"figures": found.get(number)} for number, row in enumerate(opened)]
@@ -253,7 +252,7 @@ class StudyStore:
     def evaluations(self) -> list[dict[str, Any]]:
         """Return every evaluation of an export, oldest first."""
         path = self.folder / "evaluation.json"
-        return files.read_json(path, list) if path.exists() else []
+        return files.read_json(path, list, cure=_CURE) if path.exists() else []
 
     def record_command(self, command: str) -> None:
         """Note what a user typed to search or train; the report says it."""
@@ -262,7 +261,7 @@ class StudyStore:
 
     def commands(self) -> list[dict[str, Any]]:
         """Return what was typed to search and train."""
-        return files.read_json_lines(self.folder / "commands.jsonl", needs=("time", "command"))
+        return files.read_json_lines(self.folder / "commands.jsonl", needs=("time", "command"), cure=_CURE)
 
     def trial_folder(self, number: int) -> Path:
         """Return where trial `number` lives."""
@@ -282,11 +281,11 @@ class StudyStore:
 
     def _labels(self, path: Path, *parts: str) -> pd.DataFrame:
         """Read the labels of all cases of some parts."""
-        labels, split = read_table(path, ("id", "label"), {"id": str, "label": np.int64}), self.split_table()
+        labels = read_table(path, ("id", "label"), {"id": str, "label": np.int64}, cure=_CURE)
+        split = self.split_table()
         cases = split["id"][split["part"].isin(parts)]
         if len(labels) != len(cases) or set(labels["id"]) != set(cases):
-            why = f"it has {len(labels)} labels, and {self.folder / 'split.csv'} {len(cases)} such cases"
-            raise files.damaged(path, why, "restore both from a copy, or begin a new study")
+            raise files.damaged(path, f"{len(labels)} labels, not those of the {len(cases)} cases in split.csv", _CURE)
         return labels
 
     @staticmethod

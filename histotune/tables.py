@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.lib import format as npy
 
 from histotune import files
 
@@ -43,9 +44,10 @@ def open_array(path: Path, cure: str = files.RESTORE) -> np.ndarray:
 
     def opened() -> np.ndarray:
         try:
-            mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            return npy.open_memmap(path, mode="r")
         except ValueError:
-            mapped = np.load(path, allow_pickle=False)
-        return mapped
+            with path.open("rb") as file:
+                array: np.ndarray = npy.read_array(file, allow_pickle=False)
+            return array
 
     return files.guarded(path, opened, cure)

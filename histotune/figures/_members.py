@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from histotune import files
 from histotune.errors import StudyError
 from histotune.figures._base import Source
 from histotune.leaderboard import TRIAL, Line, components
+from histotune.records import read_ensemble
 from histotune.store import Predictions, StudyStore, read_record
 
 EQUAL = ("average",)  # strategies in which every member has the same say
@@ -20,7 +20,7 @@ COUNTLESS = ("max", "vote")  # and those in which none has a weight
 
 def joined(line: Line) -> dict[str, Any]:
     """Read how an ensemble was built."""
-    return files.read_json(line.record.folder / "ensemble.json")
+    return read_ensemble(line.record.folder)
 
 
 def members_of(source: Source, told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:

@@ -202,8 +202,7 @@ class TableModality(Modality):
         Raises:
             StudyError, ValueError: it is missing or damaged.
         """
-        values = open_array(folder / "values.npy")
-        columns = _columns(files.read_json(folder / "columns.json", list))
+        values, columns = open_array(folder / "values.npy"), _columns(files.read_json(folder / "columns.json", list))
         if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != len(columns):
             raise ValueError(f"{folder} holds {values.dtype} {list(values.shape)} for {len(columns)} columns")
         return Table(values, columns)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from histotune import files
-from histotune.config import parse
 from histotune.errors import ConfigError, StudyError
 from histotune.lineage import read_parent
 from histotune.metrics import direction
 from histotune.space import Space, read_configuration
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
+_CURE = "restore it from a copy, or delete it and search on without --warm-start"
 BEST = 3  # configurations of a study whose scores are not comparable
 
 
@@ -95,9 +95,9 @@ def begin_with(store: StudyStore, space: Space, first: Sequence[Mapping[str, Any
 
 
 def _read(path: Path) -> Start:
-    saved = files.read_json(path)
-    start = parse(Start, saved, str(path))
-    return replace(start, known=[parse(Known, known, str(path)) for known in saved["known"]])
+    saved = files.read_json(path, cure=_CURE)
+    start = files.restored(Start, saved, path, _CURE)
+    return replace(start, known=[files.restored(Known, known, path, _CURE) for known in saved["known"]])
 
 
 def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:

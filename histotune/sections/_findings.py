@@ -14,6 +14,7 @@ from histotune import files
 from histotune.ending import ENVIRONMENT
 from histotune.figures import Source
 from histotune.leaderboard import CONTROL, Line, Verdict, gain, leaderboard, verdict
+from histotune.records import read_ensemble
 from histotune.store import StudySettings, StudyStore
 
 
@@ -97,7 +98,7 @@ class Findings:
     def ensembles(self) -> dict[str, Mapping[str, Any]]:
         """What is known of each ensemble, by name."""
         paths = sorted(self.store.ensembles.glob("*/ensemble.json"))
-        return {path.parent.name: files.read_json(path) for path in paths}
+        return {path.parent.name: read_ensemble(path.parent) for path in paths}
 
     @cached_property
     def openings(self) -> list[dict[str, Any]]:
