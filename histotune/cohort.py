@@ -78,19 +78,20 @@ def load(folder: Path) -> Cohort:
         DataError: the folder holds none, or one that another version wrote or that is damaged.
     """
     try:
-        saved = files.read_json(folder / COHORT)
+        saved = files.read_json(folder / COHORT, cure=_AGAIN)
         if saved.get("format") != FORMAT:
-            raise ValueError(f"it has format {saved.get('format')!r}, this version reads {FORMAT}")
-        table = read_table(folder / "table.csv", _TYPES, _TYPES)
-        masks = read_table(folder / PRESENT, saved["modalities"], bool)
+            why = f"it has format {saved.get('format')!r}, this version reads {FORMAT}"
+            raise files.damaged(folder / COHORT, why, _AGAIN)
+        table = read_table(folder / "table.csv", _TYPES, _TYPES, cure=_AGAIN)
+        masks = read_table(folder / PRESENT, saved["modalities"], bool, cure=_AGAIN)
         kinds = {name: MODALITIES.build(kind) for name, kind in saved["modalities"].items()}
         arrays = {name: kind.load(folder / MODALITY / name) for name, kind in kinds.items()}
         if any(kind.cases(arrays[name]) != len(table) for name, kind in kinds.items()) or len(masks) != len(table):
-            raise ValueError(f"not every modality has {len(table)} cases")
-    except (OSError, ValueError, StudyError) as error:
-        raise DataError(
-            f"{folder} holds no prepared cohort, or a damaged one ({error}): delete it and run `histotune prepare`"
-        ) from error
+            raise ValueError(f"table.csv has {len(table)} cases, and {PRESENT} or a modality another number")
+    except StudyError as error:
+        raise DataError(f"{folder} holds no prepared cohort, or a damaged one: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{folder} holds a damaged cohort ({error}): {_AGAIN}") from error
     return Cohort(
         name=saved["name"],
         table=table,

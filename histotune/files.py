@@ -29,7 +29,17 @@ from histotune.errors import ConfigError, HistotuneError, StudyError, StudyInUse
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
 RESTORE = "restore it from a copy, or move the whole folder of its trial away"
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, OverflowError, yaml.YAMLError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    yaml.YAMLError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -166,12 +166,12 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     device = device or runtime.device()
     config = files.restored(TrialConfig, read_config(folder), folder / CONFIG)
     preparations = load_preparations(folder / PREPROCESSING)
-    if lacking := {branch.modality for branch in config.model.branches.values()} - preparations.keys():
-        raise files.damaged(folder / PREPROCESSING, f"it has no {', '.join(map(repr, sorted(lacking)))}")
     facts = files.read_json(folder / CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how it would train
         model = build_model(config, facts["counts"], inputs_given(preparations), trained=True)
+    if lacking := set(model.modalities.values()) - preparations.keys():
+        raise files.damaged(folder / PREPROCESSING, f"it has no {', '.join(map(repr, sorted(lacking)))}")
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (RuntimeError, safetensors.SafetensorError) as error:

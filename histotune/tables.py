@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from histotune import files
 def read_table(
     path: Path, needs: Iterable[str], types: Any, *, gaps: bool = False, cure: str = files.RESTORE
 ) -> pd.DataFrame:
-    """Read a CSV file.
+    """Read a CSV file that histotune wrote.
 
     Args:
         needs: its columns; there may be more.
@@ -27,15 +28,20 @@ def read_table(
     Raises:
         StudyError: it is missing, damaged, or lacks a column.
     """
-    table = files.guarded(path, lambda: pd.read_csv(path, dtype=types, keep_default_na=gaps), cure)
+
+    def read() -> pd.DataFrame:
+        raw = path.read_bytes()
+        if not raw.endswith(b"\n"):
+            raise ValueError("its last line is cut short")
+        return pd.read_csv(io.BytesIO(raw), dtype=types, keep_default_na=gaps)
+
+    table = files.guarded(path, read, cure)
     if lacking := [name for name in needs if name not in table]:
         raise files.damaged(path, f"it has no column {', '.join(map(repr, lacking))}", cure)
-    if not gaps and table.isna().any(axis=None):
-        raise files.damaged(path, "a line of it is cut short", cure)
     return table
 
 
-def open_array(path: Path, cure: str = files.RESTORE) -> np.ndarray:
+def open_array(path: Path, cure: str = "delete the folder that it lies in, and prepare it again") -> np.ndarray:
     """Map an .npy file into memory; one without values, which cannot be mapped, is read.
 
     Raises:
