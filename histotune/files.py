@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,16 +31,9 @@ T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
 RESTORE = "restore it from a copy, or move the whole folder of its trial away"
 _UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    yaml.YAMLError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+    OSError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, SyntaxError,
+    tokenize.TokenError, yaml.YAMLError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

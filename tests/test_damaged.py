@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from histotune import _audit, files, tables
+from histotune.checkpoint import Checkpoint, Progress
 from histotune.cli import app
 from histotune.cohort import Cohort
 from histotune.config import ModelConfig, TrialConfig, parse
@@ -276,19 +277,39 @@ def test_an_array_is_mapped_or_refused(shape: tuple[int, ...], tmp_path: Path) -
             tables.open_array(path)
 
 
-def test_predictions_with_one_byte_changed_are_read_whole_or_refused(tmp_path: Path) -> None:
-    path, rng = tmp_path / "predictions.npz", np.random.default_rng(0)
+def bytes_changed(path: Path, times: int) -> Iterator[None]:
+    """Change a few bytes of a file, again and again."""
+    raw, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(times):
+        damaged = bytearray(raw)
+        for at in rng.integers(0, len(raw), 3):
+            damaged[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        yield
+
+
+def test_predictions_with_bytes_changed_are_read_whole_or_refused(tmp_path: Path) -> None:
+    path, refusals = tmp_path / "predictions.npz", 0
     ids = np.array([f"case {at}" for at in range(20)])
-    saved = Predictions(ids, ids, np.zeros(20, np.int64), rng.normal(size=(20, 2)).astype(np.float32))
+    saved = Predictions(ids, ids, np.zeros(20, np.int64), np.ones((20, 2), np.float32))
     saved.save(path)
-    raw, refusals = path.read_bytes(), 0
-    for at in rng.integers(0, len(raw), 300):
-        path.write_bytes(raw[:at] + bytes([raw[at] ^ int(rng.integers(1, 256))]) + raw[at + 1 :])
+    for _ in bytes_changed(path, 400):
         try:
             assert np.array_equal(Predictions.load(path).logits, saved.logits)
         except StudyError:
             refusals += 1
     assert refusals > 100
+
+
+def test_a_checkpoint_with_bytes_changed_is_read_or_refused(tmp_path: Path) -> None:
+    checkpoint, refusals = Checkpoint(tmp_path), 0
+    checkpoint.save(Progress("digest", 0.0, curve=[{"epoch": 1}]))
+    for _ in bytes_changed(checkpoint.path, 200):
+        try:
+            checkpoint.load()
+        except StudyError:
+            refusals += 1
+    assert refusals > 50
 
 
 def test_a_dataclass_names_what_it_lacks() -> None:
