@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from histotune import files
 from histotune.audits import AUDITS, LEAK, WARNING, Finding, Subject
 from histotune.audits._base import worst_first
 from histotune.cohort import Cohort
-from histotune.errors import DataError
+from histotune.errors import DataError, StudyError
 from histotune.splits import Split
 from histotune.store import StudyStore
 
@@ -101,13 +99,16 @@ def of_study(
 
 
 def read(store: StudyStore) -> Report | None:
-    """Read a study's audit; None where there is none."""
+    """Read a study's audit; None where there is none, or none that this version can read: it is made anew."""
     path = store.folder / AUDIT
     if not path.exists():
         return None
-    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    checks = [Finding(**check) for check in saved["checks"]]
-    return Report(saved["time"], saved["command"], checks, saved["seconds"])
+    try:
+        saved = files.read_json(path)
+        checks = [files.restored(Finding, check, path) for check in saved["checks"]]
+        return Report(saved["time"], saved["command"], checks, saved["seconds"])
+    except StudyError:
+        return None
 
 
 def line(store: StudyStore) -> str:

@@ -5,8 +5,7 @@ What the model is and is for, how it was made, what its numbers mean and what th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from histotune import files
 from histotune._card_numbers import elsewhere, number, sealed, validation
 from histotune.case_files import what_is_read
-from histotune.predictor import CONFIG, load_model
+from histotune.predictor import load_model
 
 EXPORT, README = "export.json", "README.md"
 FEW = 12  # columns that are named
@@ -37,16 +36,16 @@ def add_evaluation(folder: Path, evaluation: Mapping[str, Any], seal: str) -> No
     Raises:
         HistotuneError: the folder cannot be written to.
     """
-    info = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+    info = files.read_json(folder / EXPORT)
     info["evaluations"] = [*info.get("evaluations", []), files.without_nan(evaluation)]
     info["seal"] = seal or info.get("seal", "")
     files.write_json(folder / EXPORT, info)
     files.write_text(folder / README, card(info))
 
 
-def what_it_reads(folder: Path) -> dict[str, Any]:
-    """Return what the models in an export folder read, by modality: kind, shape of a case, columns of a table."""
-    models = [load_model(path.parent, torch.device("cpu")) for path in sorted(folder.rglob(CONFIG))]
+def what_it_reads(folders: Iterable[Path]) -> dict[str, Any]:
+    """Return what the models in these folders read, by modality: kind, shape of a case, columns of a table."""
+    models = [load_model(folder, torch.device("cpu")) for folder in folders]
     found = what_is_read((name, model.preparations[name]) for model in models for name in model.modalities)
     return {
         name: {"kind": one.kind, "shape": list(one.shape), "columns": list(one.needed)} for name, one in found.items()

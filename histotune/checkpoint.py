@@ -22,6 +22,7 @@ from histotune.records import networks
 NAME = "checkpoint.pt"
 KEPT = "checkpoint-*.pt"  # those that other trials may go on from, by epoch
 _SHARE = 0.1  # of the training time that may go into writing checkpoints
+_NO_CHECKPOINT = (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError, LookupError, AttributeError)
 
 
 @dataclass
@@ -171,7 +172,15 @@ def _write(path: Path, progress: Progress) -> None:
 def _read(path: Path) -> Progress:
     try:
         return Progress(**torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ) as error:
         raise StudyError(
             f"{path} is no checkpoint that this version can read ({error}): delete it to train anew"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from histotune import files
 from histotune.cli_scores import SHOWN_METRICS
 from histotune.cli_show import as_json, as_table
 
@@ -52,7 +52,7 @@ def merged(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
 
 def exported(folder: Path) -> None:
     """Print where a trial was written, and at which operating point."""
-    info = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    info = files.read_json(folder / "export.json")
     tuned(info["calibration"], info["operating_point"])
     typer.echo(f"Wrote {folder}. Next: histotune evaluate {folder}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotune.errors import DataError
+from histotune import files
+from histotune.errors import DataError, StudyError
 from histotune.modalities import MODALITIES, Column
+from histotune.tables import read_table
 
 UNKNOWN = -1  # the label of a case whose label is sealed
 FORMAT = 3  # of a prepared cohort on disk
 COHORT, MODALITY, PRESENT, PROPERTIES = "cohort.json", "modalities", "present.csv", "properties.csv"
 EMBEDDINGS = "embeddings"  # folder beside the prepared cohorts: what frozen networks made of images
 
+_AGAIN = "delete its folder and run `histotune prepare`"
 _TYPES = {"id": str, "patient": str, "site": str, "content": str, "x": np.int64, "y": np.int64, "part": str}
 
 
@@ -76,19 +78,20 @@ def load(folder: Path) -> Cohort:
         DataError: the folder holds none, or one that another version wrote or that is damaged.
     """
     try:
-        saved = json.loads((folder / COHORT).read_text(encoding="utf-8"))
+        saved = files.read_json(folder / COHORT, cure=_AGAIN)
         if saved.get("format") != FORMAT:
-            raise ValueError(f"it has format {saved.get('format')!r}, this version reads {FORMAT}")
-        table = pd.read_csv(folder / "table.csv", dtype=_TYPES, keep_default_na=False)
-        masks = pd.read_csv(folder / PRESENT, dtype=bool)
+            why = f"it has format {saved.get('format')!r}, this version reads {FORMAT}"
+            raise files.damaged(folder / COHORT, why, _AGAIN)
+        table = read_table(folder / "table.csv", _TYPES, _TYPES, cure=_AGAIN)
+        masks = read_table(folder / PRESENT, saved["modalities"], bool, cure=_AGAIN)
         kinds = {name: MODALITIES.build(kind) for name, kind in saved["modalities"].items()}
         arrays = {name: kind.load(folder / MODALITY / name) for name, kind in kinds.items()}
         if any(kind.cases(arrays[name]) != len(table) for name, kind in kinds.items()) or len(masks) != len(table):
-            raise ValueError(f"not every modality has {len(table)} cases")
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{folder} holds no prepared cohort, or a damaged one ({error}): delete it and run `histotune prepare`"
-        ) from error
+            raise ValueError(f"table.csv has {len(table)} cases, and {PRESENT} or a modality another number")
+    except StudyError as error:
+        raise DataError(f"{folder} holds no prepared cohort, or a damaged one: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{folder} holds a damaged cohort ({error}): {_AGAIN}") from error
     return Cohort(
         name=saved["name"],
         table=table,
@@ -110,8 +113,7 @@ def select(found: Mapping[str, Column], rows: np.ndarray) -> dict[str, Column]:
 
 def training_files(folder: Path) -> list[str]:
     """Return the files of a prepared cohort that training reads, `cohort.json` last: all but the labels."""
-    names: list[str] = json.loads((folder / COHORT).read_text(encoding="utf-8"))["files"]
-    return [*names, COHORT]
+    return [*files.read_json(folder / COHORT)["files"], COHORT]
 
 
 def read_labels(cohort: Cohort) -> np.ndarray:
@@ -133,9 +135,13 @@ def read_properties(cohort: Cohort) -> pd.DataFrame | None:
         One row per case, or None where the cases are no image files.
     """
     path = cohort.folder / PROPERTIES
-    return pd.read_csv(path, dtype={"format": str}, keep_default_na=True) if path.exists() else None
+    needs = ("bytes", "width", "height", "format", "quantisation")
+    return read_table(path, needs, {"format": str}, gaps=True, cure=_AGAIN) if path.exists() else None
 
 
 def _label_file(cohort: Cohort) -> pd.DataFrame:
-    types = {"id": str, "label": np.int64, "path": str}
-    return pd.read_csv(cohort.folder / "labels.csv", dtype=types, keep_default_na=False)
+    types, path = {"id": str, "label": np.int64, "path": str}, cohort.folder / "labels.csv"
+    table = read_table(path, types, types, cure=_AGAIN)
+    if not table["id"].equals(cohort.table["id"]):
+        raise files.damaged(path, "its cases are not those of table.csv", _AGAIN)
+    return table

@@ -208,13 +208,17 @@ def parse(kind: type[D], values: Any, where: str) -> D:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where or 'configuration'}: expected a mapping, got {values!r}")
     hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = [f.name for f in fields]
     arguments = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
             raise ConfigError(f"unknown key {path!r}. {suggest(str(key), known)}")
         arguments[key] = _value(hints[key], value, path)
+    needed = [f.name for f in fields if f.default is f.default_factory]  # is missing, both times
+    if lacking := [name for name in needed if name not in arguments]:
+        raise ConfigError(f"{where or 'configuration'} lacks {', '.join(lacking)}")
     return kind(**arguments)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.members import modality_of
 from histotune.metrics import direction
+from histotune.records import read_ensemble
 from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, networks
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _free_weights(folder: Path) -> None:
 
 def members(store: StudyStore) -> set[int]:
     """Return the trials that saved ensembles are made of."""
-    saved = (json.loads(path.read_text(encoding="utf-8")) for path in store.ensembles.glob("*/ensemble.json"))
+    saved = (read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json"))
     return {
         number
         for ensemble in saved
@@ -144,10 +144,10 @@ def unused_cohorts(runs: Path, cache: Path) -> list[Waste]:
     """List prepared cohorts that no study in `runs` names; they can be prepared again from the data."""
     named = set()
     for path in runs.glob("*/study.json"):
-        named |= set(json.loads(path.read_text(encoding="utf-8"))["digests"].values())
+        named |= set(files.read_json(path)["digests"].values())
     found = []
     for path in sorted(cache.glob("*/cohort.json")):
-        if json.loads(path.read_text(encoding="utf-8"))["digest"] not in named:
+        if files.read_json(path)["digest"] not in named:
             found.append(_waste(path.parent, f"prepared cohort that no study in {runs} names"))
     return found
 

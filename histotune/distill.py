@@ -13,7 +13,6 @@ scikit-learn's `CalibratedClassifierCV(ensemble=False)`, its temperature and thr
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +33,7 @@ from histotune.members import complete_trial
 from histotune.merge import Merged
 from histotune.onnx_model import check_packages
 from histotune.operating import OperatingPoint
+from histotune.records import read_ensemble
 from histotune.single import describe_single
 from histotune.soft_targets import taught
 from histotune.splits import TrainingData
@@ -166,7 +166,7 @@ def _student(store: StudyStore, merged: Merged, number: int | None) -> TrialReco
 def _begin(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Make room for a student; that of another ensemble of the same name, or of other targets, goes."""
     path = folder / "teacher.json"
-    if folder.exists() and (not path.exists() or _read(path) != stamp):
+    if folder.exists() and (not path.exists() or files.read_json(path) != stamp):
         shutil.rmtree(folder)
     files.write_json(path, dict(stamp))
 
@@ -203,7 +203,7 @@ def _compared(
     settings, saved = store.settings(), record.predictions()
     studies = merged.studies or ("",) * len(merged.members)
     members = [_member(store, *one) for one in zip(merged.members, studies, strict=True)]
-    number = int(_read(merged.folder / "ensemble.json")["best_member"])
+    number = int(read_ensemble(merged.folder)["best_member"])
     chosen = next((member for member in members if member.number == number), None) or complete_trial(store, number)
     best = chosen.predictions()
     calibrated = fit_temperature(best.logits[best.heard], best.labels[best.heard])
@@ -230,11 +230,6 @@ def _compared(
 def _member(store: StudyStore, number: int, study: str) -> TrialRecord:
     """Return a member, which is of another study where one is named."""
     return complete_trial(StudyStore(Path(study)) if study else store, number)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded
 
 
 def _told(distilled: Distilled) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from histotune import files, runtime
 from histotune.backbones import BackboneInput, build_backbone
 from histotune.errors import ConfigError
 from histotune.predictor import load_model
+from histotune.tables import open_array
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,8 +99,7 @@ def embed(
                     _write(path, encoder, images, len(contents), progress or _unheard)
                 except OSError as error:
                     raise files.unwritable(path, error) from error
-    embedded: np.ndarray = np.load(path, mmap_mode="r" if len(contents) else None, allow_pickle=False)
-    return embedded
+    return open_array(path, "delete it, and the images are embedded anew")
 
 
 def _write(
@@ -159,7 +159,7 @@ def _trained(folder: Path) -> Encoder:
     listed = folder / "export.json"
     model_folder = folder
     if listed.is_file():
-        members = json.loads(listed.read_text(encoding="utf-8"))["members"]
+        members = files.read_json(listed)["members"]
         if len(members) > 1:
             raise ConfigError(
                 f"{folder} is an ensemble of {len(members)} trials, which have no vector in common: export one trial"

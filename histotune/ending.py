@@ -19,7 +19,7 @@ from histotune.lineage import inherited
 from histotune.metrics import reported
 from histotune.pooling import PREDICTIONS, pool
 from histotune.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_preparations, save_weights
-from histotune.records import FOLDS, networks
+from histotune.records import FOLDS, networks, read_config, read_curve
 from histotune.session import Session
 from histotune.store import COMPLETE, FAILED, STOPPED, Predictions, TrialRecord, read_record, write_record
 
@@ -104,8 +104,8 @@ def _nothing(folder: Path) -> Progress:
     config = folder / CONFIG
     if not config.exists():
         return Progress("", time.time())
-    digest = TrialConfig.from_dict(yaml.safe_load(config.read_text(encoding="utf-8"))).digest()
-    return Progress(digest, config.stat().st_mtime, curve=files.read_json_lines(folder / CURVE))
+    digest = files.restored(TrialConfig, read_config(folder), config).digest()
+    return Progress(digest, config.stat().st_mtime, curve=read_curve(folder))
 
 
 def _write_best(folder: Path, progress: Progress) -> None:

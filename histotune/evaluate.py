@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -232,8 +231,7 @@ def keep(model: Export, store: StudyStore | None, evaluation: Evaluation, comman
     if store is not None:
         path = store.folder / "evaluation.json"
         with files.lock(store.folder / "sealed" / "lock", "writing down an evaluation", wait=True):
-            earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-            files.write_json(path, [*earlier, evaluation.to_dict() | {"command": command}])
+            files.write_json(path, [*store.evaluations(), evaluation.to_dict() | {"command": command}])
     try:
         add_evaluation(model.folder, evaluation.to_dict(), "" if store is None else seal_sentence(store))
     except HistotuneError as error:

@@ -127,7 +127,8 @@ def write_export(
             fresh = Path(unfinished) / folder.name
             for k, member in enumerate(members):
                 _copy_member(member, fresh / MEMBERS / str(k))
-            told = {**how, **_facts(store), "members": _members(members, temperatures), "reads": what_it_reads(fresh)}
+            reads = what_it_reads(member.folder for member in members)
+            told = {**how, **_facts(store), "members": _members(members, temperatures), "reads": reads}
             info = json.loads(json.dumps(files.without_nan(told)))  # as it will be read: the digest must not differ
             info["digest"] = content_digest(fresh, info)
             files.write_json(fresh / EXPORT, info)

@@ -1,4 +1,8 @@
-"""Files that are whole or absent: atomic writes, appended lines, and a lock that names its holder."""
+"""Files that are whole or absent: atomic writes, guarded reads, appended lines, and a lock that names its holder.
+
+Whoever reads a file of a study, an export or a prepared cohort does it here: what is damaged, missing or of another
+version ends in a `StudyError` that names the file and says what to do.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,27 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, overload
 
-from histotune.errors import HistotuneError, StudyError, StudyInUse
+import yaml
 
+from histotune.config import parse
+from histotune.errors import ConfigError, HistotuneError, StudyError, StudyInUse
+
+T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
+RESTORE = "restore it from a copy, or move the whole folder of its trial away"
+_UNREADABLE = (
+    OSError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, SyntaxError,
+    tokenize.TokenError, yaml.YAMLError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -69,20 +86,123 @@ def append_json(path: Path, value: Mapping[str, Any]) -> None:
         raise unwritable(path, error) from error
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; a last line that a crash cut short is left out, a missing file has no lines."""
+class Saved(dict[str, Any]):
+    """A mapping that was read from a file; who asks it for a key that it lacks hears which file lacks it."""
+
+    path = Path()
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self.path, f"it has no {key!r}; did another version of histotune write it?")
+
+
+@overload
+def read_json(path: Path, *, cure: str = ...) -> dict[str, Any]: ...
+@overload
+def read_json(path: Path, kind: type[list[Any]], *, cure: str = ...) -> list[Any]: ...
+def read_json(path: Path, kind: type[Any] = dict, *, cure: str = RESTORE) -> Any:
+    """Read what `write_json` wrote; the mappings in it are `Saved`.
+
+    Args:
+        kind: what it must be, `dict` or `list`.
+        cure: what to do where it is damaged.
+
+    Raises:
+        StudyError: it is missing, damaged, or holds something else.
+    """
+
+    def of_file(values: dict[str, Any]) -> Saved:
+        saved = Saved(values)
+        saved.path = path
+        return saved
+
+    value = guarded(path, lambda: json.loads(path.read_text(encoding="utf-8"), object_hook=of_file), cure)
+    return _of_kind(path, value, kind, cure)
+
+
+def read_yaml(path: Path, needs: Iterable[str] = (), *, cure: str = RESTORE) -> dict[str, Any]:
+    """Read a mapping from YAML.
+
+    Args:
+        needs: the keys without which it is damaged.
+        cure: what to do then.
+
+    Raises:
+        StudyError: it is missing, damaged, lacks a key, or is no mapping.
+    """
+    value = guarded(path, lambda: yaml.load(path.read_bytes(), _Loader), cure)
+    return _with_keys(path, value, needs, cure)
+
+
+def read_json_lines(path: Path, needs: Iterable[str] = (), *, cure: str = RESTORE) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a last line that a crash cut short is left out, a missing file has no lines.
+
+    Args:
+        needs: the keys without which a line is damaged.
+        cure: what to do then.
+
+    Raises:
+        StudyError: a line is no JSON, no mapping, or lacks a key.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = guarded(path, lambda: path.read_text(encoding="utf-8"), cure).splitlines()
     rows = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            value = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines) - 1:
+            if number == len(lines):
                 break
-            raise StudyError(f"{path}, line {number + 1}: not JSON ({error})") from error
+            raise damaged(path, f"line {number} is not JSON: {error}", cure) from error
+        rows.append(_with_keys(path, value, needs, cure))
     return rows
+
+
+def restored(kind: type[T], values: Any, path: Path, cure: str = RESTORE) -> T:
+    """Build the dataclass `kind` from what the file at `path` holds.
+
+    Args:
+        cure: what to do where the file does not hold it.
+
+    Raises:
+        StudyError: it is damaged, or of another version.
+    """
+    try:
+        return parse(kind, values, path.name)
+    except ConfigError as error:
+        raise damaged(path, str(error), cure) from error
+
+
+def guarded(path: Path, read: Callable[[], T], cure: str = RESTORE) -> T:
+    """Return what `read`, a call of one reader of the file at `path`, returns.
+
+    Raises:
+        StudyError: the file is missing or damaged.
+    """
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} is missing: {cure}") from error
+    except _UNREADABLE as error:
+        raise damaged(path, " ".join(str(error).split()), cure) from error
+
+
+def damaged(path: Path, why: str, cure: str = RESTORE) -> StudyError:
+    """Say that the file at `path` is damaged, why, and what to do."""
+    return StudyError(f"{path} is damaged ({why}): {cure}")
+
+
+def _of_kind(path: Path, value: Any, kind: type[T], cure: str) -> T:
+    if not isinstance(value, kind):
+        raise damaged(path, f"it holds {type(value).__name__}, not {kind.__name__}", cure)
+    return value
+
+
+def _with_keys(path: Path, value: Any, needs: Iterable[str], cure: str) -> dict[str, Any]:
+    found: dict[str, Any] = _of_kind(path, value, dict, cure)
+    if lacking := [name for name in needs if name not in found]:
+        raise damaged(path, f"it has no {', '.join(map(repr, lacking))}", cure)
+    return found
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from where it stood, and those that are behind catch up before the trial says mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from histotune.ending import CURVE, ENVIRONMENT, ended, open_folder
 from histotune.errors import ConfigError
 from histotune.pooling import epoch_row, pool
 from histotune.predictor import CONFIG
-from histotune.records import FOLDS
+from histotune.records import FOLDS, read_epoch
 from histotune.splits import TrainingData
 from histotune.store import COMPLETE
 
@@ -56,8 +55,8 @@ def lockstep(
     check_patience(config.patience)
     if keep:
         raise ConfigError("folds: no trial can go on from another's checkpoint, so scheduler 'pbt' has no folds")
-    if record := ended(folder, config):
-        yield Epoch.of(record.curve()[-1], finished=True)
+    if ended(folder, config):
+        yield Epoch.of(read_epoch(folder, 0), finished=True)
         return
     cuts = data.cuts()
     places = [folder / FOLDS / str(k) for k in range(1, len(cuts) + 1)]
@@ -76,7 +75,7 @@ def lockstep(
         _describe(folder, places[0], data, len(cuts))
         while True:
             files.append_json(folder / CURVE, _row(places, number))
-            row = files.read_json_lines(folder / CURVE)[-1]
+            row = read_epoch(folder, 0)
             if number == config.epochs:
                 break
             yield Epoch.of(row, finished=False)
@@ -92,12 +91,12 @@ def lockstep(
 
 
 def _row(places: Collection[Path], number: int) -> dict[str, Any]:
-    return epoch_row([files.read_json_lines(place / CURVE)[number - 1] for place in places])
+    return epoch_row([read_epoch(place, number) for place in places])
 
 
 def _describe(folder: Path, first: Path, data: TrainingData, trainings: int) -> None:
     """Write what must be known to repeat the trial, as its first fold says it; the micro-batch is the trial's."""
-    one, own = (json.loads((place / ENVIRONMENT).read_text(encoding="utf-8")) for place in (first, folder))
+    one, own = (files.read_json(place / ENVIRONMENT) for place in (first, folder))
     cases = len(data.train) + len(data.val)
     about = {"training_cases": cases, "validation_cases": cases, "trainings": trainings}
     files.write_json(folder / ENVIRONMENT, one | about | {name: own[name] for name in (memory.MICRO, memory.LEAST)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ class Parent(NamedTuple):
 def read_parent(folder: Path) -> Parent | None:
     """Read whom the trial in `folder` began from; None when it began by itself."""
     path = folder / NAME
-    return Parent(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return Parent(**files.read_json(path)) if path.exists() else None
 
 
 def inherited(folder: Path) -> int:

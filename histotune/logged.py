@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from histotune import __version__, _mlflow, metrics
+from histotune import __version__, _mlflow, files, metrics
 from histotune._mlflow_view import NOTE
 from histotune._model_card import README
 from histotune.export import ENSEMBLE, export_ensemble, export_trial
@@ -128,5 +127,4 @@ def _card(folder: Path) -> str:
 
 
 def _info(folder: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
-    return loaded
+    return files.read_json(folder / EXPORT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from histotune import metrics
 from histotune.errors import ConfigError, StudyError, suggest
+from histotune.records import read_ensemble
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
 
@@ -105,8 +105,7 @@ def again(store: StudyStore, strategy: str, drop: Sequence[str]) -> list[Member]
         StudyError: there is none.
         ConfigError: what is dropped is not in it.
     """
-    files = store.ensembles.glob("*/ensemble.json")
-    described = {path: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    described = {path: read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json")}
     made = [path for path, told in described.items() if told["strategy"] == strategy and any(told["modalities"])]
     if not made:
         raise StudyError(

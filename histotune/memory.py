@@ -9,7 +9,6 @@ The micro-batch is no part of a configuration; environment.json says which one w
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -185,8 +184,7 @@ def _weights(session: Session) -> int:
 
 def _described(folder: Path) -> dict[str, int]:
     path = folder / ENVIRONMENT
-    found: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    return files.read_json(path) if path.exists() else {}
 
 
 def _saved(session: Session, rows: np.ndarray) -> int:

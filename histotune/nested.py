@@ -16,7 +16,6 @@ over other patients; other training patients would change it, too, which no inte
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -195,7 +194,7 @@ def _refuse_other_folds(store: StudyStore, outer: int) -> None:
     begun = {path.parent.name: path for path in (store.folder / "outer").glob("*/study.json")}
     if not begun:
         return
-    before = json.loads(next(iter(begun.values())).read_text(encoding="utf-8"))["facts"].get("outer")
+    before = files.read_json(next(iter(begun.values())))["facts"].get("outer")
     if before != outer:
         raise StudyError(
             f"study {store.folder.name!r} began with {before} outer folds, not {outer}: give the same again to "
@@ -238,8 +237,8 @@ def _evaluated(
     """Evaluate the winner on its outer fold, on the record; the same winner once only."""
     winner, metric = best_trials(own, 1)[0], own.settings().metric
     model = load(export_trial(own, winner.number, own.folder / "export"))
-    path, record = own.folder / SCORES, own.folder / "evaluation.json"
-    measured = _last(record)
+    path = own.folder / SCORES
+    measured = (own.evaluations() or [{}])[-1]
     if measured.get("digest") != model.digest:
         rows = np.flatnonzero(own.split_table()["part"].to_numpy() == "test")
         logits = []
@@ -249,19 +248,13 @@ def _evaluated(
         patients = data.patients[rows]
         Predictions(data.ids[rows], patients, data.labels[rows], np.concatenate(logits)).save(path)
         evaluate(model, cohorts, own, command=command)
-        measured = _last(record)
+        measured = (own.evaluations() or [{}])[-1]
     fold = OuterFold(
         outer=number, trial=winner.number, digest=winner.digest, what=_what(winner), inner=winner.metrics[metric],
         score=measured["metrics"][metric]["value"], cases=measured["cases"], patients=measured["patients"],
         trials=len(own.trials()), openings=len(own.openings()),
     )  # fmt: skip
     return fold, Predictions.load(path)
-
-
-def _last(path: Path) -> dict[str, Any]:
-    """Read the latest evaluation on record."""
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else [{}]
-    return found[-1]
 
 
 def _what(record: TrialRecord) -> str:

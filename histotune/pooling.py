@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from histotune import metrics
+from histotune import files, metrics
 from histotune.errors import StudyError
 from histotune.records import Predictions, TrialRecord, networks, read_record, write_record
 
@@ -75,7 +74,7 @@ def pool(folder: Path, state: str, scores: str = PREDICTIONS) -> TrialRecord:
     saved = [Predictions.load(record.folder / scores) for record in folds]
     together = pooled(saved)
     together.save(folder / PREDICTIONS)
-    positive = json.loads((folds[0].folder / "model.json").read_text(encoding="utf-8"))["positive"]
+    positive = files.read_json(folds[0].folder / "model.json")["positive"]
     epochs = min(record.epochs for record in folds)
     said = {
         "state": state,

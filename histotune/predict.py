@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from histotune import files
 from histotune.case_files import CaseFiles
 from histotune.datasets import BadFile, fit, read_image
 from histotune.datasets._tables import three
@@ -205,7 +206,7 @@ def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> 
         raise HistotuneError(
             f"{folder} is no export: it has no {EXPORT}. `histotune ensemble STUDY --export FOLDER` writes one"
         )
-    info = json.loads(path.read_text(encoding="utf-8"))
+    info = files.read_json(path, cure="restore it from a copy, or export it again")
     if info.get("format") != FORMAT:
         raise HistotuneError(
             f"{path} has format {info.get('format')!r}, this histotune reads {FORMAT}: export it again"

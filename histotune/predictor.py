@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor
 
 from histotune import files, runtime
@@ -21,7 +19,7 @@ from histotune.config import TrialConfig
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.modalities import MODALITIES, Column, Preprocessing, tensor
 from histotune.model import IMAGE, Inputs, Model, Present, build_model, inputs_given
-from histotune.records import networks
+from histotune.records import networks, read_config
 
 CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 SYMMETRIES = 8  # of the square, over which a prediction with `tta` is averaged
@@ -166,12 +164,14 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
         if not (folder / name).is_file():
             raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")
     device = device or runtime.device()
-    config = TrialConfig.from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    config = files.restored(TrialConfig, read_config(folder), folder / CONFIG)
     preparations = load_preparations(folder / PREPROCESSING)
-    facts = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    facts = files.read_json(folder / CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how it would train
         model = build_model(config, facts["counts"], inputs_given(preparations), trained=True)
+    if lacking := set(model.modalities.values()) - preparations.keys():
+        raise files.damaged(folder / PREPROCESSING, f"it has no {', '.join(map(repr, sorted(lacking)))}")
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -199,8 +199,14 @@ def save_preparations(preparations: Preparations, path: Path) -> None:
 
 
 def load_preparations(path: Path) -> dict[str, Preprocessing]:
-    """Read what `save_preparations` wrote."""
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    """Read what `save_preparations` wrote.
+
+    Raises:
+        StudyError: it is damaged, or of an earlier version.
+    """
+    saved = files.read_json(path)
+    if not all(isinstance(fitted, dict) for fitted in saved.values()):
+        raise files.damaged(path, "it has no `kind` of every modality; did another version of histotune write it?")
     return {name: MODALITIES.build(fitted["kind"]).restore(fitted) for name, fitted in saved.items()}
 
 

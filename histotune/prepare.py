@@ -33,6 +33,7 @@ from histotune.datasets import RESIZES, Dataset, Listing, Problem
 from histotune.datasets._decode import SMALLEST_SIDE, Job
 from histotune.errors import ConfigError, DataError
 from histotune.modalities import MODALITIES, Column
+from histotune.tables import read_table
 
 IMAGE = "image"  # the modality that a reader's images are
 _DIGEST = 1  # version of a cohort's digest
@@ -243,7 +244,7 @@ def _refuse_one_class(labels: pd.Series, listing: Listing, where: str) -> None:
 
 def _refuse_problems(cohort: Cohort) -> None:
     path = cohort.folder / "problems.csv"
-    problems = pd.read_csv(path, dtype=str, keep_default_na=False)
+    problems = read_table(path, Problem._fields, str)
     if len(problems):
         first = "\n".join(f"  {row.path}: {row.kind}: {row.reason}" for row in problems[:5].itertuples())
         raise DataError(f"{len(problems)} files have problems (--strict), all listed in {path}; the first:\n{first}")

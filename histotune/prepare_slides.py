@@ -166,7 +166,7 @@ def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> di
     decisive = [FORMAT, path.name, stat.st_size, stat.st_mtime_ns, asdict(settings), encoder.digest]
     key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
     if record.is_file():
-        saved: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        saved = files.read_json(record, cure="delete it, and the slide is prepared anew")
         if saved["key"] == key:
             return dict(saved["row"])
     with Slide(path, settings.slide_mpp) as slide:

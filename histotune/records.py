@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from histotune import files
 from histotune.errors import StudyError
@@ -49,11 +46,11 @@ class TrialRecord:
 
     def config(self) -> dict[str, Any]:
         """Return the trial's configuration, which is not to be changed; from its file where it is not known."""
-        return dict(self.known_config or yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
+        return dict(self.known_config or read_config(self.folder))
 
     def curve(self) -> list[dict[str, Any]]:
         """Read one mapping per epoch: `epoch` (from 1), `train_loss`, `seconds`, metrics, of branches `information`."""
-        return files.read_json_lines(self.folder / "curve.jsonl")
+        return read_curve(self.folder)
 
     def predictions(self) -> Predictions:
         """Read the validation predictions."""
@@ -93,11 +90,42 @@ class Predictions:
         """Read what `save` wrote; nothing is unpickled."""
         if not path.exists():
             raise StudyError(f"{path} is missing: the trial has no saved predictions")
-        try:
-            with np.load(path, allow_pickle=False) as saved:
+
+        def read() -> Predictions:
+            with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as saved:
                 return cls(saved["ids"], saved["patients"], saved["labels"], saved["logits"], saved.get("present"))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise StudyError(f"{path} is damaged ({error}): restore it, or move the trial's folder away") from error
+
+        return files.guarded(path, read)
+
+
+_SAVED = {one.name for one in fields(TrialRecord)} - {"number", "folder", "known_config"}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the configuration of a trial or a control; the seed, with which its file ends, says that it is whole."""
+    return files.read_yaml(folder / "config.yaml", needs=("seed",))
+
+
+def read_ensemble(folder: Path) -> dict[str, Any]:
+    """Read how an ensemble was built."""
+    return files.read_json(folder / "ensemble.json", cure="restore it from a copy, or delete its folder and build anew")
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """Read the epochs of a trial as far as it is, as `TrialRecord.curve` gives them."""
+    return files.read_json_lines(folder / "curve.jsonl", needs=("epoch", "seconds"))
+
+
+def read_epoch(folder: Path, number: int) -> dict[str, Any]:
+    """Read what the curve of a trial says of an epoch, from 1; 0 is its last.
+
+    Raises:
+        StudyError: it does not go so far.
+    """
+    rows = read_curve(folder)
+    if len(rows) < max(1, number):
+        raise files.damaged(folder / "curve.jsonl", f"it has {len(rows)} epochs of {max(1, number)} or more")
+    return rows[number - 1]
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -108,12 +136,19 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
     """Read an ended trial, or None while it has not ended."""
     path = folder / "metrics.json"
-    return to_record(folder, number, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return to_record(folder, number, files.read_json(path)) if path.exists() else None
 
 
 def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[str, Any] | None = None) -> TrialRecord:
-    """Make a record of what `metrics.json` holds."""
-    for name in {"metrics", "spread", "out_of_fold"} & saved.keys():
+    """Make a record of what `metrics.json` holds.
+
+    Raises:
+        StudyError: it holds something else.
+    """
+    scores = {"metrics", "spread", "out_of_fold"} & saved.keys()
+    if "state" not in saved or saved.keys() - _SAVED or not all(isinstance(saved[name], dict) for name in scores):
+        raise files.damaged(folder / "metrics.json", f"it is no record of a trial: {', '.join(saved) or '{}'}")
+    for name in scores:
         saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
     return TrialRecord(number=number, folder=folder, known_config=config, **saved)
 

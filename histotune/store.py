@@ -18,7 +18,6 @@ runs/<study>/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,15 +30,17 @@ import pandas as pd
 
 from histotune import _cuts, files, trial_index
 from histotune.cohort import UNKNOWN, Cohort
-from histotune.config import parse, unparse
+from histotune.config import unparse
 from histotune.errors import StudyError, suggest
 from histotune.imbalance import NATURAL
 from histotune.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
 from histotune.splits import TEST, TRAIN, VAL, Split, TrainingData
+from histotune.tables import read_table
 
 __all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
            "networks", "read_record", "write_record"]  # fmt: skip
 
+_CURE = "restore it from a copy, or begin a new study"
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
 
 
@@ -162,15 +163,21 @@ class StudyStore:
             raise StudyError(
                 f"no study {self.folder.name!r} in {self.folder.parent}. {suggest(self.folder.name, beside)}"
             )
-        return parse(StudySettings, json.loads((self.folder / "study.json").read_text(encoding="utf-8")), "study.json")
+        path = self.folder / "study.json"
+        return files.restored(StudySettings, unparse(files.read_json(path, cure=_CURE)), path, _CURE)
 
     def split_table(self) -> pd.DataFrame:
         """Read id, patient, content, part and folds of every case, in the cohort's order."""
-        return pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
+        path = self.folder / "split.csv"
+        table = read_table(path, ("id", "patient", "content", "part"), str, cure=_CURE)
+        cases = self.settings().facts.get("cases", len(table))
+        if len(table) != cases or not set(table["part"]) <= {TRAIN, VAL, TEST, ""}:
+            raise files.damaged(path, f"it does not name a part for each of {cases} cases", _CURE)
+        return table
 
     def known_labels(self) -> pd.DataFrame:
         """Read (id, label) of the training and validation part; those of the test part are under the seal."""
-        return pd.read_csv(self.folder / "labels.csv", dtype={"id": str, "label": np.int64}, keep_default_na=False)
+        return self._labels(self.folder / "labels.csv", TRAIN, VAL)
 
     def training_data(self, cohort: Cohort) -> TrainingData:
         """Join the cohort with the split and the labels that are not sealed."""
@@ -202,13 +209,10 @@ class StudyStore:
             subject: digest of the model that is evaluated.
 
         Raises:
-            StudyError: the sealed labels are gone.
+            StudyError: the sealed labels are gone or damaged; the seal then counts as closed.
         """
-        path = self._sealed / "labels.csv"
-        if not path.exists():
-            raise StudyError(f"{path} is missing: put the sealed test labels back, or begin a new study")
-        before = self.record_opening(command, subject)
-        return pd.read_csv(path, dtype={"id": str, "label": np.int64}, keep_default_na=False), before
+        labels = self._labels(self._sealed / "labels.csv", TEST)
+        return labels, self.record_opening(command, subject)
 
     def record_opening(self, command: str, subject: str, shows: str = "") -> int:
         """Write down that sealed truth is about to be seen; returns how many openings came before this one.
@@ -237,10 +241,18 @@ class StudyStore:
 
         `figures` is None where an opening ended without: the labels were read, and nobody knows what was seen.
         """
-        rows = files.read_json_lines(self._sealed / "openings.jsonl")
+        path = self._sealed / "openings.jsonl"
+        rows = files.read_json_lines(path, cure=_CURE)
+        if not all({"of", "figures"} <= row.keys() or {"time", "command", "subject"} <= row.keys() for row in rows):
+            raise files.damaged(path, "a line of it is neither an opening nor what one found", _CURE)
         found = {row["of"]: row["figures"] for row in rows if "of" in row}
         opened = [row for row in rows if "of" not in row]
         return [row | {"figures": found.get(number)} for number, row in enumerate(opened)]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return every evaluation of an export, oldest first."""
+        path = self.folder / "evaluation.json"
+        return files.read_json(path, list, cure=_CURE) if path.exists() else []
 
     def record_command(self, command: str) -> None:
         """Note what a user typed to search or train; the report says it."""
@@ -249,7 +261,7 @@ class StudyStore:
 
     def commands(self) -> list[dict[str, Any]]:
         """Return what was typed to search and train."""
-        return files.read_json_lines(self.folder / "commands.jsonl")
+        return files.read_json_lines(self.folder / "commands.jsonl", needs=("time", "command"), cure=_CURE)
 
     def trial_folder(self, number: int) -> Path:
         """Return where trial `number` lives."""
@@ -266,6 +278,15 @@ class StudyStore:
     @property
     def _sealed(self) -> Path:
         return self.folder / "sealed"
+
+    def _labels(self, path: Path, *parts: str) -> pd.DataFrame:
+        """Read the labels of all cases of some parts."""
+        labels = read_table(path, ("id", "label"), {"id": str, "label": np.int64}, cure=_CURE)
+        split = self.split_table()
+        cases = split["id"][split["part"].isin(parts)]
+        if len(labels) != len(cases) or set(labels["id"]) != set(cases):
+            raise files.damaged(path, f"{len(labels)} labels, not those of the {len(cases)} cases in split.csv", _CURE)
+        return labels
 
     @staticmethod
     def _write_labels(path: Path, ids: pd.Series[str], rows: np.ndarray, labels: np.ndarray) -> None:

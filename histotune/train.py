@@ -30,6 +30,7 @@ from histotune.modalities import cut
 from histotune.model import Inputs, Present
 from histotune.optimizer import learning_rate
 from histotune.predictor import predict
+from histotune.records import read_epoch
 from histotune.session import Session, named_failures, start
 from histotune.splits import TrainingData
 from histotune.store import STOPPED, TrialRecord
@@ -121,8 +122,8 @@ def epochs(
         yield from lockstep(one, config, data, folder, keep=keep)
         return
     with named_failures():
-        if record := ended(folder, config):
-            yield Epoch.of(record.curve()[-1], finished=True)
+        if ended(folder, config):
+            yield Epoch.of(read_epoch(folder, 0), finished=True)
             return
         checkpoint = Checkpoint(folder)
         progress = _stored(checkpoint, config)

@@ -12,13 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from histotune import files
-from histotune.errors import HistotuneError, StudyError
+from histotune.errors import HistotuneError
+from histotune.records import read_config
 
 NAME, FORMAT, RECORD, CONFIG = "trials.json", 1, "metrics.json", "config.yaml"
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_trials(folder: Path, cache: Path) -> dict[int, dict[str, Any]]:
@@ -51,25 +49,17 @@ def _ended(folder: Path) -> dict[int, tuple[str, list[int]]]:
 
 
 def _read(folder: Path, stamp: list[int]) -> dict[str, Any]:
-    config = folder / CONFIG
-    try:
-        return {
-            "stamp": stamp,
-            "record": json.loads((folder / RECORD).read_text(encoding="utf-8")),
-            "config": yaml.load(config.read_bytes(), _Loader) if config.exists() else {},
-        }
-    except (ValueError, yaml.YAMLError) as error:
-        damaged = folder / (CONFIG if isinstance(error, yaml.YAMLError) else RECORD)
-        raise StudyError(f"{damaged} is damaged ({error}): restore it, or move the folder away") from error
+    config = read_config(folder) if (folder / CONFIG).exists() else {}
+    return {"stamp": stamp, "record": files.read_json(folder / RECORD), "config": config}
 
 
 def _load(cache: Path) -> dict[str, dict[str, Any]]:
     try:
         saved = json.loads(cache.read_text(encoding="utf-8"))
         trials = saved["trials"] if saved["format"] == FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {number: entry for number, entry in trials.items() if entry.keys() == {"stamp", "record", "config"}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return trials if isinstance(trials, dict) else {}
 
 
 def _save(cache: Path, found: dict[int, dict[str, Any]]) -> None:

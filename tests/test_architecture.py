@@ -18,6 +18,7 @@ LAYERS = [
     {"ranges"},
     {"registry"},
     {"config", "runtime", "files"},
+    {"tables"},
     {"modalities", "records"},
     {"cohort", "metrics", "pareto", "class_balance", "imbalance"},
     {"augment", "backbones", "bottleneck", "fusions", "redundancies", "losses", "ensembles"},

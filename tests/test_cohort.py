@@ -312,7 +312,7 @@ def test_damage_in_the_cache_is_named(folder: Path, tmp_path: Path) -> None:
     cohort = prepared(folder, tmp_path / "cache")
     saved = json.loads((cohort.folder / "cohort.json").read_text())
     (cohort.folder / "cohort.json").write_text(json.dumps(saved | {"format": 0}))
-    with pytest.raises(DataError, match="delete it and run `histotune prepare`"):
+    with pytest.raises(DataError, match="delete its folder and run `histotune prepare`"):
         load(cohort.folder)
     (cohort.folder / "cohort.json").unlink()
     with pytest.raises(DataError, match="holds no prepared cohort"):

@@ -121,10 +121,11 @@ def test_a_section_speaks_of_every_study(name: str, trained: bool, trained_study
 
 @every_section
 def test_a_section_escapes_names(name: str, trained_study: StudyStore, tmp_path: Path) -> None:
-    table = trained_study.split_table()
+    table, labels = trained_study.split_table(), trained_study.known_labels()
     for column in ("id", "patient"):
         table[column] = table[column] + EVIL
     table.to_csv(trained_study.folder / "split.csv", index=False)
+    labels.assign(id=labels["id"] + EVIL).to_csv(trained_study.folder / "labels.csv", index=False)
     for record in trained_study.trials():
         saved = record.predictions()
         ids, patients = (np.array([f"{one}{EVIL}" for one in row]) for row in (saved.ids, saved.patients))
@@ -281,12 +282,12 @@ def test_a_figure_that_cannot_be_drawn_is_a_sentence(small_study: StudyStore, tm
 def test_a_damaged_file_is_a_sentence_where_it_belongs(trained_study: StudyStore, tmp_path: Path) -> None:
     (trained_study.folder / "audit.json").write_text("{", encoding="utf-8")
     page = write(trained_study, tmp_path)
-    assert "audit.json cannot be read" in Text(page).words
+    assert "audit.json is damaged" in Text(page).words
 
 
 def test_a_broken_trial_folder_is_named(trained_study: StudyStore, tmp_path: Path) -> None:
     (trained_study.trial_folder(1) / "metrics.json").write_text('{"state"', encoding="utf-8")
-    with pytest.raises(StudyError, match=r"00001/metrics.json.*move the folder away"):
+    with pytest.raises(StudyError, match=r"00001/metrics.json.*move the whole folder of its trial away"):
         write(trained_study, tmp_path)
 
 

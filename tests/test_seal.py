@@ -187,7 +187,7 @@ def test_without_the_sealed_file_evaluate_refuses_and_nothing_is_on_record(place
     answer = place.call("evaluate exports/one")
     path.with_suffix(".hidden").rename(path)
     assert answer.exit_code == 2
-    assert "put the sealed test labels back" in answer.stderr
+    assert "restore it from a copy, or begin a new study" in answer.stderr
     assert len(place.store.openings()) == before
 
 

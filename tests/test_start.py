@@ -146,7 +146,9 @@ def test_other_cases_give_configurations_to_train_instead_of_scores(
         change_settings(other, digests={"32": "0" * 12})
     else:
         table = (other.folder / "split.csv").read_text()
-        (other.folder / "split.csv").write_text(table.replace(",val\n", ",swap\n").replace(",train\n", ",val\n"))
+        (other.folder / "split.csv").write_text(
+            table.replace(",val\n", ",swap\n").replace(",train\n", ",val\n").replace(",swap\n", ",train\n")
+        )
     start = begin_with(small_study, space, [], other)
     assert start.known == []
     assert [params["loss.focal.gamma"] for params in start.first] == sorted(GAMMAS, reverse=True)[:BEST]

@@ -12,10 +12,11 @@ import pandas as pd
 from histotune.datasets._base import DATASETS, Dataset, Info, Listing, Problem, listing_table
 from histotune.datasets._manifest import SPLITS
 from histotune.datasets._tables import read_frame, require_columns, three
-from histotune.errors import DataError, suggest
+from histotune.errors import DataError, StudyError, suggest
 from histotune.modalities import Column
 from histotune.modalities.bag import Bags
 from histotune.modalities.graph import GraphModality, stacked
+from histotune.tables import read_table
 
 _OWN = ("patient", "site", "split")
 
@@ -49,7 +50,7 @@ class Slides(Dataset):
         """List the slides that have a label."""
         if root is None or not (root / "slides.csv").is_file():
             raise DataError(f"no prepared slides in {root}. Expected {self.info.layout}")
-        slides = pd.read_csv(root / "slides.csv", dtype={"id": str, "file": str}, keep_default_na=False)
+        slides = read_table(root / "slides.csv", ("id", "file"), {"id": str, "file": str})
         labels = self._labels(root)
         pairs = zip(slides["id"], slides["file"], strict=True)
         known = {name: slide for slide, file in pairs for name in (slide, file, Path(file).name)}
@@ -81,7 +82,7 @@ class Slides(Dataset):
         try:
             found = [GraphModality().load(root / "slides" / name) for name in listing.table["id"]]
             graphs = stacked(found)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StudyError) as error:
             raise DataError(f"{root} is damaged ({error}): run `histotune prepare slides` again") from error
         bags = Bags(graphs.features, graphs.coordinates, graphs.offsets, graphs.neighbours[:, :0])
         there = graphs.counts > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from histotune.errors import StudyError
 from histotune.figures._base import Source
 from histotune.leaderboard import TRIAL, Line, components
+from histotune.records import read_ensemble
 from histotune.store import Predictions, StudyStore, read_record
 
 EQUAL = ("average",)  # strategies in which every member has the same say
@@ -20,8 +20,7 @@ COUNTLESS = ("max", "vote")  # and those in which none has a weight
 
 def joined(line: Line) -> dict[str, Any]:
     """Read how an ensemble was built."""
-    told: dict[str, Any] = json.loads((line.record.folder / "ensemble.json").read_text(encoding="utf-8"))
-    return told
+    return read_ensemble(line.record.folder)
 
 
 def members_of(source: Source, told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,10 @@ from histotune.figures._base import FIGURES, Figure, Source
 from histotune.figures._confidence_bars import histograms
 from histotune.figures._errors import Mistake, scored, surest_mistakes
 from histotune.figures._models import BEST, find
+from histotune.leaderboard import ENSEMBLE
 from histotune.places import Places
 from histotune.ranges import Interval
+from histotune.records import read_ensemble
 from histotune.store import StudyStore
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def confident_mistakes(store: StudyStore, *, of: str | int = BEST, most: int = 2
 
 def _operating(source: Source, of: str) -> float:
     """Return the threshold that an ensemble chose on held-out predictions."""
-    path = find(source, of).record.folder / "ensemble.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    line = find(source, of)
+    told = read_ensemble(line.record.folder) if line.kind == ENSEMBLE else {}
     point = told.get("operating_point") or told
     threshold = point.get("threshold")
     return float("nan") if threshold is None else float(threshold)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,9 +112,7 @@ def confusion_matrix(*, of: str | int = BEST) -> ConfusionMatrix:
 
 
 def _of_evaluation(source: Source) -> Confusion:
-    path = source.store.folder / "evaluation.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    sealed = [one for one in found if one["part"] == SEALED]
+    sealed = [one for one in source.store.evaluations() if one["part"] == SEALED]
     if not sealed:
         raise StudyError(
             f"study {source.settings.name!r} was never evaluated: `histotune evaluate EXPORT` opens its test part"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune import metrics, pareto
+from histotune import files, metrics, pareto
 from histotune.figures import _style
 from histotune.figures._base import FIGURES, Figure, Source, call
 from histotune.figures._cost_panels import panels
@@ -80,7 +79,7 @@ class Cost(Figure[Costs]):
             if not np.isnan(values).all():
                 prices.append(Price(name, values, pareto.front(np.stack([scores, values], axis=1), [sign, -1.0])))
         path = source.store.folder / "confirm" / "confirm.json"
-        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        told = files.read_json(path) if path.exists() else {}
         numbers = {one["number"] for one in told.get("contenders", []) if one["tied"]}
         tied = [line.kind == TRIAL and line.record.number in numbers for line in models]
         return Costs(

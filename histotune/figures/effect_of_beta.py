@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune import files
 from histotune.class_balance import effective_number_weights
 from histotune.errors import StudyError
 from histotune.figures import _style
@@ -68,7 +68,7 @@ class EffectOfBeta(Figure[BetaEffect]):
                 f"study {source.settings.name!r} has no complete trial yet, and a trial counts its training cases: "
                 "search on, or train one"
             )
-        facts = json.loads((lines[0].record.folder / CLASSES).read_text(encoding="utf-8"))
+        facts = files.read_json(lines[0].record.folder / CLASSES)
         used = {float(loss["beta"]) for loss in map(loss_of, lines) if "beta" in loss}
         volumes, weights = weights_by_beta(facts["counts"], used)
         _, patients = source.part(TRAIN)

@@ -132,7 +132,7 @@ class Modality:
         """Open what `save` wrote; large arrays are memory-mapped.
 
         Raises:
-            OSError, ValueError, KeyError: it is missing or damaged.
+            StudyError, ValueError: it is missing or damaged.
         """
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ from histotune.errors import DataError
 from histotune.modalities._bag_source import ARRAYS, BagSource
 from histotune.modalities._base import MODALITIES, Bag, Modality, Preprocessing, refuse_options
 from histotune.ranges import Interval
+from histotune.tables import open_array
 
 if TYPE_CHECKING:
     import torch
@@ -159,9 +160,10 @@ class BagModality(Modality):
         """Map the arrays into memory.
 
         Raises:
-            OSError, ValueError: it is missing or damaged.
+            StudyError, ValueError: it is missing or damaged.
         """
-        features, coordinates, neighbours, offsets = (_open(folder / f"{name}.npy") for name in (*ARRAYS, "offsets"))
+        paths = (folder / f"{name}.npy" for name in (*ARRAYS, "offsets"))
+        features, coordinates, neighbours, offsets = map(open_array, paths)
         if not len(features) == len(coordinates) == len(neighbours) == offsets[-1]:
             raise ValueError(f"{folder}: features, coordinates, neighbours and offsets do not fit each other")
         return Bags(features, coordinates, np.array(offsets), neighbours)
@@ -225,14 +227,3 @@ def _digest(features: np.ndarray, coordinates: np.ndarray, neighbours: np.ndarra
     for array in (features, coordinates, edges.sum(axis=1), neighbours[edges]):
         hashed.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
     return hashed.hexdigest()
-
-
-def _open(path: Path) -> np.ndarray:
-    """Map an array into memory; one without values cannot be mapped."""
-    if not path.stat().st_size:
-        raise ValueError(f"{path} has 0 bytes")
-    try:
-        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:
-        mapped = np.load(path, allow_pickle=False)
-    return mapped

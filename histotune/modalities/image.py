@@ -14,6 +14,7 @@ import numpy as np
 
 from histotune.errors import DataError
 from histotune.modalities._base import MODALITIES, Modality, Preprocessing, refuse_options, to_device
+from histotune.tables import open_array
 
 if TYPE_CHECKING:
     import torch
@@ -140,8 +141,7 @@ class ImageModality(Modality):
 
     def load(self, folder: Path) -> np.ndarray:
         """Map the array into memory."""
-        images: np.ndarray = np.load(folder / FILE, mmap_mode="r", allow_pickle=False)
-        return images
+        return open_array(folder / FILE)
 
     def fit(
         self, stored: np.ndarray, rows: np.ndarray, labels: np.ndarray, options: Mapping[str, Any]

@@ -17,6 +17,7 @@ from histotune.errors import DataError
 from histotune.modalities import _table_fit
 from histotune.modalities._base import MODALITIES, Modality, Preprocessing, refuse_options
 from histotune.modalities._table_fit import Fitted
+from histotune.tables import open_array
 
 if TYPE_CHECKING:
     import torch
@@ -199,10 +200,9 @@ class TableModality(Modality):
         """Open what `save` wrote; the values are memory-mapped.
 
         Raises:
-            OSError, ValueError, KeyError: it is missing or damaged.
+            StudyError, ValueError: it is missing or damaged.
         """
-        values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
-        columns = _columns(json.loads((folder / "columns.json").read_text(encoding="utf-8")))
+        values, columns = open_array(folder / "values.npy"), _columns(files.read_json(folder / "columns.json", list))
         if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != len(columns):
             raise ValueError(f"{folder} holds {values.dtype} {list(values.shape)} for {len(columns)} columns")
         return Table(values, columns)

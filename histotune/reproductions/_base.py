@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import yaml
-
+from histotune import files
 from histotune.config import parse
 from histotune.errors import ConfigError, suggest
 from histotune.imbalance import NATURAL, check_imbalance
@@ -208,5 +207,5 @@ def read_settings(path: Path) -> dict[str, Setting]:
     Raises:
         ConfigError: a key that is no field, a metric that is none, or a number without its source.
     """
-    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    written = files.read_yaml(path)
     return {on: parse(Setting, values, f"{path.name}: {on}") for on, values in written.items()}

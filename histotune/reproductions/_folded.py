@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
+from histotune import files
 from histotune.config import Spec, TrialConfig, parse
 from histotune.errors import ConfigError, suggest
 from histotune.reproductions._base import Published, Scale, named
@@ -150,5 +149,5 @@ def read_folded_settings(path: Path) -> dict[str, FoldedSetting]:
     Raises:
         ConfigError: a key that is no field, or a row that is not there.
     """
-    written: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    written = files.read_yaml(path)
     return {on: parse(FoldedSetting, v, f"{path.name}: {on}") for on, v in written.items() if not on.startswith("_")}

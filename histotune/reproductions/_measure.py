@@ -17,7 +17,7 @@ import pandas as pd
 from histotune import files
 from histotune.calibration import apply_temperatures, fit_temperature
 from histotune.cohort import Cohort, select
-from histotune.config import parse, unparse
+from histotune.config import unparse
 from histotune.datasets import DATASETS
 from histotune.efficiency import Efficiency, efficiency
 from histotune.errors import DataError
@@ -38,6 +38,8 @@ from histotune.store import StudyStore
 
 CHUNK = 256  # images in memory at once
 BY_IMAGE, BY_PATIENT, MEAN = "by image", "by patient", "mean"
+
+_MEASURED = "restore it from a copy, or delete it to measure anew"
 
 
 @dataclass(frozen=True)
@@ -208,9 +210,9 @@ def _known(path: Path, subject: str) -> dict[str, Measured] | None:
     """Return what was measured before of the same subject, by arm."""
     if not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = files.read_json(path, cure=_MEASURED)
     saved = {"": saved} if "subject" in saved else saved  # one arm alone, as earlier versions wrote it
-    known = {name: parse(Measured, values, path.name) for name, values in saved.items()}
+    known = {name: files.restored(Measured, values, path, _MEASURED) for name, values in saved.items()}
     return known if {measured.subject for measured in known.values()} == {subject} else None
 
 

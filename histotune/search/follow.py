@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import yaml
-
-from histotune import files
 from histotune.lineage import inherited
 from histotune.metrics import direction, reported
+from histotune.records import read_config, read_curve
 from histotune.search._events import Listener
 from histotune.search.budget import Budget, Ledger
 from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
@@ -86,11 +84,11 @@ class _Watcher:
     def _tell(self, number: int) -> None:
         folder = self._store.trial_folder(number)
         record = read_record(folder, number)
-        rows = files.read_json_lines(folder / "curve.jsonl")
+        rows = read_curve(folder)
         if number not in self._epochs:
             self._epochs[number] = self._inherit(number)
             for listener in self._listeners:
-                listener.started(number, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+                listener.started(number, read_config(folder))
         for row in rows[self._epochs[number] :]:
             self.ledger.train(number, row["epoch"])
             metrics = reported(row)

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from histotune import files
 from histotune.lineage import Parent, read_parent
 from histotune.members import modality_of
+from histotune.records import read_curve
 from histotune.search.budget import Ledger
 from histotune.search.conductor import STOP, History, settle
 from histotune.search.journal import CONFIG, DEATHS, DIGEST, ORDER, PARENT, RECORD, Journal, facts
@@ -45,7 +46,7 @@ def take_up(
     for trial in journal.trials():
         if trial.number in history.unfinished:
             _catch_up(store, journal, scheduler, trial, metric=metric, sign=sign)
-            for row in files.read_json_lines(store.trial_folder(trial.number) / "curve.jsonl"):
+            for row in read_curve(store.trial_folder(trial.number)):
                 history.ledger.train(trial.number, row["epoch"])
     return history
 
@@ -82,7 +83,7 @@ def _catch_up(
     """Decide on the last epoch of an interrupted trial as if there had been no interruption."""
     folder = store.trial_folder(trial.number)
     stop, inherited = False, trial.user_attrs.get(PARENT, (0, 0))[1]
-    for row in files.read_json_lines(folder / "curve.jsonl"):
+    for row in read_curve(folder):
         value = row.get(metric)
         if value is None or row["epoch"] <= inherited:
             continue

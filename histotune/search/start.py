@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from histotune.metrics import direction
 from histotune.space import Space, read_configuration
 from histotune.store import COMPLETE, StudyStore, TrialRecord
 
+_CURE = "restore it from a copy, or delete it and search on without --warm-start"
 BEST = 3  # configurations of a study whose scores are not comparable
 
 
@@ -94,8 +95,9 @@ def begin_with(store: StudyStore, space: Space, first: Sequence[Mapping[str, Any
 
 
 def _read(path: Path) -> Start:
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    return Start(**saved | {"known": [Known(**known) for known in saved["known"]]})
+    saved = files.read_json(path, cure=_CURE)
+    start = files.restored(Start, saved, path, _CURE)
+    return replace(start, known=[files.restored(Known, known, path, _CURE) for known in saved["known"]])
 
 
 def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from histotune import files
 from histotune.ending import ENVIRONMENT
-from histotune.errors import StudyError
 from histotune.figures import Source
 from histotune.leaderboard import CONTROL, Line, Verdict, gain, leaderboard, verdict
+from histotune.records import read_ensemble
 from histotune.store import StudySettings, StudyStore
 
 
@@ -77,28 +77,28 @@ class Findings:
     @cached_property
     def confirmed(self) -> Mapping[str, Any]:
         """What `histotune confirm` found; {} where it was not called."""
-        return read(self.store.folder / "confirm" / "confirm.json") or {}
+        return _told(self.store.folder / "confirm" / "confirm.json")
 
     @cached_property
     def nested(self) -> Mapping[str, Any]:
         """What a nested cross-validation found; {} where there was none."""
-        return read(self.store.folder / "nested.json") or {}
+        return _told(self.store.folder / "nested.json")
 
     @cached_property
     def audit(self) -> Mapping[str, Any]:
         """What `histotune audit` found; {} where it was not called."""
-        return read(self.store.folder / "audit.json") or {}
+        return _told(self.store.folder / "audit.json")
 
     @cached_property
-    def evaluations(self) -> list[Mapping[str, Any]]:
+    def evaluations(self) -> list[dict[str, Any]]:
         """Every evaluation, oldest first."""
-        return read(self.store.folder / "evaluation.json") or []
+        return self.store.evaluations()
 
     @cached_property
     def ensembles(self) -> dict[str, Mapping[str, Any]]:
         """What is known of each ensemble, by name."""
-        found = {path.parent.name: read(path) for path in sorted(self.store.ensembles.glob("*/ensemble.json"))}
-        return {name: value for name, value in found.items() if value}
+        paths = sorted(self.store.ensembles.glob("*/ensemble.json"))
+        return {path.parent.name: read_ensemble(path.parent) for path in paths}
 
     @cached_property
     def openings(self) -> list[dict[str, Any]]:
@@ -113,19 +113,9 @@ class Findings:
     @cached_property
     def environments(self) -> list[Mapping[str, Any]]:
         """What the first trials and trainings were computed with, at most 100 of them."""
-        found = (read(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
+        found = (_told(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
         return [one for one in found if one]
 
 
-def read(path: Path) -> Any:
-    """Read a JSON file; None where there is none.
-
-    Raises:
-        StudyError: it is damaged.
-    """
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path} cannot be read ({error}): delete it and make it again") from error
+def _told(path: Path) -> dict[str, Any]:
+    return files.read_json(path, cure="restore it from a copy, or delete it and make it anew") if path.exists() else {}
