@@ -14,7 +14,7 @@ from histotune.metrics import direction, in_words
 from histotune.statistics import Difference, Interval, Seeded, holm
 
 ALPHA = 0.05
-SIMILAR = 1.1  # latencies within a tenth of the least count as equal: they are measured, and vary
+SIMILAR = 1.25  # up to a quarter more counts as equal: latencies are measured, and nobody chooses by a few weights
 _CHANCE = {"auroc": lambda classes: 0.5, "balanced_accuracy": lambda classes: 1 / classes, "mcc": lambda classes: 0.0}
 
 
@@ -33,7 +33,8 @@ class Row:
         per_seed: the confirmed score of every seed.
         against_best, against_default: this one minus that one, the p corrected for all contenders (Holm).
         tied: not worse than the best beyond noise.
-        latency_ms, parameters, seconds: to score one case, weights, and of all its trainings together.
+        latency_ms: to score one case, the least of all its trainings: what else ran at the time can only add to it.
+        parameters, seconds: weights, and of all its trainings together.
         failed: why it could not be trained again; every number but the search's is then NaN.
     """
 
@@ -126,15 +127,18 @@ def judge(found: Mapping[str, Seeded], metric: str) -> Judged:
 
 
 def cheapest(rows: Sequence[Row], sign: float) -> tuple[str, str]:
-    """Return the name of the cheapest row, and by which cost: latency, then parameters, then the confirmed score."""
+    """Return the name of the cheapest row, and by which cost: latency, then parameters, then the confirmed score.
+
+    Costs up to `SIMILAR` times the least count as equal.
+    """
     least = min((row.latency_ms for row in rows if not np.isnan(row.latency_ms)), default=float("nan"))
     quick = [row for row in rows if row.latency_ms <= least * SIMILAR] or list(rows)
-    few = [row for row in quick if row.parameters == min(row.parameters for row in quick)]
+    few = [row for row in quick if row.parameters <= min(row.parameters for row in quick) * SIMILAR]
     chosen = max(few, key=lambda row: sign * row.confirmed.value)
     timed = [] if np.isnan(least) else [f"{chosen.latency_ms:.2f} ms a case"]
     counted = [f"{chosen.parameters:,} weights"] if len(quick) > 1 or not timed else []
     cost = " and ".join(timed + counted)
-    return chosen.name, cost if len(few) == 1 else f"{cost}, as others that score lower"
+    return chosen.name, cost if len(few) == 1 else f"{cost}, about as others that score lower"
 
 
 def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[str, bool]:

@@ -20,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from histotune import files
 from histotune._confirm_cases import Cases
 from histotune._confirm_train import Plan, Say, Trained, crew, train_again
@@ -35,7 +33,7 @@ from histotune.metrics import direction
 from histotune.places import Places
 from histotune.search import Resources
 from histotune.statistics import REPLICATES, Interval, Seeded
-from histotune.store import COMPLETE, StudyStore, TrialRecord
+from histotune.store import COMPLETE, StudyStore, TrialRecord, networks, read_record
 
 CONFIRM = "confirm"
 TOP, SEEDS, OUTER = 5, 5, 3
@@ -167,6 +165,14 @@ def _notes(store: StudyStore, outer: Outer, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
+def _latency(records: Sequence[TrialRecord]) -> float:
+    """Return the least latency of all networks that were trained."""
+    trained = (read_record(place) for record in records for place in networks(record.folder))
+    return min(
+        (one.metrics["latency_ms"] for one in trained if one and "latency_ms" in one.metrics), default=float("nan")
+    )
+
+
 def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, cases: Cases) -> Row:
     """Gather what is known of a contender but its differences from others."""
     about: dict[str, Any] = {
@@ -182,7 +188,7 @@ def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, 
         confirmed=scores.interval(),
         optimism_gap=_UNKNOWN if one.record is None else cases.gap(one.record, scores),
         per_seed=[float(value) for value in scores.values],
-        latency_ms=float(np.median([record.metrics.get("latency_ms", float("nan")) for record in records])),
+        latency_ms=_latency(records),
         parameters=records[0].parameters,
         seconds=sum(record.seconds for record in records),
     )

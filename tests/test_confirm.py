@@ -312,6 +312,10 @@ def test_scores_are_those_of_the_search_and_of_plain_measurement(confirmed: tupl
         assert row["optimism_gap"]["value"] == pytest.approx(row["search_score"] - row["confirmed"]["value"])
         assert row["against_best"]["value"] <= 0
         assert row["parameters"] == trial.parameters
+        places = [
+            place for folder in seed_folders(store) if folder.parent.name == row["digest"] for place in networks(folder)
+        ]
+        assert row["latency_ms"] == min(read_record(place).metrics["latency_ms"] for place in places)  # type: ignore[union-attr]
         saved = [record.predictions() for record in records if record]
         strata = np.stack([dealt(outer, seed) for seed in (10_001, 10_002)])
         plain = bootstrap_of_seeds(
@@ -452,6 +456,11 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
     assert cheapest([slow, quick, better], 1.0)[0] == "trial 4"
     assert cheapest([slow, quick, better], -1.0)[0] == "trial 2"
     untimed = row("trial 5", latency_ms=float("nan"), parameters=1)
+    few = row("trial 6", parameters=85)
+    assert cheapest([few, better], 1.0) == (
+        "trial 4",
+        "1.00 ms a case and 100 weights, about as others that score lower",
+    )
     assert cheapest([slow, untimed], 1.0)[0] == "trial 1", "what was not timed is not called quick"
     assert cheapest([untimed], 1.0) == ("trial 5", "1 weights")
 
