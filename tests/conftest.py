@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from histotune.cohort import UNKNOWN, Cohort, read_labels
 from histotune.config import TrialConfig
 from histotune.datasets import DATASETS
 from histotune.prepare import prepare
+from histotune.registry import PLUGINS, Registry
 from histotune.splits import Split, TrainingData, split
 from histotune.store import StudySettings, StudyStore
 from histotune.train import run_trial
@@ -44,6 +46,19 @@ def one_thread() -> Iterator[None]:
     """Whatever a test set, the next one computes on one thread again."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_parts() -> Iterator[None]:
+    """What a file's plugins registered goes with it: tests of other files ask for all losses, all backbones."""
+    before = list(PLUGINS)
+    yield
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("histotune.")]
+    for registry in {one for module in ours for one in vars(module).values() if isinstance(one, Registry)}:
+        entries = registry._entries
+        for name in [name for name, entry in entries.items() if entry.build.__module__.startswith("histotune_plugin_")]:
+            del entries[name]
+    PLUGINS[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from histotune.backbones import BACKBONES, reading
 from histotune.config import TrialConfig
-from histotune.errors import ConfigError
+from histotune.errors import ConfigError, StudyError
 from histotune.modalities import MODALITIES, Bag, Batch, Column
 from histotune.modalities.bag import join
 from histotune.modalities.graph import connect
@@ -92,12 +93,12 @@ def test_what_is_saved_is_loaded(kind: str, tmp_path: Path) -> None:
 @every_kind
 def test_a_missing_or_damaged_folder_is_noticed(kind: str, tmp_path: Path) -> None:
     modality = MODALITIES.build(kind)
-    with pytest.raises((OSError, ValueError, KeyError)):
+    with pytest.raises(StudyError, match=re.escape(str(tmp_path))):
         modality.load(tmp_path)
     modality.save(stored(kind), tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(b"x")
-    with pytest.raises((OSError, ValueError, KeyError)):
+    with pytest.raises(StudyError, match=re.escape(str(tmp_path))):
         modality.load(tmp_path)
 
 
