@@ -96,7 +96,7 @@ def crew(plan: Plan, owner: Path, resources: Resources | None, address: str | No
     from histotune.search.pool import Died, workers
 
     some = next(iter(plan.outers.values()))
-    places = {size: outer.cohort.folder for size, outer in plan.outers.items()}
+    places = {size: outer.cohort.folder.absolute() for size, outer in plan.outers.items()}
     work = functools.partial(train_there, some.store.folder.absolute(), places, some.folds)
     with workers(owner, resources, address=address, plugins=PLUGINS) as pool:
 

@@ -87,7 +87,7 @@ def confirm(
     for one in outers.values():
         for seed in fresh:
             one.dealt(seed)  # what cannot be dealt is refused before the first training
-    folder = store.folder / CONFIRM
+    folder = store.folder.absolute() / CONFIRM  # workers have a working directory of their own
     with files.lock(folder / "lock", "histotune confirm"):
         plan = Plan(chosen, outers, fresh, folder / f"outer-{folds}")
         with crew(plan, folder, resources, ray_address) as them:
