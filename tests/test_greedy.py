@@ -77,20 +77,34 @@ def test_it_chooses_what_brute_force_chooses(metric: str, classes: int, missing:
             assert found.tolist() == expected.tolist()
 
 
+def selected(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Measure what greedy selection makes of members that have seen every case."""
+    members, present = np.arange(len(probabilities)), np.ones(probabilities.shape[:2], bool)
+    counts = select(Pool(probabilities, present, labels, "nll"), members, rounds=8, start=3)
+    return mean_value("nll", probabilities, present, labels, np.repeat(members, counts).tolist())
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_of_all_small_ensembles_none_is_much_better(seed: int) -> None:
-    probabilities, labels = drawn(seed, members=3)
-    present = np.ones(probabilities.shape[:2], bool)
-    counts = select(Pool(probabilities, present, labels, "nll"), np.arange(3), rounds=8, start=3)
-    found = mean_value("nll", probabilities, present, labels, np.repeat(np.arange(3), counts).tolist())
-    every = [
-        mean_value("nll", probabilities, present, labels, list(who))
-        for size in range(1, 6)
-        for who in itertools.combinations_with_replacement(range(3), size)
-    ]
-    assert found >= max(every) - 0.01
-    assert found >= max(every[:3]), "never worse than the best member alone"
+def test_it_is_never_worse_than_the_best_member_alone(seed: int) -> None:
+    probabilities, labels = drawn(seed)
+    alone = [metrics.score("nll", one, labels) for one in probabilities]
+    assert selected(probabilities, labels) >= -min(alone) - 1e-12
+
+
+def test_it_nearly_always_finds_the_best_of_all_small_ensembles() -> None:
+    behind = []
+    for seed in range(60):  # a step at a time may miss it, so that this is no law
+        probabilities, labels = drawn(seed, members=3)
+        present = np.ones(probabilities.shape[:2], bool)
+        best = max(
+            mean_value("nll", probabilities, present, labels, list(who))
+            for size in range(1, 6)
+            for who in itertools.combinations_with_replacement(range(3), size)
+        )
+        behind.append(best - selected(probabilities, labels))
+    assert np.mean(np.array(behind) < 1e-3) >= 0.95
+    assert max(behind) < 0.02
 
 
 def test_weights_are_shares_of_what_the_bags_chose() -> None:
