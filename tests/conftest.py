@@ -12,6 +12,7 @@ from pathlib import Path
 # pytest's workers and Ray's. Set before torch and numpy are imported, which read it once.
 os.environ.update(dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1"))
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +28,11 @@ from histotune.registry import PLUGINS, Registry
 from histotune.splits import Split, TrainingData, split
 from histotune.store import StudySettings, StudyStore
 from histotune.train import run_trial
+
+# The same examples every time, so that a failure is anybody's to repeat; `--hypothesis-profile explore` draws others.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 TinyFolder = Callable[..., Path]
 NewStudy = Callable[[Path], StudyStore]
