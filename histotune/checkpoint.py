@@ -172,15 +172,7 @@ def _write(path: Path, progress: Progress) -> None:
 def _read(path: Path) -> Progress:
     try:
         return Progress(**torch.load(path, map_location="cpu", weights_only=True))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-    ) as error:
+    except _NO_CHECKPOINT as error:
         raise StudyError(
             f"{path} is no checkpoint that this version can read ({error}): delete it to train anew"
         ) from error
