@@ -11,25 +11,29 @@ histotune.load("exports/idc").predict("new_patches")
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from histotune import _torchvision
+from histotune._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from histotune.api import audit, evaluate, search, train
+    from histotune.evaluation.nested import nested_search
+    from histotune.exports.model import load
+    from histotune.reproductions.run import reproduce
+    from histotune.study import Study, open_study
 
 _HOMES = {
     "Study": "study",
-    "audit": "audit",
-    "evaluate": "jobs",
-    "load": "predict",
-    "nested_search": "nested",
+    "audit": "api",
+    "evaluate": "api",
+    "load": "exports.model",
+    "nested_search": "evaluation.nested",
     "open_study": "study",
-    "reproduce": "reproduce",
-    "search": "jobs",
-    "train": "jobs",
+    "reproduce": "reproductions.run",
+    "search": "api",
+    "train": "api",
 }
+
 __all__ = [
     "Study",
     "__version__",
@@ -43,33 +47,15 @@ __all__ = [
     "train",
 ]
 
-_torchvision.install()
 
-if TYPE_CHECKING:
-    from histotune.audit import audit
-    from histotune.jobs import evaluate, search, train
-    from histotune.nested import nested_search
-    from histotune.predict import load
-    from histotune.reproduce import reproduce
-    from histotune.study import Study, open_study
-
-
-class _Front(ModuleType):
-    """The package itself: a public name is imported when it is first used, for the package must load in milliseconds.
-
-    Python binds a submodule to its package's attribute when it is imported; `search`, `train`, `evaluate`, `audit` and
-    `reproduce` are functions to the public, so that binding is refused here. `from histotune.search import ...` is not
-    affected.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'histotune' has no attribute {name!r}")
-        return getattr(importlib.import_module(f"histotune.{_HOMES[name]}"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562): the package itself loads in milliseconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"histotune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _Front
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -9,25 +9,25 @@ from typing import Any
 
 import pandas as pd
 
-from histotune import figures
-from histotune._confirmed import Confirmed
-from histotune.begin import Progress, study_cohort
-from histotune.confirm import confirm
-from histotune.distill import TRUST, Distilled, distill
+from histotune.core.places import Places
+from histotune.ensembles.merge import Merged, merge
 from histotune.errors import ConfigError, suggest
-from histotune.export import export_ensemble, export_trial
-from histotune.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
-from histotune.logged import log_ensemble
-from histotune.members import Member, again, by_modality, joined
-from histotune.merge import Merged, merge
-from histotune.onnx_model import check_packages
-from histotune.operating import OperatingPoint
-from histotune.places import Places
-from histotune.report import write_report
-from histotune.search import Resources, Summary
+from histotune.evaluation.confirm import confirm
+from histotune.evaluation.confirmation import Confirmed
+from histotune.exports.distill import TRUST, Distilled, distill
+from histotune.exports.export import export_ensemble, export_trial
+from histotune.exports.mlflow_registry import log_ensemble
+from histotune.exports.onnx import check_packages
+from histotune.metrics.operating_points import OperatingPoint
+from histotune.reporting import figures
+from histotune.reporting.page import write_report
 from histotune.space import Share
-from histotune.store import StudyStore, TrialRecord
-from histotune.tracking import MlflowTracker
+from histotune.storage.selection import Member, again, by_modality, joined
+from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.studies.create import Progress, study_cohort
+from histotune.studies.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
+from histotune.tracking.tracker import MlflowTracker
+from histotune.tuning.run import Resources, Summary
 
 
 class Study:

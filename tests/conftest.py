@@ -20,14 +20,16 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from histotune.cohort import UNKNOWN, Cohort, read_labels
-from histotune.config import TrialConfig
-from histotune.datasets import DATASETS
-from histotune.prepare import prepare
-from histotune.registry import PLUGINS, Registry
-from histotune.splits import Split, TrainingData, split
-from histotune.store import StudySettings, StudyStore
-from histotune.train import run_trial
+from histotune.core.config import TrialConfig
+from histotune.core.registry import PLUGINS, Registry
+from histotune.data.cohort import UNKNOWN, Cohort, read_labels
+from histotune.data.splits import Split, TrainingData, split
+from histotune.ingest.datasets import DATASETS
+from histotune.ingest.prepare import prepare
+from histotune.models.backbones._torchvision import import_timm
+from histotune.storage.study_folder import StudySettings, StudyStore
+from histotune.tracking import client as _mlflow
+from histotune.training.loop import run_trial
 
 # The same examples every time, so that a failure is anybody's to repeat; `--hypothesis-profile explore` draws others.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -100,11 +102,9 @@ def monuseg() -> Path:
 @pytest.fixture(scope="session")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A small backbone and a file of random weights for it, as `load_encoder` takes them."""
-    import timm  # after histotune, which lets torchvision import where its wheel does not fit torch's
-
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
-    safetensors.torch.save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
+    safetensors.torch.save_file(import_timm().create_model("resnet10t", num_classes=0).state_dict(), path)
     return {"backbone": "timm/resnet10t", "weights": str(path)}
 
 
@@ -277,3 +277,11 @@ def trained_study(small_study: StudyStore, trained_trials: Path) -> StudyStore:
     """`small_study` with the three trials of `trained_trials`."""
     shutil.copytree(trained_trials, small_study.folder / "trials")
     return small_study
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised, empty database, for making one takes seconds."""
+    runs = tmp_path_factory.mktemp("database")
+    _mlflow.create_database(runs)
+    return runs / "mlflow.db"

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from histotune.config import TrialConfig
-from histotune.places import Places
-from histotune.reproductions._base import Reproduction, Scale, Setting
+from histotune.core.config import TrialConfig
+from histotune.core.places import Places
 from histotune.reproductions._lineup import LineUp
+from histotune.reproductions.contract import Reproduction, Scale, Setting
 from histotune.space import Space
-from histotune.store import StudyStore
+from histotune.storage.study_folder import StudyStore
 
 
 @dataclass(frozen=True)

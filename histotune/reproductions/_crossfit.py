@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histotune.calibration import apply_temperatures, fit_temperature
-from histotune.ensembles import ENSEMBLES, Ensemble
+from histotune.ensembles.strategies import ENSEMBLES, Ensemble
+from histotune.metrics.calibration import apply_temperatures, fit_temperature
 
 
 class Strategy(NamedTuple):

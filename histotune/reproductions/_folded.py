@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune import files
-from histotune.config import Spec, TrialConfig, parse
+from histotune.core import files
+from histotune.core.config import Spec, TrialConfig, parse
 from histotune.errors import ConfigError, suggest
-from histotune.reproductions._base import Published, Scale, named
+from histotune.reproductions.contract import Published, Scale, named
 from histotune.space import Space
 
 if TYPE_CHECKING:

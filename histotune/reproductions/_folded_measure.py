@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histotune import metrics
-from histotune.ensembles import ENSEMBLES
-from histotune.reproductions._base import Published, Table
-from histotune.reproductions._report import Section
-from histotune.reproductions._rows import Cases, Measured, Probabilities, measure_rows
+from histotune.data.splits import TrainingData
+from histotune.ensembles.strategies import ENSEMBLES
+from histotune.metrics import scores as metrics
 from histotune.reproductions._tables import Arm, lines
-from histotune.splits import TrainingData
-from histotune.store import StudyStore, TrialRecord
+from histotune.reproductions.contract import Published, Table
+from histotune.reproductions.report import Section
+from histotune.reproductions.rows import Cases, Measured, Probabilities, measure_rows
+from histotune.storage.study_folder import StudyStore, TrialRecord
 
 REPLICATES = 2000
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from histotune.figures._folded import draw_bars, draw_heat
-from histotune.figures._page import write_page
+from histotune.data.splits import KFOLD
+from histotune.reporting._folded import draw_bars, draw_heat
+from histotune.reporting.figure_page import write_page
 from histotune.reproductions._folded_measure import Compared, Picture, Scored
 from histotune.reproductions._folded_train import FoldedAsked, train
-from histotune.reproductions._report import Report, Section, write
-from histotune.splits import KFOLD
+from histotune.reproductions.report import Report, Section, write
 
 HOW = (
     "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another "

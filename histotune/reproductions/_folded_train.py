@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from histotune.begin import Progress, Wanted, begin
-from histotune.config import TrialConfig
-from histotune.controls import STRENGTHS, fit_linear
+from histotune.core.config import TrialConfig
+from histotune.core.places import Places
+from histotune.data.splits import KFOLD, TrainingData
 from histotune.errors import StudyError
-from histotune.places import Places
-from histotune.reproductions._base import Scale
 from histotune.reproductions._folded import Contender, FoldedSetting, OutOfFold
 from histotune.reproductions._folded_measure import Scored
+from histotune.reproductions.contract import Scale
 from histotune.space import Space
-from histotune.splits import KFOLD, TrainingData
-from histotune.store import COMPLETE, StudyStore, TrialRecord, read_record
-from histotune.tracking import MlflowTracker
-from histotune.train import run_trial
+from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, read_record
+from histotune.studies.controls import STRENGTHS, fit_linear
+from histotune.studies.create import Progress, Wanted, begin
+from histotune.tracking.tracker import MlflowTracker
+from histotune.training.loop import run_trial
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from histotune import files
-from histotune.config import Spec, TrialConfig
+from histotune.api import search
+from histotune.core import files
+from histotune.core.config import Spec, TrialConfig
 from histotune.errors import ConfigError, StudyError
-from histotune.jobs import search
-from histotune.metrics import direction
-from histotune.reproductions._base import Reproduction, Scale, Setting
+from histotune.metrics.scores import direction
+from histotune.reproductions.contract import Reproduction, Scale, Setting
 from histotune.space import load_space
 from histotune.space._nodes import Fixed
-from histotune.store import COMPLETE, StudyStore, TrialRecord
+from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
 
 Trainings = Mapping[str, Sequence[TrialConfig]]
 """{contender: its configurations}."""

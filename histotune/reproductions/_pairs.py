@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histotune.metrics import in_words
+from histotune.metrics.bootstrap import Difference, holm, paired_bootstrap_of_seeds
+from histotune.metrics.scores import in_words
 from histotune.reproductions import _folded_measure
 from histotune.reproductions._folded_measure import Scored
-from histotune.reproductions._report import Section
 from histotune.reproductions._tables import shown_p
-from histotune.statistics import Difference, holm, paired_bootstrap_of_seeds
+from histotune.reproductions.report import Section
 
 TESTED = "auroc"
 Seeds = Mapping[int, np.ndarray]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from histotune.metrics import in_words
+from histotune.metrics.scores import in_words
 from histotune.reproductions._asked import Asked
 from histotune.reproductions._lineup import LineUp, choose, describe
-from histotune.reproductions._report import Report
-from histotune.reproductions._rows import Measured
 from histotune.reproductions._tables import Arm
-from histotune.store import COMPLETE, StudySettings, StudyStore
+from histotune.reproductions.report import Report
+from histotune.reproductions.rows import Measured
+from histotune.storage.study_folder import COMPLETE, StudySettings, StudyStore
 
 
 def report_of(asked: Asked, arms: Sequence[Arm]) -> Report:

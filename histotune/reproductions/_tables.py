@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from histotune.metrics import direction, in_words
-from histotune.reproductions._base import Published, Table
-from histotune.reproductions._rows import Measured, Trained
-from histotune.statistics import Difference, Interval, holm
-from histotune.store import StudyStore
+from histotune.metrics.bootstrap import Difference, Interval, holm
+from histotune.metrics.scores import direction, in_words
+from histotune.reproductions.contract import Published, Table
+from histotune.reproductions.rows import Measured, Trained
+from histotune.storage.study_folder import StudyStore
 
 LEVEL = 0.05
 

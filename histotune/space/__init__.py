@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histotune.config import TrialConfig
+from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.space import _branches, _grid
 from histotune.space._branches import Share
@@ -22,19 +22,8 @@ from histotune.space._check import check_config, check_sizes, check_values, samp
 from histotune.space._compile import compile_group
 from histotune.space._each import EACH, expand
 from histotune.space._edit import apply_edits, read_values
-from histotune.space._locate import locate
-from histotune.space._nodes import (
-    Choice,
-    Condition,
-    Constant,
-    Draws,
-    Fixed,
-    Group,
-    Parameter,
-    Range,
-    Switch,
-    constants,
-)
+from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Parameter, Range, Switch, constants
+from histotune.space._positions import locate
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from histotune.config import TrialConfig
+from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.space._nodes import Choice, Constant, Fixed, Group, Node, Switch
 from histotune.space._yaml import Item
@@ -21,10 +21,10 @@ def check_config(config: TrialConfig) -> None:
     """
     import torch  # here and in _compile: torch, for those who read a space
 
-    from histotune.backbones import BACKBONES, Widths
-    from histotune.fusions import FUSIONS
-    from histotune.losses import LOSSES, ObjectiveInput
-    from histotune.redundancies import build_redundancy
+    from histotune.models.backbones import BACKBONES, Widths
+    from histotune.models.fusions import FUSIONS
+    from histotune.models.losses import LOSSES, ObjectiveInput
+    from histotune.models.redundancies import build_redundancy
 
     for name, branch in config.model.branches.items():
         _at(f"model.branches.{name}.backbone", BACKBONES.check, branch.backbone.name, branch.backbone.params)

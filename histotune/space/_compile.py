@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-from histotune.config import Spec
+from histotune.core.config import Spec
+from histotune.core.registry import Registry
 from histotune.errors import ConfigError, suggest
-from histotune.registry import Registry
 from histotune.space._nodes import Choice, Constant, Group, Node, Range, Switch
 from histotune.space._yaml import Item
 
@@ -41,10 +41,10 @@ def compile_group(kind: type, item: Item, path: str, skip: tuple[str, ...] = ())
 
 def registry_of(path: str) -> Registry[Any]:
     """Return the registry that names the component at `path`."""
-    from histotune.backbones import BACKBONES
-    from histotune.fusions import FUSIONS
-    from histotune.losses import LOSSES
-    from histotune.redundancies import REDUNDANCIES
+    from histotune.models.backbones import BACKBONES
+    from histotune.models.fusions import FUSIONS
+    from histotune.models.losses import LOSSES
+    from histotune.models.redundancies import REDUNDANCIES
 
     fixed: Mapping[str, Registry[Any]] = {"loss": LOSSES, "model.fusion": FUSIONS, "model.redundancy": REDUNDANCIES}
     return fixed.get(path, BACKBONES)

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import uniform_filter
 
-from histotune.audits import AUDITS, Subject
-from histotune.cohort import PROPERTIES, Cohort
-from histotune.splits import split
+from histotune.data.audits import AUDITS, Subject
+from histotune.data.cohort import PROPERTIES, Cohort
+from histotune.data.splits import split
 
 GOAL = 120.0  # seconds
 PATIENTS, SITES, SIDE, COPIES, CHUNK = 279, 9, 32, 200, 8192

@@ -17,8 +17,8 @@ from typing import Any
 
 import step_timer
 
-from histotune.config import TrialConfig
-from histotune.fusions import FUSIONS
+from histotune.core.config import TrialConfig
+from histotune.models.fusions import FUSIONS
 from histotune.space import load_space
 
 MOST = 1.15

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from histotune.ensembles import ENSEMBLES
-from histotune.ensembles._selection import METRICS
+from histotune.ensembles.strategies import ENSEMBLES
+from histotune.ensembles.strategies._selection import METRICS
 
 
 def drawn(members: int, cases: int, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from histotune.batches import shuffled
-from histotune.datasets import DATASETS
-from histotune.modalities.image import ImagePreprocessing, Images
-from histotune.prepare import prepare
+from histotune.data.batches import shuffled
+from histotune.data.modalities.image import ImagePreprocessing, Images
+from histotune.ingest.datasets import DATASETS
+from histotune.ingest.prepare import prepare
 
 SIDE, BATCH, ROUNDS = 32, 128, 3
 

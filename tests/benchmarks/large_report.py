@@ -27,7 +27,7 @@ SECONDS, BYTES = 10.0, 8e6
 def command(home: Path, page: Path) -> tuple[float, float]:
     """Return seconds of `histotune report`, as a user waits for it and of the processor."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    line = [sys.executable, "-c", "from histotune.cli import main; main()", "report", "demo", "-o", str(page)]
+    line = [sys.executable, "-c", "from histotune.cli.app import main; main()", "report", "demo", "-o", str(page)]
     subprocess.run([*line, "--runs", str(home), "--cache", str(home)], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -27,15 +27,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState, create_trial
 
-from histotune.config import TrialConfig
-from histotune.jobs import train
-from histotune.search.journal import CONFIG, DIGEST, RECORD, Journal, facts
-from histotune.search.resume import take_up
-from histotune.search.sampler import Proposer
-from histotune.search.schedule import build_scheduler
+from histotune.api import train
+from histotune.core.config import TrialConfig
 from histotune.space import Space, load_space
-from histotune.store import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
-from histotune.trial_index import NAME as INDEX
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.storage.trial_index import NAME as INDEX
+from histotune.tuning.journal import CONFIG, DIGEST, RECORD, Journal, facts
+from histotune.tuning.proposer import Proposer
+from histotune.tuning.resume import take_up
+from histotune.tuning.schedulers import build_scheduler
 
 GOAL = 2.0  # seconds of `histotune leaderboard`
 
@@ -103,7 +103,15 @@ def write(
 def command(home: Path) -> float:
     """Return seconds of `histotune leaderboard`, as a user waits for it."""
     began = time.monotonic()
-    line = [sys.executable, "-c", "from histotune.cli import main; main()", "leaderboard", "demo", "--runs", str(home)]
+    line = [
+        sys.executable,
+        "-c",
+        "from histotune.cli.app import main; main()",
+        "leaderboard",
+        "demo",
+        "--runs",
+        str(home),
+    ]
     subprocess.run(line, check=True, capture_output=True)
     return time.monotonic() - began
 

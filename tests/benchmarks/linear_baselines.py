@@ -17,12 +17,12 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from histotune import controls
-from histotune.cohort import Cohort, read_labels
-from histotune.datasets import DATASETS
-from histotune.metrics import softmax
-from histotune.prepare import prepare
-from histotune.splits import TrainingData
+from histotune.data.cohort import Cohort, read_labels
+from histotune.data.splits import TrainingData
+from histotune.ingest.datasets import DATASETS
+from histotune.ingest.prepare import prepare
+from histotune.metrics.scores import softmax
+from histotune.studies import controls
 
 FOLDS, SEEDS = 5, (0, 1, 2)
 COMPLETE = ("image", "rna", "cnv", "mutations")  # whom the published baselines count

@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histotune.config import OptimizerConfig
-from histotune.losses import LOSSES, ObjectiveInput
-from histotune.optimizer import learning_rate
+from histotune.core.config import OptimizerConfig
+from histotune.models.losses import LOSSES, ObjectiveInput
+from histotune.training.optimizer import learning_rate
 
 COUNTS = (2000, 100, 20)
 NOISE, FEATURES = 6, 16

@@ -13,8 +13,8 @@ import sys
 
 import step_timer
 
-from histotune.config import TrialConfig
-from histotune.losses import LOSSES
+from histotune.core.config import TrialConfig
+from histotune.models.losses import LOSSES
 
 MOST = 1.05
 YARDSTICK = "cross_entropy"

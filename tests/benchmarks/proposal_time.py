@@ -24,11 +24,11 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from histotune.config import TrialConfig
-from histotune.search.journal import CONFIG
-from histotune.search.sampler import Proposer
-from histotune.search.samplers import SAMPLERS
+from histotune.core.config import TrialConfig
 from histotune.space import Space, read_space
+from histotune.tuning.journal import CONFIG
+from histotune.tuning.proposer import Proposer
+from histotune.tuning.samplers import SAMPLERS
 
 GOAL, PROPOSALS = 0.2, 15
 

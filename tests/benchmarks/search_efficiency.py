@@ -140,13 +140,13 @@ import scipy.special
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from histotune.search import Budget
-from histotune.search.conductor import Conductor, History
-from histotune.search.journal import Journal
-from histotune.search.sampler import Proposer, explored
-from histotune.search.schedule import Asha, Scheduler
 from histotune.space import Space, read_space
-from histotune.store import COMPLETE, STOPPED, StudyStore, write_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, write_record
+from histotune.tuning.controller import Conductor, History
+from histotune.tuning.journal import Journal
+from histotune.tuning.proposer import Proposer, explored
+from histotune.tuning.run import Budget
+from histotune.tuning.schedulers import Asha, Scheduler
 
 FOLDER = Path(__file__).parents[2] / "../shared/bench/lcbench"
 METRIC, EPOCHS, BUDGETS = "balanced_accuracy", 52, (5, 10, 20, 50)

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from histotune.jobs import search
-from histotune.search import Budget, Ledger
-from histotune.search.cluster import _mark, _marked
-from histotune.store import StudyStore, TrialRecord
+from histotune.api import search
+from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.tuning.ray_cluster import _mark, _marked
+from histotune.tuning.run import Budget, Ledger
 
 SPACE = {
     "dataset": "synthetic",

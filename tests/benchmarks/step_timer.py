@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from histotune.config import TrialConfig
-from histotune.model import build_model
-from histotune.optimizer import build_optimizer
+from histotune.core.config import TrialConfig
+from histotune.models.network import build_model
+from histotune.training.optimizer import build_optimizer
 
 WARM_UP = 2  # rounds
 

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histotune.config import TrialConfig
-from histotune.modalities.image import ImagePreprocessing
-from histotune.session import Session, start
-from histotune.splits import TrainingData
-from histotune.train import train_epoch
+from histotune.core.config import TrialConfig
+from histotune.data.modalities.image import ImagePreprocessing
+from histotune.data.splits import TrainingData
+from histotune.training.loop import train_epoch
+from histotune.training.session import Session, start
 
 LEAST = 0.97
 SIDE, CASES, BATCH = 32, 1280, 128

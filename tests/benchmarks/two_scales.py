@@ -43,13 +43,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from histotune.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
-from histotune.cohort import UNKNOWN
-from histotune.config import TrialConfig
-from histotune.predictor import load_model
-from histotune.splits import TrainingData
-from histotune.statistics import holm
-from histotune.train import run_trial
+from histotune.core.config import TrialConfig
+from histotune.data.cohort import UNKNOWN
+from histotune.data.splits import TrainingData
+from histotune.metrics.bootstrap import holm
+from histotune.models.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
+from histotune.models.predictor import load_model
+from histotune.training.loop import run_trial
 
 SIDE, SQUARE = 32, 8  # px
 FIELD, MEAN = 4, 8  # px that the CNN sees at once, and over which the Transformer sees the mean

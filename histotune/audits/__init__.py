@@ -1,5 +1,0 @@
-"""Checks of a leak audit: one file each; a new file is a new check."""
-
-from histotune.audits._base import AUDITS, LEAK, NOTE, OK, SEVERITIES, WARNING, Finding, Subject
-
-__all__ = ["AUDITS", "LEAK", "NOTE", "OK", "SEVERITIES", "WARNING", "Finding", "Subject"]

@@ -1,0 +1,81 @@
+"""The command that looks for leaks before anything trains: `histotune audit`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histotune.cli import options as given
+
+if TYPE_CHECKING:
+    from histotune.studies.audit import Report
+
+EXAMPLES = (
+    "audit idc --data idc_patches",
+    "audit idc --data idc_patches --split patch_random_70_30 --strict",
+    "audit my-study",
+)
+
+
+def audit(
+    what: Annotated[str, typer.Argument(help="A study, a search space or YAML file, or a dataset.")],
+    data: given.DataOption = None,
+    split: given.SplitOption = None,
+    folds: given.FoldsOption = None,
+    repeats: given.RepeatsOption = None,
+    seed: given.SeedOption = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the images, pixels.", min=8, show_default="the space's, else 32")
+    ] = None,
+    option: given.DatasetOption = None,
+    include_receptor_status: given.ReceptorOption = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 when there is a leak.")] = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Look for what stands on both sides of a split and what gives the label away; every search does so first."""
+    from histotune.api import audit as run
+    from histotune.cli import progress as cli_progress
+
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        report = run(
+            what, data=data, protocol=split, folds=folds, repeats=repeats, seed=seed, image_size=image_size,
+            options=given.dataset_options(option, include_receptor_status=include_receptor_status),
+            runs=runs, cache=cache, progress=display.progress, command=" ".join(["histotune", *sys.argv[1:]]),
+        )  # fmt: skip
+    _show(report, json_wanted=json_wanted)
+    if strict and report.leaks:
+        raise typer.Exit(2)
+
+
+def _show(report: Report, *, json_wanted: bool) -> None:
+    """Print what, how many, three examples and what to do, leaks first."""
+    from histotune.cli import tables as cli_show
+
+    if json_wanted:
+        cli_show.as_json(asdict(report))
+        return
+    rows = [
+        {
+            "check": found.name,
+            "found": found.severity,
+            "count": f"{found.count:,} of {found.of:,}",
+            "what": found.sentence,
+        }
+        for found in report.checks
+    ]
+    cli_show.as_table(rows)
+    for found in report.checks:
+        if found.severity == "ok" or not (found.examples or found.advice):
+            continue
+        typer.echo(f"\n{found.name}:")
+        for example in found.examples:
+            typer.echo(f"  {example}")
+        if found.advice:
+            typer.echo(f"  What to do: {found.advice}")
+    typer.echo(f"\n{report}, {report.seconds:.1f} s")

@@ -1,0 +1,67 @@
+"""The command that measures an export where nothing was chosen: `histotune evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histotune.cli import options as given
+from histotune.cli.scores import SHOWN_METRICS
+
+if TYPE_CHECKING:
+    from histotune.evaluation.sealed import Evaluation
+
+EXAMPLES = ("evaluate exports/idc", "evaluate exports/idc --on breakhis --data BreaKHis_v1")
+
+
+def evaluate(
+    exported: given.ExportArgument,
+    on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
+    data: given.DataOption = None,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
+    from histotune.api import evaluate as run
+    from histotune.cli import tables as cli_show
+
+    found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
+    if json_wanted:
+        cli_show.as_json(found.to_dict())
+    else:
+        _show(found)
+
+
+def _show(found: Evaluation) -> None:
+    """Print what an export reaches where nothing was chosen."""
+    from histotune.cli.tables import as_table
+    from histotune.metrics.scores import in_words
+
+    rows = [{"metric": metric, "at .5": str(value)} for metric, value in found.metrics.items()]
+    if found.threshold is not None:
+        for row in rows:
+            row[f"at {found.threshold:.2f} (from validation)"] = str(found.at_threshold[row["metric"]])
+    as_table(rows, _title(found))
+    shown = [m for m in SHOWN_METRICS if m in found.metrics]
+    beside = [{"beside": who, **{m: str(v[m]) for m in shown}} for who, v in found.beside.items()]
+    if beside:
+        as_table(beside, "The same cases")
+    for other, gain in found.gains.items():
+        typer.echo(f"{in_words(found.metric)}, minus {other}: {gain}")
+    for name, shift in found.shift.items():
+        typer.echo(f"Shift in {name}: {shift}")
+    if found.note and not found.openings_before:  # of a second opening a warning has told already
+        typer.echo(found.note)
+
+
+def _title(found: Evaluation) -> str:
+    title = f"{found.export} on the {found.part} of {found.dataset}: {found.cases} cases of {found.patients} patients"
+    title += f", split {found.protocol}"
+    if found.openings_before:
+        title += f", OPENED {found.openings_before + 1} TIMES"
+    if found.leaky:
+        title += " (leaky reproduction: patients stand on both sides)"
+    return title + (" (synthetic data)" if found.synthetic else "")

@@ -1,0 +1,169 @@
+"""The command that brings data into the form that is trained on: `histotune prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histotune.cli import options as given
+from histotune.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES = (
+    "prepare idc --data idc_patches --image-size 50",
+    "prepare tcga_brca --data tcga_brca --option target=ihc",
+    "prepare slides my_slides --mpp 0.5 --top 50",
+    "prepare slides --data my_slides-bags",
+)
+_SLIDES = "Whole slides (prepare slides FOLDER)"
+
+
+def prepare(
+    dataset: Annotated[str, typer.Argument(help="Dataset name; see `histotune list datasets`.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="For `slides`: a folder of whole slides, to be made bags and graphs.")
+    ] = None,
+    data: given.DataOption = None,
+    image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
+    resize: Annotated[str, typer.Option(help="area (fill the square) or pad (keep the proportions).")] = "area",
+    option: given.DatasetOption = None,
+    include_receptor_status: given.ReceptorOption = False,
+    strict: given.StrictOption = False,
+    cache: given.CacheOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write.", show_default="FOLDER-bags", rich_help_panel=_SLIDES)
+    ] = None,
+    patch_size: Annotated[
+        int | None, typer.Option(help="Side of a patch, pixels.", show_default="256", rich_help_panel=_SLIDES)
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of a patch.", show_default="0.5", rich_help_panel=_SLIDES)
+    ] = None,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of slides whose file does not say it.", rich_help_panel=_SLIDES)
+    ] = None,
+    tissue: Annotated[
+        str | None,
+        typer.Option(help="otsu or hsv (saturation above 20).", show_default="otsu", rich_help_panel=_SLIDES),
+    ] = None,
+    min_tissue: Annotated[
+        float | None, typer.Option(help="Tissue that a patch needs.", show_default="0.5", rich_help_panel=_SLIDES)
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Patches of most tissue; 0: all.", show_default="50", rich_help_panel=_SLIDES),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Frozen network: timm/NAME, or the folder of an export.",
+            show_default="timm/tf_efficientnet_lite0",
+            rich_help_panel=_SLIDES,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Its weights: a file, or package.", show_default="package", rich_help_panel=_SLIDES),
+    ] = None,
+    edges: Annotated[
+        str | None, typer.Option(help="knn or delaunay.", show_default="knn", rich_help_panel=_SLIDES)
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(help="Nearest neighbours of knn.", show_default="8", rich_help_panel=_SLIDES)
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(help="Longest edge, pixels of the slide; 0: any.", show_default="0", rich_help_panel=_SLIDES),
+    ] = None,
+) -> None:
+    """Decode a dataset once into a memory-mapped cohort and list what is wrong with its files.
+
+    Of whole slides, `prepare slides FOLDER` first makes bags and graphs of embedded patches.
+    """
+    asked = {
+        "patch_size": patch_size, "mpp": mpp, "slide_mpp": slide_mpp, "tissue": tissue, "min_tissue": min_tissue,
+        "top": top, "backbone": backbone, "weights": weights, "edges": edges, "k": k, "limit": limit,
+    }  # fmt: skip
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if folder is not None:
+        _refuse_other(dataset, folder, data)
+        _slides(folder, out, asked, strict=strict, quiet=quiet, json_wanted=json_wanted)
+        return
+    if asked or out:
+        name = next(iter([*asked, "out"])).replace("_", "-")
+        raise ConfigError(f"--{name} is for whole slides: histotune prepare slides FOLDER --{name} ...")
+    how: dict[str, Any] = {"resize": resize, "strict": strict}
+    options = given.dataset_options(option, include_receptor_status=include_receptor_status)
+    _cohort(dataset, options, data, image_size, cache, how, quiet=quiet, json_wanted=json_wanted)
+
+
+def _refuse_other(dataset: str, folder: Path, data: str | None) -> None:
+    if dataset != "slides":
+        raise ConfigError(f"{str(folder)!r} is one argument too many: say where the files lie by --data {folder}")
+    if data is not None:
+        raise ConfigError(
+            f"give either a folder of whole slides ({str(folder)!r}) or, by --data, one that was prepared ({data!r})"
+        )
+
+
+def _slides(
+    folder: Path, out: Path | None, asked: dict[str, Any], *, strict: bool, quiet: bool, json_wanted: bool
+) -> None:
+    from histotune.cli import progress as cli_progress
+    from histotune.ingest.slides.prepare import SlideSettings, prepare_slides
+
+    out = out or folder.absolute().with_name(f"{folder.absolute().name}-bags")
+    settings = SlideSettings(**asked)
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        table = prepare_slides(folder, out, settings, strict=strict, progress=display.progress)
+    _show(table, out, json_wanted=json_wanted)
+
+
+def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
+    """Print what became of the slides, which were left out and why, and what to type next."""
+    from histotune.cli import tables as cli_show
+    from histotune.cli.scores import ROWS
+
+    rows, problems = [dict(row) for _, row in table.iterrows()], table.attrs["problems"]
+    if json_wanted:
+        cli_show.as_json({"folder": str(out), "slides": rows, "problems": [problem._asdict() for problem in problems]})
+        return
+    shown = ("id", "width", "height", "mpp", "tissue", "patches")
+    title = f"slides: {len(rows)}, patches: {table['patches'].sum()}"
+    cli_show.as_table([{name: row[name] for name in shown} for row in rows[:ROWS]], title)
+    for problem in problems[:ROWS]:
+        typer.echo(f"Left out {problem.path}: {problem.kind}: {problem.reason}")
+    if max(len(rows), len(problems)) > ROWS:
+        typer.echo(f"All slides: {out / 'slides.csv'}; all that were left out: {out / 'problems.csv'}")
+    typer.echo(f"Pictures of tissue and patches: {out / 'pictures'}")
+    if not (out / "labels.csv").exists():
+        typer.echo(f"Write {out / 'labels.csv'} with the columns slide and label, and patient where known")
+    typer.echo(f"Next: histotune prepare slides --data {out}")
+
+
+def _cohort(
+    dataset: str,
+    options: dict[str, Any],
+    data: str | None,
+    image_size: int,
+    cache: Path | None,
+    how: dict[str, Any],
+    *,
+    quiet: bool,
+    json_wanted: bool,
+) -> None:
+    from histotune.cli import progress as cli_progress
+    from histotune.cli import tables as cli_show
+    from histotune.core.places import Places
+    from histotune.studies.create import prepare_cohort
+
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        places = Places.of(None, cache)
+        cohort = prepare_cohort(dataset, options, data, image_size, places, progress=display.progress, **how)
+    cli_show.cohort(cohort, json_wanted=json_wanted)

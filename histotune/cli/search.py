@@ -1,0 +1,163 @@
+"""The commands that train: `histotune search` and `histotune train`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histotune.cli import options as given
+
+if TYPE_CHECKING:
+    from histotune.storage.study_folder import StudyStore
+    from histotune.tuning.run import Summary
+
+EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
+SEARCH_EXAMPLES = (
+    "search demo --trials 8",
+    "search idc --data idc_patches --trials 20 --split official_patient",
+    "search idc --time 2h --gpus-per-trial 0.25 --metric auroc",
+    "search idc --study focal-only --fix loss=focal --range optimizer.learning_rate=1e-4:1e-2:log",
+)
+TRAIN_EXAMPLES = (
+    "train idc --set loss.name=focal --set loss.gamma=2",
+    "train --preset janowczyk --data idc_patches --set epochs=20",
+)
+
+
+def search(
+    space: given.SpaceArgument,
+    data: given.DataOption = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without a budget.", min=1)] = None,
+    time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    epochs_total: Annotated[
+        int | None, typer.Option(help="Epochs of the study in all, of stopped and failed trials, too.", min=1)
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop when none of the last N trials was better than the best before.", min=1)
+    ] = None,
+    start_with: given.StartOption = None,
+    warm_start: given.WarmOption = None,
+    study: given.StudyOption = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric that ranks trials; further ones ask for a Pareto front."),
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, cmaes, random, grid.")] = "tpe",
+    scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, pbt, none.")] = "asha",
+    split: given.SplitOption = None,
+    imbalance: given.ImbalanceOption = None,
+    folds: given.FoldsOption = None,
+    repeats: given.RepeatsOption = None,
+    outer: given.OuterOption = None,
+    seed: given.SeedOption = None,
+    cpus_per_trial: given.CpusOption = 1.0,
+    gpus_per_trial: given.GpusOption = None,
+    max_concurrent: given.ConcurrentOption = None,
+    trial_timeout: given.TimeoutOption = None,
+    join: given.JoinOption = False,
+    keep_models: given.KeepModelsOption = 20,
+    fix: given.FixOption = None,
+    range_: given.RangeOption = None,
+    choices: given.ChoicesOption = None,
+    option: given.DatasetOption = None,
+    include_receptor_status: given.ReceptorOption = False,
+    strict: given.StrictOption = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    tracking_uri: given.TrackingOption = None,
+    ray_address: given.RayOption = None,
+    storage: given.StorageOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Search SPACE for its best configuration; the same command again continues the study."""
+    asked: dict[str, Any] = {
+        "data": data, "trials": trials, "time": time, "epochs_total": epochs_total, "patience": patience,
+        "start_with": start_with or [], "warm_start": warm_start, "study": study, "metric": metric, "sampler": sampler,
+        "scheduler": scheduler, "protocol": split, "imbalance": imbalance, "folds": folds, "repeats": repeats,
+        "seed": seed, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
+        "max_concurrent": max_concurrent, "trial_timeout": trial_timeout, "join": join, "keep_models": keep_models,
+        "fix": fix or [], "ranges": range_ or [], "choices": choices or [], "strict": strict, "runs": runs,
+        "options": given.dataset_options(option, include_receptor_status=include_receptor_status), "cache": cache,
+        "tracking_uri": tracking_uri, "ray_address": ray_address, "storage": storage,
+    }  # fmt: skip
+    if outer is not None:
+        _nested(space, outer, asked, quiet=quiet or json_wanted, json_wanted=json_wanted)
+        return
+    from histotune.cli import tables as cli_show
+
+    store, summary = _shown(space, quiet=quiet or json_wanted, **asked)
+    cli_show.study(store, summary, json_wanted=json_wanted)
+    if summary.reason in EXIT_CODES:
+        typer.echo(summary.message, err=True)
+        raise typer.Exit(EXIT_CODES[summary.reason])
+
+
+def _shown(space: str, *, quiet: bool, **asked: Any) -> tuple[StudyStore, Summary]:
+    """Search, and show how far it is."""
+    from histotune.cli import progress as cli_progress
+    from histotune.studies.train_and_search import search as run
+
+    with cli_progress.display(quiet=quiet) as display:
+        store, summary = run(
+            space, **asked, progress=display.progress, opened=display.began, said=display.say, listeners=[display]
+        )
+    store.record_command(" ".join(["histotune", *sys.argv[1:]]))
+    return store, summary
+
+
+def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_wanted: bool) -> None:
+    """Search once for each outer fold, and print what the choices are worth."""
+    from histotune.cli import progress as cli_progress
+    from histotune.cli import tables as cli_show
+    from histotune.evaluation.nested import nested_search
+
+    command = " ".join(["histotune", *sys.argv[1:]])
+    with cli_progress.display(quiet=quiet, live=False) as display:
+        found = nested_search(
+            space, outer=outer, searching=functools.partial(_shown, quiet=quiet), say=display.say, command=command,
+            **asked,
+        )  # fmt: skip
+    if json_wanted:
+        cli_show.as_json(found.to_dict())
+        return
+    typer.echo(found.sentence)
+    names = {"outer": "outer fold", "trial": "trial", "what": "winner", "inner": "inside", "score": "outside",
+             "patients": "patients"}  # fmt: skip
+    rows = [{shown: getattr(one, name) for name, shown in names.items()} for one in found.folds]
+    cli_show.as_table(rows, f"{found.study}: {found.metric}, nested cross-validation")
+    typer.echo("This is of the procedure, not of one model. The same command without --outer searches for the model.")
+
+
+def train(
+    space: given.SpaceOfPresetArgument = None,
+    preset: given.PresetOption = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over preset or default.")] = None,
+    data: given.DataOption = None,
+    study: given.StudyOption = None,
+    split: given.SplitOption = None,
+    imbalance: given.ImbalanceOption = None,
+    folds: given.FoldsOption = None,
+    repeats: given.RepeatsOption = None,
+    seed: given.SeedOption = None,
+    strict: given.StrictOption = False,
+    runs: given.RunsOption = None,
+    cache: given.CacheOption = None,
+    quiet: given.QuietOption = False,
+    json_wanted: given.JsonOption = False,
+) -> None:
+    """Train one configuration, without a search and without Ray, on the study's own split."""
+    from histotune.api import train as run
+    from histotune.cli import progress as cli_progress
+    from histotune.cli import tables as cli_show
+
+    with cli_progress.display(quiet=quiet or json_wanted) as display:
+        record = run(
+            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, folds=folds,
+            repeats=repeats, seed=seed, strict=strict, runs=runs, cache=cache, progress=display.progress,
+            report=display.epoch,
+        )  # fmt: skip
+    cli_show.trial(record, json_wanted=json_wanted)

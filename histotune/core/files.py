@@ -1,0 +1,276 @@
+"""Files that are whole or absent: atomic writes, guarded reads, appended lines, and a lock that names its holder.
+
+Whoever reads a file of a study, an export or a prepared cohort does it here: what is damaged, missing or of another
+version ends in a `StudyError` that names the file and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import time
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, TypeVar, overload
+
+import yaml
+
+from histotune.core.config import parse
+from histotune.errors import ConfigError, HistotuneError, StudyError, StudyInUse
+
+T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
+RESTORE = "restore it from a copy, or move the whole folder of its trial away"
+_UNREADABLE = (
+    OSError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, SyntaxError,
+    tokenize.TokenError, yaml.YAMLError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary neighbour of `path`, sync it, and put it in place, or leave `path` as it was.
+
+    Raises:
+        HistotuneError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, whole or not at all."""
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` at `path` in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put `value` at `path` as JSON, whole or not at all; a NaN is written as null."""
+    write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def append_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Append one line of JSON to `path`; a NaN is written as null."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(without_nan(value), allow_nan=False) + "\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+class Saved(dict[str, Any]):
+    """A mapping that was read from a file; who asks it for a key that it lacks hears which file lacks it."""
+
+    path = Path()
+
+    def __missing__(self, key: str) -> Any:
+        raise damaged(self.path, f"it has no {key!r}; did another version of histotune write it?")
+
+
+@overload
+def read_json(path: Path, *, cure: str = ...) -> dict[str, Any]: ...
+@overload
+def read_json(path: Path, kind: type[list[Any]], *, cure: str = ...) -> list[Any]: ...
+def read_json(path: Path, kind: type[Any] = dict, *, cure: str = RESTORE) -> Any:
+    """Read what `write_json` wrote; the mappings in it are `Saved`.
+
+    Args:
+        kind: what it must be, `dict` or `list`.
+        cure: what to do where it is damaged.
+
+    Raises:
+        StudyError: it is missing, damaged, or holds something else.
+    """
+
+    def of_file(values: dict[str, Any]) -> Saved:
+        saved = Saved(values)
+        saved.path = path
+        return saved
+
+    value = guarded(path, lambda: json.loads(path.read_text(encoding="utf-8"), object_hook=of_file), cure)
+    return _of_kind(path, value, kind, cure)
+
+
+def read_yaml(path: Path, needs: Iterable[str] = (), *, cure: str = RESTORE) -> dict[str, Any]:
+    """Read a mapping from YAML.
+
+    Args:
+        needs: the keys without which it is damaged.
+        cure: what to do then.
+
+    Raises:
+        StudyError: it is missing, damaged, lacks a key, or is no mapping.
+    """
+    value = guarded(path, lambda: yaml.load(path.read_bytes(), _Loader), cure)
+    return _with_keys(path, value, needs, cure)
+
+
+def read_json_lines(path: Path, needs: Iterable[str] = (), *, cure: str = RESTORE) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; a last line that a crash cut short is left out, a missing file has no lines.
+
+    Args:
+        needs: the keys without which a line is damaged.
+        cure: what to do then.
+
+    Raises:
+        StudyError: a line is no JSON, no mapping, or lacks a key.
+    """
+    if not path.exists():
+        return []
+    lines = guarded(path, lambda: path.read_text(encoding="utf-8"), cure).splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise damaged(path, f"line {number} is not JSON: {error}", cure) from error
+        rows.append(_with_keys(path, value, needs, cure))
+    return rows
+
+
+def restored(kind: type[T], values: Any, path: Path, cure: str = RESTORE) -> T:
+    """Build the dataclass `kind` from what the file at `path` holds.
+
+    Args:
+        cure: what to do where the file does not hold it.
+
+    Raises:
+        StudyError: it is damaged, or of another version.
+    """
+    try:
+        return parse(kind, values, path.name)
+    except ConfigError as error:
+        raise damaged(path, str(error), cure) from error
+
+
+def guarded(path: Path, read: Callable[[], T], cure: str = RESTORE) -> T:
+    """Return what `read`, a call of one reader of the file at `path`, returns.
+
+    Raises:
+        StudyError: the file is missing or damaged.
+    """
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} is missing: {cure}") from error
+    except _UNREADABLE as error:
+        raise damaged(path, " ".join(str(error).split()), cure) from error
+
+
+def damaged(path: Path, why: str, cure: str = RESTORE) -> StudyError:
+    """Say that the file at `path` is damaged, why, and what to do."""
+    return StudyError(f"{path} is damaged ({why}): {cure}")
+
+
+def _of_kind(path: Path, value: Any, kind: type[T], cure: str) -> T:
+    if not isinstance(value, kind):
+        raise damaged(path, f"it holds {type(value).__name__}, not {kind.__name__}", cure)
+    return value
+
+
+def _with_keys(path: Path, value: Any, needs: Iterable[str], cure: str) -> dict[str, Any]:
+    found: dict[str, Any] = _of_kind(path, value, dict, cure)
+    if lacking := [name for name in needs if name not in found]:
+        raise damaged(path, f"it has no {', '.join(map(repr, lacking))}", cure)
+    return found
+
+
+@contextlib.contextmanager
+def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the exclusive lock at `path`; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        doing: what for; whoever is refused reads it.
+        wait: wait for the holder, where it holds the lock for moments only, instead of refusing.
+
+    Raises:
+        StudyInUse: another process holds it; the message says which one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        if not _take(file, wait=wait):
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise StudyInUse(f"{path.parent} is in use by {holder}: wait for it to end, or stop it")
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()} ({doing}) since {datetime.now():%Y-%m-%d %H:%M:%S}"
+        )
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def holder(path: Path) -> str:
+    """Say who holds the lock at `path`; "" when it is free, and also where a process that is gone left its name."""
+    if not path.exists():
+        return ""
+    with path.open("r", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "an unknown process"
+    return ""
+
+
+def _take(file: IO[str], *, wait: bool) -> bool:
+    """Take the lock; asked for thrice, because whoever asks for its `holder` has it for a moment."""
+    for _ in range(1 if wait else 3):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def unwritable(path: Path, error: OSError) -> HistotuneError:
+    """Say that `path` could not be written, why, and what to do; for an `OSError` met while writing."""
+    why = "the disk is full" if error.errno in FULL else f"{error.strerror or error}"
+    return HistotuneError(
+        f"cannot write {path}: {why}. Nothing half-written was left behind; free space or choose another folder"
+    )
+
+
+def without_nan(value: Any) -> Any:
+    """Replace every NaN and infinity in nested mappings and lists by None, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,23 @@
+"""How well an image's mean colour alone tells the label."""
+
+from __future__ import annotations
+
+from histotune.data.audits import _predict
+from histotune.data.audits._base import AUDITS, NOTE, Finding, Subject
+from histotune.data.audits._colour import colours
+
+
+@AUDITS.register("mean_colour")
+def mean_colour(subject: Subject) -> Finding:
+    """How well mean red, green and blue alone tell the label; a note, because stain is partly biology."""
+    image = next(subject.images(), None)
+    if image is None:
+        return subject.skipped("mean_colour", "there are no images")
+    rows = _predict.sample(subject.known[image[1].present[subject.known]])
+    features = colours(image[1].stored, rows)
+    told = _predict.tell(_predict.smooth(), features, subject.labels[rows], subject.patients[rows])
+    advice = (
+        "stain is partly biology (dense nuclei are blue), so this need be no fault: a model must beat the control "
+        "color_histogram; where laboratories differ, jitter the stain (augment.stain_jitter)"
+    )
+    return _predict.judge("mean_colour", subject, rows, told, "mean colour", NOTE, advice)

@@ -1,0 +1,31 @@
+"""Kinds of modality: a file here that registers a kind makes it known to cohorts, training and exports."""
+
+from histotune.data.modalities._base import (
+    MODALITIES,
+    Bag,
+    Batch,
+    Column,
+    Modality,
+    Preprocessing,
+    Source,
+    cut,
+    over,
+    refuse_options,
+    tensor,
+    to_device,
+)
+
+__all__ = [
+    "MODALITIES",
+    "Bag",
+    "Batch",
+    "Column",
+    "Modality",
+    "Preprocessing",
+    "Source",
+    "cut",
+    "over",
+    "refuse_options",
+    "tensor",
+    "to_device",
+]

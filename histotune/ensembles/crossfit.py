@@ -1,0 +1,117 @@
+"""What is fitted to held-out predictions is described on patients that had no part in the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histotune.metrics import scores as metrics
+from histotune.metrics.bootstrap import REPLICATES, patient_bootstrap
+from histotune.metrics.calibration import OF_CALIBRATED, fit_temperature, logs_of, tempered
+from histotune.metrics.operating_points import OperatingPoint, Reached
+
+CALIBRATION = ("ece", "brier", "nll")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A temperature and a threshold, and what comes of them.
+
+    Attributes:
+        temperature, threshold: fitted on all cases; the threshold is None where no point was asked for.
+        probabilities: [n, C], at the temperature. Their order, and so AUROC, is that of what was tempered.
+        crossfitted: [n, C], of each case at the temperature that the other patients chose.
+        called: bool [n], whether it is called positive at the threshold that they chose; None without a threshold.
+        crossed: whether patients could be kept apart; else both are described on the cases that chose them.
+    """
+
+    temperature: float
+    threshold: float | None
+    probabilities: np.ndarray
+    crossfitted: np.ndarray
+    called: np.ndarray | None
+    crossed: bool
+
+    def of(self, metric: str) -> np.ndarray:
+        """Return the probabilities by which a metric is measured: cross-fitted where a temperature serves it."""
+        return self.crossfitted if metric in CALIBRATION else self.probabilities
+
+    def measure(self, labels: np.ndarray, positive: int) -> dict[str, float]:
+        """Return all metrics at the class of highest probability."""
+        own = {name: metrics.score(name, self.crossfitted, labels) for name in CALIBRATION}
+        return metrics.evaluate(self.probabilities, labels, positive=positive) | own
+
+
+def tune(
+    raw: np.ndarray,
+    labels: np.ndarray,
+    parts: np.ndarray | None,
+    point: OperatingPoint | None,
+    *,
+    positive: int = 1,
+    bounds: tuple[float, float] | None = OF_CALIBRATED,
+) -> Tuned:
+    """Fit a temperature to held-out probabilities [n, C], and a threshold at it; see `Tuned`.
+
+    Args:
+        raw: of cases that had no part in what made them.
+        point: how to choose the threshold; None for more than two classes.
+        bounds: of the temperature; None leaves it at 1.
+    """
+
+    def fit(rows: np.ndarray, strict: bool) -> tuple[float, float | None]:
+        own, truth = raw[rows], labels[rows]
+        temperature = 1.0
+        if bounds is not None:
+            temperature = fit_temperature(logs_of(own), truth, least=bounds[0], most=bounds[1])
+        if point is None:
+            return temperature, None
+        return temperature, point.choose(tempered(own, temperature), truth, positive=positive, strict=strict)
+
+    temperature, threshold = fit(np.arange(len(labels)), True)
+    probabilities, called = tempered(raw, temperature), np.zeros(len(labels), bool)
+    crossfitted = probabilities.copy()
+    if threshold is not None:
+        called = probabilities[:, positive] >= threshold
+    for part in () if parts is None else np.unique(parts):
+        own = parts == part
+        other, at = fit(np.flatnonzero(~own), False)
+        crossfitted[own] = tempered(raw[own], other)
+        called[own] = at is not None and crossfitted[own][:, positive] >= at
+    chosen = None if threshold is None else called
+    return Tuned(temperature, threshold, probabilities, crossfitted, chosen, parts is not None)
+
+
+def reached(
+    tuned: Tuned,
+    point: OperatingPoint,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    on: str,
+    *,
+    positive: int,
+    replicates: int = REPLICATES,
+) -> Reached:
+    """Measure a tuned threshold by its cross-fitted decisions, with intervals over patients.
+
+    Args:
+        on: which cases these are.
+    """
+    assert tuned.called is not None
+    assert tuned.threshold is not None
+    decided = np.eye(2)[np.where(tuned.called, positive, 1 - positive)]
+    sensitivity, specificity = (
+        patient_bootstrap(name, decided, labels, patients, positive=positive, replicates=replicates)
+        for name in ("sensitivity", "specificity")
+    )
+    how = "cross-fitted by patient" if tuned.crossed else "too few patients to cross-fit, so both values are optimistic"
+    told = f"{on}, {len(np.unique(patients))} patients, {how}"
+    return Reached(point.rule, point.asked, tuned.threshold, sensitivity, specificity, told)
+
+
+def calibration(temperature: float, before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return a temperature, and ECE, Brier score and NLL of probabilities [n, C] before and after it."""
+    pairs = {name: (metrics.score(name, before, labels), metrics.score(name, after, labels)) for name in CALIBRATION}
+    return {"temperature": temperature} | {name: {"before": a, "after": b} for name, (a, b) in pairs.items()}

@@ -1,0 +1,237 @@
+"""Build an ensemble from the saved validation predictions of a study's best trials; no network runs.
+
+An ensemble is always shown beside the best single member and the uniform mean of the same members: a strategy that
+does not beat those has earned nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histotune.core import files
+from histotune.ensembles.crossfit import CALIBRATION, Tuned, reached, tune
+from histotune.ensembles.diversity import diversity
+from histotune.ensembles.held_out import held_out, parts_by_patient
+from histotune.ensembles.lineup import Lineup, calibrations, fit_to, keep_weighted, line_up
+from histotune.ensembles.operating import point_of, scored_cases
+from histotune.ensembles.strategies import ENSEMBLES
+from histotune.metrics import scores as metrics
+from histotune.metrics.bootstrap import Difference, Interval, intervals, paired_bootstrap, patient_bootstrap
+from histotune.metrics.calibration import OF_CALIBRATED
+from histotune.metrics.operating_points import OperatingPoint, Reached
+from histotune.storage.selection import Member, best_trials
+from histotune.storage.study_folder import COMPLETE, StudySettings, StudyStore, TrialRecord, write_record
+from histotune.training.pooling import by_fold, scored
+
+REPLICATES = 2000
+LEAST = 1e-12  # probability whose logarithm is saved for a class that a strategy gives nothing
+
+
+@dataclass(frozen=True)
+class Merged:
+    """An ensemble as fitted on the validation part.
+
+    Attributes:
+        folder: where it is saved; its name is the ensemble's.
+        strategy, params: registered ensemble and its parameters.
+        members: trial numbers, best first.
+        temperatures: one per member, by which its logits are divided before they are combined.
+        state: what the strategy learned.
+        threshold: operating threshold of the positive class, for two classes; None for more.
+        temperature: by which the logarithms of what the members say together are divided; 1 for a single member.
+        operating_point: what the threshold reaches on patients that did not choose it; None for more classes.
+        metrics: of the ensemble, at the class of highest probability.
+        intervals: {"ensemble" | "best_member" | "uniform_mean": {metric: interval over patients}}.
+        gains: {"best_member" | "uniform_mean": ensemble minus it in the study's metric, paired by patient}.
+        studies: folder of each member's study where it is another one, else "".
+        modalities: the modality that each member was chosen for, "" where it was chosen by its metric alone.
+        calibration: `temperature`, and of `ece`, `brier` and `nll` what it is `before` and `after` it, cross-fitted;
+            the same of every one of the `members`, by its own temperature.
+        diversity: how differently the members err; see `diversity.diversity`.
+        weights: how much each member counts, where one number says it; else empty.
+        candidates: trials that a strategy which selects chose the members from; else empty.
+        fit_seconds: that the strategy took to learn what it knows.
+    """
+
+    folder: Path
+    strategy: str
+    params: Mapping[str, Any]
+    members: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    state: Mapping[str, Any]
+    threshold: float | None
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Mapping[str, Interval]]
+    gains: Mapping[str, Difference]
+    digest: str
+    studies: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    temperature: float = 1.0
+    operating_point: Reached | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    diversity: Mapping[str, Any] = field(default_factory=dict, compare=False)  # NaN where a member never errs
+    weights: tuple[float, ...] = ()
+    candidates: tuple[int, ...] = ()
+    fit_seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The ensemble's name."""
+        return self.folder.name
+
+
+def merge(
+    store: StudyStore,
+    *,
+    top: int = 5,
+    strategy: str = "average",
+    params: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    members: Sequence[Member] | None = None,
+    operating_point: str | OperatingPoint | None = None,
+    replicates: int = REPLICATES,
+) -> Merged:
+    """Combine complete trials and write `ensembles/<name>/`; no network is trained.
+
+    Trials of one configuration count once. A temperature per member, the strategy, a temperature of the whole and the
+    threshold are fitted on held-out predictions: those of the validation part, or out of folds. The ensemble is
+    described with the same ones, but by what a strategy that learns, a temperature and a threshold say of patients
+    that had no part in their fit, by five folds. Only the sealed test part can say more.
+
+    Args:
+        top: how many of the best; fewer are taken where there are fewer.
+        params: parameters of the strategy; a `metric` that it has is the study's if left out.
+        name: folder name; None makes `<strategy>-top<members>`, or names the modalities.
+        members: which trials instead of the best, best first; see `members.by_modality`.
+        operating_point: how the threshold is chosen, such as "sensitivity=0.95"; None takes the study's metric.
+        replicates: bootstrap draws of patients.
+
+    Raises:
+        StudyError: no trial is complete, trials were scored on different cases, or the operating point is out of reach.
+        ConfigError: unknown strategy, parameter or operating point, or `top` below 1.
+    """
+    settings = store.settings()
+    params = _params(strategy, params or {}, settings)
+    point = point_of(operating_point, settings)
+    lineup = line_up(members or [Member(record, store) for record in best_trials(store, top)])
+    parts = parts_by_patient(lineup.cases.patients, lineup.cases.labels)
+    began = time.perf_counter()
+    ensemble = ENSEMBLES.build(strategy, **params)
+    ensemble.fit(lineup.logits, lineup.cases.labels, lineup.present)
+    seconds = time.perf_counter() - began
+    raw = ensemble.predict(lineup.logits, lineup.present)
+    if ensemble.learns:
+        raw = held_out(partial(fit_to, strategy, params, lineup), parts, raw.shape, strategy)
+    bounds = OF_CALIBRATED if len(lineup.members) > 1 else None
+    tuned = tune(raw, lineup.cases.labels, parts, point, positive=settings.positive, bounds=bounds)
+    name = name or _name(strategy, lineup.members)
+    kept = keep_weighted(ensemble, lineup)
+    merged = Merged(
+        folder=store.ensembles / name,
+        strategy=strategy,
+        params=params,
+        members=tuple(member.record.number for member in kept.members),
+        temperatures=kept.temperatures,
+        state=ensemble.state(),
+        threshold=tuned.threshold,
+        digest=_digest([member.record for member in kept.members], kept.temperatures, strategy, params),
+        studies=tuple("" if one.store.folder == store.folder else str(one.store.folder) for one in kept.members),
+        modalities=tuple(member.modality for member in kept.members),
+        fit_seconds=seconds,
+        temperature=tuned.temperature,
+        calibration=calibrations(raw, tuned, lineup),
+        diversity=diversity(metrics.softmax(kept.logits), kept.cases.labels, kept.present),
+        weights=tuple(ensemble.shares(len(kept.members))),
+        candidates=tuple(member.record.number for member in lineup.members) if ensemble.selects else (),
+        **_described(tuned, lineup, point, settings, replicates),
+    )
+    _write(merged, [member.record for member in kept.members], lineup, tuned.probabilities, store)
+    return merged
+
+
+def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
+    """Return the parameters of a strategy; its metric is the study's where it takes that one and none is given."""
+    ENSEMBLES.check(strategy, given)
+    found = {one.name: one.range for one in ENSEMBLES.entry(strategy).parameters}.get("metric")
+    return {"metric": settings.metric, **given} if settings.metric in getattr(found, "options", ()) else dict(given)
+
+
+def _described(
+    tuned: Tuned, lineup: Lineup, point: OperatingPoint | None, settings: StudySettings, replicates: int
+) -> dict[str, Any]:
+    """Measure an ensemble beside its best member and the uniform mean of those that it was made of."""
+    labels, patients = lineup.cases.labels, lineup.cases.patients
+    about: dict[str, Any] = {"positive": settings.positive, "replicates": replicates}
+    rivals = {
+        "best_member": metrics.softmax(lineup.logits[0]),
+        "uniform_mean": ENSEMBLES.build("average").predict(lineup.logits, lineup.present),
+    }
+    own = tuned.of(settings.metric)
+    found = {
+        who: intervals(p, labels, patients, **about) for who, p in {"ensemble": tuned.probabilities, **rivals}.items()
+    }
+    for name in CALIBRATION:
+        found["ensemble"][name] = patient_bootstrap(name, tuned.crossfitted, labels, patients, **about)
+    return {
+        "metrics": tuned.measure(labels, settings.positive),
+        "intervals": found,
+        "gains": {
+            rival: paired_bootstrap(settings.metric, own, p, labels, patients, **about) for rival, p in rivals.items()
+        },
+        "operating_point": None
+        if point is None
+        else reached(tuned, point, labels, patients, scored_cases(settings), **about),
+    }
+
+
+def _name(strategy: str, members: Sequence[Member]) -> str:
+    modalities = [member.modality for member in members]
+    return f"{strategy}-{'-'.join(sorted(modalities))}" if all(modalities) else f"{strategy}-top{len(members)}"
+
+
+def _digest(
+    members: Sequence[TrialRecord], temperatures: Sequence[float], strategy: str, params: Mapping[str, Any]
+) -> str:
+    parts = {
+        "members": [member.digest for member in members],
+        "temperatures": list(temperatures),
+        "strategy": strategy,
+        "params": dict(params),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _write(
+    merged: Merged, members: Sequence[TrialRecord], lineup: Lineup, probabilities: np.ndarray, store: StudyStore
+) -> None:
+    """Write predictions, settings and, last, the record that makes the ensemble exist."""
+    scores = np.log(np.maximum(probabilities, LEAST))  # float64: a vote's tie-break is lost in float32
+    saved = replace(lineup.cases, logits=scores)
+    saved.save(merged.folder / "predictions.npz")
+    settings = store.settings()
+    measured: dict[str, Any] = {"metrics": dict(merged.metrics)}
+    if settings.folds:  # as its members are
+        measured = scored(list(by_fold(saved, store.split_table())), saved, settings.positive)
+    described = asdict(merged) | {"folder": merged.name, "name": merged.name}
+    described["best_member"] = lineup.members[0].record.number
+    described.pop("fit_seconds")  # the same ensemble is described in the same words
+    files.write_json(merged.folder / "ensemble.json", described)
+    write_record(
+        merged.folder,
+        {
+            "state": COMPLETE,
+            "digest": merged.digest,
+            **measured,
+            "seconds": sum(member.seconds for member in members),
+            "parameters": sum(member.parameters for member in members),
+        },
+    )

@@ -1,0 +1,194 @@
+"""The honest number of a search: its best configurations, and the default, trained again on fresh seeds and folds.
+
+The best of many trials looks better than it is: the search kept the configuration, the epoch and the seed that suited
+its validation patients. Here none of the three is chosen again on what is scored. A seed is another deal of the outer
+folds as well as another initialisation, and every patient of the development part (training and validation part; the
+sealed test part is never touched) is scored once per seed by networks that never saw the patient. A score is the mean
+over outer folds, as a study with folds ranks by it, and then over seeds.
+
+What remains of the choice: the validation patients who chose the configuration are among those scored. A search within
+every outer fold (`histotune search --outer`) has no such trace, and the sealed test part none either.
+
+    STUDY/confirm/confirm.json                      what was found
+    STUDY/confirm/outer-<K>/<digest>/seed-<s>/      one configuration with one seed; see `_outer`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from histotune.core import files
+from histotune.core.places import Places
+from histotune.data.imbalance import NATURAL
+from histotune.errors import ConfigError, StudyError
+from histotune.evaluation._confirm_cases import Cases
+from histotune.evaluation._contenders import Contender, contenders
+from histotune.evaluation._outer_folds import FRESH, Outer, refuse_thinned
+from histotune.evaluation._retrain import Plan, Say, Trained, crew, train_again
+from histotune.evaluation.confirmation import Confirmed, Row, chance_in, cheapest, judge, sentence
+from histotune.metrics.bootstrap import REPLICATES, Interval, Seeded
+from histotune.metrics.scores import direction
+from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, networks, read_record
+from histotune.studies.create import study_cohort
+from histotune.tuning.run import Resources
+
+CONFIRM = "confirm"
+TOP, SEEDS, OUTER = 5, 5, 3
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def confirm(
+    store: StudyStore,
+    places: Places,
+    *,
+    top: int = TOP,
+    seeds: int = SEEDS,
+    outer: int | None = None,
+    data: str | os.PathLike[str] | None = None,
+    resources: Resources | None = None,
+    ray_address: str | None = None,
+    replicates: int = REPLICATES,
+    say: Say | None = None,
+    command: str = "histotune.Study.confirm",
+) -> Confirmed:
+    """Train the best configurations of a study and its default again, and compare them; the same call goes on.
+
+    Args:
+        top: how many of the best distinct configurations.
+        seeds: fresh seeds, at least 2.
+        outer: folds of the development part; None takes the study's folds, 5 at most, or 3 in a study without.
+        data: where the study's data are now; None looks where they were when it began.
+        resources: what one training takes, and how many run at once, in workers of Ray; None trains one after another
+            in this process.
+        ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; all its nodes must see study and cache.
+        replicates: draws of patients for every interval.
+        say: hears a line before the first training and after each.
+        command: what the record shall say was called.
+
+    Raises:
+        ConfigError: numbers that make no sense, more resources than there are, or a study whose training part was
+            thinned.
+        StudyError: no complete trial, changed data, another process confirms, no cluster answers, or no configuration
+            trains again.
+        KeyboardInterrupt: SIGINT, or SIGTERM while workers train.
+        DataError: fewer patients than folds, or a class in too few of them.
+    """
+    folds = _check(store, seeds, outer)
+    if resources is not None and ray_address is None:
+        resources.check()
+    chosen = contenders(store, top)
+    say = say or (lambda line: None)
+    sizes = {one.config.image_size for one in chosen}
+    outers = {size: Outer(store, study_cohort(store, places, size, data), folds) for size in sizes}
+    fresh = [store.settings().seed + FRESH + number for number in range(1, seeds + 1)]
+    for one in outers.values():
+        for seed in fresh:
+            one.dealt(seed)  # what cannot be dealt is refused before the first training
+    folder = store.folder.absolute() / CONFIRM  # workers have a working directory of their own
+    with files.lock(folder / "lock", "histotune confirm"):
+        plan = Plan(chosen, outers, fresh, folder / f"outer-{folds}")
+        with crew(plan, folder, resources, ray_address) as them:
+            trained = train_again(plan, them, say)
+        confirmed = _compare(store, chosen, trained, outers, replicates, command)
+        files.write_json(folder / "confirm.json", confirmed.to_dict())
+    return confirmed
+
+
+def _check(store: StudyStore, seeds: int, outer: int | None) -> int:
+    """Return the number of outer folds."""
+    settings = store.settings()
+    if seeds < 2:
+        raise ConfigError(f"seeds={seeds}: how much a score depends on the seed takes at least 2 of them to see")
+    if outer is not None and outer < 2:
+        raise ConfigError(f"outer={outer}: there must be at least 2 outer folds, one to score and one to train on")
+    thinned = settings.imbalance != NATURAL or settings.training_cases > 0
+    refuse_thinned(settings.name, thinned=thinned)
+    return outer or min(settings.folds, 5) or OUTER
+
+
+def _compare(
+    store: StudyStore,
+    chosen: Sequence[Contender],
+    trained: Trained,
+    outers: Mapping[int, Outer],
+    replicates: int,
+    command: str,
+) -> Confirmed:
+    settings = store.settings()
+    complete = {name: records for name, records in trained.items() if all(r.state == COMPLETE for r in records)}
+    if not complete:
+        raise StudyError(
+            "no configuration could be trained again: "
+            + "; ".join(f"{name}: {records[0].kind}: {records[0].reason}" for name, records in trained.items())
+        )
+    cases = Cases(store, next(iter(outers.values())), replicates)
+    scores = {name: cases.confirmed(records) for name, records in complete.items()}
+    judged = judge(scores, settings.metric)
+    rows = [_row(one, trained[one.name], scores.get(one.name), cases) for one in chosen]
+    rows = [
+        replace(
+            row,
+            against_best=judged.against_best.get(row.name, {}),
+            against_default=judged.against_default.get(row.name, {}),
+            tied=row.name in judged.tied,
+        )
+        for row in rows
+    ]
+    best = next(row for row in rows if row.name == judged.best)
+    luck = chance_in(best.confirmed, settings.metric, len(settings.classes))
+    recommended, cost = ("", "") if luck else cheapest([row for row in rows if row.tied], direction(settings.metric))
+    winner = next(row for row in rows if not row.failed)
+    said, beats = sentence(winner, judged, settings.metric, len(settings.classes))
+    some = cases.outer
+    return Confirmed(
+        study=settings.name, metric=settings.metric, seeds=len(next(iter(complete.values()))), outer=some.folds,
+        patients=cases.patients, contenders=rows, best=judged.best, tied=judged.tied, recommended=recommended,
+        cost=cost, beats_default=beats, sentence=said, notes=_notes(store, some, rows), command=command,
+    )  # fmt: skip
+
+
+def _notes(store: StudyStore, outer: Outer, rows: Sequence[Row]) -> list[str]:
+    settings = store.settings()
+    seen = 1 - 1 / settings.folds if settings.folds else 1 - outer.share
+    notes = []
+    if outer.trained_on < 0.95 * seen:
+        notes.append(
+            f"An outer training saw {outer.trained_on:.0%} of the development part's cases, one of the search "
+            f"{seen:.0%}: a part of the gap is for want of patients (a larger --outer leaves less of it)."
+        )
+    notes += [f"{row.name} could not be trained again and is left out: {row.failed}" for row in rows if row.failed]
+    if settings.leaky:
+        notes.append("The search's split is leaky; outer folds are dealt by patient, as far as patients are known.")
+    return notes
+
+
+def _latency(records: Sequence[TrialRecord]) -> float:
+    """Return the least latency of all networks that were trained."""
+    trained = (read_record(place) for record in records for place in networks(record.folder))
+    return min(
+        (one.metrics["latency_ms"] for one in trained if one and "latency_ms" in one.metrics), default=float("nan")
+    )
+
+
+def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, cases: Cases) -> Row:
+    """Gather what is known of a contender but its differences from others."""
+    about: dict[str, Any] = {
+        "name": one.name,
+        "number": None if one.record is None else one.record.number,
+        "digest": one.config.digest(),
+        "search_score": float("nan") if one.record is None else one.record.metrics[cases.metric],
+    }
+    if scores is None:
+        return Row(**about, confirmed=_UNKNOWN, optimism_gap=_UNKNOWN, failed=f"{records[0].kind}: {records[0].reason}")
+    return Row(
+        **about,
+        confirmed=scores.interval(),
+        optimism_gap=_UNKNOWN if one.record is None else cases.gap(one.record, scores),
+        per_seed=[float(value) for value in scores.values],
+        latency_ms=_latency(records),
+        parameters=records[0].parameters,
+        seconds=sum(record.seconds for record in records),
+    )

@@ -1,0 +1,120 @@
+"""Measure an export on a cohort of somebody else, apart from its study, and say how far that cohort lies from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from histotune.core.places import Places
+from histotune.data.cohort import Cohort, read_labels
+from histotune.errors import DataError, HistotuneError
+from histotune.evaluation.sealed import Cohorts, Evaluation, contenders_of, keep, measured, sized_cohorts
+from histotune.evaluation.shift import measure_shift
+from histotune.exports.model import Export
+from histotune.storage.seal import EXTERNAL
+from histotune.storage.study_folder import StudyStore
+from histotune.studies.create import prepare_cohort, study_cohort
+
+
+def evaluate_on(
+    model: Export, dataset: str, data: str | os.PathLike[str] | None, places: Places, *, command: str
+) -> Evaluation:
+    """Prepare an external dataset, measure an export on it, and say how far it lies from the study's own data.
+
+    Where the export's study is at hand, the result is appended to its `evaluation.json`.
+
+    Raises:
+        DataError: the data are not there, or are no external cohort for this export.
+    """
+    how = str(model.info["resize"])
+    cohorts = {size: prepare_cohort(dataset, {}, data, size, places, resize=how) for size in model.image_sizes}
+    evaluation = evaluate_external(model, cohorts, read_labels(cohorts[min(cohorts)]))
+    store = StudyStore(model.study_folder)
+    if not store.exists():
+        note = f"Shift is not known: study {model.study!r} is not at {store.folder}."
+        return keep(model, None, replace(evaluation, note=f"{evaluation.note} {note}".strip()), command)
+    try:
+        size = model.members[0].image_size
+        own = {size: study_cohort(store, places, size, None)}
+        evaluation = replace(evaluation, shift=measure_shift(model, store, own, cohorts))
+    except HistotuneError as error:  # of the study's own data, which may be gone; the figures are not less worth
+        note = f"Shift is not known: {error}"
+        evaluation = replace(evaluation, note=f"{evaluation.note} {note}".strip())
+    return keep(model, store, evaluation, command)
+
+
+def evaluate_external(
+    model: Export, cohorts: Cohorts, labels: np.ndarray, *, replicates: int = 2000, seed: int = 0
+) -> Evaluation:
+    """Measure an export on a cohort that it has nothing to do with; nothing is fitted to it, not even the threshold.
+
+    Args:
+        model: the export.
+        cohorts: the external data as prepared.
+        labels: int64 [N], in the numbering of the cohort's classes.
+        replicates: draws of patients for every interval.
+        seed: of the draws.
+
+    Raises:
+        DataError: the classes do not correspond, or the cohort shares images with the study's.
+    """
+    sized = sized_cohorts(model, cohorts)
+    cohort = sized[min(sized)]
+    _refuse_known_images(model, cohort)
+    translation, note = correspondence(model.classes, model.positive, model.name, cohort)
+    contenders = contenders_of(model, sized, np.arange(len(cohort)))
+    patients = cohort.table["patient"].to_numpy(str)
+    found = measured(model, contenders, translation[labels], patients, replicates=replicates, seed=seed)
+    return Evaluation(
+        **found,
+        part=EXTERNAL,
+        dataset=cohort.name,
+        protocol="none: all cases",
+        leaky=False,
+        synthetic=bool(cohort.facts.get("synthetic", False)),
+        note=note,
+    )
+
+
+def _refuse_known_images(model: Export, cohort: Cohort) -> None:
+    """Refuse cases that the export may have been trained on: an evaluation around the seal would be worth nothing."""
+    advice = "without --on, its sealed test part is measured"
+    if cohort.digest in model.info["dataset"]["digests"].values():
+        raise DataError(f"{cohort.name!r} is the very data that {model.name} was trained on; {advice}")
+    store = StudyStore(model.study_folder)
+    if not store.exists():
+        return  # an export that travelled alone knows the digest of its data only
+    table = store.split_table()
+    shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(cohort)} images of {cohort.name!r} stand in a part of study {model.study!r} too, "
+            f"so it is no external cohort for {model.name}; {advice}"
+        )
+
+
+def correspondence(classes: Sequence[str], positive: int, name: str, cohort: Cohort) -> tuple[np.ndarray, str]:
+    """Return the number of a model's class for each of an external cohort's, and a note where names were matched.
+
+    Args:
+        classes: of the model; `positive` is the index of the positive one.
+        name: of the model, for errors.
+
+    Returns:
+        int64 [C], and "" or a sentence.
+
+    Raises:
+        DataError: the classes do not correspond.
+    """
+    ours, theirs = list(classes), list(cohort.classes)
+    if set(theirs) <= set(ours):
+        return np.array([ours.index(name) for name in theirs]), ""
+    if len(ours) == len(theirs) == 2:
+        translation = np.full(2, 1 - positive)
+        translation[cohort.positive] = positive
+        pairs = ", ".join(f"{one!r} is {ours[number]!r}" for one, number in zip(theirs, translation, strict=True))
+        return translation, f"The classes have other names there; by which one is positive, {pairs}."
+    raise DataError(f"the classes of {cohort.name!r} ({', '.join(theirs)}) are not those of {name} ({', '.join(ours)})")

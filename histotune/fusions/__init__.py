@@ -1,6 +1,0 @@
-"""Fusions (branch outputs -> one vector): one file each; a new file is a new fusion."""
-
-from histotune.fusions._attention import COLDEST, HOTTEST
-from histotune.fusions._base import FUSIONS, Attention, Fusion, speaking
-
-__all__ = ["COLDEST", "FUSIONS", "HOTTEST", "Attention", "Fusion", "speaking"]

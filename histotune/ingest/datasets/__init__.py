@@ -1,0 +1,19 @@
+"""Dataset readers (files on disk -> Cohort): one file each; a new file is a new dataset."""
+
+from histotune.ingest.datasets._base import DATASETS, BadFile, Dataset, Info, Listing, Picture, Problem
+from histotune.ingest.datasets._locate import locate
+from histotune.ingest.images import RESIZES, fit, read_image
+
+__all__ = [
+    "DATASETS",
+    "RESIZES",
+    "BadFile",
+    "Dataset",
+    "Info",
+    "Listing",
+    "Picture",
+    "Problem",
+    "fit",
+    "locate",
+    "read_image",
+]

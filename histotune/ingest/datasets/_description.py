@@ -1,0 +1,79 @@
+"""The YAML file that describes somebody's own tables, checked key by key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from histotune.errors import ConfigError, suggest
+from histotune.ingest.datasets._join import Join, Target
+from histotune.ingest.tables import TableFile
+
+OWN = ("id", "target", "modalities")
+TARGET = ("file", "id", "column", "classes", "positive", "patient", "site", "part")
+MODALITY = ("file", "id", "include", "exclude", "numbers", "categories")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def describe(file: Path) -> Join:
+    """Read a description.
+
+    Raises:
+        ConfigError: it is no YAML, a key is unknown or missing, or a value is of the wrong form.
+    """
+    try:
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from error
+    own = _mapping(file, "", said, OWN, ("target", "modalities"))
+    column = _word(file, "id", own.get("id", "case_id"))
+    target = _mapping(file, "target", own["target"], TARGET, ("file", "column"))
+    words = {name: _word(file, f"target.{name}", value) for name, value in target.items() if name != "classes"}
+    given = own["modalities"]
+    if not isinstance(given, dict) or not given:
+        raise ConfigError(f"{file}: modalities must name at least one, such as 'clinical: {{file: clinical.csv}}'")
+    tables = {str(name): _table(file, str(name), value, column) for name, value in given.items()}
+    classes = _words(file, "target.classes", target.get("classes", ()))
+    path = words.pop("file")
+    expected = f"{file} names it, relative to its own folder"
+    return Join(Target(path, **{"id": column, **words}, classes=classes), tables, expected)
+
+
+def _table(file: Path, name: str, value: Any, column: str) -> TableFile:
+    where = f"modalities.{name}"
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{file}: a modality's name is letters, digits, '_' and '-', got {name!r}")
+    said = _mapping(file, where, value, MODALITY, ("file",))
+    lists = {key: _words(file, f"{where}.{key}", said[key]) for key in MODALITY[2:] if key in said}
+    exclude = dict.fromkeys(lists.pop("exclude", ()), f"{file.name} says so")
+    own = _word(file, f"{where}.id", said.get("id", column))
+    return TableFile(_word(file, f"{where}.file", said["file"]), own, exclude=exclude, **lists)
+
+
+def _mapping(file: Path, where: str, value: Any, known: Sequence[str], needed: Sequence[str]) -> Mapping[str, Any]:
+    said = f"{file}: {where}" if where else str(file)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{said} must be a mapping of {', '.join(known)}, got {value!r}")
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{said} has no key {key!r}. {suggest(str(key), known)}")
+    for key in needed:
+        if key not in value:
+            raise ConfigError(f"{said} needs the key {key!r}")
+    return value
+
+
+def _word(file: Path, where: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ConfigError(f"{file}: {where} must be a word, got {value!r}; put it in quotes")
+    return str(value)
+
+
+def _words(file: Path, where: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{file}: {where} must be a list such as [a, b], got {value!r}")
+    return tuple(_word(file, f"{where}[{at}]", word) for at, word in enumerate(value))

@@ -1,0 +1,144 @@
+"""Invasive ductal carcinoma patches in the Kaggle layout; patient, place and class stand in the file name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from histotune.errors import DataError
+from histotune.ingest.datasets._base import (
+    DATASETS,
+    BadFile,
+    Dataset,
+    Info,
+    Listing,
+    Picture,
+    Problem,
+    drop_same_ids,
+    listing_table,
+)
+from histotune.ingest.images import WHITE, read_image
+
+SIDE = 50  # px of a whole patch; those at the lower and right edge of a slide are cut off
+NAME = re.compile(r"(?P<patient>\d+)_idx(?P<scan>\d+)_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[01])\.png")
+CLASSES = ("negative", "positive")
+_TWICE = "IDC_regular_ps50_idx5"  # the Kaggle archive holds everything a second time in a folder of this name
+
+
+@DATASETS.register("idc")
+@dataclass(frozen=True, kw_only=True)
+class Idc(Dataset):
+    """Breast cancer patches of 50 px, invasive ductal carcinoma or not (Cruz-Roa et al., 2014)."""
+
+    name: ClassVar[str] = "idc"
+    info: ClassVar[Info] = Info(
+        title="Breast Histopathology Images: invasive ductal carcinoma, H&E, 50x50 px at 40x, 2 classes",
+        source="https://www.kaggle.com/datasets/paultimothymooney/breast-histopathology-images",
+        size="277,524 PNG files of 279 patients, 1.6 GB (any subset of the patients works)",
+        licence="CC0 1.0 (public domain) by its Kaggle page, which is what counts",
+        layout="PATIENT/CLASS/PATIENT_idx5_xX_yY_classC.png, with CLASS and C 0 (no carcinoma) or 1 (carcinoma)",
+        protocol="patient",
+        folders=("idc", "idc_patches", _TWICE, "breast-histopathology-images"),
+    )
+
+    def scan(self, root: Path | None) -> Listing:
+        """List the patches; the published train, validation and test patients get their `part`."""
+        if root is None or not root.is_dir():
+            raise DataError(f"{root} is no folder; the IDC patches lie in {self.info.layout}")
+        part = {patient: name for name, patients in official_patients().items() for patient in patients}
+        rows: list[dict[str, Any]] = []
+        problems: list[Problem] = []
+        for path, entry in _png_files(root):
+            found = NAME.fullmatch(entry.name)
+            folder = path.rpartition("/")[0].rpartition("/")[2]
+            if found is None:
+                problems.append(Problem(path, "bad_name", "the name is not PATIENT_idx5_xX_yY_classC.png"))
+            elif folder in ("0", "1") and folder != found["label"]:
+                reason = f"folder {folder!r} contradicts class {found['label']} in the name"
+                problems.append(Problem(path, "contradiction", reason))
+            else:
+                rows.append(_row(path, entry.stat(), found, part))
+        if not rows:
+            others = f"; {len(problems)} PNG files have other names, such as {problems[0].path}" if problems else ""
+            raise DataError(f"no IDC patches in {root}{others}. Expected {self.info.layout}")
+        table, same = drop_same_ids(listing_table(rows))
+        return Listing(table, CLASSES, 1, {"patients_known": True}, [*problems, *same])
+
+    def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
+        """Read a patch; one that the slide's edge cut off is completed with white, unless over half of it is missing.
+
+        Raises:
+            BadFile: it cannot be decoded, or most of it is missing.
+        """
+        assert root is not None
+        picture = read_image(f"{root}/{case['path']}")
+        height, width = picture.pixels.shape[:2]
+        if (height, width) == (SIDE, SIDE):
+            return picture
+        size = f"{width}x{height} px instead of {SIDE}x{SIDE}"
+        if min(height, SIDE) * min(width, SIDE) < SIDE * SIDE / 2:
+            raise BadFile("wrong_size", f"{size}: less than half a patch")
+        if height > SIDE or width > SIDE:
+            return picture._replace(note=("wrong_size", f"{size}: scaled"))
+        whole = np.full((SIDE, SIDE, 3), WHITE, np.uint8)
+        whole[:height, :width] = picture.pixels
+        return picture._replace(pixels=whole, note=("wrong_size", f"{size}: completed with white"))
+
+
+def official_patients() -> dict[str, list[str]]:
+    """Return the published patient ids of "train" (84), "val" (29) and "test" (49)."""
+    text = (
+        resources.files("histotune.ingest.datasets").joinpath("resources/idc_official.json").read_text(encoding="utf-8")
+    )
+    saved = json.loads(text)
+    return {part: saved[part] for part in ("train", "val", "test")}
+
+
+def read_name(name: str) -> dict[str, Any] | None:
+    """Return id (silent about the class), patient, label (0 or 1), x and y (pixels) that a file name tells.
+
+    >>> read_name("8863_idx5_x51_y1251_class0.png")
+    {'id': '8863_idx5_x51_y1251', 'patient': '8863', 'label': 0, 'x': 51, 'y': 1251}
+    >>> read_name("001.png") is None
+    True
+    """
+    found = NAME.fullmatch(name)
+    return None if found is None else _told(found)
+
+
+def _told(found: re.Match[str]) -> dict[str, Any]:
+    patient, x, y = found["patient"], int(found["x"]), int(found["y"])
+    name = f"{patient}_idx{found['scan']}_x{x}_y{y}"
+    return {"id": name, "patient": patient, "label": int(found["label"]), "x": x, "y": y}
+
+
+def _row(path: str, stat: os.stat_result, found: re.Match[str], part: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        **_told(found),
+        "part": part.get(found["patient"], ""),
+        "path": path,
+        "bytes": stat.st_size,
+        "mtime": stat.st_mtime_ns,
+    }
+
+
+def _png_files(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield (path relative to the root, entry) of every PNG file, without following the archive's second copy."""
+    with os.scandir(folder) as found:
+        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    folders = [e for e in entries if e.is_dir()]
+    if len(folders) > 1:
+        folders = [e for e in folders if e.name != _TWICE]
+    for entry in entries:
+        if entry.name.lower().endswith(".png") and entry.is_file():
+            yield prefix + entry.name, entry
+    for entry in folders:
+        yield from _png_files(entry.path, f"{prefix}{entry.name}/")

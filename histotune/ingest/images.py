@@ -1,0 +1,121 @@
+"""One image file -> RGB pixels of 8 bits: converted where that is faithful, refused with a reason where it is not."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from histotune.ingest.datasets._base import BadFile, Picture, Saved
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+RESIZES = ("area", "pad")
+WHITE = 255
+
+# Readers that run no outside program (EPS starts Ghostscript) and that pathology uses.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+# What Pillow raises on damaged files besides OSError: its parsers trust lengths, offsets and tables in the file.
+_DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError)
+_DAMAGE += (AttributeError, ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error)
+_CONVERSIONS = {
+    "1": "1 bit",
+    "L": "grey",
+    "LA": "grey",
+    "P": "palette",
+    "PA": "palette",
+    "RGBA": "transparency",
+    "CMYK": "cmyk",
+    "YCbCr": "ycbcr",
+    "LAB": "lab",
+}
+
+
+def read_image(path: str | os.PathLike[str]) -> Picture:
+    """Decode one file into RGB pixels.
+
+    Grey becomes RGB, CMYK becomes RGB, 16 bits are scaled by 255/65535, transparency is laid on white.
+
+    Raises:
+        BadFile: it is missing, empty, no image, damaged, or of a kind that has no faithful 8-bit form.
+    """
+    path = os.fspath(path)
+    try:
+        if os.stat(path).st_size == 0:  # noqa: PTH116  (a hot path: no Path object)
+            raise BadFile("empty", "the file has 0 bytes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                image.load()
+                return _to_rgb(image, path)._replace(saved=_saved(image))
+    except FileNotFoundError as error:
+        raise BadFile("missing", "there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise BadFile("not_an_image", f"the file begins with {_head(path)!r}, as no known image does") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadFile("unsupported", f"too many pixels for one patch: {error}") from error
+    except _DAMAGE as error:
+        raise BadFile("broken", f"cannot be decoded: {error}") from error
+
+
+def fit(pixels: np.ndarray, side: int, resize: str = "area") -> np.ndarray:
+    """Bring uint8 [H, W, 3] to [side, side, 3].
+
+    Args:
+        pixels: the image.
+        side: pixels of the square.
+        resize: `area` averages over the area that a new pixel covers (bilinear where the image must grow; the aspect
+            ratio is not kept); `pad` first lays the image in the middle of a white square.
+    """
+    height, width = pixels.shape[:2]
+    if resize == "pad" and height != width:
+        longer = max(height, width)
+        top, left = (longer - height) // 2, (longer - width) // 2
+        square = np.full((longer, longer, 3), WHITE, np.uint8)
+        square[top : top + height, left : left + width] = pixels
+        pixels, height, width = square, longer, longer
+    if (height, width) == (side, side):
+        return pixels
+    shrinks = side <= height and side <= width
+    method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(pixels).resize((side, side), method))
+
+
+def _to_rgb(image: Image.Image, path: str) -> Picture:
+    if image.mode == "RGB":
+        deep = image.format == "PNG" and _is_16_bit_png(path)
+        return Picture(np.asarray(image), "16 bit" if deep else "")
+    if image.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 257 = 255
+        return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit")
+    if image.mode not in _CONVERSIONS:
+        raise BadFile("unsupported", f"pixels of mode {image.mode!r} have no defined range of 8 bits; save it as RGB")
+    converted = _CONVERSIONS[image.mode]
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
+        image = Image.alpha_composite(white, image)
+    return Picture(np.asarray(image.convert("RGB")), converted)
+
+
+def _saved(image: Image.Image) -> Saved:
+    tables = getattr(image, "quantization", None) or {}  # {number: 64 steps} of a JPEG
+    steps = [step for table in tables.values() for step in table]
+    width, height = image.size
+    return Saved(str(image.format), width, height, sum(steps) / len(steps) if steps else math.nan)
+
+
+def _is_16_bit_png(path: str) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123  (a hot path: no Path object)
+        return file.read(25)[24:] == b"\x10"  # the bit depth in a PNG's header
+
+
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(12)

@@ -1,5 +1,0 @@
-"""Objectives (head + loss): one file each; a new file is a new loss."""
-
-from histotune.losses._base import LOSSES, LinearObjective, Objective, ObjectiveInput
-
-__all__ = ["LOSSES", "LinearObjective", "Objective", "ObjectiveInput"]

@@ -1,0 +1,155 @@
+"""How sure the mean of several trainings is, over other patients and other seeds.
+
+Two things could have come out otherwise. Other patients: percentiles of the mean over replicates, widened for few
+patients as a t-interval widens a normal one (Hesterberg, 2015, "expanded percentile"), and on average of both sides
+never narrower than a t-interval by the jackknife, which few clusters of cases need (MacKinnon, Nielsen & Webb, 2023).
+Other seeds: a t-interval of the mean over the trainings; drawing two to five of them with replacement would make it too
+narrow. On either side of the value the squared widths are added (MOVER, Zou & Donner, 2008), which counts twice what
+patients and seeds do together, so that two or three seeds give an interval that is rather too wide. A p-value is one
+minus the level at which the interval reaches zero: p < .05 says the same as a 95 % interval without zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from histotune.errors import ConfigError
+from histotune.metrics.measured import Measured
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value on all cases and its confidence interval; the bounds are NaN where they cannot be known."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second on the same cases, its confidence interval, and a two-sided p-value.
+
+    Attributes:
+        p: one minus the level at which the interval reaches zero, at least 2 / (replicates + 1).
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A metric of several trainings of one configuration, or its difference between two of them.
+
+    Attributes:
+        values: [S], on all cases, training by training.
+        drawn: [S, R], on the same draws of patients for all.
+        without: [S, P], on all patients but one; [S, 0] where there are many.
+        patients: how many there are.
+        range: of the metric, beyond which no bound lies; without bounds for a difference.
+    """
+
+    values: np.ndarray
+    drawn: np.ndarray
+    without: np.ndarray
+    patients: int
+    range: tuple[float, float] = (-math.inf, math.inf)
+
+    @classmethod
+    def of(cls, measured: Sequence[Measured], replicates: int, seed: int) -> Seeded:
+        """Measure every training on the same draws."""
+        drawn = np.stack([one.replicate(replicates, seed) for one in measured])
+        without = np.stack([one.without_each() for one in measured])
+        return cls(np.array([one.value() for one in measured]), drawn, without, measured[0].patients, measured[0].range)
+
+    def minus(self, other: Seeded) -> Seeded:
+        """Subtract another configuration, training by training; one of a single training is subtracted from all."""
+        drawn, without = self.drawn - other.drawn, self.without - other.without
+        return Seeded(self.values - other.values, drawn, without, self.patients)
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """Return the mean over trainings and its interval; the bounds are NaN where they cannot be known."""
+        low, high, _ = self._bounds(level)
+        return Interval(float(self.values.mean()), *(float(np.clip(bound, *self.range)) for bound in (low, high)))
+
+    def difference(self, level: float = LEVEL) -> Difference:
+        """Return the mean over trainings, its interval and its p-value."""
+        return Difference(float(self.values.mean()), *self._bounds(level))
+
+    def _bounds(self, level: float) -> tuple[float, float, float]:
+        """Return both bounds and the p-value."""
+        from scipy.special import stdtrit
+
+        if not 0 < level < 1:
+            raise ConfigError(f"a confidence level must lie between 0 and 1, got {level=}")
+        means, value = self.drawn.mean(axis=0), float(self.values.mean())
+        known = means[~np.isnan(means)]
+        if self.patients < 2 or len(known) < len(means) / 2:
+            return float("nan"), float("nan"), float("nan")
+        free, share = self.patients - 1, (1 + level) / 2
+        low, high = np.quantile(known, tails(self.patients, level))
+        of_seeds = float(self.values.std(ddof=1) / np.sqrt(len(self.values))) if len(self.values) > 1 else 0.0
+        errors = [max(width, 0.0) / float(stdtrit(free, share)) for width in (value - low, high - value)]
+        wider = max(1.0, self._jackknife() / mean) if (mean := sum(errors) / 2) else 1.0
+        sides = [_Side(wider * one, free, of_seeds, max(len(self.values) - 1, 1)) for one in errors]
+        p = sides[value < 0].p(abs(value), least=min(1.0, 2 / (len(known) + 1)))
+        return value - sides[0].width(share), value + sides[1].width(share), p
+
+    def _jackknife(self) -> float:
+        """Return the standard error over patients by leaving out each in turn; 0 where there are many."""
+        means = self.without.mean(axis=0)
+        known = means[~np.isnan(means)]
+        return float(np.sqrt((len(known) - 1) * known.var())) if len(known) > 1 else 0.0
+
+
+def tails(patients: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the shares of replicates below an interval's lower and upper bound; see `statistics.patient_bootstrap`."""
+    from scipy.special import ndtr, stdtrit
+
+    tail = float(ndtr(-np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 + level) / 2)))
+    return tail, 1 - tail
+
+
+class _Side(NamedTuple):
+    """Two standard errors on one side of a value, each with its degrees of freedom."""
+
+    of_patients: float
+    patients_free: int
+    of_seeds: float
+    seeds_free: int
+
+    def width(self, share: float) -> float:
+        """Return how far the bound lies from the value; `share` of a distribution lies below its quantile."""
+        from scipy.special import stdtrit
+
+        return float(
+            np.hypot(
+                stdtrit(self.patients_free, share) * self.of_patients, stdtrit(self.seeds_free, share) * self.of_seeds
+            )
+        )
+
+    def p(self, distance: float, least: float) -> float:
+        """Return the p at which the bound lies `distance` away, at least `least`."""
+        from scipy.optimize import brentq
+
+        if not distance:
+            return 1.0
+        if self.width(1 - least / 2) <= distance:
+            return least
+        return float(brentq(lambda p: self.width(1 - p / 2) - distance, least, 1.0))

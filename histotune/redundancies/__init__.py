@@ -1,5 +1,0 @@
-"""Redundancy terms (branch embeddings -> a loss that keeps them from saying the same): one file each."""
-
-from histotune.redundancies._base import REDUNDANCIES, Redundancy, build_redundancy
-
-__all__ = ["REDUNDANCIES", "Redundancy", "build_redundancy"]

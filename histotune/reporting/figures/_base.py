@@ -1,0 +1,169 @@
+"""The contract of a figure: compute plain numbers from a study's files, then draw them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from histotune.core.places import Places
+from histotune.core.registry import Registry
+from histotune.data.cohort import Cohort
+from histotune.data.splits import TEST, VAL
+from histotune.errors import StudyError
+from histotune.models.losses import LOSSES
+from histotune.reporting.charts import counted
+from histotune.space import Space, read_space
+from histotune.storage.study_folder import COMPLETE, StudySettings, StudyStore
+from histotune.studies.create import study_cohort
+from histotune.studies.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, Line, components, lines, ranked
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+Numbers = TypeVar("Numbers")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The study that a figure shows.
+
+    Args:
+        store: the study's files.
+        places: where prepared cohorts are kept.
+        data: where the study's data are now; None looks where they were when it began.
+    """
+
+    store: StudyStore
+    places: Places
+    data: str | os.PathLike[str] | None = None
+
+    @cached_property
+    def settings(self) -> StudySettings:
+        """What the study began with."""
+        return self.store.settings()
+
+    @cached_property
+    def entries(self) -> list[Line]:
+        """Every ended trial, single training, control and ensemble."""
+        return lines(self.store)
+
+    def models(self) -> list[Line]:
+        """Return the complete trials, single trainings and ensembles, best first."""
+        return [line for line in ranked(self.store, self.entries) if line.kind != CONTROL]
+
+    def trials(self) -> list[Line]:
+        """Return the ended trials by number, of which at least one has a result.
+
+        Raises:
+            StudyError: there is none.
+        """
+        study, metric = self.settings.name, self.settings.metric
+        found = sorted((line for line in self.entries if line.kind == TRIAL), key=lambda line: line.record.number)
+        if not found:
+            raise StudyError(f"study {study!r} has no trial yet: search on, or train one")
+        if not any(metric in line.record.metrics for line in found):
+            reasons = sorted({line.record.kind or line.record.state for line in found})
+            raise StudyError(
+                f"none of the {len(found)} trials of study {study!r} has a result ({', '.join(reasons)}): "
+                f"`histotune leaderboard {study}` says why; search on, or train one"
+            )
+        return found
+
+    @cached_property
+    def space(self) -> Space:
+        """The study's search space."""
+        return read_space(self.settings.space, f"space of study {self.settings.name}")
+
+    def scored_on(self) -> str:
+        """Say for a caption on how many cases and patients trials are scored, and of which study."""
+        cases, patients = self.part(VAL)
+        return f"{counted(cases, 'validation case')} of {counted(patients, 'patient')}; {self}"
+
+    def trained(self) -> dict[str, list[Line]]:
+        """Return {loss: its complete trials and single trainings, best first}, losses by name."""
+        found: dict[str, list[Line]] = {}
+        for line in self.models():
+            if line.kind in (TRIAL, SINGLE):
+                found.setdefault(components(line)[0], []).append(line)
+        return dict(sorted(found.items()))
+
+    def one_network(self, what: str) -> None:
+        """Refuse a study with folds.
+
+        Raises:
+            StudyError: a trial of this study has a network for each fold.
+        """
+        if self.settings.folds:
+            raise StudyError(
+                f"{what} of one network on cases that it never saw, and study {self.settings.name!r} trains one for "
+                f"each of {self.settings.folds} folds: draw it of a study without folds"
+            )
+
+    def part(self, name: str) -> tuple[int, int]:
+        """Return how many cases and patients stand in a part of the split: `splits.TRAIN`, `VAL` or `TEST`.
+
+        With folds the development part is both, what trials train on and what they are scored on.
+        """
+        table = self.store.split_table()
+        rows = table[table["fold"] != ""] if self.settings.folds and name != TEST else table[table["part"] == name]
+        return len(rows), rows["patient"].nunique()
+
+    def cohort(self, image_size: int) -> Cohort:
+        """Return the study's data at an image size, pixels."""
+        return study_cohort(self.store, self.places, image_size, self.data)
+
+    def __str__(self) -> str:
+        """Say which study, data and split these are, and what a reader must know of them."""
+        told = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
+        if self.settings.leaky:
+            told += f" ({LEAKY}: patients stand on both sides)"
+        if self.settings.folds:
+            told += f", validation out of {self.settings.folds} folds"
+        if self.settings.training:
+            told += f", training part {self.settings.training}"
+        return told + (" (synthetic data)" if self.settings.facts.get("synthetic") else "")
+
+
+class Figure(Generic[Numbers]):
+    """Computes a frozen dataclass of plain values and arrays, and draws it.
+
+    `compute` reads files and never needs plotly; `draw` reads nothing but the numbers, so that whoever has numbers of
+    another origin draws them, too. The title says what is shown, with units; the caption how many cases and patients.
+    A builder takes keyword parameters only, all of them with defaults.
+    """
+
+    def compute(self, source: Source) -> Numbers:
+        """Compute the numbers of a study.
+
+        Raises:
+            StudyError: the study does not hold what the figure shows.
+        """
+        raise NotImplementedError
+
+    def draw(self, numbers: Numbers) -> PlotlyFigure:
+        """Draw what `compute` returned."""
+        raise NotImplementedError
+
+
+def loss_of(line: Line) -> dict[str, Any]:
+    """Return the loss of a trial: `name` and every parameter, those that it left to their defaults included."""
+    loss: Mapping[str, Any] = line.record.config()["loss"]
+    defaults = {one.name: one.default for one in LOSSES.entry(loss["name"]).parameters if not one.required}
+    return {**defaults, **loss}
+
+
+FIGURES: Registry[Figure] = Registry("figure", "histotune.reporting.figures")
+
+
+def call(line: Line) -> str:
+    """Name a model in a caption: kind, name, loss, and its state where it is not complete.
+
+    A single training's name is its digest, of which the beginning is enough.
+    """
+    name = line.name[:6] if line.kind == SINGLE else line.name
+    loss = components(line)[0]
+    state = "" if line.record.state == COMPLETE else f", {line.record.state}"
+    return f"{line.kind} {name}" + (f" ({loss}{state})" if loss else state)

@@ -1,0 +1,76 @@
+"""A model's held-out probabilities at a temperature that other patients chose, and draws of its patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from histotune.ensembles.crossfit import tune
+from histotune.ensembles.held_out import parts_by_patient
+from histotune.ensembles.operating import scored_cases
+from histotune.metrics import scores as metrics
+from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from histotune.metrics.resampling import bounds, draws
+from histotune.reporting.figures._base import Source, call
+from histotune.reporting.figures._select import find
+from histotune.studies.leaderboard import ENSEMBLE
+
+REPLICATES, _TAIL = 500, 0.025
+
+
+class Calibrated(NamedTuple):
+    """What a model says of cases that it was not trained on, before and after a temperature.
+
+    Attributes:
+        model, cases: in words.
+        before, after: probabilities [n, C]; the temperature of `after` is cross-fitted by patient.
+        tempered: whether `before` has no temperature at all, which an ensemble has.
+    """
+
+    model: str
+    cases: str
+    before: np.ndarray
+    after: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+    tempered: bool
+
+
+def calibrated(source: Source, of: str) -> Calibrated:
+    """Read a model's held-out predictions; temperatures compose, so that those of an ensemble lose theirs.
+
+    Raises:
+        StudyError: there is no such model.
+    """
+    line = find(source, of)
+    saved = line.record.predictions()
+    before = metrics.softmax(saved.logits)
+    bounds = (LEAST_TEMPERATURE, MOST_TEMPERATURE)
+    tuned = tune(before, saved.labels, parts_by_patient(saved.patients, saved.labels), None, bounds=bounds)
+    how = "" if tuned.crossed else " (too few patients to cross-fit)"
+    cases = f"{scored_cases(source.settings)} of {source}{how}"
+    ensemble = line.kind == ENSEMBLE
+    return Calibrated(call(line), cases, before, tuned.crossfitted, saved.labels, saved.patients, not ensemble)
+
+
+def band(per_patient: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 2.5th and 97.5th percentile of a measure of sums over resampled patients.
+
+    Args:
+        per_patient: what is summed up, [P, k].
+        measure: sums [r, k] -> values [r, m], NaN where one is not known.
+    """
+    blocks = draws(len(per_patient), REPLICATES, 0)
+    values = np.concatenate([measure(times @ per_patient) for times in blocks])
+    low, high = bounds(values, [_TAIL, 1 - _TAIL])
+    return low, high
+
+
+def sums_by_patient(patients: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sum values [n, k] up over the cases of each patient, [P, k]."""
+    names, owner = np.unique(patients, return_inverse=True)
+    found = np.zeros((len(names), values.shape[1]))
+    np.add.at(found, owner, values)
+    return found

@@ -1,0 +1,73 @@
+"""Errors of a model on the cases that it was scored on: counted by group, and the surest ones one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histotune.metrics import scores as metrics
+from histotune.reporting.figures._base import Source, call
+from histotune.reporting.figures._select import find
+from histotune.storage.records import Predictions
+
+_Z = 1.959963984540054  # of a normal interval of 95 %
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One case that a model took for another class.
+
+    Attributes:
+        id, patient: of the case.
+        truth, said: names of classes.
+        probability: that the model gave to what it said.
+    """
+
+    id: str
+    patient: str
+    truth: str
+    said: str
+    probability: float
+
+
+def scored(source: Source, of: str) -> tuple[str, Predictions, np.ndarray]:
+    """Return a model's name, its saved predictions, and its probabilities float64 [n, C].
+
+    These are cases of the validation part, or out of folds: no label of the sealed part is ever among them.
+    """
+    line = find(source, of)
+    saved = line.record.predictions()
+    return call(line), saved, metrics.softmax(saved.logits)
+
+
+def surest_mistakes(
+    saved: Predictions, probabilities: np.ndarray, classes: Sequence[str], most: int
+) -> tuple[Mistake, ...]:
+    """Return the wrong cases of highest probability, the surest first, equal ones by id."""
+    said = metrics.decide(probabilities)
+    sure = probabilities.max(axis=1)
+    wrong = np.flatnonzero(said != saved.labels)
+    order = wrong[np.lexsort((saved.ids[wrong], -sure[wrong]))][:most]
+    return tuple(
+        Mistake(
+            str(saved.ids[row]), str(saved.patients[row]), classes[saved.labels[row]], classes[said[row]],
+            round(float(sure[row]), 6),
+        )
+        for row in order
+    )  # fmt: skip
+
+
+def wilson(errors: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of the 95 % score interval of shares (Wilson, 1927), float64; `cases` at least 1.
+
+    >>> low, high = wilson(np.array([0, 5]), np.array([10, 10]))
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.0, 0.237], [0.278, 0.763])
+    """
+    share = errors / cases
+    middle = share + _Z**2 / (2 * cases)
+    half = _Z * np.sqrt(share * (1 - share) / cases + _Z**2 / (4 * cases**2))
+    scale = 1 + _Z**2 / cases
+    return np.maximum((middle - half) / scale, 0.0), np.minimum((middle + half) / scale, 1.0)

@@ -1,0 +1,110 @@
+"""What a better score costs: latency, parameters and seconds of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.core import files
+from histotune.metrics import pareto
+from histotune.metrics import scores as metrics
+from histotune.reporting import charts as _style
+from histotune.reporting.figures._base import FIGURES, Figure, Source, call
+from histotune.reporting.figures._cost_panels import panels
+from histotune.reporting.figures._select import BEST, find
+from histotune.storage.study_folder import COMPLETE
+from histotune.studies.leaderboard import TRIAL, components
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+
+@dataclass(frozen=True)
+class Price:
+    """One cost of n models.
+
+    Attributes:
+        name: of the cost, with its unit.
+        values: float64 [n]; NaN where it was not measured.
+        front: bool [n], whether no other model is as good in metric and cost and better in one.
+    """
+
+    name: str
+    values: np.ndarray
+    front: np.ndarray
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Complete trials, single trainings and ensembles by their costs.
+
+    Attributes:
+        metric: the study's.
+        names: of the models, the best first; `losses`: their losses, "" for an ensemble.
+        scores: float64 [n].
+        prices: of which at least one model has a value.
+        tied: bool [n], whether `histotune confirm` found no difference to the best.
+        confirmed: whether that was asked at all.
+        about: on how many cases of which study.
+    """
+
+    metric: str
+    names: tuple[str, ...]
+    losses: tuple[str, ...]
+    scores: np.ndarray
+    prices: tuple[Price, ...]
+    tied: np.ndarray
+    confirmed: bool
+    about: str
+
+
+class Cost(Figure[Costs]):
+    """Each cost in a panel, with the models that nothing beats in score and cost at once."""
+
+    def compute(self, source: Source) -> Costs:
+        """Read what the models cost."""
+        find(source, BEST)  # or says that there is none yet
+        metric = source.settings.metric
+        models = [line for line in source.models() if not np.isnan(line.record.metrics[metric])]
+        scores = np.array([line.record.metrics[metric] for line in models], dtype=np.float64)
+        sign = metrics.direction(metric)
+        columns = {
+            "milliseconds per case": [line.record.metrics.get("latency_ms", np.nan) for line in models],
+            "parameters": [line.record.parameters or np.nan for line in models],
+            "seconds of training": [line.record.seconds or np.nan for line in models],
+        }
+        prices = []
+        for name, column in columns.items():
+            values = np.array(column, dtype=np.float64)
+            if not np.isnan(values).all():
+                prices.append(Price(name, values, pareto.front(np.stack([scores, values], axis=1), [sign, -1.0])))
+        path = source.store.folder / "confirm" / "confirm.json"
+        told = files.read_json(path) if path.exists() else {}
+        numbers = {one["number"] for one in told.get("contenders", []) if one["tied"]}
+        tied = [line.kind == TRIAL and line.record.number in numbers for line in models]
+        return Costs(
+            metric, tuple(call(line) for line in models), tuple(components(line)[0] for line in models), scores,
+            tuple(prices), np.array(tied, dtype=bool), bool(told), source.scored_on(),
+        )  # fmt: skip
+
+    def draw(self, numbers: Costs) -> PlotlyFigure:
+        """Draw one panel per cost, below each other, over the same axis of the metric."""
+        metric = metrics.in_words(numbers.metric)
+        traces, layout, height = panels(numbers, metric)
+        caption = (
+            f"{_style.counted(len(numbers.names), f'{COMPLETE} model')} scored on {numbers.about}. The line joins the "
+            "Pareto front: no other model is as good in both and better in one. Latency is the median of one case on "
+            "the trial's own device; an ensemble's costs are the sums of its members'."
+        )
+        if numbers.confirmed:
+            caption += f" A ring marks what `histotune confirm` cannot tell from the best ({int(numbers.tied.sum())})."
+        title = f"Validation {metric} by latency, parameters and training time"
+        return _style.figure(title, caption, traces, layout, height=height, below=50)
+
+
+@FIGURES.register("cost")
+def cost() -> Cost:
+    """Validation metric by latency, parameters and seconds of training, with Pareto front and, once confirmed, ties."""
+    return Cost()

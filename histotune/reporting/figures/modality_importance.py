@@ -1,0 +1,71 @@
+"""What the score of a trained model loses when one modality goes to the wrong patients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.core.parameters import Interval
+from histotune.explanation.permutation import Group, permute
+from histotune.reporting import charts as _style
+from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._branches import BEST
+from histotune.reporting.figures._losses import HOW, Loss, Model, dots, loss_of, model_of, of_which
+from histotune.reporting.figures._trained import trained
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+
+@dataclass(frozen=True)
+class ModalityImportance:
+    """Loss of the score by modality, the largest first.
+
+    Attributes:
+        model: which it is.
+        losses: by modality; the name says who has it.
+    """
+
+    model: Model
+    losses: tuple[Loss, ...]
+
+
+class ByModality(Figure[ModalityImportance]):
+    """Permutes every modality that a trial's networks read, among the patients that have it."""
+
+    def __init__(self, of: str, repeats: int) -> None:
+        self._of, self._repeats = of, repeats
+
+    def compute(self, source: Source) -> ModalityImportance:
+        """Run the trial's networks over the cases that they are scored on."""
+        found = trained(source, self._of)
+        groups = [Group(name, name) for name in found.parts[0].predictor.modalities]
+        permuted = permute(found.parts, found.data, groups, repeats=self._repeats)
+        losses = []
+        for group in groups:
+            share = float(np.mean(found.data.present[group.modality][permuted.rows]))
+            name = group.name if share == 1 else f"{group.name} ({share:.0%} have it)"
+            losses.append(loss_of(permuted.effect(group, found.data, found.metric), name))
+        score = permuted.score(found.data, found.metric)
+        ranked = sorted(losses, key=lambda loss: -loss.value)
+        return ModalityImportance(model_of(found, score, self._repeats, str(source)), tuple(ranked))
+
+    def draw(self, numbers: ModalityImportance) -> PlotlyFigure:
+        """Draw a dot with its interval for every modality."""
+        traces, layout, height = dots(numbers.losses)
+        model = numbers.model
+        caption = (
+            f"{of_which(model)}. One modality at a time goes to other patients, among those that have it, "
+            f"{_style.counted(model.repeats, 'time')}. {HOW}"
+        )
+        layout |= {"xaxis": _style.axis(f"loss of {model.metric}"), "showlegend": False}
+        title = f"Loss of {model.metric} when a modality goes to other patients"
+        return _style.figure(title, caption, traces, layout, height=height)
+
+
+@FIGURES.register("modality_importance", ranges={"repeats": Interval(1, 1000, whole=True)})
+def modality_importance(*, of: str | int = BEST, repeats: int = 10) -> ByModality:
+    """Loss of the score when a modality is permuted across patients; `of` is best or a trial's number."""
+    return ByModality(str(of), repeats)

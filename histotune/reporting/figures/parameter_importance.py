@@ -1,0 +1,118 @@
+"""Which parameters the best trials have in common, over all trials and within each branch of the space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import StudyError
+from histotune.metrics.scores import in_words
+from histotune.reporting import charts as _style
+from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._importance_bars import bars
+from histotune.reporting.figures._parameters import Tried, labels, tried, upwards
+from histotune.space import Condition
+from histotune.tuning.parameter_importance import LEAST, LEAST_BEST, MOST, SHUFFLES, importances
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Importance of parameters among some trials.
+
+    Attributes:
+        branch: which trials, such as `loss focal`.
+        trials, complete: how many, and how many of them were not stopped.
+        names: of the parameters, the most important first; `labels`: short ones.
+        shares: float64, sum to 1.
+        chances: float64, what chance reaches.
+    """
+
+    branch: str
+    trials: int
+    complete: int
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    shares: np.ndarray
+    chances: np.ndarray
+
+
+@dataclass(frozen=True)
+class ParameterImportance:
+    """Importance by branch of the space, all trials first; `left_out`: branches with too few trials."""
+
+    metric: str
+    panels: tuple[Panel, ...]
+    left_out: tuple[str, ...]
+    about: str
+
+
+class ByParameter(Figure[ParameterImportance]):
+    """PED-ANOVA over all trials and within every option of every switch, where parameters of its own exist."""
+
+    def compute(self, source: Source) -> ParameterImportance:
+        """Compare the best trials with all of them."""
+        found = tried(source)
+        short = labels([parameter.path for parameter in source.space.parameters()])
+        branches: list[tuple[str, Condition]] = [("all trials", ())]
+        branches += [(", ".join(f"{short[path]} {o}" for path, o in one), one) for one in source.space.branches()]
+        panels, left_out = [], []
+        for name, branch in branches:
+            panel = _panel(source, found, name, branch)
+            if panel is not None:
+                panels.append(panel)
+            else:
+                left_out.append(f"{name} ({int(found.within(branch).sum()):,})")
+        if not panels:
+            raise StudyError(
+                f"parameter importance needs {LEAST} complete or stopped trials, {LEAST_BEST} of them complete, and "
+                f"study {source.settings.name!r} has {len(found.lines)} and {int(found.complete.sum())}: search on"
+            )
+        return ParameterImportance(source.settings.metric, tuple(panels), tuple(left_out), source.scored_on())
+
+    def draw(self, numbers: ParameterImportance) -> PlotlyFigure:
+        """Draw bars, panel by panel, each with a mark at what chance reaches."""
+        traces, layout, height = bars(numbers.panels)
+        metric = in_words(numbers.metric)
+        caption = (
+            "PED-ANOVA: how differently the best tenth of the trials (at least four) and all trials are distributed "
+            "over a parameter; shares of a panel sum to 1. A stopped trial counts as not among the best: it was behind "
+            f"at the same epoch. The line is the most that {SHUFFLES} shuffles of the scores reached; a grey bar, "
+            f"below it, tells nothing. At most {MOST} trials of a panel count, evenly sampled. Metric {metric} on "
+            f"{numbers.about}."
+        )
+        if numbers.left_out:
+            caption += f" Branches with too few trials: {', '.join(numbers.left_out)}."
+        title = f"Parameter importance for validation {metric}, by branch"
+        return _style.figure(title, caption, traces, layout, height=height, above=24)
+
+
+@FIGURES.register("parameter_importance")
+def parameter_importance() -> ByParameter:
+    """Which parameters the best trials have in common, over all trials and within each loss or other branch."""
+    return ByParameter()
+
+
+def _panel(source: Source, found: Tried, name: str, branch: Condition) -> Panel | None:
+    """Measure one branch: what exists in all its trials, and nothing of other branches."""
+    rows = np.flatnonzero(found.within(branch))
+    values = [found.values[row] for row in rows]
+    everywhere = [one for one in source.space.parameters() if all(one.path in each for each in values)]
+    scores = upwards(source, np.where(found.complete[rows], found.scores[rows], np.nan))
+    ranked = importances(everywhere, values, scores)
+    if not ranked:
+        return None
+    short = labels([parameter.path for parameter in source.space.parameters()])
+    return Panel(
+        branch=name,
+        trials=len(rows),
+        complete=int(found.complete[rows].sum()),
+        names=tuple(one.name for one in ranked),
+        labels=tuple(short[one.name] for one in ranked),
+        shares=np.array([one.share for one in ranked]),
+        chances=np.array([one.chance for one in ranked]),
+    )

@@ -1,0 +1,117 @@
+"""The metric against every parameter of the space, one panel each, by loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import StudyError, suggest
+from histotune.metrics.scores import in_words
+from histotune.reporting import charts as _style
+from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._grid import panels
+from histotune.reporting.figures._parameters import Column, column, labels, nothing_differs, tried, upwards
+from histotune.studies.leaderboard import components
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+ALL = "all"
+_MOST = 800  # trials that are drawn
+_BEST = 200  # of them
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Trials by the values of each parameter.
+
+    Attributes:
+        metric: the study's.
+        numbers: int64 [n], of the trials; `scores`: float64; `complete`: bool, the others were stopped.
+        losses: names, by how often they were tried; `loss`: int64 [n] into it.
+        columns: parameters that take several values, those of all trials first.
+        trials: complete and stopped ones, drawn or not.
+        about: on how many cases of which study.
+    """
+
+    metric: str
+    numbers: np.ndarray
+    scores: np.ndarray
+    complete: np.ndarray
+    losses: tuple[str, ...]
+    loss: np.ndarray
+    columns: tuple[Column, ...]
+    trials: int
+    about: str
+
+
+class ParameterSlices(Figure[Slices]):
+    """Trials by each parameter alone; what several do together it does not show."""
+
+    def __init__(self, loss: str) -> None:
+        self._loss = loss
+
+    def compute(self, source: Source) -> Slices:
+        """Place the trials, the best and an even sample of a large study's."""
+        found = tried(source)
+        names = np.array([components(line)[0] for line in found.lines])
+        rows = np.arange(len(names)) if self._loss == ALL else np.flatnonzero(names == self._loss)
+        if not len(rows):
+            raise StudyError(
+                f"study {source.settings.name!r} has no trial of loss {self._loss!r}. "
+                f"{suggest(self._loss, [ALL, *sorted(set(names.tolist()))])}"
+            )
+        kept = rows[sampled(upwards(source, found.scores[rows]), found.complete[rows])]
+        values = [found.values[row] for row in kept]
+        short = labels([one.path for one in source.space.parameters()])
+        shared = set[str].intersection(*({*each} for each in values))
+        ordered = sorted(source.space.parameters(), key=lambda one: one.path not in shared)
+        columns = [column(one, short[one.path], values) for one in ordered]
+        shown = tuple(one for one in columns if one.varies)
+        if not shown:
+            raise StudyError(nothing_differs(source, len(rows)))
+        losses, loss = np.unique(names[kept], return_inverse=True)
+        order = np.argsort(-np.bincount(loss), kind="stable")
+        return Slices(
+            metric=source.settings.metric,
+            numbers=found.numbers[kept],
+            scores=found.scores[kept],
+            complete=found.complete[kept],
+            losses=tuple(losses[order].tolist()),
+            loss=np.argsort(order)[loss],
+            columns=shown,
+            trials=len(rows),
+            about=source.scored_on(),
+        )
+
+    def draw(self, numbers: Slices) -> PlotlyFigure:
+        """Draw small panels in two columns."""
+        metric = in_words(numbers.metric)
+        traces, layout, height = panels(numbers, metric)
+        drawn = f"{len(numbers.numbers):,} of {_style.counted(numbers.trials, 'trial')}"
+        caption = (
+            f"{drawn}, a mark each: filled where complete, a small grey one where stopped early. Parameters of one "
+            "loss or network stand where that was drawn. A sampler tries good regions more often, so that many marks "
+            f"are no proof; neither is a panel that hides what other parameters did. Scored on {numbers.about}."
+        )
+        below = 24 + 24 * -(-(len(numbers.losses) + 1) // 3)
+        title = f"Validation {metric} by parameter"
+        return _style.figure(title, caption, traces, layout, height=height + below, above=24, below=below)
+
+
+@FIGURES.register("parameter_slices")
+def parameter_slices(*, loss: str = ALL) -> ParameterSlices:
+    """Validation metric against each parameter that was searched, by loss; `loss` is all or a name."""
+    return ParameterSlices(loss)
+
+
+def sampled(scores: np.ndarray, complete: np.ndarray) -> np.ndarray:
+    """Return at most `_MOST` rows in their order: the best complete ones, and of the rest an even sample."""
+    if len(scores) <= _MOST:
+        return np.arange(len(scores))
+    ranked = np.argsort(-np.where(complete, np.nan_to_num(scores, nan=-np.inf), -np.inf), kind="stable")
+    rest = np.sort(ranked[_BEST:])
+    even = rest[np.linspace(0, len(rest) - 1, _MOST - _BEST).round().astype(np.int64)]
+    return np.sort(np.concatenate([ranked[:_BEST], even]))

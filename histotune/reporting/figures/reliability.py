@@ -1,0 +1,141 @@
+"""Whether a probability of 80 % comes true 80 times in a hundred."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histotune.core.parameters import Interval
+from histotune.metrics import scores as metrics
+from histotune.reporting import charts as _style
+from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._calibrated import band, calibrated, sums_by_patient
+from histotune.reporting.figures._select import BEST
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of the diagram, bin by bin.
+
+    Attributes:
+        name: of the line.
+        said, seen: mean probability and share of cases of which it came true, [bins].
+        low, high: of `seen`, 95 % over resampled patients; NaN where that is not known.
+        counts: cases of each bin.
+        ece: expected calibration error as `metrics` has it, of the predicted class.
+    """
+
+    name: str
+    said: np.ndarray
+    seen: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    counts: np.ndarray
+    ece: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Curves of one model; `event` is what the probability is of."""
+
+    model: str
+    cases: str
+    event: str
+    curves: tuple[Curve, ...]
+    number: int
+    patients: int
+
+
+def curve(
+    name: str, probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, *, positive: int, bins: int
+) -> Curve:
+    """Cut cases into bins of as many cases each and compare what was said with what came true.
+
+    Args:
+        probabilities: [n, C]; of two classes that of the positive one counts, of more that of the predicted one.
+        bins: how many; equal probabilities stay in one bin, so that there may be fewer.
+    """
+    if probabilities.shape[1] == 2:
+        said, seen = probabilities[:, positive], labels == positive
+    else:
+        said, seen = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.unique(np.quantile(said, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
+    names, member = np.unique(np.searchsorted(edges, said, side="right"), return_inverse=True)
+    inside = np.eye(len(names))[member]  # [n, bins]
+    counts = inside.sum(axis=0)
+    totals = sums_by_patient(patients, np.concatenate([inside * seen[:, None], inside], axis=1))
+
+    def shares(sums: np.ndarray) -> np.ndarray:
+        hits, cases = np.split(sums, 2, axis=1)
+        return np.divide(hits, cases, out=np.full(hits.shape, np.nan), where=cases > 0)
+
+    low, high = band(totals, shares) if len(totals) > 1 else (np.full(len(names), np.nan),) * 2
+    ece = metrics.score("ece", probabilities, labels)
+    return Curve(name, inside.T @ said / counts, inside.T @ seen / counts, low, high, counts, ece)
+
+
+class ReliabilityDiagram(Figure[Reliability]):
+    """Of held-out predictions, as trained and at a temperature that other patients chose."""
+
+    def __init__(self, of: str, bins: int) -> None:
+        self._of, self._bins = of, bins
+
+    def compute(self, source: Source) -> Reliability:
+        """Compare the model's probabilities with what came true."""
+        found, positive = calibrated(source, self._of), source.settings.positive
+        classes = source.settings.classes
+        sides = {"as trained": found.before} if found.tempered else {}
+        sides["after temperature" if found.tempered else "with its temperature"] = found.after
+        curves = tuple(
+            curve(name, p, found.labels, found.patients, positive=positive, bins=self._bins)
+            for name, p in sides.items()
+        )
+        event = classes[positive] if len(classes) == 2 else "the predicted class"
+        number, patients = len(found.labels), len(np.unique(found.patients))
+        return Reliability(found.model, found.cases, event, curves, number, patients)
+
+    def draw(self, numbers: Reliability) -> PlotlyFigure:
+        """Draw what came true over what was said, with bands, and the diagonal on which both are the same."""
+        traces: list[dict[str, Any]] = [
+            {"type": "scatter", "x": [0, 1], "y": [0, 1], "mode": "lines", "name": "perfect", "hoverinfo": "skip",
+             "line": {"color": _style.FAINT, "dash": "dash", "width": 1}}
+        ]  # fmt: skip
+        for index, one in enumerate(numbers.curves):
+            traces += _traces(one, index if len(numbers.curves) > 1 else 1)
+        axis = {"range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.2}
+        layout = {
+            "xaxis": _style.axis(f"predicted probability of {numbers.event}", **axis),
+            "yaxis": _style.axis("share of cases where it is so", **axis),
+        }
+        caption = (
+            f"{numbers.model}; {numbers.cases}. {_style.counted(numbers.number, 'case')} of "
+            f"{_style.counted(numbers.patients, 'patient')} in bins of as many cases each; the temperature of a case "
+            "was fitted to other patients; bands: 95 % over resampled patients. ECE: "
+            f"{metrics.ECE_BINS} equal-width bins of the predicted class's probability."
+        )
+        return _style.figure("Reliability: do probabilities come true?", caption, traces, layout, height=470, below=90)
+
+
+@FIGURES.register("reliability", ranges={"bins": Interval(2, 100, whole=True)}, source="DeGroot & Fienberg, 1983")
+def reliability(*, of: str | int = BEST, bins: int = 10) -> ReliabilityDiagram:
+    """Predicted probability against what came true; `of` is best, a trial's number or a name of the leaderboard."""
+    return ReliabilityDiagram(str(of), bins)
+
+
+def _traces(one: Curve, index: int) -> list[dict[str, Any]]:
+    color = _style.place(index)["color"]
+    known = ~np.isnan(one.low)
+    around = np.concatenate([one.low[known], one.high[known][::-1]])
+    along = np.concatenate([one.said[known], one.said[known][::-1]])
+    line = {"type": "scatter", "x": one.said, "y": one.seen, "mode": "lines+markers",
+            "name": f"{one.name}, ECE {one.ece:.3f}", "customdata": one.counts, "line": {"color": color},
+            "marker": {"symbol": _style.place(index)["symbol"], "size": 8},
+            "hovertemplate": "said %{x:.1%}, seen %{y:.1%}<br>%{customdata} cases<extra></extra>"}  # fmt: skip
+    filled = {"type": "scatter", "x": along, "y": around, "fill": "toself", "fillcolor": color, "opacity": 0.18,
+              "mode": "none", "showlegend": False, "hoverinfo": "skip"}  # fmt: skip
+    return [filled, line]

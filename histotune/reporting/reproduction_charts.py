@@ -1,0 +1,80 @@
+"""How rare positives in training change what a model reaches: panels of metrics over the make-up of the training part.
+
+No figure of a study, since every make-up is a study of its own: whoever has their numbers draws them with `draw`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from histotune.metrics.bootstrap import Interval
+from histotune.reporting import charts as _style
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+_PANEL, _GAP, _LEGEND = 210, 64, 40  # pixels
+_APART = 0.07  # between two rows at one make-up, of the distance to the next
+
+
+@dataclass(frozen=True)
+class ImbalanceCurve:
+    """What rows reach, make-up by make-up.
+
+    Attributes:
+        makeups: names of the training parts, the commonest positives first.
+        counts: (negatives, positives) of each.
+        panels: {title of a panel: {row: its metric at each make-up}}.
+        cases, patients: of the part that is measured, the same for all.
+        seeds: trainings of each row.
+        where: study and split, in words.
+    """
+
+    makeups: Sequence[str]
+    counts: Sequence[tuple[int, int]]
+    panels: Mapping[str, Mapping[str, Sequence[Interval]]]
+    cases: int
+    patients: int
+    seeds: int
+    where: str
+
+
+def draw(curve: ImbalanceCurve) -> PlotlyFigure:
+    """Draw one panel under the other, with the intervals as bars."""
+    count = len(curve.panels)
+    height = count * _PANEL + (count - 1) * _GAP + _LEGEND + 60
+    ticks = [f"{name}<br>{n:,} : {p:,}" for name, (n, p) in zip(curve.makeups, curve.counts, strict=True)]
+    layout: dict[str, Any] = {}
+    traces: list[dict[str, Any]] = []
+    for at, (title, rows) in enumerate(curve.panels.items()):
+        number = "" if at == 0 else str(at + 1)
+        top = 1 - at * (_PANEL + _GAP) / (height - _LEGEND - 60)
+        bottom = max(0.0, top - _PANEL / (height - _LEGEND - 60))
+        last = at == count - 1
+        layout[f"xaxis{number}"] = _style.axis(
+            "training part: negatives : positives" if last else "", anchor=f"y{number}", showgrid=False,
+            tickvals=list(range(len(ticks))), ticktext=ticks, range=[-0.5, len(ticks) - 0.5],
+        )  # fmt: skip
+        layout[f"yaxis{number}"] = _style.axis(title, anchor=f"x{number}", domain=[bottom, top])
+        traces += [_trace(row, place, values, number, len(rows)) for place, (row, values) in enumerate(rows.items())]
+    title = "Rare positives in training: what is reached on the test part as it is"
+    caption = (
+        f"{_style.counted(curve.cases, 'test case')} of {_style.counted(curve.patients, 'patient')}, the same and "
+        f"natural throughout; {curve.where}. Means over {_style.counted(curve.seeds, 'training seed')}; bars: 95 % "
+        "intervals over resampled patients and seeds; rows share the patients, so their differences are surer."
+    )
+    return _style.figure(title, caption, traces, layout, height=height, below=_LEGEND + 20)
+
+
+def _trace(row: str, place: int, values: Sequence[Interval], number: str, rows: int) -> dict[str, Any]:
+    shift = _APART * (place - (rows - 1) / 2)
+    return {
+        "type": "scatter", "mode": "lines+markers", "xaxis": f"x{number}", "yaxis": f"y{number}", "name": row,
+        "legendgroup": row, "showlegend": number == "", "x": [at + shift for at in range(len(values))],
+        "y": [value.value for value in values], "marker": {**_style.place(place), "size": 9}, "line": {"width": 1.5},
+        "hovertemplate": "%{y:.3f}",
+        "error_y": {"type": "data", "array": [value.high - value.value for value in values], "thickness": 1,
+                    "arrayminus": [value.value - value.low for value in values], "width": 4},
+    }  # fmt: skip

@@ -1,0 +1,121 @@
+"""What the files of a study say, read once for all sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histotune.core import files
+from histotune.reporting.figures import Source
+from histotune.storage.records import read_ensemble
+from histotune.storage.study_folder import StudySettings, StudyStore
+from histotune.studies.leaderboard import CONTROL, Line, Verdict, gain, leaderboard, verdict
+from histotune.training.trial_folder import ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a study.
+
+    Attributes:
+        source: its files and data.
+        command: what the user typed; "" when it was called from Python.
+        watts: power that a trial draws, as the user says; None for a table's guess.
+        images: whether pictures of cases may stand on the page.
+    """
+
+    source: Source
+    command: str = ""
+    watts: float | None = None
+    images: bool = False
+
+    @property
+    def store(self) -> StudyStore:
+        """The study's files."""
+        return self.source.store
+
+    @property
+    def settings(self) -> StudySettings:
+        """What the study began with."""
+        return self.source.settings
+
+    @cached_property
+    def board(self) -> pd.DataFrame:
+        """The leaderboard."""
+        return leaderboard(self.store, self.source.entries)
+
+    @cached_property
+    def models(self) -> list[Line]:
+        """Complete trials, single trainings and ensembles, best first."""
+        return self.source.models()
+
+    @cached_property
+    def trials(self) -> list[Line]:
+        """Every ended trial and single training, in no particular order."""
+        return [line for line in self.source.entries if line.kind in ("trial", "single")]
+
+    @cached_property
+    def controls(self) -> list[Line]:
+        """What every model must beat."""
+        return [line for line in self.source.entries if line.kind == CONTROL]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether the best model beats the best control on the validation part."""
+        return verdict(self.store, self.source.entries)
+
+    @cached_property
+    def gain(self) -> Verdict:
+        """Whether the best model beats the space's default on the validation part."""
+        return gain(self.store, self.source.entries)
+
+    @cached_property
+    def confirmed(self) -> Mapping[str, Any]:
+        """What `histotune confirm` found; {} where it was not called."""
+        return _told(self.store.folder / "confirm" / "confirm.json")
+
+    @cached_property
+    def nested(self) -> Mapping[str, Any]:
+        """What a nested cross-validation found; {} where there was none."""
+        return _told(self.store.folder / "nested.json")
+
+    @cached_property
+    def audit(self) -> Mapping[str, Any]:
+        """What `histotune audit` found; {} where it was not called."""
+        return _told(self.store.folder / "audit.json")
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Every evaluation, oldest first."""
+        return self.store.evaluations()
+
+    @cached_property
+    def ensembles(self) -> dict[str, Mapping[str, Any]]:
+        """What is known of each ensemble, by name."""
+        paths = sorted(self.store.ensembles.glob("*/ensemble.json"))
+        return {path.parent.name: read_ensemble(path.parent) for path in paths}
+
+    @cached_property
+    def openings(self) -> list[dict[str, Any]]:
+        """Every opening of the seal."""
+        return self.store.openings()
+
+    @cached_property
+    def commands(self) -> list[dict[str, Any]]:
+        """What was typed to search and train, oldest first."""
+        return self.store.commands()
+
+    @cached_property
+    def environments(self) -> list[Mapping[str, Any]]:
+        """What the first trials and trainings were computed with, at most 100 of them."""
+        found = (_told(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
+        return [one for one in found if one]
+
+
+def _told(path: Path) -> dict[str, Any]:
+    return files.read_json(path, cure="restore it from a copy, or delete it and make it anew") if path.exists() else {}

@@ -1,0 +1,58 @@
+"""What was looked for in the data before anything was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from histotune.reporting import html
+from histotune.reporting.sections._base import SECTIONS, Content, Section
+from histotune.reporting.sections._findings import Findings
+
+_KINDS = {"ok": "good", "note": "", "warning": "warn", "leak": "bad"}
+
+
+@SECTIONS.register("audit")
+class Audit(Section):
+    """Leaks that were looked for, and what was found."""
+
+    title = "Audit of the data"
+    order = 110
+
+    def build(self, findings: Findings) -> Content:
+        """Show every check, leaks first."""
+        found, name = findings.audit, findings.settings.name
+        if not found:
+            told = (
+                f"These data were not audited: `histotune audit {name}` looks for patients, sites and images on both "
+            )
+            return Content(html.paragraph(told + "sides of the split, and for what gives the label away."))
+        ranks = list(_KINDS)[::-1]
+        checks = sorted(found.get("checks", []), key=lambda one: ranks.index(one.get("severity", "ok")))
+        when = (
+            f"Made {html.time(found.get('time')) or 'at an unknown time,'} UTC by `{found.get('command') or 'Python'}`."
+        )
+        rows = [_row(one) for one in checks]
+        return Content(
+            html.joined(
+                [
+                    html.paragraph(when),
+                    html.table("Checks, the worst first.", ["check", "found", "what", "advice"], rows, stacked=True),
+                ]
+            )
+        )
+
+
+def _row(one: Mapping[str, Any]) -> list[Any]:
+    severity = str(one.get("severity", "ok"))
+    count = f"{one['count']:,} of {one['of']:,}" if one.get("count") is not None and one.get("of") is not None else ""
+    examples = [str(example) for example in one.get("examples", [])]
+    told = Markup.escape(one.get("sentence", ""))
+    if examples and severity != "ok":
+        told += Markup(" Examples: {}").format("; ".join(examples))
+    name = Markup("{} {}").format(
+        str(one.get("name", "")).replace("_", " "), html.badge(severity, _KINDS.get(severity, ""))
+    )
+    return [name, Markup.escape(count), told, Markup.escape(one.get("advice") or "")]

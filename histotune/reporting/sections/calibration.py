@@ -1,0 +1,61 @@
+"""Whether probabilities mean what they say, and what a decision by them is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from markupsafe import Markup
+
+from histotune.metrics.scores import in_words
+from histotune.reporting import html
+from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._findings import Findings
+
+_SCORES = ("ece", "brier", "nll")
+
+
+@SECTIONS.register("calibration")
+class Calibration(Section):
+    """Whether probabilities mean what they say, and at which threshold to decide."""
+
+    title = "Calibration and thresholds"
+    order = 70
+    figures: ClassVar = (Wanted("reliability"), Wanted("decision_curve"))
+
+    def build(self, findings: Findings) -> Content:
+        """Show calibration of the best models and what ensembles fitted."""
+        if not findings.models:
+            return Content(html.paragraph("Nothing is complete yet, so nothing is calibrated."))
+        rows = [
+            [f"{line.kind} {line.name}", *(line.record.metrics.get(name) for name in _SCORES)]
+            for line in findings.models[:5]
+        ]
+        caption = "Calibration of the best models on the validation part; less is better."
+        pieces = [html.table(caption, ["model", *map(in_words, _SCORES)], rows)]
+        for name, found in findings.ensembles.items():
+            pieces += _fitted(name, found)
+        return Content(html.joined(pieces))
+
+
+def _fitted(name: str, found: Mapping[str, Any]) -> list[Markup]:
+    """Say what was fitted on held-out predictions of an ensemble."""
+    point, scores = found.get("operating_point") or {}, found.get("calibration") or {}
+    told = {"threshold of the positive class": found.get("threshold")}
+    if point:
+        asked = point.get("asked")
+        rule = str(point.get("rule", "")) + (f" {html.number(asked)}" if isinstance(asked, float) else "")
+        told = {
+            "operating point": rule,
+            "threshold": point.get("threshold"),
+            "sensitivity there": html.interval(point.get("sensitivity")),
+            "specificity there": html.interval(point.get("specificity")),
+            "fitted on": point.get("fitted_on"),
+        }
+    for key, value in scores.items():
+        if isinstance(value, (int, float, str)):
+            told[in_words(key)] = value
+        elif isinstance(value, Mapping):
+            parts = (f"{inner} {html.number(v) if isinstance(v, (int, float)) else v}" for inner, v in value.items())
+            told[in_words(key)] = ", ".join(parts)
+    return [html.heading(f"Ensemble {name}"), html.facts(told)]

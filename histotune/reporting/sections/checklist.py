@@ -1,0 +1,217 @@
+"""Items of TRIPOD+AI and CLAIM with what the study's files know of each; whoever publishes fills in the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from histotune.metrics.scores import in_words
+from histotune.reporting import html
+from histotune.reporting.sections._base import SECTIONS, Content, Section
+from histotune.reporting.sections._findings import Findings
+from histotune.reporting.sections.cost import duration
+from histotune.reporting.sections.provenance import class_counts
+from histotune.storage.seal import SEALED
+
+Answer = Callable[[Findings], str | None]
+
+
+class Item(NamedTuple):
+    """A topic of the two guidelines, TRIPOD+AI's number of it, and what answers it."""
+
+    topic: str
+    number: str
+    answer: Answer | None = None
+
+
+@SECTIONS.register("checklist")
+class Checklist(Section):
+    """What TRIPOD+AI and CLAIM ask for, with what is known."""
+
+    title = "Checklist for a publication"
+    order = 140
+
+    def build(self, findings: Findings) -> Content:
+        """Answer every item as far as files can."""
+        answers = [(item, item.answer(findings) if item.answer else None) for item in ITEMS]
+        known = sum(answer is not None for _, answer in answers)
+        told = (
+            f"Topics after TRIPOD+AI (Collins et al., BMJ 2024; its numbers) and CLAIM (Tejani et al., Radiology: "
+            f"Artificial Intelligence 2024), in words of our own. {known} of {len(answers)} are answered by the files "
+            "of this study; whoever publishes states the rest."
+        )
+        rows = [[item.topic, item.number, answer] for item, answer in answers]
+        return Content(
+            html.joined(
+                [
+                    html.paragraph(told),
+                    html.table("What is known.", ["topic", "TRIPOD+AI", "stated"], rows, stacked=True),
+                ]
+            )
+        )
+
+
+def _source(findings: Findings) -> str | None:
+    facts = findings.settings.facts
+    parts = [facts.get("title"), facts.get("source"), f"licence: {facts['licence']}" if facts.get("licence") else ""]
+    return "; ".join(str(part) for part in parts if part) or None
+
+
+def _size(findings: Findings) -> str:
+    parts = {name: findings.source.part(key) for name, key in
+             {"training": "train", "validation": "val", "sealed test": "test"}.items()}  # fmt: skip
+    told = (f"{name} {cases:,} cases of {patients:,} patients" for name, (cases, patients) in parts.items() if cases)
+    return "; ".join(told) + ". How many would be needed was not calculated."
+
+
+def _classes(findings: Findings) -> str:
+    counts = class_counts(findings)
+    told = (f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in one.items()) for part, one in counts.items())
+    return "Cases by class, " + "; ".join(told)
+
+
+def _prepared(findings: Findings) -> str | None:
+    facts = findings.settings.facts
+    sizes = ", ".join(f"{size} px" for size in findings.settings.digests)
+    left = {name: count for name, count in (facts.get("left_out") or {}).items() if count}
+    out = ", ".join(f"{name}: {count}" for name, count in left.items()) or "nothing"
+    return f"Prepared at {sizes}; left out: {out}."
+
+
+def _read(findings: Findings) -> str:
+    return ", ".join(findings.settings.facts.get("modalities") or ["images"])
+
+
+def _missing(findings: Findings) -> str | None:
+    modalities = findings.settings.facts.get("modalities")
+    if not modalities:
+        return None
+    cases = findings.settings.facts.get("cases", "?")
+    told = ", ".join(f"{name} {count}" for name, count in modalities.items())
+    return f"Of {cases} cases have: {told}. A case is used with what it has."
+
+
+def _partition(findings: Findings) -> str:
+    settings = findings.settings
+    folds = f", {settings.folds} folds" if settings.folds else ""
+    apart = "PATIENTS STAND ON BOTH SIDES" if settings.leaky else "no patient stands in two parts"
+    return f"Split {settings.protocol}{folds}, seed {settings.seed}; {apart}; labels of the test part sealed."
+
+
+def _model(findings: Findings) -> str | None:
+    if not findings.models:
+        return None
+    best = findings.models[0]
+    config = best.record.known_config or {}
+    loss = (config.get("loss") or {}).get("name")
+    told = f"{best.kind} {best.name}, digest {best.record.digest}, {best.record.parameters:,} parameters"
+    return f"{told}, loss {loss}; the leaderboard holds every parameter." if loss else f"{told}."
+
+
+def _selection(findings: Findings) -> str | None:
+    if not findings.trials:
+        return None
+    return (
+        f"Best epoch and best of {html.counted(len(findings.trials), 'training')} by validation "
+        f"{in_words(findings.settings.metric)}."
+    )
+
+
+def _imbalance(findings: Findings) -> str:
+    settings = findings.settings
+    thinned = f"Training part thinned: {settings.training}. " if settings.training else ""
+    losses = sorted({str((line.record.known_config or {}).get("loss", {}).get("name", "")) for line in findings.trials})
+    return f"{thinned}Losses tried: {', '.join(filter(None, losses)) or 'none'}."
+
+
+def _performance(findings: Findings) -> str | None:
+    sealed = [one for one in findings.evaluations if one["part"] == SEALED]
+    if not sealed:
+        return None
+    metric = sealed[0]["metric"]
+    return f"{in_words(metric)} {html.interval(sealed[0]['metrics'].get(metric))} on the sealed test part."
+
+
+def _external(findings: Findings) -> str | None:
+    outside = [str(one["dataset"]) for one in findings.evaluations if one["part"] != SEALED]
+    return f"On {', '.join(outside)}." if outside else None
+
+
+def _uncertainty(findings: Findings) -> str:
+    return "95 % intervals by bootstrap over patients; differences paired by patient."
+
+
+def _software(findings: Findings) -> str | None:
+    known = findings.environments[0] if findings.environments else {}
+    if not known:
+        return None
+    commit = f", commit {known['git_commit']}" if known.get("git_commit") else ""
+    return f"histotune {known.get('histotune')}{commit}, Python {known.get('python')}, PyTorch " + str(
+        (known.get("packages") or {}).get("torch", "?")
+    )
+
+
+def _compute(findings: Findings) -> str | None:
+    known = findings.environments[0] if findings.environments else {}
+    if not known:
+        return None
+    seconds = sum(line.record.seconds for line in findings.trials)
+    return f"{duration(seconds)} of training on {known.get('gpu') or known.get('processor', 'a CPU')}."
+
+
+def _robustness(findings: Findings) -> str | None:
+    found = findings.confirmed
+    return f"Retrained on {found.get('seeds', 'several')} seeds; see Confirmation." if found else None
+
+
+def _audited(findings: Findings) -> str | None:
+    checks = findings.audit.get("checks")
+    if not checks:
+        return None
+    leaks = sum(one.get("severity") == "leak" for one in checks)
+    return f"{html.counted(len(checks), 'check')} for leaks and giveaways: {html.counted(leaks, 'leak')}."
+
+
+ITEMS = (
+    Item("The title names the kind of study, the population and the outcome", "1"),
+    Item("Clinical background, and who is meant to use the model when", "3a, 3b"),
+    Item("Known inequalities between groups of patients", "3c"),
+    Item("Aim: development, evaluation or both", "4", lambda _: "Development; evaluation where stated below."),
+    Item("Source of the data and licence", "5a, 18e", _source),
+    Item("Dates in which cases were collected", "5b"),
+    Item("Setting, number and place of the centres", "6a"),
+    Item("Who was eligible", "6b"),
+    Item("Treatments that patients received", "6c"),
+    Item("How data were prepared and checked", "7", _prepared),
+    Item("Leaks between parts of the data", "7", _audited),
+    Item("The outcome: how and when the reference label was made", "8a"),
+    Item("Who labelled, with which training, and how far they agree", "8b"),
+    Item("Whether labels were made blind to the predictors", "8c"),
+    Item("What the model reads", "9a", _read),
+    Item("Size of the sample and its justification", "10", _size),
+    Item("Missing data", "11", _missing),
+    Item("How cases were divided for training and testing", "12a", _partition),
+    Item("Architecture, training and hyperparameters", "12c, 22", _model),
+    Item("How the final model was chosen", "12c", _selection),
+    Item("Differences between centres or clusters", "12d"),
+    Item("Measures of performance and their uncertainty", "12e", _uncertainty),
+    Item("Class imbalance and what was done about it", "13", _imbalance),
+    Item("Fairness between groups of patients", "14, 23a"),
+    Item("Output of the model, threshold of a decision", "15",
+         lambda f: "Probabilities of " + ", ".join(f.settings.classes) + "."),
+    Item("Differences between development and evaluation data", "16, 20c"),
+    Item("Ethical approval and consent", "17"),
+    Item("Funding and interests", "18a, 18b"),
+    Item("Protocol and registration", "18c, 18d"),
+    Item("Code: version, dependencies, availability", "18f", _software),
+    Item("Computing: device and time", "12c", _compute),
+    Item("Involvement of patients and the public", "19"),
+    Item("Flow of participants and their characteristics", "20a, 20b"),
+    Item("Cases and events in each analysis", "21", _classes),
+    Item("Performance where nothing was chosen, with intervals", "23a", _performance),
+    Item("Robustness to seeds and to other divisions of the data", "23b", _robustness),
+    Item("Performance on external data", "16, 23a", _external),
+    Item("Analysis of failures", "23b", lambda f: "See Errors and Confident mistakes." if f.models else None),
+    Item("Interpretation, limitations, generalisability", "25, 26"),
+    Item("Use in practice: poor input, skill of the user, next steps", "27a, 27b, 27c"),
+)  # fmt: skip

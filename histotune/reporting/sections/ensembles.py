@@ -1,0 +1,84 @@
+"""What ensembles are made of, and whether they earn their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from markupsafe import Markup
+
+from histotune.metrics.scores import in_words
+from histotune.reporting import html
+from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._findings import Findings
+
+_WHO = {"ensemble": "the ensemble", "best_member": "its best member", "uniform_mean": "the plain mean of its members"}
+
+
+@SECTIONS.register("ensembles")
+class Ensembles(Section):
+    """What ensembles are made of, and what they gain."""
+
+    title = "Ensembles"
+    order = 80
+    figures: ClassVar = (Wanted("ensemble_anatomy"),)
+
+    def build(self, findings: Findings) -> Content:
+        """Show every ensemble beside its best member and the plain mean."""
+        if not findings.ensembles:
+            name = findings.settings.name
+            return Content(
+                html.paragraph(
+                    f"No ensemble was made: `histotune ensemble {name} --top 5 --strategy average` makes one."
+                )
+            )
+        metric = findings.settings.metric
+        return Content(
+            html.joined(piece for name, found in findings.ensembles.items() for piece in _one(name, found, metric))
+        )
+
+
+def _one(name: str, found: Mapping[str, Any], metric: str) -> list[Markup]:
+    gain = (found.get("gains") or {}).get("best_member") or {}
+    told = f"{found.get('strategy', 'An ensemble')} of {html.counted(len(found.get('members', [])), 'member')}."
+    if gain.get("value") is not None:
+        low, high = gain.get("low"), gain.get("high")
+        within = low is None or high is None or low <= 0 <= high
+        told += f" It gains {html.interval(gain, signed=True)} {in_words(metric)} on its best member" + (
+            ", which is within noise: the member alone does as well and costs less."
+            if within
+            else ", on the cases it was chosen on."
+        )
+    intervals = found.get("intervals") or {}
+    rows = [[_WHO.get(who, who), html.span(spans.get(metric))] for who, spans in intervals.items()]
+    pieces = [html.heading(name), html.paragraph(told)]
+    if rows:
+        caption = f"Validation {in_words(metric)} with 95 % intervals over patients."
+        pieces.append(html.table(caption, ["what", in_words(metric)], rows))
+    return [*pieces, _members(found), *_diversity(found)]
+
+
+def _members(found: Mapping[str, Any]) -> Markup:
+    """Show the members with whatever the strategy learned of each."""
+    members = list(found.get("members", []))
+    columns: dict[str, list[Any]] = {"trial": [str(number) for number in members]}
+    columns |= {"modality": list(found["modalities"])} if any(found.get("modalities") or []) else {}
+    columns["temperature"] = list(found.get("temperatures", []))
+    for name, value in (found.get("state") or {}).items():
+        if isinstance(value, list) and len(value) == len(members):
+            columns[name.replace("_", " ")] = [_weight(one) for one in value]
+    whole = {name: values for name, values in columns.items() if len(values) == len(members)}
+    rows = zip(*whole.values(), strict=True)
+    return html.table("Members, best first.", list(whole), rows)
+
+
+def _weight(value: Any) -> Any:
+    return ", ".join(html.number(one) for one in value) if isinstance(value, list) else value
+
+
+def _diversity(found: Mapping[str, Any]) -> list[Markup]:
+    pairs = found.get("diversity") or {}
+    plain = {
+        str(name).replace("_", " "): value for name, value in pairs.items() if isinstance(value, (int, float, str))
+    }
+    return [html.paragraph("Diversity of its members:"), html.facts(plain)] if plain else []

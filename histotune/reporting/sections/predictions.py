@@ -1,0 +1,30 @@
+"""Which classes the best model takes for which, and how well it ranks cases."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from histotune.reporting import html
+from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._findings import Findings
+
+
+@SECTIONS.register("predictions")
+class Predictions(Section):
+    """Confusion matrices, ROC and precision-recall curves."""
+
+    title = "What is taken for what"
+    order = 60
+    figures: ClassVar = (
+        Wanted("confusion_matrix"),
+        Wanted("confusion_matrix", {"of": "evaluation"}),
+        Wanted("roc_curve"),
+        Wanted("precision_recall_curve"),
+    )
+
+    def build(self, findings: Findings) -> Content:
+        """Say of which model and part the figures are."""
+        told = "Of the model that stands first in the leaderboard, on the cases it was chosen on, so at its best."
+        if findings.evaluations:
+            told += " The matrix of the latest evaluation stands beside it."
+        return Content(html.paragraph(told))

@@ -1,0 +1,54 @@
+"""What was tried, how it ended, and which choices mattered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+from markupsafe import Markup
+
+from histotune.reporting import html
+from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._findings import Findings
+from histotune.studies.leaderboard import TRIAL, option_shares
+
+MOST = 60  # options that are listed
+
+
+@SECTIONS.register("search")
+class Search(Section):
+    """How the search went, and which choices mattered."""
+
+    title = "Search"
+    order = 50
+    figures: ClassVar = (
+        Wanted("search_history"),
+        Wanted("parameter_importance"),
+        Wanted("parameter_slices", width=480),
+        Wanted("parallel_coordinates", width=640),
+        Wanted("learning_curves"),
+        Wanted("runtime_per_epoch"),
+    )
+
+    def build(self, findings: Findings) -> Content:
+        """Count trials by how they ended and by what they took."""
+        trials = [line for line in findings.trials if line.kind == TRIAL]
+        states = Counter(line.record.state for line in trials)
+        ended = ", ".join(f"{count:,} {state}" for state, count in states.most_common()) or "none has ended"
+        told = [html.paragraph(f"{html.counted(len(trials), 'trial')}: {ended}.")]
+        reasons = Counter(line.record.kind for line in trials if line.record.kind)
+        if reasons:
+            examples = {line.record.kind: line.record.reason for line in trials if line.record.kind}
+            rows = [[kind, count, examples[kind]] for kind, count in reasons.most_common()]
+            told.append(html.table("Why trials failed.", ["kind", "trials", "an example"], rows))
+        return Content(html.joined([*told, *_shares(findings)]))
+
+
+def _shares(findings: Findings) -> list[Markup]:
+    """Say how often each option of each switch was tried: what was tried once was hardly tried."""
+    shares = option_shares(findings.store, findings.source.entries)
+    if not shares:
+        return []
+    rows = [[share.path, share.option, share.trials, f"{share.share:.0%}"] for share in shares[:MOST]]
+    caption = "How many trials took each option; what was tried rarely was hardly tried."
+    return [html.table(caption, ["choice", "option", "trials", "share"], rows)]

@@ -1,0 +1,211 @@
+"""The contract of a reproduction: which contenders a paper compares, on what, and which numbers it printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from histotune.core import files
+from histotune.core.config import parse
+from histotune.core.registry import Registry
+from histotune.data.imbalance import NATURAL, check_imbalance
+from histotune.errors import ConfigError, suggest
+from histotune.metrics.scores import check_metric
+
+if TYPE_CHECKING:
+    from histotune.reproductions._folded import OutOfFold
+
+T = TypeVar("T")
+
+
+def named(name: str, known: Mapping[str, T], otherwise: str) -> T:
+    """Return what is called `name`.
+
+    Raises:
+        ConfigError: `otherwise`; the nearest name is offered.
+    """
+    if name not in known:
+        raise ConfigError(f"{otherwise} {name!r}. {suggest(name, known)}")
+    return known[name]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper prints of one row.
+
+    Args:
+        values: {metric: number}; a number stands under a metric only where the paper means that very metric.
+        source: where it is printed, with the table's number or the word that it is not available.
+    """
+
+    values: Mapping[str, float]
+    source: str
+
+    def __post_init__(self) -> None:
+        """Refuse a number without a source, or of an unknown metric."""
+        if not self.source:
+            raise ConfigError(f"published values {dict(self.values)} have no source: name the table")
+        for name in self.values:
+            check_metric(name)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a reproduction spends.
+
+    Args:
+        epochs: of every training, in the search and after it.
+        trials: of each contender in the search.
+        seeds: trainings of each contender's best configuration.
+        cases: of the training part at most; 0 takes all.
+        imbalances: of those of the setting; none is all.
+    """
+
+    epochs: int
+    trials: int
+    seeds: int
+    cases: int = 0
+    imbalances: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse to spend nothing."""
+        for name, least in (("epochs", 1), ("trials", 1), ("seeds", 1), ("cases", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data and network on which the contenders are compared.
+
+    Args:
+        space: shipped search space in which only the contenders' own parameters and `seed` are searched.
+        budgets: {name of a budget: what it spends}.
+        paper: {what: how the paper had it} of what is scaled or changed here, for a person.
+        published: {row: what the paper prints}; rows that are no contender are other papers' results.
+        published_of: the same of single arms, {arm: {row: ...}}.
+        notes: what else a reader of the tables must know.
+        imbalances: what becomes of the training part; several are as many studies.
+        contenders: those of the reproduction that are compared; none is all.
+        external: registered dataset on which the trainings are measured, instead of the sealed test part.
+        trained_as: setting whose trainings are measured; "" for its own.
+    """
+
+    space: str
+    budgets: Mapping[str, Scale]
+    paper: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
+    published_of: Mapping[str, Mapping[str, Published]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    imbalances: Sequence[str] = (NATURAL,)
+    contenders: Sequence[str] = ()
+    external: str = ""
+    trained_as: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an imbalance that is none."""
+        for name in self.imbalances:
+            check_imbalance(name)
+
+    def scale(self, budget: str) -> Scale:
+        """Return what a budget spends.
+
+        Raises:
+            ConfigError: there is none of that name; the nearest is offered.
+        """
+        return named(budget, self.budgets, "unknown budget")
+
+    def arms(self, scale: Scale) -> tuple[str, ...]:
+        """Return the imbalances of the training part that a budget goes through.
+
+        Raises:
+            ConfigError: one is not of this setting.
+        """
+        for name in scale.imbalances:
+            if name not in self.imbalances:
+                raise ConfigError(f"no such imbalance here: {name!r}. {suggest(name, self.imbalances)}")
+        return tuple(scale.imbalances or self.imbalances)
+
+    def printed(self, arm: str) -> Mapping[str, Published]:
+        """Return {row: what the paper prints} of an arm."""
+        return {**self.published, **self.published_of.get(arm, {})}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper as it is written here.
+
+    Args:
+        title: what it compares.
+        rows: labels of contenders, ensembles and published rows; those of which nothing is known are left out.
+        metrics: its columns, each with what was measured here and what was published of the same metric.
+        tested: the metric in which each row is compared with the reference; `holm` corrects over the table's rows.
+        note: what a reader must know of it.
+        at_threshold: decisions are made at a threshold that each training chose on its validation part by balanced
+            accuracy, and not by the class of highest probability (for two classes: at .5).
+        elsewhere: it is written where a setting measures on an external dataset, and only there.
+    """
+
+    title: str
+    rows: Sequence[str]
+    metrics: Sequence[str]
+    tested: str
+    note: str = ""
+    at_threshold: bool = False
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A paper's comparison.
+
+    Args:
+        title: the paper in a line.
+        contenders: {row: `--fix` edits that narrow the setting's space to it}.
+        reference: the contender with which all are compared.
+        members: contenders whose trainings of one seed make an ensemble.
+        ensembles: {row: registered ensemble}.
+        tables: what is written, in order.
+        settings: {what `--on` takes: setting}.
+        figures: registered figures of the study that are drawn.
+        confused: rows whose confusions on the test part are drawn.
+        costs: whether a table says what each contender's network costs to use.
+    """
+
+    title: str
+    contenders: Mapping[str, Sequence[str]]
+    reference: str
+    members: Sequence[str]
+    ensembles: Mapping[str, str]
+    tables: Sequence[Table]
+    settings: Mapping[str, Setting]
+    figures: Sequence[str] = ()
+    confused: Sequence[str] = ()
+    costs: bool = False
+
+    def setting(self, on: str) -> Setting:
+        """Return the setting called `on`.
+
+        Raises:
+            ConfigError: there is none; the nearest is offered.
+        """
+        return named(on, self.settings, "nothing to reproduce on")
+
+    def written(self, *, elsewhere: bool) -> list[Table]:
+        """Return the tables of the study's own test part, or those of an external dataset."""
+        return [table for table in self.tables if table.elsewhere == elsewhere]
+
+
+REPRODUCTIONS: Registry[Reproduction | OutOfFold] = Registry("reproduction", "histotune.reproductions.papers")
+
+
+def read_settings(path: Path) -> dict[str, Setting]:
+    """Read the settings of a reproduction, published values among them, from a YAML file.
+
+    Raises:
+        ConfigError: a key that is no field, a metric that is none, or a number without its source.
+    """
+    written = files.read_yaml(path)
+    return {on: parse(Setting, values, f"{path.name}: {on}") for on, values in written.items()}

@@ -1,0 +1,16 @@
+"""Reproductions (a paper's comparison -> its tables, measured again): one file each; a new file is a new paper."""
+
+from histotune.reproductions._folded import Contender, FoldedSetting, OutOfFold
+from histotune.reproductions.contract import REPRODUCTIONS, Published, Reproduction, Scale, Setting, Table
+
+__all__ = [
+    "REPRODUCTIONS",
+    "Contender",
+    "FoldedSetting",
+    "OutOfFold",
+    "Published",
+    "Reproduction",
+    "Scale",
+    "Setting",
+    "Table",
+]

@@ -1,0 +1,98 @@
+"""Subtyping from images and genes: every modality alone, their fusions, linear controls; missing modalities used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from histotune.metrics import scores as metrics
+from histotune.reproductions._folded import FoldedSetting, OutOfFold, read_folded_settings
+from histotune.reproductions._folded_measure import Compared, Picture, Scored
+from histotune.reproductions._pairs import Pair, pairs_section
+from histotune.reproductions._tables import Arm
+from histotune.reproductions.contract import REPRODUCTIONS, Table
+from histotune.reproductions.report import Section
+from histotune.reproductions.rows import Probabilities
+
+_METRICS = ("auroc", "balanced_accuracy", "macro_f1", "mcc", "average_precision")
+_TESTED = "auroc"
+_CHOSEN = (
+    "The reference, {best}, is the best single modality on average over seeds, chosen on these very patients: the "
+    "comparison is against the luckiest of {count} arms."
+)
+
+
+@REPRODUCTIONS.register("subtyping", source="after arXiv 2503.02849 (image and gene expression, cross-attention)")
+def subtyping() -> OutOfFold:
+    """Image features, copy number, clinic and mutations alone and fused, out of folds; PAM50 and IHC subtype."""
+    return OutOfFold(
+        title="Subtyping from images and genes, after arXiv 2503.02849, with the inputs that do not hold the label",
+        settings=read_folded_settings(Path(__file__).with_suffix(".yaml")),
+        compare=compare,
+    )
+
+
+def compare(scored: Scored, setting: FoldedSetting) -> Compared:
+    """Compare all rows over the same patients with the best single modality and the linear controls, then over all."""
+    found: Probabilities = scored.probabilities() | {row: scored.mean(of) for row, of in setting.means.items()}
+    same = scored.having(setting.patients)
+    who = f"{len(same)} patients with {' and '.join(setting.patients)}"
+    best = max(setting.singles, key=lambda row: _auroc(scored, found, row, same))
+    honest = [row for row in setting.rows() if row not in setting.marked]
+    told = _CHOSEN.format(best=best, count=len(setting.singles))
+    notes = " ".join([told, *(f"{row}: {why}." for row, why in setting.marked.items())])
+    compared = [scored.over(who, [_table("All rows", honest, notes)], found, same, best, setting.published)]
+    for control in setting.controls:
+        against = Table(f"against {control}", honest, (_TESTED,), _TESTED)
+        compared.append(scored.over(who, [against], found, same, control, setting.published))
+    everybody = np.arange(len(scored.labels))
+    late = "A row that hears nothing of a patient answers what it answers to nothing."
+    whole = _table("All rows", honest, late)
+    compared.append(scored.over(f"All {len(everybody)} patients", [whole], found, everybody, best, setting.published))
+    pairs = [Pair(what, (one, found[one]), (other, found[other])) for what, (one, other) in setting.pairs.items()]
+    sections = [
+        *_apart(scored, setting, found, same, best),
+        pairs_section(f"{who}: pairs", pairs, scored, same),
+    ]  # fmt: skip
+    return Compared(compared, sections, [_bars(compared[0], who, best)])
+
+
+def _table(title: str, rows: Sequence[str], note: str) -> Table:
+    return Table(title, rows, _METRICS, _TESTED, note)
+
+
+def _auroc(scored: Scored, found: Probabilities, row: str, rows: np.ndarray) -> float:
+    return float(np.mean([metrics.auroc(p[rows], scored.labels[rows], scored.positive) for p in found[row].values()]))
+
+
+def _apart(
+    scored: Scored, setting: FoldedSetting, found: Probabilities, same: np.ndarray, reference: str
+) -> list[Section]:
+    """Show the marked rows in a table of their own, without a test."""
+    if not setting.marked:
+        return []
+    rows = list(setting.marked)
+    arm = scored.over("", [Table("", rows, _METRICS, _TESTED)], found, same, reference, {})
+    cells = [
+        [line.label, *(line.cell(metric) for metric in _METRICS), setting.marked[line.label]]
+        for line in arm.tables[0][1]
+    ]
+    return [Section("Marked rows, the same patients", "", ["", *map(metrics.in_words, _METRICS), "why apart"], cells)]
+
+
+def _bars(arm: Arm, who: str, best: str) -> Picture:
+    lines = arm.tables[0][1]
+    intervals = [arm.measured.rows[line.label].intervals[_TESTED] for line in lines]
+    return Picture(
+        kind="bars",
+        stem="auroc",
+        title="Macro one-vs-rest AUROC out of folds",
+        caption=f"{who}; means over seeds (another deal of the folds and another initialisation each), bars: 95 % "
+        f"intervals over other patients and seeds. Reference: {best}. Rows share the patients, so that their "
+        "differences are surer than the bars.",
+        rows=[line.label for line in lines],
+        values={"AUROC": [(one.value, one.low, one.high) for one in intervals]},
+        marked=[best],
+    )

@@ -1,6 +1,0 @@
-"""Sections of the report page: one file each; a new file is a new section."""
-
-from histotune.sections._base import SECTIONS, Content, Section, Wanted
-from histotune.sections._findings import Findings
-
-__all__ = ["SECTIONS", "Content", "Findings", "Section", "Wanted"]

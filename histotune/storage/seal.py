@@ -1,0 +1,62 @@
+"""What must be said of a sealed test part that was opened, wherever its study's numbers are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from histotune.metrics.scores import in_words
+from histotune.storage.study_folder import StudyStore
+
+SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation is of
+
+
+def seal_sentence(store: StudyStore) -> str:
+    """Say how often the sealed test part was opened, for what, and what that means; "" while it is closed."""
+    found = store.openings()
+    if not found:
+        return ""
+    if len(found) == 1:
+        return f"The sealed test part was opened once, on {_day(found[0])}, {_found(found[0], store)}."
+    subjects = len({opening["subject"] for opening in found})
+    without = sum(opening["figures"] is None and "shows" not in opening for opening in found)
+    ended = f" {without} of these openings ended without figures." if without else ""
+    return (
+        f"The sealed test part was opened {len(found)} times, first on {_day(found[0])}, last on "
+        f"{_day(found[-1])}, for {subjects} model{'s' if subjects > 1 else ''}.{ended} Only the first opening is a "
+        "clean test: choosing among models by later ones makes their numbers optimistic."
+    )
+
+
+def opening_lines(store: StudyStore) -> list[str]:
+    """Write the record for people, a line for each opening, first to last."""
+    return [f"{opening['time']}, {_found(opening, store)}: `{opening['command']}`" for opening in store.openings()]
+
+
+def _day(opening: Mapping[str, Any]) -> str:
+    return str(opening["time"])[:10]
+
+
+def _found(opening: Mapping[str, Any], store: StudyStore) -> str:
+    """Say for which model, and what was seen: the study's metric, or that nothing is on record."""
+    if shows := opening.get("shows"):
+        return f"to show {shows} beside predictions of model {opening['subject']}"
+    figures = opening["figures"]
+    if figures is None:
+        return f"for model {opening['subject']}, and ended without figures"
+    metric = store.settings().metric
+    if len(figures) > 1:
+        return f"for {len(figures)} models of a comparison ({opening['subject']})"
+    name, found = next(iter(figures.items()))
+    return f"for {name} ({opening['subject']}), {in_words(metric)} {_value(found.get(metric))}"
+
+
+def _value(value: Any) -> str:
+    """Write a number, or one with its interval; a bound that is not known is a dash."""
+    if not isinstance(value, Mapping):
+        return _number(value)
+    return f"{_number(value['value'])} [{_number(value['low'])}, {_number(value['high'])}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

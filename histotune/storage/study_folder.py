@@ -1,0 +1,295 @@
+"""The files of one study: what lies where, who may write, and the seal on the test labels.
+
+runs/<study>/
+    study.json             settings, written once
+    split.csv              id, patient, content, part; with folds `fold`, and `fold2`, ... for each repeat
+    labels.csv             id, label: training and validation part only
+    sealed/labels.csv      id, label: test part; `open_seal` alone reads it
+    sealed/openings.jsonl  when, by which command, for which model; and, in a line that follows, what was found
+    commands.jsonl         when and by which command it was searched
+    journal.log            Optuna's journal: the search's only state
+    controls/<name>/       what every model must beat, as trial folders
+    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json;
+                           with folds a whole trial folder for each in folds/<k>/
+    ensembles/<name>/      merged predictions and their settings
+    lock                   held by the one process that may search
+    trials.json            cache of the ended trials, built anew where it is missing or stale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histotune.core import files
+from histotune.core.config import unparse
+from histotune.core.tables import read_table
+from histotune.data import fold_assignment as _cuts
+from histotune.data.cohort import UNKNOWN, Cohort
+from histotune.data.imbalance import NATURAL
+from histotune.data.splits import TEST, TRAIN, VAL, Split, TrainingData
+from histotune.errors import StudyError, suggest
+from histotune.storage import trial_index
+from histotune.storage.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
+
+__all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
+           "networks", "read_record", "write_record"]  # fmt: skip
+
+_CURE = "restore it from a copy, or begin a new study"
+COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What a study began with; it never changes.
+
+    Args:
+        name: the study's name, which is its folder's.
+        dataset: registered dataset name.
+        data: folder or file that the data came from, as an absolute path; "" for made-up data.
+        options: dataset options that change the cohort (never the image size).
+        digests: {image size: cohort digest}.
+        classes: class names in label order.
+        positive: index of the positive class.
+        protocol: split protocol.
+        leaky: whether patients may stand on both sides of the split.
+        seed: seed of split and search.
+        metric: validation metric that ranks trials; more is better unless `metrics` says otherwise.
+        others: further metrics of a search for a Pareto front.
+        space: the resolved search space.
+        facts: the cohort's facts.
+        imbalance: of the training part; `training` says it in numbers, `training_cases` limits it.
+        folds, repeats: into how many folds, 0 for none, training and validation part are dealt, and how often.
+        created: UTC time, ISO 8601.
+        version: histotune's version.
+    """
+
+    name: str
+    dataset: str
+    data: str
+    options: Mapping[str, Any]
+    digests: Mapping[str, str]
+    classes: list[str]
+    positive: int
+    protocol: str
+    leaky: bool
+    seed: int
+    metric: str
+    space: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    imbalance: str = NATURAL
+    training: str = ""
+    training_cases: int = 0
+    folds: int = 0
+    repeats: int = 1
+    created: str = ""
+    version: str = ""
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics of the search, the ranking one first."""
+        return [self.metric, *self.others]
+
+
+class StudyStore:
+    """Paths and files of one study; the only door to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal."""
+        return self.folder / "journal.log"
+
+    @property
+    def controls(self) -> Path:
+        """Folder of the controls."""
+        return self.folder / "controls"
+
+    @property
+    def singles(self) -> Path:
+        """Folder of single trainings, each under its configuration's digest."""
+        return self.folder / "singles"
+
+    @property
+    def ensembles(self) -> Path:
+        """Folder of the ensembles."""
+        return self.folder / "ensembles"
+
+    def exists(self) -> bool:
+        """Whether the study was created here, whole."""
+        return (self.folder / "study.json").exists()
+
+    def lock(self, doing: str) -> AbstractContextManager[None]:
+        """Hold the study for one writer."""
+        return files.lock(self.folder / "lock", doing)
+
+    def holder(self) -> str:
+        """Say which process holds the study; "" when none does."""
+        return files.holder(self.folder / "lock")
+
+    def create(self, settings: StudySettings, cohort: Cohort, split: Split, labels: np.ndarray) -> None:
+        """Write the study's fixed files; `study.json` comes last and makes it exist.
+
+        Args:
+            labels: int64 [N], all of them; those of the test part go under the seal.
+        """
+        parts = np.full(len(cohort), "", dtype=object)
+        for part, rows in ((TRAIN, split.train), (VAL, split.val), (TEST, split.test)):
+            parts[rows] = part
+        table = cohort.table[["id", "patient", "content"]].assign(part=parts, **_cuts.columns(split.folds))
+        known = np.sort(np.concatenate([split.train, split.val]))
+        self._write_labels(self.folder / "labels.csv", table["id"], known, labels)
+        self._write_labels(self._sealed / "labels.csv", table["id"], split.test, labels)
+        files.write_text(self.folder / "split.csv", table.to_csv(index=False))
+        stamped = unparse(settings) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+        files.write_json(self.folder / "study.json", stamped)
+
+    def settings(self) -> StudySettings:
+        """Read what the study began with.
+
+        Raises:
+            StudyError: there is no study here; the nearest name beside it is offered.
+        """
+        if not self.exists():
+            beside = [p.parent.name for p in self.folder.parent.glob("*/study.json")]
+            raise StudyError(
+                f"no study {self.folder.name!r} in {self.folder.parent}. {suggest(self.folder.name, beside)}"
+            )
+        path = self.folder / "study.json"
+        return files.restored(StudySettings, unparse(files.read_json(path, cure=_CURE)), path, _CURE)
+
+    def split_table(self) -> pd.DataFrame:
+        """Read id, patient, content, part and folds of every case, in the cohort's order."""
+        path = self.folder / "split.csv"
+        table = read_table(path, ("id", "patient", "content", "part"), str, cure=_CURE)
+        cases = self.settings().facts.get("cases", len(table))
+        if len(table) != cases or not set(table["part"]) <= {TRAIN, VAL, TEST, ""}:
+            raise files.damaged(path, f"it does not name a part for each of {cases} cases", _CURE)
+        return table
+
+    def known_labels(self) -> pd.DataFrame:
+        """Read (id, label) of the training and validation part; those of the test part are under the seal."""
+        return self._labels(self.folder / "labels.csv", TRAIN, VAL)
+
+    def training_data(self, cohort: Cohort) -> TrainingData:
+        """Join the cohort with the split and the labels that are not sealed."""
+        table, settings = self.split_table(), self.settings()
+        labels = table["id"].map(self.known_labels().set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
+        part = table["part"].to_numpy()
+        return TrainingData(
+            arrays=cohort.arrays,
+            present=cohort.present,
+            labels=labels,
+            ids=table["id"].to_numpy(str),
+            patients=table["patient"].to_numpy(str),
+            train=np.flatnonzero(part == TRAIN),
+            val=np.flatnonzero(part == VAL),
+            classes=tuple(settings.classes),
+            positive=settings.positive,
+            digest=cohort.digest,
+            kinds=cohort.kinds,
+            folds=_cuts.read(table),
+        )
+
+    def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:
+        """Read the test labels, on the record: returns (id, label) and how many openings came before this one.
+
+        Whoever opens it calls `close_seal` when the figures are there; an opening without stays on the record as such.
+
+        Args:
+            command: what the user typed.
+            subject: digest of the model that is evaluated.
+
+        Raises:
+            StudyError: the sealed labels are gone or damaged; the seal then counts as closed.
+        """
+        labels = self._labels(self._sealed / "labels.csv", TEST)
+        return labels, self.record_opening(command, subject)
+
+    def record_opening(self, command: str, subject: str, shows: str = "") -> int:
+        """Write down that sealed truth is about to be seen; returns how many openings came before this one.
+
+        Args:
+            shows: what is seen, where it is not figures of all test cases.
+        """
+        with files.lock(self._sealed / "lock", "opening the seal", wait=True):
+            before = len(self.openings())
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            told = {"time": now, "command": command, "subject": subject} | ({"shows": shows} if shows else {})
+            files.append_json(self._sealed / "openings.jsonl", told)
+        return before
+
+    def close_seal(self, opening: int, figures: Mapping[str, Any]) -> None:
+        """Write down what an opening found.
+
+        Args:
+            opening: how many came before it.
+            figures: {name: value, or value with interval}.
+        """
+        files.append_json(self._sealed / "openings.jsonl", {"of": opening, "figures": figures})
+
+    def openings(self) -> list[dict[str, Any]]:
+        """Return every opening of the seal, first to last: time, command, subject, `figures`, and `shows` if written.
+
+        `figures` is None where an opening ended without: the labels were read, and nobody knows what was seen.
+        """
+        path = self._sealed / "openings.jsonl"
+        rows = files.read_json_lines(path, cure=_CURE)
+        if not all({"of", "figures"} <= row.keys() or {"time", "command", "subject"} <= row.keys() for row in rows):
+            raise files.damaged(path, "a line of it is neither an opening nor what one found", _CURE)
+        found = {row["of"]: row["figures"] for row in rows if "of" in row}
+        opened = [row for row in rows if "of" not in row]
+        return [row | {"figures": found.get(number)} for number, row in enumerate(opened)]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return every evaluation of an export, oldest first."""
+        path = self.folder / "evaluation.json"
+        return files.read_json(path, list, cure=_CURE) if path.exists() else []
+
+    def record_command(self, command: str) -> None:
+        """Note what a user typed to search or train; the report says it."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        files.append_json(self.folder / "commands.jsonl", {"time": now, "command": command})
+
+    def commands(self) -> list[dict[str, Any]]:
+        """Return what was typed to search and train."""
+        return files.read_json_lines(self.folder / "commands.jsonl", needs=("time", "command"), cure=_CURE)
+
+    def trial_folder(self, number: int) -> Path:
+        """Return where trial `number` lives."""
+        return self.folder / "trials" / f"{number:05d}"
+
+    def trials(self) -> list[TrialRecord]:
+        """Return every ended trial, by number."""
+        folder = self.folder / "trials"
+        ended = trial_index.read_trials(folder, self.folder / trial_index.NAME).items()
+        return [
+            to_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended
+        ]
+
+    @property
+    def _sealed(self) -> Path:
+        return self.folder / "sealed"
+
+    def _labels(self, path: Path, *parts: str) -> pd.DataFrame:
+        """Read the labels of all cases of some parts."""
+        labels = read_table(path, ("id", "label"), {"id": str, "label": np.int64}, cure=_CURE)
+        split = self.split_table()
+        cases = split["id"][split["part"].isin(parts)]
+        if len(labels) != len(cases) or set(labels["id"]) != set(cases):
+            raise files.damaged(path, f"{len(labels)} labels, not those of the {len(cases)} cases in split.csv", _CURE)
+        return labels
+
+    @staticmethod
+    def _write_labels(path: Path, ids: pd.Series[str], rows: np.ndarray, labels: np.ndarray) -> None:
+        files.write_text(path, pd.DataFrame({"id": ids.iloc[rows], "label": labels[rows]}).to_csv(index=False))

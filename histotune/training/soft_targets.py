@@ -1,0 +1,33 @@
+"""What a training is asked for when somebody else says more of a case than its label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from histotune.data.splits import TrainingData
+from histotune.errors import StudyError
+from histotune.metrics import scores as metrics
+from histotune.storage.records import Predictions
+
+
+def taught(data: TrainingData, teacher: Predictions, trust: float) -> TrainingData:
+    """Return data whose training loss asks for a mixture of a teacher's probabilities and the labels.
+
+    Raises:
+        StudyError: the teacher says nothing of a case that is trained on.
+    """
+    assert data.folds is not None
+    rows = np.flatnonzero(data.folds[0])
+    place = {name: at for at, name in enumerate(teacher.ids.tolist())}
+    missing = [name for name in data.ids[rows].tolist() if name not in place]
+    if missing:
+        raise StudyError(
+            f"the ensemble says nothing of {len(missing)} of {len(rows)} training cases, such as {missing[0]!r}: "
+            "make it anew with `histotune ensemble`"
+        )
+    said = metrics.softmax(teacher.logits)[[place[name] for name in data.ids[rows].tolist()]]
+    targets = np.zeros((len(data.labels), len(data.classes)), np.float32)
+    targets[rows] = trust * said + (1 - trust) * np.eye(len(data.classes))[data.labels[rows]]
+    return replace(data, targets=targets)

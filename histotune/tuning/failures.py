@@ -1,0 +1,99 @@
+"""What follows when a worker dies or a trial fails: again, on record, or the end of the search; and who hangs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from histotune.errors import TrialFailed
+from histotune.storage.study_folder import FAILED, TrialRecord
+from histotune.training import memory
+from histotune.tuning.watch import Watch
+
+STARTS = 3  # of a trial whose worker dies under it; the last death is its result
+STILLBIRTHS = 5  # workers in a row that die before they begin: it is not the trial's fault, and will not get better
+FAILURES_IN_A_ROW = 5
+
+
+class Mishaps:
+    """Counts deaths by trial, stillbirths and failures in a row, and watches who is silent.
+
+    Args:
+        deaths: {number: how often its worker died} in earlier searches.
+        watch: says who hangs.
+
+    Attributes:
+        end: why the search cannot go on, as a sentence; "" while it can.
+    """
+
+    def __init__(self, deaths: Counter[int], watch: Watch) -> None:
+        self.end = ""
+        self._deaths, self._watch = deaths, watch
+        self._begun: set[int] = set()
+        self._hung: set[int] = set()
+        self._stillborn = 0
+        self._row = ("", 0)  # kind of the latest failures, and how many in a row
+
+    def begun(self, number: int) -> None:
+        """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
+        if number not in self._begun:
+            self._watch.heard(number)
+        self._begun.add(number)
+        self._stillborn = 0
+
+    def epoch(self, number: int) -> None:
+        """Hear that a trial brought an epoch."""
+        self._watch.heard(number, epoch=True)
+
+    def gone(self, number: int) -> None:
+        """Hear that a trial does not run any more."""
+        self._watch.forget(number)
+
+    def hanging(self, now: float) -> list[int]:
+        """Return the trials that have been silent for too long, each once."""
+        hung = self._watch.look(now)
+        self._hung.update(hung)
+        return hung
+
+    def deaths(self, number: int) -> int:
+        """Return how often a trial's worker died under it."""
+        return self._deaths[number]
+
+    def died(self, number: int, folder: Path, reason: str, *, starved: bool) -> TrialFailed | None:
+        """Say what follows when a trial's worker is gone: None to start it again, else what to record.
+
+        Args:
+            folder: the trial's.
+            starved: the worker was killed for want of memory.
+        """
+        if number not in self._begun:
+            self._stillborn += 1
+            if self._stillborn >= STILLBIRTHS:
+                self.end = f"{STILLBIRTHS} workers in a row died before they began: {reason}"
+            return None
+        self._begun.discard(number)
+        hung = number in self._hung
+        self._hung.discard(number)
+        if starved and not hung:
+            return memory.verdict(folder, TrialFailed(memory.OUT_OF_MEMORY, reason))
+        self._deaths[number] += 1
+        if self._deaths[number] < STARTS:
+            return None
+        if hung:
+            reason = f"no epoch for {self._watch.limit:.0f} s, so it was killed"
+        how_often = f"its worker died {self._deaths[number]} times, the last time: {reason}"
+        return TrialFailed("hung" if hung else "killed", how_often)
+
+    def count(self, record: TrialRecord, *, fits: bool = False) -> None:
+        """Hear how a trial ended: too many failures of a kind in a row are the end.
+
+        Infeasible trials are not, where it `fits`, that is where some trial of the study fits into memory or may do:
+        the sampler learns from them where the boundary is.
+        """
+        kind, times = self._row
+        if record.state != FAILED:
+            self._row = ("", 0)
+            return
+        self._row = (record.kind, times + 1 if record.kind == kind else 1)
+        if self._row[1] >= FAILURES_IN_A_ROW and not (fits and record.kind == memory.INFEASIBLE):
+            self.end = f"{FAILURES_IN_A_ROW} trials in a row failed with {record.kind}: {record.reason}"

@@ -1,0 +1,143 @@
+"""What runs in a worker process: one trial after another, epoch by epoch, with imports and data kept warm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Trainable
+
+from histotune.core import runtime
+from histotune.core.config import TrialConfig
+from histotune.data.splits import TrainingData
+from histotune.errors import HistotuneError, StudyError, TrialFailed
+from histotune.storage.lineage import Parent
+from histotune.storage.study_folder import STOPPED, StudyStore, read_record
+from histotune.training import memory
+from histotune.training.checkpoint import forget
+from histotune.training.loop import Epoch, conclude, epochs, fail
+from histotune.training.session import named_failures
+from histotune.tuning.controller import STOP
+from histotune.tuning.ray_pool import share
+from histotune.tuning.trial_workspace import Desk, unpack
+
+# What a step answers: always whether the trial has ended; an epoch; who the worker is; what a person should know; why
+# nobody can go on.
+ENDED, EPOCH, METRICS, NODE, PROCESS, NOTE, DISK = "ended", "epoch", "metrics", "node", "process", "note", "disk"
+
+
+class TrialWorker(Trainable):  # type: ignore[misc]
+    """Trains what the driver assigns; its result is the trial folder, its answers say only how far it is.
+
+    A worker that is reset for the next trial keeps its imports and its memory-mapped cohorts. Checkpoints are the
+    trial's own, by its number: Ray neither saves nor restores anything.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Get ready once in the life of the process."""
+        unpack(config["plugins"])
+        runtime.share_gpu(config["gpus"])
+        self._share = share(config["gpus"], config["cpus"], config["at_once"])
+        self._studies: dict[str, StudyStore] = {}
+        self._data: dict[str, TrainingData] = {}
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leave the last trial behind and turn to the next."""
+        runtime.set_threads(new_config["threads"])
+        self._assignment = new_config
+        self._desk = Desk(new_config, self._studies)
+        self._folder = self._desk.folder
+        self._epochs: Generator[Epoch, None, None] | None = None
+        self._begun = False
+        self._note = ""
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Say that the worker is there, then train one epoch at a time, then end the trial; the one guard around it."""
+        if not self._begun:
+            self._begun = True  # from here on a death of this process is the trial's
+            return {ENDED: False, NODE: ray.get_runtime_context().get_node_id(), PROCESS: os.getpid()}
+        try:
+            with named_failures():
+                answer = self._advance()
+                self._desk.deliver()
+                return answer
+        except TrialFailed as error:
+            failure = memory.verdict(self._folder, error)
+        except HistotuneError as error:
+            failure = TrialFailed("error", str(error))
+        except Exception as error:
+            failure = TrialFailed("error", f"{type(error).__name__}: {error}")
+        self._epochs = None
+        if failure is not None and failure.kind == "disk_full":
+            return {ENDED: False, DISK: failure.reason}  # it is not the trial's fault, and there is no place to say so
+        if failure is None:
+            runtime.free_memory()
+            self._desk.deliver()  # the folder says with how much less it is to be tried
+            return {ENDED: False}
+        fail(self._folder, failure, config=self._assignment["config"])
+        self._desk.deliver()
+        return {ENDED: True}
+
+    def cleanup(self) -> None:
+        """Let go of the trial; what it has is in its folder."""
+        self._epochs = None
+
+    def _advance(self) -> dict[str, Any]:
+        if read_record(self._folder) is not None:
+            return {ENDED: True}  # it ended before the driver could hear of it
+        if self._desk.stop_asked():
+            return self._stop()
+        if self._epochs is None:
+            self._epochs = self._train()
+            epoch = self._first()
+        else:
+            epoch = next(self._epochs)
+        # pairs, because Ray flattens mappings
+        answer = {EPOCH: epoch.number, METRICS: list(epoch.metrics.items()), ENDED: epoch.finished}
+        note, self._note = self._note, ""
+        return answer | ({NOTE: note} if note else {})
+
+    def _stop(self) -> dict[str, Any]:
+        if self._epochs is not None:
+            self._epochs.close()  # writes the checkpoint that the record is made from
+        answer: dict[str, Any] = {ENDED: True}
+        try:
+            conclude(self._folder, STOPPED)
+        except StudyError as error:  # a damaged checkpoint; what was decided stands
+            answer[NOTE] = f"trial {self._assignment['number']} was stopped and has no result: {error}"
+            forget(self._folder)
+            conclude(self._folder, STOPPED)
+        (self._folder / STOP).unlink(missing_ok=True)
+        return answer
+
+    def _first(self) -> Epoch:
+        assert self._epochs is not None
+        try:
+            return next(self._epochs)
+        except StudyError as error:
+            # a damaged checkpoint, or what another configuration left unfinished under this number: train anew
+            self._note = f"trial {self._assignment['number']} began anew: {error}"
+            shutil.rmtree(self._folder)
+            self._epochs = self._train()
+            return next(self._epochs)
+
+    def _train(self) -> Generator[Epoch, None, None]:
+        given = self._assignment
+        data = self._load(given["cohort"])
+        config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": self._share}
+        if given["parent"] is not None:
+            self._desk.inherit(Parent(*given["parent"]), config.digest())
+        training = epochs(config, data, self._folder, **how, keep=given["keep"])
+        assert isinstance(training, Generator)
+        return training
+
+    def _load(self, folder: str) -> TrainingData:
+        if folder not in self._data:
+            self._data[folder] = self._desk.store.training_data(self._desk.cohort(Path(folder)))
+        return self._data[folder]

@@ -1,0 +1,102 @@
+"""Where a worker works on a trial: in the study's folder, or in its node's copy, which a depot keeps in step."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from histotune.core.places import Places
+from histotune.core.registry import load_plugins
+from histotune.data.cohort import Cohort, load
+from histotune.errors import StudyError, TrialFailed
+from histotune.storage.lineage import Parent, write_parent
+from histotune.storage.study_folder import StudyStore
+from histotune.training.checkpoint import Checkpoint, kept
+from histotune.tuning.controller import STOP
+from histotune.tuning.remote_storage import Depot
+
+ADVICE = "give --storage URI, or put --runs and --cache where all nodes see them"
+
+
+class Desk:
+    """One trial's place.
+
+    Args:
+        assignment: what the driver sent: `study`, `number` and `depot`, the storage's URI or None.
+        studies: {URI: the node's copy of the study}, kept from trial to trial.
+
+    Attributes:
+        store: the study; `folder`: the trial's folder.
+
+    Raises:
+        StudyError: this node does not see the study.
+    """
+
+    def __init__(self, assignment: Mapping[str, Any], studies: dict[str, StudyStore]) -> None:
+        uri = assignment["depot"]
+        self._depot = Depot(uri) if uri else None
+        self._sent: dict[str, int] = {}
+        if self._depot and uri not in studies:
+            studies[uri] = self._depot.study(Places.of().cache)
+        self.store = studies[uri] if uri else StudyStore(Path(assignment["study"]))
+        if not self.store.exists():
+            raise StudyError(f"node {socket.gethostname()} does not see the study {self.store.folder}: {ADVICE}")
+        self.folder = self.store.trial_folder(assignment["number"])
+        if self._depot:
+            shutil.rmtree(self.folder, ignore_errors=True)  # what an earlier search left on this node may be behind
+            self._depot.pull(self.folder)
+
+    def stop_asked(self) -> bool:
+        """Whether the driver asked to end the trial."""
+        return (self.folder / STOP).exists() or (self._depot is not None and self._depot.has(self.folder, STOP))
+
+    def deliver(self) -> None:
+        """Bring what the trial wrote to where the driver sees it."""
+        if self._depot and self.folder.exists():
+            self._depot.push(self.folder, self._sent)
+
+    def inherit(self, parent: Parent, digest: str) -> None:
+        """Let the trial, whose configuration has `digest`, begin where its parent stood, unless it has begun.
+
+        Raises:
+            TrialFailed: what it was to begin from is gone.
+            StudyError: that is no checkpoint.
+        """
+        checkpoint = Checkpoint(self.folder)
+        if checkpoint.path.exists():
+            return
+        source = self.store.trial_folder(parent.number) / kept(parent.epoch)
+        if self._depot and not source.exists():
+            self._depot.bring(source)
+        if not source.exists():
+            raise TrialFailed("bad_data", f"the checkpoint of trial {parent.number} after epoch {parent.epoch} is gone")
+        write_parent(self.folder, parent)
+        checkpoint.inherit(source, digest)
+
+    def cohort(self, folder: Path) -> Cohort:
+        """Open the prepared cohort, memory-mapped; a node that lacks it copies it once from the storage."""
+        if self._depot:
+            return load(self._depot.cohort(folder, Places.of().cache))
+        if not folder.exists():
+            raise StudyError(f"node {socket.gethostname()} does not see the prepared cohort {folder}: {ADVICE}")
+        return load(folder)
+
+
+def pack(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Read plugin folders, so that they reach workers on nodes that do not see them."""
+    return {str(folder): {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.py")} for folder in folders}
+
+
+def unpack(plugins: Mapping[str, Mapping[str, str]]) -> None:
+    """Load packed plugins, from their own folder where this node sees it."""
+    for name, texts in plugins.items():
+        folder = Path(name)
+        if not folder.is_dir():
+            folder = Path(tempfile.mkdtemp(prefix="ht-plugins-"))  # kept: a traceback shall show its lines
+            for file, text in texts.items():
+                (folder / file).write_text(text, encoding="utf-8")
+        load_plugins(folder)

@@ -1,0 +1,331 @@
+"""Checks of the audit: every planted leak is found, a clean cohort gives none, and all checks keep their contract."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_audit import by_patient, clean_cohort, moved, on, with_column, with_images
+from PIL import Image
+from scipy.stats import binomtest
+
+from histotune.data.audits import AUDITS, LEAK, NOTE, OK, SEVERITIES, WARNING, Finding, Subject, _hashes, _predict
+from histotune.data.audits.small_parts import wilson
+from histotune.data.cohort import PROPERTIES, UNKNOWN, Cohort, read_labels
+from histotune.data.modalities.table import Column, Table
+from histotune.data.splits import Split, split
+from histotune.errors import ConfigError
+from histotune.studies.audit import Report
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return by_patient(*clean_cohort(tmp_path_factory.mktemp("clean")))
+
+
+def find(name: str, subject: Subject) -> Finding:
+    found = AUDITS.build(name, subject)
+    assert found.name == name
+    assert found.severity in SEVERITIES
+    assert 0 <= found.count <= found.of
+    assert found.sentence
+    assert len(found.examples) <= 3
+    assert json.loads(json.dumps(asdict(found)))["sentence"] == found.sentence
+    if found.severity == LEAK:
+        assert found.count > 0
+        assert found.examples
+        assert found.advice
+    return found
+
+
+@pytest.mark.parametrize("name", AUDITS.names())
+def test_a_clean_cohort_gives_no_alarm(clean: Subject, name: str) -> None:
+    expected = {NOTE, OK} if name in ("sites", "site_in_images") else {OK}
+    assert find(name, clean).severity in expected
+
+
+@pytest.mark.parametrize("name", AUDITS.names())
+def test_labels_of_the_test_part_change_nothing(tmp_path: Path, name: str) -> None:
+    cohort, labels = clean_cohort(tmp_path)
+    parts = split(cohort, labels)
+    other = labels.copy()
+    other[parts.test] = 1 - other[parts.test]
+    assert (Subject.of(cohort, parts, labels).labels[parts.test] == UNKNOWN).all()
+    assert AUDITS.build(name, Subject.of(cohort, parts, labels)) == AUDITS.build(name, Subject.of(cohort, parts, other))
+
+
+@pytest.mark.parametrize("name", AUDITS.names())
+def test_tables_without_images_places_files_and_sites_are_no_error(name: str, tmp_path: Path) -> None:
+    subject, rng = by_patient(*clean_cohort(tmp_path / "images")), np.random.default_rng(0)
+    n = len(subject.labels)
+    stored = Table(rng.normal(size=(n, 4)).astype(np.float32), tuple(Column(f"c{k}") for k in range(4)))
+    table = subject.cohort.table.assign(site="", x=-1, y=-1)
+    own: dict[str, Any] = {
+        "arrays": {"genes": stored},
+        "kinds": {"genes": "table"},
+        "present": {"genes": np.ones(n, bool)},
+    }
+    cohort = replace(subject.cohort, table=table, folder=tmp_path / "none", **own)
+    found = find(name, replace(subject, cohort=cohort))
+    assert found.severity in (OK, NOTE)
+    if name not in ("patients", "identical", "small_parts"):
+        assert found.sentence.startswith("not checked")
+
+
+@pytest.mark.parametrize("name", AUDITS.names())
+def test_cases_in_no_part_are_not_reported(clean: Subject, name: str) -> None:
+    train, test = on(clean, 1), on(clean, 3)
+    planted = with_column(moved(clean, test, 0), content="same", patient="same", x=0, y=0)
+    rows = np.zeros(len(clean.labels), bool)
+    rows[train[:10]] = True
+    nobody = replace(planted, sides=np.where(rows, planted.sides, 0))
+    assert find(name, nobody).severity != LEAK
+
+
+def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def scaled(pixels: np.ndarray, side: int) -> np.ndarray:
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(image.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "saved again at quality 90": lambda pixels: jpeg(pixels, 90),
+    "saved again at quality 60": lambda pixels: jpeg(pixels, 60),
+    "scaled down and up": lambda pixels: scaled(pixels, 24),
+    "brighter": lambda pixels: np.clip(pixels * 1.1, 0, 255).astype(np.uint8),
+    "mirrored": lambda pixels: pixels[::-1],
+    "turned and saved again": lambda pixels: jpeg(np.ascontiguousarray(np.rot90(pixels)), 85),
+    "transposed": lambda pixels: pixels.swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_copies_that_were_changed_are_found_across_the_split(clean: Subject, how: str) -> None:
+    images = clean.cohort.arrays["image"].copy()
+    train, test = on(clean, 1)[:40], on(clean, 3)[:40]
+    for source, target in zip(train, test, strict=True):
+        images[target] = CHANGES[how](images[source])
+    found = find("near_identical", with_images(clean, images))
+    assert found.severity == LEAK
+    assert 72 <= found.count <= 80
+    assert f"{clean.ids[train[0]]} (train)" in found.examples[0]
+
+
+def test_pairs_that_were_too_many_to_compare_are_told(clean: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = clean.cohort.arrays["image"].copy()
+    for source, target in zip(on(clean, 1)[:3], on(clean, 3)[:3], strict=True):
+        images[target] = images[source][::-1]
+    monkeypatch.setattr("histotune.data.audits.near_identical.MOST", 0)
+    found = find("near_identical", with_images(clean, images))
+    assert found.severity == NOTE
+    assert "pairs of like hashes only 0 were compared" in found.sentence
+
+
+def test_a_check_that_could_not_be_made_does_not_count_as_one() -> None:
+    checks = [Finding("sites", NOTE, 0, 0, "not checked: no site is known"), Finding("patients", OK, 0, 9, "apart")]
+    assert str(Report("", "", checks, 0.0)) == "Audit: no leak in 1 check, 1 could not be made, no warning"
+
+
+def test_blank_images_and_padded_edges_are_no_copies(clean: Subject) -> None:
+    rng, images = np.random.default_rng(1), clean.cohort.arrays["image"].copy()
+    third = len(images) // 3
+    images[:third] = 240 + rng.normal(0, 1.0, images[:third].shape)  # glass
+    images[third : 2 * third, 20:] = 255  # completed with white
+    images[2 * third :, :, 14:] = 242
+    images[2 * third :, 20:22] = 60  # a line on glass, nearly all of it alike
+    assert find("near_identical", with_images(clean, images)).severity == OK
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_hashes_of_an_orientation_are_those_of_the_turned_image(clean: Subject, orientation: int) -> None:
+    images, rows = clean.cohort.arrays["image"][:50], np.arange(50)
+    turned = np.ascontiguousarray(_hashes.turned(images, orientation))
+    expected = _hashes.hashes(_hashes.coefficients(turned, rows))
+    assert np.bitwise_count(expected ^ _hashes.hashes(_hashes.coefficients(images, rows), orientation)).max() <= 2
+
+
+def test_near_hashes_are_those_that_a_comparison_of_all_finds() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 2**64, 300, dtype=np.uint64)
+    second = np.concatenate([first[:200], rng.integers(0, 2**64, 300, dtype=np.uint64)])
+    for row in range(200):
+        for bit in rng.choice(64, row % 5, replace=False):
+            second[row] ^= np.uint64(1) << np.uint64(bit)
+    found = {(int(a), int(b)) for one, other in _hashes.near(first, second, 4) for a, b in zip(one, other, strict=True)}
+    rows, columns = np.nonzero(np.bitwise_count(first[:, None] ^ second) <= 4)
+    assert found == {(int(a), int(b)) for a, b in zip(rows, columns, strict=True)}
+    assert len(found) >= 200
+
+
+def test_patients_on_both_sides_are_found(clean: Subject) -> None:
+    row = on(clean, 1)[0]
+    found = find("patients", moved(clean, np.array([row]), 3))
+    assert (found.severity, found.count, found.of) == (LEAK, 1, 90)
+    assert found.examples == (f"{clean.patients[row]} (5 train, 1 test)",)
+
+
+def test_patients_who_are_not_known_are_a_warning(clean: Subject) -> None:
+    cohort = replace(clean.cohort, facts={"patients_known": False})
+    assert find("patients", replace(clean, cohort=cohort)).severity == WARNING
+
+
+def test_sites_on_both_sides_are_a_leak_only_where_the_split_promises_none(clean: Subject) -> None:
+    assert find("sites", clean).severity == NOTE
+    whole = by_patient(clean.cohort, (np.arange(len(clean.labels)) % 2), "site")
+    assert find("sites", whole).severity == OK
+    found = find("sites", moved(whole, on(whole, 1)[:1], 3))
+    assert (found.severity, found.count) == (LEAK, 1)
+
+
+def test_identical_images_across_the_split_are_found(clean: Subject) -> None:
+    content = clean.cohort.table["content"].to_numpy(str).copy()
+    train, test = on(clean, 1), on(clean, 3)
+    content[test[:2]] = content[train[:2]]
+    content[train[5]] = content[train[6]]  # on one side: no leak
+    found = find("identical", with_column(clean, content=content))
+    assert (found.severity, found.count) == (LEAK, 4)
+    assert found.examples[0] == f"{clean.ids[train[0]]} (train) and {clean.ids[test[0]]} (test)"
+
+
+@pytest.mark.parametrize(("columns", "levels", "severity"), [(20, 0, LEAK), (3, 3, WARNING)])
+def test_identical_rows_of_a_table_are_found_and_called_chance_where_they_may_be(
+    clean: Subject, columns: int, levels: int, severity: str
+) -> None:
+    rng, n = np.random.default_rng(0), len(clean.labels)
+    drawn = rng.integers(0, levels, (n, columns)) if levels else rng.normal(size=(n, columns))
+    values: np.ndarray = drawn.astype(np.float32)
+    values[on(clean, 3)[0]] = values[on(clean, 1)[0]]
+    kinds, stored = {"genes": "table"}, Table(values, tuple(Column(f"c{k}") for k in range(columns)))
+    contents = [row.tobytes().hex() for row in values]
+    own: dict[str, Any] = {"arrays": {"genes": stored}, "kinds": kinds, "present": {"genes": np.ones(n, bool)}}
+    cohort = replace(clean.cohort, table=clean.cohort.table.assign(content=contents), **own)
+    found = find("identical", replace(clean, cohort=cohort))
+    assert found.severity == severity
+    assert found.count == 2 or levels
+
+
+def test_one_modality_with_identical_rows_is_enough(clean: Subject) -> None:
+    rng, n = np.random.default_rng(0), len(clean.labels)
+    values = rng.normal(size=(n, 9)).astype(np.float32)
+    values[on(clean, 3)[0]] = values[on(clean, 1)[0]]
+    stored = Table(values, tuple(Column(f"c{k}") for k in range(9)))
+    arrays, present = {**clean.cohort.arrays, "genes": stored}, {**clean.cohort.present, "genes": np.ones(n, bool)}
+    both = replace(clean.cohort, arrays=arrays, present=present, kinds={"image": "image", "genes": "table"})
+    found = find("identical", replace(clean, cohort=both))
+    assert (found.severity, found.count) == (LEAK, 2)
+    assert "'genes'" in found.sentence
+
+
+def test_neighbours_across_the_split_are_found_and_strangers_at_the_same_place_are_not(clean: Subject) -> None:
+    row = on(clean, 1)[0]  # the corner of a grid of 3 x 2
+    found = find("neighbours", moved(clean, np.array([row]), 3))
+    assert (found.severity, found.count) == (LEAK, 4)
+    parts = split(clean.cohort, np.arange(len(clean.labels)) % 2, "patch_random_70_30")
+    torn = find("neighbours", Subject.of(clean.cohort, parts, clean.labels))
+    assert torn.severity == LEAK
+    assert torn.count > 400
+    assert find("neighbours", clean).severity == OK  # patients have the same places, each in a slide of its own
+
+
+def test_folds_are_sides(clean: Subject) -> None:
+    folds = np.zeros((2, len(clean.labels)), np.int64)
+    folds[:] = 1 + np.unique(clean.patients, return_inverse=True)[1] % 3
+    parts = Split("patient", np.arange(0), np.arange(0), np.arange(0), folds=folds)
+    assert find("patients", Subject.of(clean.cohort, parts, clean.labels)).severity == OK
+    folds[1, 0] = 1 + folds[1, 0] % 3  # in the second deal only
+    found = find("patients", Subject.of(clean.cohort, replace(parts, folds=folds), clean.labels))
+    assert (found.severity, found.count) == (LEAK, 1)
+
+
+def test_a_site_that_tells_the_label_and_its_signature_are_found(tmp_path: Path) -> None:
+    cohort, _ = clean_cohort(tmp_path)
+    rng, site = np.random.default_rng(0), cohort.table["site"].str[1:].to_numpy(int)
+    labels = (rng.random(len(site)) < np.array([0.1, 0.3, 0.5, 0.7, 0.9])[site]).astype(np.int64)
+    tint = np.array([[0, 0, 0], [25, 0, 0], [0, 25, 0], [0, 0, 25], [20, 20, 0]])[site][:, None, None]
+    tinted = replace(cohort, arrays={"image": (cohort.arrays["image"] * 0.8 + tint).astype(np.uint8)})
+    subject = by_patient(tinted, labels)
+    found = find("site_label", subject)
+    assert found.severity == WARNING
+    assert found.examples
+    assert find("site_in_images", subject).severity == NOTE
+    assert "AUROC" in find("site_in_images", subject).sentence
+    assert find("mean_colour", subject).severity == NOTE  # what the site tells, its stain tells
+
+
+@pytest.mark.parametrize("column", ["width", "format", "quantisation", "bytes"])
+def test_files_that_were_saved_apart_by_class_are_found(tmp_path: Path, column: str) -> None:
+    cohort, labels = clean_cohort(tmp_path)
+    saved, odd = pd.read_csv(tmp_path / PROPERTIES), (labels == 1) & (np.arange(len(labels)) % 3 > 0)
+    planted: Any = {"width": 60, "format": "JPEG", "quantisation": 12.5, "bytes": saved["bytes"] + 900}[column]
+    saved[column] = np.where(odd, planted, saved[column])
+    saved.to_csv(tmp_path / PROPERTIES, index=False)
+    subject = by_patient(cohort, labels)
+    name, severity = ("file_size", NOTE) if column == "bytes" else ("file_properties", WARNING)
+    found = find(name, subject)
+    assert found.severity == severity
+    assert bool(found.examples) == (severity == WARNING)
+
+
+def test_what_says_nothing_is_seldom_said_to_tell_the_label(tmp_path: Path) -> None:
+    alarms = 0
+    for seed in range(4):
+        cohort, labels = clean_cohort(tmp_path / str(seed), seed)
+        subject = by_patient(cohort, labels)
+        alarms += sum(find(name, subject).severity != OK for name in ("site_label", "mean_colour", "file_size"))
+    assert alarms <= 1  # of 12
+
+
+def test_classes_with_few_patients_are_found(clean: Subject) -> None:
+    labels = np.where(clean.labels == UNKNOWN, UNKNOWN, 0)
+    labels[on(clean, 1)], labels[on(clean, 2)[:6]] = 1, 1  # one patient of the validation part
+    found = find("small_parts", replace(clean, labels=labels))
+    assert found.severity == WARNING
+    assert "malignant in val rests on 1 patient (6 cases)" in found.sentence
+
+
+@pytest.mark.parametrize(("right", "n"), [(4, 5), (8, 10), (40, 50)])
+def test_the_interval_of_few_patients_is_scipys(right: int, n: int) -> None:
+    known = binomtest(right, n).proportion_ci(0.95, "wilson")
+    assert wilson(right / n, n) == pytest.approx((known.low, known.high), abs=1e-6)
+
+
+def test_a_wrong_option_of_a_check_is_refused(clean: Subject) -> None:
+    with pytest.raises(ConfigError, match="correlation"):
+        AUDITS.build("near_identical", clean, correlaton=0.5)
+    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
+        AUDITS.build("near_identical", clean, correlation=2)
+
+
+def test_many_cases_are_sampled() -> None:
+    rows = _predict.sample(np.arange(3 * _predict.CASES))
+    assert len(rows) == len(set(rows)) == _predict.CASES
+
+
+def test_real_patches_by_patient_give_no_alarm(idc_cohort: Cohort) -> None:
+    labels = read_labels(idc_cohort)
+    subject = Subject.of(idc_cohort, split(idc_cohort, labels), labels)
+    found = {name: find(name, subject) for name in AUDITS.names()}
+    assert {finding.severity for finding in found.values()} <= {OK, NOTE}
+    assert found["near_identical"].severity == found["identical"].severity == found["neighbours"].severity == OK
+    torn = Subject.of(idc_cohort, split(idc_cohort, labels, "patch_random_70_30"), labels)
+    leaks = {name for name in ("patients", "neighbours", "near_identical") if find(name, torn).severity == LEAK}
+    assert leaks == {"patients", "neighbours"}
+
+
+def test_no_two_real_patches_are_taken_for_copies(idc_cohort: Cohort) -> None:
+    n = len(idc_cohort)
+    names = ("", *map(str, range(1, n + 1)))
+    everyone_apart = Subject(idc_cohort, np.arange(1, n + 1)[None], names, np.zeros(n, np.int64), "x")
+    assert find("near_identical", everyone_apart).severity == OK

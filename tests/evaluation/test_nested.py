@@ -1,0 +1,162 @@
+"""Nested cross-validation: every outer search is blind to its outer fold, and its winner is evaluated there once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import histotune
+from histotune.cli.app import app
+from histotune.core.config import TrialConfig
+from histotune.core.places import Places
+from histotune.errors import ConfigError, DataError, StudyError
+from histotune.evaluation.nested import Nested, nested_search
+from histotune.metrics.scores import score
+from histotune.space import load_space
+from histotune.storage.records import Predictions
+from histotune.storage.study_folder import StudyStore
+from histotune.study import open_study
+from histotune.training.loop import run_trial
+from histotune.tuning.run import Summary
+
+SPACE: dict[str, Any] = {
+    "dataset": "synthetic",
+    "options": {"cases": 160, "patients": 24, "side": 32},
+    "metric": "auroc",
+    "epochs": 1,
+    "batch_size": 32,
+    "model": {"branches": {"image": {"backbone": {"name": "alexnet", "width": 4}}}},
+    "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True, "default": 3e-3}},
+}
+Found = tuple[StudyStore, Summary | None]
+Search = Callable[..., Found]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The space in a file; studies and cohorts go to a folder of their own."""
+    monkeypatch.setenv("HISTOTUNE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tried.yaml").write_text(yaml.safe_dump(SPACE))
+    return tmp_path / "tried.yaml"
+
+
+def two_rates(space: str | Path, *, study: str, runs: Path, **asked: Any) -> Found:
+    """Search without Ray: two learning rates, in this process."""
+    from histotune.studies.create import Wanted, begin
+
+    loaded = load_space(space)
+    store, cohorts = begin(Wanted(loaded, asked.get("data"), folds=asked.get("folds")), study, Places.of(runs))
+    for number, rate in enumerate((3e-3, 2e-2)):
+        config = TrialConfig.from_dict(loaded.default() | {"optimizer": {"learning_rate": rate}})
+        run_trial(config, store.training_data(cohorts[32]), store.trial_folder(number), metric="auroc", probed=False)
+    return store, None
+
+
+def parts(store: StudyStore) -> dict[str, set[str]]:
+    table = store.split_table()
+    return {part: set(table.loc[table["part"] == part, "patient"]) for part in ("train", "val", "test")}
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Path, folds: int | None) -> None:
+    found = nested_search(file, outer=2, folds=folds, searching=two_rates)
+    store = open_study("tried").store
+    whole = parts(store)
+    development, scored, values = whole["train"] | whole["val"], set[str](), []
+    for number in (1, 2):
+        own = StudyStore(store.folder / "outer" / str(number))
+        inside = parts(own)
+        assert inside["test"].isdisjoint(inside["train"] | inside["val"])
+        assert set.union(*inside.values()) == development, "whom the study sealed stays sealed"
+        assert own.settings().folds == (folds or 0)
+        known = (own.folder / "labels.csv").read_text()
+        saved = Predictions.load(own.folder / "outer.npz")
+        assert set(saved.patients) == inside["test"]
+        assert not any(f"\n{case}," in known for case in saved.ids)
+        assert len(own.openings()) == 1
+        values.append(score("auroc", np.exp(saved.logits), saved.labels))
+        scored |= inside["test"]
+    assert scored == development
+    assert store.openings() == []
+    assert found.nested.value == pytest.approx(np.mean(values))
+    assert [one.score for one in found.folds] == pytest.approx(values)
+    assert found.nested.low < found.nested.value < found.nested.high
+    assert found.gap == pytest.approx(found.inner - found.nested.value)
+    assert str(found).startswith(f"What a search of 2 trials chooses reaches {found.nested} AUROC")
+    assert [one.trials for one in found.folds] == [2] * len(found.folds)
+    assert json.loads((store.folder / "nested.json").read_text())["nested"]["value"] == found.nested.value
+
+
+def test_the_same_call_goes_on_and_opens_no_fold_twice(file: Path) -> None:
+    calls: list[str] = []
+
+    def dying(space: str | Path, **asked: Any) -> Found:
+        calls.append(asked["study"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return two_rates(space, **asked)
+
+    with pytest.raises(KeyboardInterrupt):
+        nested_search(file, outer=2, searching=dying)
+    first = nested_search(file, outer=2, searching=two_rates)
+    again = nested_search(file, outer=2, searching=two_rates)
+    assert _told(first) == _told(again)
+    assert [one.openings for one in again.folds] == [1, 1]
+    with pytest.raises(StudyError, match="began with 2 outer folds, not 3"):
+        nested_search(file, outer=3, searching=two_rates)
+
+
+def test_a_search_over_noise_is_called_no_better_than_chance(file: Path, tiny_folder: Callable[..., Path]) -> None:
+    data = tiny_folder({f"p{at:02d}": {"benign": 4, "tumour": 4} for at in range(20)})
+    noise = yaml.safe_load(file.read_text()) | {"dataset": "image_folder", "options": {}, "image_size": 32}
+    file.write_text(yaml.safe_dump(noise))
+    found = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
+    assert f"{found.nested} AUROC on patients that it never saw (2 outer folds of" in found.sentence
+    assert "patients): no better than chance (0.500)." in found.sentence
+
+
+def _told(found: Nested) -> dict[str, Any]:
+    return {name: value for name, value in found.to_dict().items() if name != "time"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"outer": 1}, "outer=1: .* at least 2"),
+        ({"outer": 2, "warm_start": "other"}, "--outer does not go with --warm-start: its trials were chosen"),
+        ({"outer": 2, "join": True}, "--outer does not go with --join"),
+        ({"outer": 2, "imbalance": "90:10"}, "thins its training part"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_there(
+    file: Path, asked: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        nested_search(file, searching=two_rates, **asked)
+    assert not (file.parent / "runs").exists()
+
+
+def test_more_outer_folds_than_patients_are_refused(file: Path) -> None:
+    with pytest.raises(DataError, match="into 40 parts needs at least 40"):
+        nested_search(file, outer=40, searching=two_rates)
+
+
+@pytest.mark.slow
+def test_the_command_searches_with_ray_once_for_each_fold(file: Path) -> None:
+    command = ["search", str(file), "--outer", "2", "--trials", "2", "--json", "--max-concurrent", "1"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0, answer.output
+    assert [one["outer"] for one in json.loads(answer.stdout)["folds"]] == [1, 2]
+    assert [len(StudyStore(file.parent / "runs/tried/outer" / str(k)).trials()) for k in (1, 2)] == [2, 2]
+    assert histotune.nested_search is nested_search
+    wrong = CliRunner().invoke(app, [*command, "--join"])
+    assert wrong.exit_code == 2
+    assert "--outer does not go with --join" in wrong.stderr

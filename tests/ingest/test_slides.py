@@ -1,0 +1,309 @@
+"""Guards slides: scale, tissue and patches are right, memory is bounded by tiles, what cannot be used is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_slides import GLASS, TILE, TISSUE, block, tiled_tiff
+from PIL import Image, ImageFilter
+
+from histotune.data.modalities.bag import Bags
+from histotune.data.modalities.graph import GraphModality, neighbours
+from histotune.errors import ConfigError, DataError, HistotuneError
+from histotune.ingest.datasets import BadFile
+from histotune.ingest.slides.prepare import SlideSettings, prepare_slides
+from histotune.ingest.slides.reader import Slide
+from histotune.ingest.slides.tissue import choose, otsu, saturation, tissue_mask
+
+openslide = pytest.importorskip("openslide")
+
+
+@pytest.fixture(scope="session")
+def settings(frozen: dict[str, str]) -> SlideSettings:
+    """Settings with a small network of random weights."""
+    return SlideSettings(patch_size=64, **frozen)  # type: ignore[arg-type]
+
+
+def changed(settings: SlideSettings, **fields: object) -> SlideSettings:
+    return dataclasses.replace(settings, **fields)  # type: ignore[arg-type]
+
+
+def test_otsu_is_the_threshold_of_brute_force() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = np.concatenate([rng.normal(40, 15, 500), rng.normal(rng.uniform(60, 200), 25, 300)])
+        values = values.clip(0, 255).astype(np.uint8)
+        spread = []
+        for threshold in range(256):
+            low, high = values[values <= threshold], values[values > threshold]
+            apart = (low.mean() - high.mean()) ** 2 if len(low) and len(high) else 0
+            spread.append(len(low) * len(high) * apart)
+        assert otsu(np.bincount(values, minlength=256)) == int(np.argmax(np.round(spread, 3)))
+
+
+def test_saturation_is_that_of_hsv() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    pixels[0] = 0
+    theirs = np.asarray(Image.fromarray(pixels).convert("HSV"))[..., 1]
+    assert np.abs(saturation(pixels).astype(int) - theirs).max() <= 1  # Pillow rounds down
+
+
+@pytest.mark.parametrize("rule", ["otsu", "hsv"])
+def test_tissue_is_what_is_stained(rule: str) -> None:
+    truth = np.zeros((120, 160), bool)
+    truth[30:90, 40:120] = True
+    pixels = np.where(truth[..., None], TISSUE, GLASS) + np.random.default_rng(0).normal(0, 3, (120, 160, 3))
+    mask = tissue_mask(pixels.clip(0, 255).astype(np.uint8), rule)
+    assert (mask != truth).mean() < 0.01
+
+
+@pytest.mark.parametrize("rule", ["otsu", "hsv"])
+@pytest.mark.parametrize(("color", "share"), [(GLASS, 0.0), (TISSUE, 1.0), ((255, 255, 255), 0.0), ((0, 0, 0), 0.0)])
+@pytest.mark.parametrize("noise", [0, 2])
+def test_a_slide_of_one_kind_is_not_divided(rule: str, color: tuple[int, ...], share: float, noise: int) -> None:
+    if noise and color == (0, 0, 0):
+        pytest.skip("the saturation of black is anything")
+    pixels = np.array(color) + np.random.default_rng(0).normal(0, noise, (60, 60, 3))
+    assert tissue_mask(pixels.clip(0, 255).astype(np.uint8), rule).mean() == share
+
+
+def test_the_hsv_rule_is_a_median_and_a_threshold(wsi: Path) -> None:
+    with Slide(wsi) as slide:
+        overview = slide.overview(4)
+    smooth = Image.fromarray(saturation(overview)).filter(ImageFilter.MedianFilter(7))
+    from scipy.ndimage import median_filter
+
+    padded = median_filter(saturation(overview), size=7, mode="nearest")
+    assert np.array_equal(np.asarray(smooth), padded)
+    assert np.array_equal(tissue_mask(overview, "hsv"), padded > 20)
+
+
+def test_the_real_slide_has_its_size_scale_and_tissue(wsi: Path) -> None:
+    with Slide(wsi) as slide:
+        assert (slide.width, slide.height) == (2220, 2967)
+        assert slide.mpp == pytest.approx(0.499)
+        for downsample in (1, 2):
+            assert tissue_mask(slide.overview(downsample)).mean() == pytest.approx(0.30, abs=0.03)
+
+
+def test_a_rectangle_is_the_same_however_it_is_tiled(wsi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Slide(wsi) as slide:
+        exact = slide.read(300, 400, 512, 512, (512, 512))
+        half = slide.read(300, 400, 512, 512, (256, 256))
+        monkeypatch.setattr("histotune.ingest.slides.reader._TILE", 100)
+        assert np.array_equal(slide.read(300, 400, 512, 512, (512, 512)), exact)
+        tiled = slide.read(300, 400, 512, 512, (256, 256))
+    means = exact.reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
+    assert np.abs(means - half).max() <= 1  # Pillow rounds after every axis
+    assert np.abs(means - tiled).max() <= 1
+
+
+def test_a_picture_is_read_like_a_slide(wsi: Path, tmp_path: Path) -> None:
+    with Slide(wsi) as slide:
+        Image.fromarray(slide.read(0, 0, 1500, 1000, (1500, 1000))).save(tmp_path / "part.png")
+        with Slide(tmp_path / "part.png", mpp=0.499) as picture:
+            assert picture.mpp == 0.499
+            for size in ((200, 100), (100, 50), (400, 200)):
+                assert np.array_equal(picture.read(700, 300, 200, 100, size), slide.read(700, 300, 200, 100, size))
+            assert (picture.read(1400, 900, 200, 200, (200, 200))[100:] == 255).all()  # beyond the edge is glass
+
+
+def test_patches_have_the_most_tissue_and_lie_on_the_grid() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 10:55] = True
+    patches = choose(mask, (600, 400), 100, least=0.5, top=0)
+    expected = [(x, y) for y in (100, 200) for x in (100, 200, 300, 400, 500)]
+    assert list(zip(patches.x, patches.y, strict=True)) == expected
+    assert patches.share.tolist() == [1, 1, 1, 1, 0.5] * 2
+    best = choose(mask, (600, 400), 100, least=0.05, top=8)
+    assert best.share.tolist() == [1] * 8
+    odd = choose(np.ones((37, 59), bool), (595, 371), 100.5, least=1, top=0)
+    assert len(odd.x) == 5 * 3
+    assert odd.x.max() + odd.side <= 595
+
+
+def test_patches_are_of_the_scale_asked_for(settings: SlideSettings, tmp_path: Path) -> None:
+    tiled_tiff(tmp_path / "in.tif", 4, 4, block(range(4), range(2))).rename(tmp_path / "s.tif")
+    for mpp, side, count in ((0.5, 64, 16 * 8), (2.0, 256, 4 * 2), (0.25, 32, 32 * 16), (0.505, 64, 16 * 8)):
+        out = tmp_path / str(mpp)
+        table = prepare_slides(tmp_path, out, changed(settings, mpp=mpp, top=0))
+        assert table["patch_side"][0] == pytest.approx(side)
+        assert table["patches"][0] == count
+        assert table["tissue"][0] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which tells a process's peak memory")
+def test_memory_is_bounded_by_tiles_and_not_by_the_slide(tmp_path: Path) -> None:
+    path = tiled_tiff(tmp_path / "huge.tif", 40, 40, block(range(10, 30), range(10, 40)))  # 10,240 px: 300 MiB of RGB
+    code = f"""
+from pathlib import Path
+from histotune.ingest.slides.reader import Slide
+from histotune.ingest.slides.tissue import (choose, tissue_mask)
+
+def peak():  # MiB; unlike ru_maxrss nothing of the parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+
+with Slide(Path({str(path)!r})) as slide:
+    before = peak()
+    mask = tissue_mask(slide.overview(8))
+    patches = choose(mask, (slide.width, slide.height), 512, least=.5, top=50)
+    print(slide.mpp, round(mask.mean(), 3), len(patches.x), peak() - before)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert [float(value) for value in answer[:3]] == [0.5, pytest.approx(20 * 30 / 40**2, abs=0.002), 50]
+    assert int(answer[3]) < 150  # MiB
+
+
+def test_a_slide_becomes_a_bag_and_a_graph_and_only_once(wsi: Path, settings: SlideSettings, tmp_path: Path) -> None:
+    folder, out = wsi.parent, tmp_path / "out"
+    settings = changed(settings, patch_size=128, top=30, edges="delaunay")
+    table = prepare_slides(folder, out, settings)
+    assert table["patches"].tolist() == [30]
+    stored = GraphModality().load(out / "slides" / wsi.stem)
+    assert stored.features.shape == (30, 512)
+    assert np.array_equal(stored.neighbours, neighbours(np.array(stored.coordinates), edges="delaunay"))
+    assert (stored.coordinates % 128 == 0).all()
+    with Image.open(out / "pictures" / f"{wsi.stem}.png") as picture:
+        assert max(picture.size) == 1024
+    before = {path: path.stat().st_mtime_ns for path in (out / "slides").rglob("*")}
+    again = prepare_slides(folder, out, settings)
+    pd.testing.assert_frame_equal(again, table)
+    assert {path: path.stat().st_mtime_ns for path in (out / "slides").rglob("*")} == before
+    assert not (out / ".work").exists()
+    fewer = prepare_slides(folder, out, changed(settings, top=5))
+    assert fewer["patches"].tolist() == [5]
+
+
+def test_a_slide_that_was_being_embedded_is_continued(
+    settings: SlideSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiled_tiff(tmp_path / "s.tif", 4, 4, block(range(4), range(2)))  # 128 patches, two batches
+    settings, patches, read = changed(settings, top=0), list[float](), Slide.read
+
+    def counting(slide: Slide, x: float, y: float, width: float, height: float, size: tuple[int, int]) -> np.ndarray:
+        if size == (64, 64):
+            patches.append(x)
+            if len(patches) == 100:
+                raise KeyboardInterrupt
+        return read(slide, x, y, width, height, size)
+
+    monkeypatch.setattr(Slide, "read", counting)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_slides(tmp_path, tmp_path / "out", settings)
+    assert not (tmp_path / "out" / "slides").exists()
+    patches[:] = [0.0] * 200
+    prepare_slides(tmp_path, tmp_path / "out", settings)
+    assert len(patches) == 200 + 64
+    monkeypatch.setattr(Slide, "read", read)
+    prepare_slides(tmp_path, tmp_path / "whole", settings)
+    one, other = (GraphModality().load(tmp_path / name / "slides" / "s").features for name in ("out", "whole"))
+    assert np.array_equal(one, other)
+
+
+def test_a_picture_without_glass_is_tissue_all_over(monuseg: Path, settings: SlideSettings, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in monuseg.glob("*.png"):
+        (tmp_path / "in" / path.name).symlink_to(path)
+    with pytest.raises(DataError, match=r"no_scale: TCGA.* give it by --slide-mpp"):
+        prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+    table = prepare_slides(tmp_path / "in", tmp_path / "out", changed(settings, slide_mpp=0.25, patch_size=128))
+    assert table["tissue"].tolist() == [1.0] * 4
+    assert table["patches"].tolist() == [9] * 4
+
+
+def test_a_vector_is_that_of_its_patch(wsi: Path, settings: SlideSettings, tmp_path: Path) -> None:
+    from histotune.ingest.embeddings import load_encoder
+
+    prepare_slides(wsi.parent, tmp_path, changed(settings, top=3))
+    stored: Bags = GraphModality().load(tmp_path / "slides" / wsi.stem)
+    encoder = load_encoder(settings.backbone, settings.weights, settings.patch_size)
+    with openslide.OpenSlide(wsi) as slide:
+        for features, place in zip(stored.features, stored.coordinates.astype(int), strict=True):
+            patch = np.array(slide.read_region(tuple(place), 0, (64, 64)).convert("RGB"))
+            assert np.allclose(encoder.run(patch[None])[0], features, atol=1e-4)
+
+
+def test_slides_that_cannot_be_used_are_listed_and_drawn(settings: SlideSettings, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "in" / "out"
+    (folder / "again").mkdir(parents=True)
+    tiled_tiff(folder / "good.tif", 3, 3, block(range(1, 2), range(1, 3)))
+    tiled_tiff(folder / "again" / "good.tif", 3, 3, block(range(3), range(3)))
+    tiled_tiff(folder / "glass.tif", 3, 3, {})
+    (folder / "text.svs").write_text("no slide")
+    (folder / "empty.ndpi").touch()
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "unscaled.png")
+    Image.fromarray(noise[:40, :40]).save(folder / "tiny.tif", resolution=20_000, resolution_unit="cm")
+    for _ in range(2):  # the second time the pictures lie in the folder
+        table = prepare_slides(folder, out, settings)
+        assert table["file"].tolist() == ["again/good.tif"]
+        problems = pd.read_csv(out / "problems.csv", index_col="path")["kind"].to_dict()
+        assert problems == {
+            "good.tif": "same_id", "glass.tif": "no_tissue", "text.svs": "not_a_slide", "empty.ndpi": "empty",
+            "unscaled.png": "no_scale", "tiny.tif": "no_scale",
+        }  # fmt: skip
+    assert (out / "pictures" / "glass.png").exists()
+    with pytest.raises(DataError, match="strict"):
+        prepare_slides(folder, out, settings, strict=True)
+    scaled = prepare_slides(folder, out, changed(settings, slide_mpp=0.25))
+    assert sorted(scaled["id"]) == ["good", "unscaled"]
+
+
+@pytest.mark.parametrize(("side", "said"), [(3, "is damaged"), (8, "cannot be decoded at")])
+def test_a_damaged_slide_is_named(side: int, said: str, tmp_path: Path) -> None:
+    path = tiled_tiff(tmp_path / "cut.tif", side, side, block(range(3), range(3)))  # OpenSlide checks a small one first
+    whole = bytearray(path.read_bytes())
+    start = 8 + 2 * TILE * TILE * 3
+    whole[start : start + 4] = struct.pack("<I", 2**31)  # this tile lies beyond the end
+    path.write_bytes(whole)
+    with pytest.raises(BadFile, match=rf"cut\.tif {said}"), Slide(path) as slide:
+        slide.read(0, 0, 700, 700, (700, 700))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"patch_size": 4}, "patch_size must lie"),
+        ({"mpp": 0}, "mpp must lie"),
+        ({"slide_mpp": 500.0}, "slide_mpp must lie"),
+        ({"tissue": "otzu"}, "Did you mean 'otsu'"),
+        ({"min_tissue": 0}, "min_tissue"),
+        ({"edges": "nn"}, "edges must be one of"),
+    ],
+)
+def test_impossible_settings_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        changed(SlideSettings(), **fields)
+
+
+def test_a_folder_without_usable_slides_is_refused(settings: SlideSettings, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no folder"):
+        prepare_slides(tmp_path / "nowhere", tmp_path / "out", settings)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match="hold no slides"):
+        prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+    tiled_tiff(tmp_path / "in" / "glass.tif", 3, 3, {})
+    with pytest.raises(DataError, match=r"none of 1 slides .* no_tissue: 0.0% of the slide is tissue"):
+        prepare_slides(tmp_path / "in", tmp_path / "out", settings)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(settings: SlideSettings, tmp_path: Path) -> None:
+    tiled_tiff(tmp_path / "s.tif", 2, 2, block(range(2), range(2)))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(HistotuneError, match=r"cannot write .*out"):
+        prepare_slides(tmp_path, tmp_path / "out", settings)
+
+
+def test_without_openslide_a_slide_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiled_tiff(tmp_path / "s.tif", 1, 1, {})
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(ConfigError, match=r"histotune\[slides\]"):
+        Slide(path)
