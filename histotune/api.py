@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.audits import Subject
 from histotune.errors import ConfigError, suggest
 from histotune.evaluation.external import evaluate_on

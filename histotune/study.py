@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.ensembles.merge import Merged, merge
 from histotune.errors import ConfigError, suggest
 from histotune.evaluation.confirm import confirm
@@ -153,10 +153,17 @@ class Study:
         """
         places = Places.of(self.store.folder.parent, cache)
         return distill(
-            self.store, merged, lambda size: study_cohort(self.store, places, size, data), student=student, trust=trust,
-            operating_point=operating_point, export=None if export is None else Path(export), onnx=onnx,
-            torch_export=torch_export, progress=progress,
-        )  # fmt: skip
+            self.store,
+            merged,
+            lambda size: study_cohort(self.store, places, size, data),
+            student=student,
+            trust=trust,
+            operating_point=operating_point,
+            export=None if export is None else Path(export),
+            onnx=onnx,
+            torch_export=torch_export,
+            progress=progress,
+        )
 
     def _members(
         self,
@@ -208,9 +215,17 @@ class Study:
         """
         places = Places.of(self.store.folder.parent, cache)
         return confirm(
-            self.store, places, top=top, seeds=seeds, outer=outer, data=data, ray_address=ray_address, say=say,
-            resources=resources or Resources(), command=command,
-        )  # fmt: skip
+            self.store,
+            places,
+            top=top,
+            seeds=seeds,
+            outer=outer,
+            data=data,
+            ray_address=ray_address,
+            say=say,
+            resources=resources or Resources(),
+            command=command,
+        )
 
     def figure(
         self,

@@ -263,9 +263,17 @@ def trained_trials(
         known[rows] = small_labels[rows]
     table = small_cohort.table
     data = TrainingData(
-        small_cohort.arrays, small_cohort.present, known, table["id"].to_numpy(str), table["patient"].to_numpy(str),
-        small_split.train, small_split.val, small_cohort.classes, small_cohort.positive, small_cohort.digest,
-    )  # fmt: skip
+        small_cohort.arrays,
+        small_cohort.present,
+        known,
+        table["id"].to_numpy(str),
+        table["patient"].to_numpy(str),
+        small_split.train,
+        small_split.val,
+        small_cohort.classes,
+        small_cohort.positive,
+        small_cohort.digest,
+    )
     folder = tmp_path_factory.mktemp("trained")
     for number in range(3):
         run_trial(TrialConfig(epochs=2, batch_size=32, seed=number), data, folder / f"{number:05d}")

@@ -97,7 +97,7 @@ def leaderboard(
 ) -> None:
     """Rank the trials, ensembles and controls of a study on its validation part."""
     from histotune.cli import tables as cli_show  # without histotune.study, which loads torch
-    from histotune.core.places import Places
+    from histotune.core.runtime import Places
     from histotune.storage.study_folder import StudyStore
 
     cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
@@ -141,7 +141,7 @@ def figure(
 ) -> None:
     """Draw a figure of a study as a self-contained page."""
     from histotune.cli import tables as cli_show
-    from histotune.core.places import Places
+    from histotune.core.runtime import Places
     from histotune.reporting import figures
     from histotune.space import read_values
     from histotune.storage.study_folder import StudyStore
@@ -200,8 +200,8 @@ def gc(
 ) -> None:
     """Show what can be freed on disk in STUDY, or in all studies and the cache; results and controls always stay."""
     from histotune.cli import tables as cli_show
-    from histotune.core.places import Places
-    from histotune.studies.tidy import tidy
+    from histotune.core.runtime import Places
+    from histotune.studies.disk import tidy
 
     tidied = tidy(Places.of(runs, cache), study, keep=keep, remove=yes)
     cli_show.tidied(tidied, removed=yes, json_wanted=json_wanted)
@@ -213,7 +213,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI over all studies, on 127.0.0.1 only."""
-    from histotune.core.places import Places
+    from histotune.core.runtime import Places
     from histotune.tracking.client import ui_command
 
     command, environment = ui_command(Places.of(runs).runs, port)

@@ -44,10 +44,19 @@ def audit(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         report = run(
-            what, data=data, protocol=split, folds=folds, repeats=repeats, seed=seed, image_size=image_size,
+            what,
+            data=data,
+            protocol=split,
+            folds=folds,
+            repeats=repeats,
+            seed=seed,
+            image_size=image_size,
             options=given.dataset_options(option, include_receptor_status=include_receptor_status),
-            runs=runs, cache=cache, progress=display.progress, command=" ".join(["histotune", *sys.argv[1:]]),
-        )  # fmt: skip
+            runs=runs,
+            cache=cache,
+            progress=display.progress,
+            command=" ".join(["histotune", *sys.argv[1:]]),
+        )
     _show(report, json_wanted=json_wanted)
     if strict and report.leaks:
         raise typer.Exit(2)

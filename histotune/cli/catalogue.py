@@ -33,10 +33,17 @@ def catalogue(kind: str) -> list[dict[str, object]]:
         ConfigError: there is no such kind.
     """
     registries: dict[str, Registry] = {
-        "modalities": MODALITIES, "backbones": BACKBONES, "fusions": FUSIONS, "redundancies": REDUNDANCIES,
-        "losses": LOSSES, "datasets": DATASETS, "ensembles": ENSEMBLES, "figures": FIGURES,
-        "reproductions": REPRODUCTIONS, "audits": AUDITS,
-    }  # fmt: skip
+        "modalities": MODALITIES,
+        "backbones": BACKBONES,
+        "fusions": FUSIONS,
+        "redundancies": REDUNDANCIES,
+        "losses": LOSSES,
+        "datasets": DATASETS,
+        "ensembles": ENSEMBLES,
+        "figures": FIGURES,
+        "reproductions": REPRODUCTIONS,
+        "audits": AUDITS,
+    }
     if kind == "spaces":
         return [_plain(name, load_space(name).description) for name in space_names()]
     if kind == "presets":
@@ -63,8 +70,13 @@ def catalogue(kind: str) -> list[dict[str, object]]:
 def _dataset(build: Any) -> dict[str, object]:
     """Return what a person should know of a dataset before having it."""
     info: Info = build.info
-    return {"source": info.source, "layout": info.layout, "size": info.size, "licence": info.licence,
-            "split": info.protocol}  # fmt: skip
+    return {
+        "source": info.source,
+        "layout": info.layout,
+        "size": info.size,
+        "licence": info.licence,
+        "split": info.protocol,
+    }
 
 
 def _plain(name: str, summary: str) -> dict[str, object]:

@@ -43,9 +43,16 @@ def confirm(
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
         found = open_study(study, runs=runs).confirm(
-            top=top, seeds=seeds, outer=outer, data=data, cache=cache, ray_address=ray_address, say=display.say,
-            resources=Resources(cpus_per_trial, gpus_per_trial, max_concurrent), command=command,
-        )  # fmt: skip
+            top=top,
+            seeds=seeds,
+            outer=outer,
+            data=data,
+            cache=cache,
+            ray_address=ray_address,
+            say=display.say,
+            resources=Resources(cpus_per_trial, gpus_per_trial, max_concurrent),
+            command=command,
+        )
     show(found, json_wanted=json_wanted)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histotune.cli import options as given
-from histotune.cli.scores import SHOWN_METRICS
+from histotune.cli.tables import SHOWN_METRICS
 
 if TYPE_CHECKING:
     from histotune.evaluation.sealed import Evaluation

@@ -42,13 +42,19 @@ def explain(
     """Draw what predictions rest on: Grad-CAM, attention of the fusion, and a slide's heat map beside the truth."""
     from histotune.explanation.images import explain as run
     from histotune.exports.model import load
-    from histotune.reporting._explanation import write
+    from histotune.reporting.explanation_page import write
 
     command = " ".join(["histotune", *sys.argv[1:]])
     explained = run(
-        load(exported), images, slide=slide, most=most, asked=class_, branches=branch or [], strict=strict,
+        load(exported),
+        images,
+        slide=slide,
+        most=most,
+        asked=class_,
+        branches=branch or [],
+        strict=strict,
         seal=command if open_seal else None,
-    )  # fmt: skip
+    )
     written = write(explained, out or Path("reports") / f"explain-{exported.absolute().name}", images=png)
     for note in explained.notes:
         typer.echo(note)

@@ -87,9 +87,18 @@ def prepare(
     Of whole slides, `prepare slides FOLDER` first makes bags and graphs of embedded patches.
     """
     asked = {
-        "patch_size": patch_size, "mpp": mpp, "slide_mpp": slide_mpp, "tissue": tissue, "min_tissue": min_tissue,
-        "top": top, "backbone": backbone, "weights": weights, "edges": edges, "k": k, "limit": limit,
-    }  # fmt: skip
+        "patch_size": patch_size,
+        "mpp": mpp,
+        "slide_mpp": slide_mpp,
+        "tissue": tissue,
+        "min_tissue": min_tissue,
+        "top": top,
+        "backbone": backbone,
+        "weights": weights,
+        "edges": edges,
+        "k": k,
+        "limit": limit,
+    }
     asked = {name: value for name, value in asked.items() if value is not None}
     if folder is not None:
         _refuse_other(dataset, folder, data)
@@ -128,7 +137,7 @@ def _slides(
 def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
     """Print what became of the slides, which were left out and why, and what to type next."""
     from histotune.cli import tables as cli_show
-    from histotune.cli.scores import ROWS
+    from histotune.cli.tables import ROWS
 
     rows, problems = [dict(row) for _, row in table.iterrows()], table.attrs["problems"]
     if json_wanted:
@@ -160,7 +169,7 @@ def _cohort(
 ) -> None:
     from histotune.cli import progress as cli_progress
     from histotune.cli import tables as cli_show
-    from histotune.core.places import Places
+    from histotune.core.runtime import Places
     from histotune.studies.create import prepare_cohort
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:

@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Write everything that is known of a study as one page that opens offline, the honest number first."""
     from histotune.cli import tables as cli_show
-    from histotune.core.places import Places
+    from histotune.core.runtime import Places
     from histotune.reporting.page import write_pdf, write_report
     from histotune.storage.study_folder import StudyStore
 

@@ -53,17 +53,28 @@ def reproduce(
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
         found = run(
-            name, on=on, protocol=protocol, budget=budget, seeds=seeds, data=data, external_data=external_data,
-            runs=runs, cache=cache, out=out, tracking_uri=tracking_uri, command=command, progress=display.progress,
+            name,
+            on=on,
+            protocol=protocol,
+            budget=budget,
+            seeds=seeds,
+            data=data,
+            external_data=external_data,
+            runs=runs,
+            cache=cache,
+            out=out,
+            tracking_uri=tracking_uri,
+            command=command,
+            progress=display.progress,
             said=display.say,
-        )  # fmt: skip
+        )
     _show(found, json_wanted=json_wanted)
 
 
 def _show(found: Reproduced, *, json_wanted: bool) -> None:
     """Print what a reproduction tested, and where all of its numbers are."""
     from histotune.cli import tables as cli_show
-    from histotune.reproductions._tables import verdict
+    from histotune.reproductions.report import verdict
 
     if json_wanted:
         typer.echo(found.files[2].read_text(encoding="utf-8"), nl=False)

@@ -75,15 +75,39 @@ def search(
 ) -> None:
     """Search SPACE for its best configuration; the same command again continues the study."""
     asked: dict[str, Any] = {
-        "data": data, "trials": trials, "time": time, "epochs_total": epochs_total, "patience": patience,
-        "start_with": start_with or [], "warm_start": warm_start, "study": study, "metric": metric, "sampler": sampler,
-        "scheduler": scheduler, "protocol": split, "imbalance": imbalance, "folds": folds, "repeats": repeats,
-        "seed": seed, "cpus_per_trial": cpus_per_trial, "gpus_per_trial": gpus_per_trial,
-        "max_concurrent": max_concurrent, "trial_timeout": trial_timeout, "join": join, "keep_models": keep_models,
-        "fix": fix or [], "ranges": range_ or [], "choices": choices or [], "strict": strict, "runs": runs,
-        "options": given.dataset_options(option, include_receptor_status=include_receptor_status), "cache": cache,
-        "tracking_uri": tracking_uri, "ray_address": ray_address, "storage": storage,
-    }  # fmt: skip
+        "data": data,
+        "trials": trials,
+        "time": time,
+        "epochs_total": epochs_total,
+        "patience": patience,
+        "start_with": start_with or [],
+        "warm_start": warm_start,
+        "study": study,
+        "metric": metric,
+        "sampler": sampler,
+        "scheduler": scheduler,
+        "protocol": split,
+        "imbalance": imbalance,
+        "folds": folds,
+        "repeats": repeats,
+        "seed": seed,
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "max_concurrent": max_concurrent,
+        "trial_timeout": trial_timeout,
+        "join": join,
+        "keep_models": keep_models,
+        "fix": fix or [],
+        "ranges": range_ or [],
+        "choices": choices or [],
+        "strict": strict,
+        "runs": runs,
+        "options": given.dataset_options(option, include_receptor_status=include_receptor_status),
+        "cache": cache,
+        "tracking_uri": tracking_uri,
+        "ray_address": ray_address,
+        "storage": storage,
+    }
     if outer is not None:
         _nested(space, outer, asked, quiet=quiet or json_wanted, json_wanted=json_wanted)
         return
@@ -118,15 +142,25 @@ def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet, live=False) as display:
         found = nested_search(
-            space, outer=outer, searching=functools.partial(_shown, quiet=quiet), say=display.say, command=command,
+            space,
+            outer=outer,
+            searching=functools.partial(_shown, quiet=quiet),
+            say=display.say,
+            command=command,
             **asked,
-        )  # fmt: skip
+        )
     if json_wanted:
         cli_show.as_json(found.to_dict())
         return
     typer.echo(found.sentence)
-    names = {"outer": "outer fold", "trial": "trial", "what": "winner", "inner": "inside", "score": "outside",
-             "patients": "patients"}  # fmt: skip
+    names = {
+        "outer": "outer fold",
+        "trial": "trial",
+        "what": "winner",
+        "inner": "inside",
+        "score": "outside",
+        "patients": "patients",
+    }
     rows = [{shown: getattr(one, name) for name, shown in names.items()} for one in found.folds]
     cli_show.as_table(rows, f"{found.study}: {found.metric}, nested cross-validation")
     typer.echo("This is of the procedure, not of one model. The same command without --outer searches for the model.")
@@ -156,8 +190,20 @@ def train(
 
     with cli_progress.display(quiet=quiet or json_wanted) as display:
         record = run(
-            space, set_ or [], preset=preset, data=data, study=study, protocol=split, imbalance=imbalance, folds=folds,
-            repeats=repeats, seed=seed, strict=strict, runs=runs, cache=cache, progress=display.progress,
+            space,
+            set_ or [],
+            preset=preset,
+            data=data,
+            study=study,
+            protocol=split,
+            imbalance=imbalance,
+            folds=folds,
+            repeats=repeats,
+            seed=seed,
+            strict=strict,
+            runs=runs,
+            cache=cache,
+            progress=display.progress,
             report=display.epoch,
-        )  # fmt: skip
+        )
     cli_show.trial(record, json_wanted=json_wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import socket
@@ -22,7 +23,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
+import numpy as np
+import pandas as pd
 import yaml
+from numpy.lib import format as npy
 
 from histotune.core.config import parse
 from histotune.errors import ConfigError, HistotuneError, StudyError, StudyInUse
@@ -31,9 +35,18 @@ T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
 RESTORE = "restore it from a copy, or move the whole folder of its trial away"
 _UNREADABLE = (
-    OSError, ValueError, LookupError, EOFError, OverflowError, RuntimeError, SyntaxError,
-    tokenize.TokenError, yaml.YAMLError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    yaml.YAMLError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -274,3 +287,48 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
+
+
+def read_table(
+    path: Path, needs: Iterable[str], types: Any, *, gaps: bool = False, cure: str = RESTORE
+) -> pd.DataFrame:
+    """Read a CSV file that histotune wrote.
+
+    Args:
+        needs: its columns; there may be more.
+        types: of the columns, as pandas takes them.
+        gaps: whether a number may be missing.
+        cure: what to do where it is damaged.
+
+    Raises:
+        StudyError: it is missing, damaged, or lacks a column.
+    """
+
+    def read() -> pd.DataFrame:
+        raw = path.read_bytes()
+        if not raw.endswith(b"\n"):
+            raise ValueError("its last line is cut short")
+        return pd.read_csv(io.BytesIO(raw), dtype=types, keep_default_na=gaps)
+
+    table = guarded(path, read, cure)
+    if lacking := [name for name in needs if name not in table]:
+        raise damaged(path, f"it has no column {', '.join(map(repr, lacking))}", cure)
+    return table
+
+
+def open_array(path: Path, cure: str = "delete the folder that it lies in, and prepare it again") -> np.ndarray:
+    """Map an .npy file into memory; one without values, which cannot be mapped, is read.
+
+    Raises:
+        StudyError: it is missing or damaged.
+    """
+
+    def opened() -> np.ndarray:
+        try:
+            return npy.open_memmap(path, mode="r")
+        except ValueError:
+            with path.open("rb") as file:
+                array: np.ndarray = npy.read_array(file, allow_pickle=False)
+            return array
+
+    return guarded(path, opened, cure)

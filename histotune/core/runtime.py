@@ -20,6 +20,7 @@ from histotune._version import __version__
 
 if TYPE_CHECKING:
     import torch
+from dataclasses import dataclass
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "optuna", "ray", "mlflow", "scikit-learn")
 _SILENT = {
@@ -151,3 +152,23 @@ def _cpu_has_bfloat16() -> bool:
         return False
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("flags")[2].partition("\n")[0].split()
     return bool({"amx_bf16", "avx512_bf16"} & set(flags))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are kept.
+
+    Args:
+        runs: folder of all studies, with MLflow's database beside them.
+        cache: folder of prepared cohorts.
+    """
+
+    runs: Path
+    cache: Path
+
+    @classmethod
+    def of(cls, runs: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Places:
+        """Fill what is not given from `$HISTOTUNE_RUNS`, `$HISTOTUNE_CACHE`, then `runs`, `~/.cache/histotune`."""
+        runs = runs or os.environ.get("HISTOTUNE_RUNS") or "runs"
+        cache = cache or os.environ.get("HISTOTUNE_CACHE") or Path.home() / ".cache" / "histotune"
+        return cls(Path(runs).absolute(), Path(cache).expanduser().absolute())

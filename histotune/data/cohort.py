@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histotune.core import files
-from histotune.core.tables import read_table
+from histotune.core.files import read_table
 from histotune.data.modalities import MODALITIES, Column
 from histotune.errors import DataError, StudyError
 

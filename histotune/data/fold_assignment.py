@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from histotune.data._deal import by_group, group_name, whole_groups
 from histotune.data.cohort import Cohort
+from histotune.data.grouping import by_group, group_name, whole_groups
 from histotune.data.splits import KFOLD, Split
 from histotune.errors import ConfigError, DataError
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotune.data._deal import by_case, by_group, group_name, whole_groups
 from histotune.data.cohort import Cohort, columns
+from histotune.data.grouping import by_case, by_group, group_name, whole_groups
 from histotune.data.imbalance import NATURAL, describe, sample, thin
 from histotune.data.modalities import Column
 from histotune.errors import ConfigError, DataError, suggest

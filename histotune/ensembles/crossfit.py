@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from histotune.data.grouping import by_case, by_group
+from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import REPLICATES, patient_bootstrap
 from histotune.metrics.calibration import OF_CALIBRATED, fit_temperature, logs_of, tempered
 from histotune.metrics.operating_points import OperatingPoint, Reached
 
 CALIBRATION = ("ece", "brier", "nll")
+PARTS = 5  # of the patients
+_MANY = 500  # patients from which on they are dealt by class only, which takes no time
 
 
 @dataclass(frozen=True)
@@ -115,3 +120,53 @@ def calibration(temperature: float, before: np.ndarray, after: np.ndarray, label
     """Return a temperature, and ECE, Brier score and NLL of probabilities [n, C] before and after it."""
     pairs = {name: (metrics.score(name, before, labels), metrics.score(name, after, labels)) for name in CALIBRATION}
     return {"temperature": temperature} | {name: {"before": a, "after": b} for name, (a, b) in pairs.items()}
+
+
+def parts_by_patient(patients: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Deal patients into five parts, or fewer, int [n]; of two classes, the others of every part hold both.
+
+    None where that cannot be: there is one patient only, or all cases of a class are one patient's.
+    """
+    names, owner = np.unique(patients, return_inverse=True)
+    classes = np.unique(labels)
+    for count in range(min(PARTS, len(names)), 1, -1):
+        dealt = _deal(owner, labels, [1 / count] * count)
+        if len(classes) > 2 or all(np.isin(classes, labels[dealt != part]).all() for part in range(count)):
+            return dealt
+    return None
+
+
+def _deal(owner: np.ndarray, labels: np.ndarray, fractions: list[float]) -> np.ndarray:
+    if owner.max() < _MANY:
+        return by_group(owner, labels, fractions, [0], "patient")
+    width = int(labels.max()) + 1
+    counts = np.bincount(owner * width + labels, minlength=(owner.max() + 1) * width).reshape(-1, width)
+    return by_case(counts.argmax(axis=1), fractions, [0])[owner]
+
+
+def held_out(
+    fitted: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
+    parts: np.ndarray | None,
+    shape: tuple[int, int],
+    name: str,
+) -> np.ndarray:
+    """Return what a strategy says of every case [n, C] when patients of the case had no part in its fit.
+
+    Args:
+        fitted: rows to learn from -> what scores rows.
+        parts: as `parts_by_patient` gives them.
+        name: of the strategy, for errors.
+
+    Raises:
+        StudyError: patients cannot be kept apart.
+    """
+    if parts is None:
+        raise StudyError(
+            f"{name} learns from held-out predictions, and these, or all of one class, are of a single patient: take "
+            "a strategy that learns nothing, such as average"
+        )
+    found = np.zeros(shape)
+    for part in np.unique(parts):
+        own = np.flatnonzero(parts == part)
+        found[own] = fitted(np.flatnonzero(parts != part))(own)
+    return found

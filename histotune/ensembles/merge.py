@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from histotune.core import files
-from histotune.ensembles.crossfit import CALIBRATION, Tuned, reached, tune
+from histotune.ensembles.crossfit import CALIBRATION, Tuned, held_out, parts_by_patient, reached, tune
 from histotune.ensembles.diversity import diversity
-from histotune.ensembles.held_out import held_out, parts_by_patient
 from histotune.ensembles.lineup import Lineup, calibrations, fit_to, keep_weighted, line_up
 from histotune.ensembles.operating import point_of, scored_cases
 from histotune.ensembles.strategies import ENSEMBLES

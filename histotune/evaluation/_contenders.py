@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.space import read_space
-from histotune.storage.lineage import ancestor
+from histotune.storage.records import ancestor
 from histotune.storage.selection import ranked_trials
 from histotune.storage.study_folder import StudyStore, TrialRecord
 

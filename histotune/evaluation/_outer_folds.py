@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from histotune.core.config import TrialConfig
-from histotune.data._deal import by_group, group_name, whole_groups
 from histotune.data.cohort import Cohort, select
 from histotune.data.fold_assignment import deal_folds
+from histotune.data.grouping import by_group, group_name, whole_groups
 from histotune.data.splits import Split, TrainingData, refuse_missing_class
 from histotune.errors import ConfigError
 from histotune.models.predictor import WEIGHTS, load_model

@@ -20,19 +20,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from histotune.core import files
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.imbalance import NATURAL
 from histotune.errors import ConfigError, StudyError
-from histotune.evaluation._confirm_cases import Cases
 from histotune.evaluation._contenders import Contender, contenders
 from histotune.evaluation._outer_folds import FRESH, Outer, refuse_thinned
 from histotune.evaluation._retrain import Plan, Say, Trained, crew, train_again
 from histotune.evaluation.confirmation import Confirmed, Row, chance_in, cheapest, judge, sentence
-from histotune.metrics.bootstrap import REPLICATES, Interval, Seeded
-from histotune.metrics.scores import direction
+from histotune.metrics.bootstrap import REPLICATES, Interval, Seeded, over_seeds
+from histotune.metrics.scores import direction, softmax
+from histotune.storage.records import Predictions
 from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, networks, read_record
 from histotune.studies.create import study_cohort
+from histotune.training.pooling import pooled
 from histotune.tuning.run import Resources
 
 CONFIRM = "confirm"
@@ -144,10 +147,21 @@ def _compare(
     said, beats = sentence(winner, judged, settings.metric, len(settings.classes))
     some = cases.outer
     return Confirmed(
-        study=settings.name, metric=settings.metric, seeds=len(next(iter(complete.values()))), outer=some.folds,
-        patients=cases.patients, contenders=rows, best=judged.best, tied=judged.tied, recommended=recommended,
-        cost=cost, beats_default=beats, sentence=said, notes=_notes(store, some, rows), command=command,
-    )  # fmt: skip
+        study=settings.name,
+        metric=settings.metric,
+        seeds=len(next(iter(complete.values()))),
+        outer=some.folds,
+        patients=cases.patients,
+        contenders=rows,
+        best=judged.best,
+        tied=judged.tied,
+        recommended=recommended,
+        cost=cost,
+        beats_default=beats,
+        sentence=said,
+        notes=_notes(store, some, rows),
+        command=command,
+    )
 
 
 def _notes(store: StudyStore, outer: Outer, rows: Sequence[Row]) -> list[str]:
@@ -192,3 +206,61 @@ def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, 
         parameters=records[0].parameters,
         seconds=sum(record.seconds for record in records),
     )
+
+
+class Cases:
+    """The development part: search and confirmation are measured on the same draws of its patients."""
+
+    def __init__(self, store: StudyStore, outer: Outer, replicates: int) -> None:
+        self.outer, self.metric = outer, outer.settings.metric
+        self._settings, self._replicates = store.settings(), replicates
+        data = outer.data
+        self._rows = np.sort(np.concatenate([data.train, data.val]))
+        self._place = {case: at for at, case in enumerate(data.ids[self._rows])}
+        self.patients = len(np.unique(data.patients[self._rows]))
+
+    def confirmed(self, records: Sequence[TrialRecord]) -> Seeded:
+        """Measure a contender: the mean over outer folds, seed by seed."""
+        folds = [self.outer.dealt(record.config()["seed"]).folds for record in records]
+        dealt = [one[0] for one in folds if one is not None]
+        return self._measured([record.predictions() for record in records], dealt)
+
+    def gap(self, record: TrialRecord, scores: Seeded) -> Interval:
+        """Return by how much the score that a trial had in the search looks better than the confirmed one."""
+        found = self._search(record)
+        sign = direction(self.metric)
+        drawn, without = (values.mean(axis=0, keepdims=True) for values in (found.drawn, found.without))
+        gap = Seeded(np.array([found.values.mean()]), drawn, without, found.patients).minus(scores).interval()
+        return gap if sign > 0 else Interval(-gap.value, -gap.high, -gap.low)
+
+    def _search(self, record: TrialRecord) -> Seeded:
+        """Measure a trial as the search did: on the validation part, or on the folds of every repeat."""
+        dealt = self.outer.data.folds
+        if dealt is None:
+            part = np.zeros(len(self.outer.data.ids), np.int64)
+            part[self.outer.data.val] = 1
+            return self._measured([record.predictions()], [part])
+        if len(dealt) == 1:
+            return self._measured([record.predictions()], list(dealt))
+        places, count = networks(record.folder), self._settings.folds
+        saved = [Predictions.load(place / "predictions.npz") for place in places]
+        return self._measured([pooled(saved[at : at + count]) for at in range(0, len(saved), count)], list(dealt))
+
+    def _measured(self, saved: Sequence[Predictions], dealt: Sequence[np.ndarray]) -> Seeded:
+        """Measure predictions, each by the mean over its own parts of the cases, [N], of which part 0 is none."""
+        data = self.outer.data
+        whole = []
+        for one in saved:
+            probabilities = np.full((len(self._rows), len(data.classes)), 1 / len(data.classes))
+            probabilities[[self._place[case] for case in one.ids]] = softmax(one.logits)
+            whole.append(probabilities)
+        parts = np.stack([np.where(fold > 0, fold, -1)[self._rows] for fold in dealt])
+        return over_seeds(
+            self.metric,
+            whole,
+            data.labels[self._rows],
+            data.patients[self._rows],
+            positive=data.positive,
+            strata=parts,
+            replicates=self._replicates,
+        )

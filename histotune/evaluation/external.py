@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
 from histotune.errors import DataError, HistotuneError
 from histotune.evaluation.sealed import Cohorts, Evaluation, contenders_of, keep, measured, sized_cohorts

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from histotune.core import files
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, select
 from histotune.data.fold_assignment import deal_folds
 from histotune.data.imbalance import NATURAL
@@ -160,12 +160,15 @@ def nested_search(
         for number, cut in enumerate(dealt.cuts(), start=1):
             own = _study_of(store, cohorts[min(cohorts)], whole, cut, number)
             say(f"outer fold {number} of {outer}: searching on {len(np.unique(cut.patients[cut.train]))} patients")
-            _, ended = searching(space, study=own.folder.name, data=data, runs=own.folder.parent, cache=cache,
-                              options=options, **how)  # fmt: skip
+            _, ended = searching(
+                space, study=own.folder.name, data=data, runs=own.folder.parent, cache=cache, options=options, **how
+            )
             _refuse_early_end(ended, number)
             one, predictions = _evaluated(own, cohorts, whole.data, number, command)
-            say(f"outer fold {number} of {outer}: trial {one.trial}, {one.what}, {one.inner:.4f} inside and "
-                f"{one.score:.4f} on {one.patients} patients outside")  # fmt: skip
+            say(
+                f"outer fold {number} of {outer}: trial {one.trial}, {one.what}, {one.inner:.4f} inside and "
+                f"{one.score:.4f} on {one.patients} patients outside"
+            )
             found.append(one)
             saved.append(predictions)
         nested = _joined(store, found, saved, whole.data, command)
@@ -250,10 +253,17 @@ def _evaluated(
         evaluate(model, cohorts, own, command=command)
         measured = (own.evaluations() or [{}])[-1]
     fold = OuterFold(
-        outer=number, trial=winner.number, digest=winner.digest, what=_what(winner), inner=winner.metrics[metric],
-        score=measured["metrics"][metric]["value"], cases=measured["cases"], patients=measured["patients"],
-        trials=len(own.trials()), openings=len(own.openings()),
-    )  # fmt: skip
+        outer=number,
+        trial=winner.number,
+        digest=winner.digest,
+        what=_what(winner),
+        inner=winner.metrics[metric],
+        score=measured["metrics"][metric]["value"],
+        cases=measured["cases"],
+        patients=measured["patients"],
+        trials=len(own.trials()),
+        openings=len(own.openings()),
+    )
     return fold, Predictions.load(path)
 
 
@@ -283,6 +293,15 @@ def _joined(
         f"{inner:.3f}, an optimism gap of {gap:+.3f}."
     )
     return Nested(
-        study=settings.name, metric=metric, outer=len(found), inner_folds=settings.folds, patients=count, nested=nested,
-        inner=inner, gap=gap, folds=found, sentence=sentence, command=command,
-    )  # fmt: skip
+        study=settings.name,
+        metric=metric,
+        outer=len(found),
+        inner_folds=settings.folds,
+        patients=count,
+        nested=nested,
+        inner=inner,
+        gap=gap,
+        folds=found,
+        sentence=sentence,
+        command=command,
+    )

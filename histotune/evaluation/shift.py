@@ -51,9 +51,11 @@ class Shift:
         if self.value != self.value:
             return f"not known, for there are too few patients; {self.unit}"
         verdict = "SHIFTED" if self.shifted else "as among its own patients"
-        scale = "its own patients are too few for a scale" if self.own != self.own else (
-            f"its own patients {self.own:.3g}, 95 % of deals below {self.own_high:.3g}: {verdict}"
-        )  # fmt: skip
+        scale = (
+            "its own patients are too few for a scale"
+            if self.own != self.own
+            else (f"its own patients {self.own:.3g}, 95 % of deals below {self.own_high:.3g}: {verdict}")
+        )
         return f"{self.value:.3g}, {scale}; {self.unit}"
 
 

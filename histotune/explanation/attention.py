@@ -13,7 +13,7 @@ from histotune.data.modalities import Bag, Batch, over
 from histotune.data.splits import TrainingData
 from histotune.explanation import saliency
 from histotune.explanation.permutation import Scored
-from histotune.models.backbones._instances import InstanceBackbone
+from histotune.models.backbones import InstanceBackbone
 from histotune.models.predictor import inputs_of
 
 _BATCH = 64
@@ -80,8 +80,11 @@ def patches_of(part: Scored, data: TrainingData, branch: str, row: int) -> Patch
     assert isinstance(bag, Bag)
     assert isinstance(backbone, InstanceBackbone)
     count = int(bag.there.sum())
-    found = {asking: weights[0] for (asking, other), weights in saliency.token_shares(model, inputs, present).items()
-             if other == branch}  # fmt: skip
+    found = {
+        asking: weights[0]
+        for (asking, other), weights in saliency.token_shares(model, inputs, present).items()
+        if other == branch
+    }
     found[POOL] = backbone.shares(bag)[0] * count
     logits = model.logits(inputs, present)[0]
     predicted = int(logits.argmax())

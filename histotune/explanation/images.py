@@ -20,7 +20,7 @@ from histotune.explanation.slide_map import Grid, SlideMap, grid_of, picture, sp
 from histotune.exports.model import Export
 from histotune.ingest.datasets import fit, read_image
 from histotune.ingest.decode import content_digest
-from histotune.ingest.image_files import Images
+from histotune.ingest.new_cases import Images
 from histotune.metrics.scores import decide
 
 SIDE = 96  # px of a patch and its maps as they are shown
@@ -140,12 +140,16 @@ def explain(
     table, notes = patches.told(model, table, stands, seal)  # last: nothing can fail once the seal is open
     explained = tuple(
         Patch(
-            str(table["name"][row]), fit(pixels(row), SIDE, model.info["resize"]), probabilities[row],
-            str(classes[decide(probabilities[row : row + 1])[0]]), str(classes[asks[row]]), str(table["truth"][row]),
+            str(table["name"][row]),
+            fit(pixels(row), SIDE, model.info["resize"]),
+            probabilities[row],
+            str(classes[decide(probabilities[row : row + 1])[0]]),
+            str(classes[asks[row]]),
+            str(table["truth"][row]),
             stands.parts[row],
         )
         for row in chosen
-    )  # fmt: skip
+    )
     heat = _slide(model, table, probabilities, pixels, asked) if slide else None
     trials = tuple(member.trial for member in model.members)
     notes += _missing(model, found) if explained else []
@@ -215,11 +219,13 @@ def _maps(model: Export, pixels: Sequence[np.ndarray], asked: np.ndarray, branch
         )
     return tuple(
         Map(
-            key, np.mean([_enlarged(values) for values in found[key]], axis=0),
-            tuple(dict.fromkeys(values.shape[1:] for values in found[key])), tuple(trials[key]),
+            key,
+            np.mean([_enlarged(values) for values in found[key]], axis=0),
+            tuple(dict.fromkeys(values.shape[1:] for values in found[key])),
+            tuple(trials[key]),
         )
         for key in sorted(found, key=lambda key: (key.asking != "", key))
-    )  # fmt: skip
+    )
 
 
 def _without_positions(model: Export) -> Iterable[str]:

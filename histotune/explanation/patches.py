@@ -15,7 +15,7 @@ from histotune.data.splits import TEST, TRAIN, VAL
 from histotune.errors import DataError, suggest
 from histotune.exports.model import Export
 from histotune.ingest.datasets.idc import CLASSES, read_name
-from histotune.ingest.image_files import Images, image_paths
+from histotune.ingest.new_cases import Images, image_paths
 from histotune.storage.study_folder import StudyStore
 
 _MEANING = {

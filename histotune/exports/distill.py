@@ -27,9 +27,8 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
 from histotune.ensembles.merge import Merged
 from histotune.errors import ConfigError, StudyError
-from histotune.exports.export import write_export
+from histotune.exports.export import describe_single, write_export
 from histotune.exports.onnx import check_packages
-from histotune.exports.single import describe_single
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import Difference, Interval, paired_bootstrap, patient_bootstrap
 from histotune.metrics.calibration import fit_temperature, tempered

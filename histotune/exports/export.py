@@ -24,19 +24,22 @@ from typing import Any
 from histotune._version import __version__
 from histotune.core import files
 from histotune.data.splits import TEST, TRAIN, VAL
+from histotune.ensembles.crossfit import calibration, parts_by_patient, reached, tune
 from histotune.ensembles.merge import Merged
+from histotune.ensembles.operating import point_of, scored_cases
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.card import card, what_it_reads
 from histotune.exports.model import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.exports.onnx import add_onnx
-from histotune.exports.single import describe_single
 from histotune.exports.torch_export import add_torch_export
-from histotune.metrics.bootstrap import Interval
+from histotune.metrics import scores as metrics
+from histotune.metrics.bootstrap import Interval, patient_bootstrap
+from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from histotune.metrics.operating_points import OperatingPoint
 from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
 from histotune.storage.seal import seal_sentence
 from histotune.storage.selection import complete_trial
-from histotune.storage.study_folder import StudyStore, TrialRecord, networks
+from histotune.storage.study_folder import Predictions, StudyStore, TrialRecord, networks
 
 TRIAL, ENSEMBLE = "trial", "ensemble"
 DEALT = ("folds", "repeats")
@@ -223,3 +226,28 @@ def _facts(store: StudyStore) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
     }
+
+
+def describe_single(
+    store: StudyStore, saved: Predictions, operating_point: str | OperatingPoint | None = None
+) -> tuple[dict[str, Any], float]:
+    """Return what an export says of one network with these held-out predictions, and its temperature."""
+    settings, raw = store.settings(), metrics.softmax(saved.logits)
+    point, parts = point_of(operating_point, settings), parts_by_patient(saved.patients, saved.labels)
+    positive, bounds = settings.positive, (LEAST_TEMPERATURE, MOST_TEMPERATURE)
+    tuned = tune(raw, saved.labels, parts, point, positive=positive, bounds=bounds)
+    at = point and reached(tuned, point, saved.labels, saved.patients, scored_cases(settings), positive=positive)
+    validation, on = tuned.measure(saved.labels, positive), (saved.labels, saved.patients)
+    intervals = {name: patient_bootstrap(name, tuned.of(name), *on, positive=positive) for name in validation}
+    how = {
+        "strategy": "average",
+        "params": {},
+        "state": {},
+        "temperature": 1.0,
+        "threshold": tuned.threshold,
+        "operating_point": at and asdict(at),
+        "calibration": calibration(tuned.temperature, raw, tuned.crossfitted, saved.labels),
+        "validation": validation,
+        "validation_intervals": {name: asdict(interval) for name, interval in intervals.items()},
+    }
+    return how, tuned.temperature

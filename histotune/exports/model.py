@@ -20,8 +20,7 @@ from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import DataError, HistotuneError
 from histotune.exports.scorer import Member, Scorer
 from histotune.ingest.datasets import BadFile, fit, read_image
-from histotune.ingest.image_files import Images, image_paths, stacked, words
-from histotune.ingest.new_cases import CaseFiles, of_frame
+from histotune.ingest.new_cases import CaseFiles, Images, image_paths, of_frame, stacked_images, words
 from histotune.ingest.tables import three
 from histotune.models.network import IMAGE
 from histotune.models.predictor import load_model
@@ -123,8 +122,10 @@ class Export(Scorer):
         for name, column in read.items():
             stored = MODALITIES.build(column.kind).cases(column.stored)
             if (stored, len(column.present)) != (cases, cases):
-                raise DataError(f"modality {name!r} has {stored} cases and says of {len(column.present)} whether they "
-                                f"have it; the first modality has {cases}")  # fmt: skip
+                raise DataError(
+                    f"modality {name!r} has {stored} cases and says of {len(column.present)} whether they "
+                    f"have it; the first modality has {cases}"
+                )
         parts, unknown = [], list[str]()
         for start in range(0, cases, CHUNK):
             rows = np.arange(start, min(start + CHUNK, cases))
@@ -176,7 +177,7 @@ class Export(Scorer):
         scored = []
         for start in range(0, len(images), CHUNK):
             sized = [self._fit(image) for image in images[start : start + CHUNK]]
-            scored.append(self.probabilities(stacked(sized)))
+            scored.append(self.probabilities(stacked_images(sized)))
         return np.concatenate(scored)
 
     def _read(self, paths: Sequence[str]) -> tuple[dict[int, np.ndarray], list[str], list[dict[str, str]]]:
@@ -188,7 +189,7 @@ class Export(Scorer):
                 readable.append(path)
             except BadFile as error:
                 problems.append({"path": path, "kind": error.kind, "reason": error.reason})
-        return stacked(sized), readable, problems
+        return stacked_images(sized), readable, problems
 
     def _fit(self, image: np.ndarray) -> dict[int, np.ndarray]:
         """Resize one image uint8 [H, W, 3] to every image size, as the cohort of the training was resized."""

@@ -15,7 +15,7 @@ import torch
 from numpy.lib import format as npy
 
 from histotune.core import files, runtime
-from histotune.core.tables import open_array
+from histotune.core.files import open_array
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneInput, build_backbone
 from histotune.models.predictor import load_model

@@ -199,9 +199,16 @@ def _csv(path: Path, as_words: Callable[[str], bool]) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of too many cells would lose them
         frame = pd.read_csv(
-            path, sep=separator, header=None, names=range(len(header)), skiprows=1, index_col=False, dtype=words,
-            low_memory=False, encoding="utf-8-sig",
-        )  # fmt: skip
+            path,
+            sep=separator,
+            header=None,
+            names=range(len(header)),
+            skiprows=1,
+            index_col=False,
+            dtype=words,
+            low_memory=False,
+            encoding="utf-8-sig",
+        )
     return frame.set_axis(header, axis=1)
 
 

@@ -16,8 +16,18 @@ from histotune.metrics import scores as metrics
 from histotune.metrics.intervals import LEVEL, Difference, Interval, Seeded
 from histotune.metrics.measured import Measured, MetricFn
 
-__all__ = ["Difference", "Interval", "Seeded", "bootstrap_of_seeds", "holm", "intervals", "over_seeds",
-           "paired_bootstrap", "paired_bootstrap_of_seeds", "patient_bootstrap"]  # fmt: skip
+__all__ = [
+    "Difference",
+    "Interval",
+    "Seeded",
+    "bootstrap_of_seeds",
+    "holm",
+    "intervals",
+    "over_seeds",
+    "paired_bootstrap",
+    "paired_bootstrap_of_seeds",
+    "patient_bootstrap",
+]
 
 REPLICATES = 2000
 

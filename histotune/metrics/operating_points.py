@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from histotune.errors import ConfigError, StudyError, suggest
-from histotune.metrics._thresholds import Curve, curve_of
 from histotune.metrics.bootstrap import Interval
 from histotune.metrics.calibration import THRESHOLD_METRICS, choose_threshold
 
@@ -165,3 +165,34 @@ def _warn_of_few(rule: str, asked: float, count: int) -> None:
             f"{knowable(count):.2f} (95 % confidence); at least {needed} are needed, and more of few patients",
             stacklevel=4,
         )
+
+
+class Curve(NamedTuple):
+    """Every threshold that makes a difference, ascending: the first calls all cases positive, the last none."""
+
+    thresholds: np.ndarray
+    sensitivity: np.ndarray
+    specificity: np.ndarray
+    positives: int
+    negatives: int
+
+
+def curve_of(scores: np.ndarray, hits: np.ndarray) -> Curve:
+    """Return what every threshold reaches on scores [n] of cases that are hits or not, bool [n].
+
+    Raises:
+        StudyError: there are not both.
+    """
+    distinct, owner = np.unique(scores.astype(np.float64), return_inverse=True)
+    true, false = (np.bincount(owner[rows], minlength=len(distinct)) for rows in (hits, ~hits))
+    positives, negatives = int(true.sum()), int(false.sum())
+    if not positives or not negatives:
+        raise StudyError(
+            f"an operating point needs cases of both classes, and there are {positives} positive and {negatives} "
+            "negative ones"
+        )
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    middles = np.where(middles > distinct[:-1], middles, distinct[1:])  # neighbouring doubles have no middle
+    missed, spared = (np.concatenate([[0], np.cumsum(counts)]) for counts in (true, false))
+    thresholds = np.concatenate([[0.0], middles, [np.nextafter(1.0, 2.0)]])
+    return Curve(thresholds, 1 - missed / positives, spared / negatives, positives, negatives)

@@ -26,9 +26,19 @@ def print_page(page: Path, path: Path) -> Path:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         printed = Path(folder) / "page.pdf"
         root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chrome's sandbox refuses to start as root
-        line = [browser, "--headless", *root, "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                "--disable-background-networking", f"--user-data-dir={folder}/profile", "--no-pdf-header-footer",
-                f"--print-to-pdf={printed}", f"{page.absolute().as_uri()}#print"]  # fmt: skip
+        line = [
+            browser,
+            "--headless",
+            *root,
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            f"--user-data-dir={folder}/profile",
+            "--no-pdf-header-footer",
+            f"--print-to-pdf={printed}",
+            f"{page.absolute().as_uri()}#print",
+        ]
         try:
             told = subprocess.run(line, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -14,8 +14,17 @@ if TYPE_CHECKING:
 
 # Paul Tol's "muted" scheme (2021) in an order in which the first ones differ most, with its grey at the end.
 PALETTE = (
-    "#332288", "#cc6677", "#117733", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499", "#ddcc77", "#8c8c8c",
-)  # fmt: skip
+    "#332288",
+    "#cc6677",
+    "#117733",
+    "#88ccee",
+    "#882255",
+    "#44aa99",
+    "#999933",
+    "#aa4499",
+    "#ddcc77",
+    "#8c8c8c",
+)
 # Okabe and Ito's scheme (2008) without its yellow: each stands out from white and from a dark page.
 VIVID = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#888888")
 MUTED = VIVID[-1]
@@ -57,8 +66,17 @@ def figure(
     common = {
         "template": "none",
         "font": {"family": FONT, "size": 13, "color": INK},
-        "title": {"text": head, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12, "t": 20},
-                  "y": 1, "yref": "container", "yanchor": "top", "font": {"size": _CAPTION}},
+        "title": {
+            "text": head,
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "pad": {"l": 12, "t": 20},
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "font": {"size": _CAPTION},
+        },
         "margin": {"l": 12, "r": 36, "t": top + above, "b": below},
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
@@ -67,7 +85,7 @@ def figure(
         "hoverlabel": {"font": {"family": FONT}},
         "legend": {"orientation": "h", "x": 0, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom"},
         "meta": {"title": title, "caption": caption, "top": top},
-    }  # fmt: skip
+    }
     return Figure({"data": list(traces), "layout": {**common, **layout}})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -11,12 +13,55 @@ from histotune.data.splits import TEST
 from histotune.explanation.images import EMPTY, SIDE, Explanation, Map, Patch
 from histotune.explanation.slide_map import SlideMap
 from histotune.reporting import charts as _style
-from histotune.reporting._slide import caption, ticks
 from histotune.reporting.figures import _overlay
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+import html
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histotune.core import files
+from histotune.reporting.charts import FAINT, GRID, counted
+from histotune.reporting.figure_page import drawing, write_text_page
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
 
 _TIMES, _GAP, _TEXT, _HEAD = 2, 12, 300, 116  # enlargement, and px: between pictures, of the words' width, of the head
 _SIZE, _LINE = 15, 20
 _PANEL, _TOP, _FRAME = 560, 66, 136  # px of a map of a slide: width, room above it, room above and below
+PREDICTION, TRUTH, PICTURE = "prediction", "truth", "patches"
+_APART = 0.2  # between two numbers on the scale
+_WIDTH, _BELOW = 330, 60  # px of a map on a page, and of the scale under it
+_LOW, _HIGH = (_style.SHARES[end][1] for end in (0, -1))
+_STYLE = f"""
+h2 {{ font-size: 1rem; margin: 1.2rem 0 .3rem; }}
+h3 {{ font-size: .85rem; margin: 0; overflow-wrap: anywhere; }}
+ul {{ font-size: .82rem; line-height: 1.35; margin: 0 0 .6rem; padding-left: 1.1rem; }}
+.slide {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 8px; }}
+.slide > div {{ min-width: 0; }}
+.patch {{ border-top: 1px solid {GRID}; padding: .5rem 0; }}
+.patch p {{ margin: .1rem 0 .4rem; }}
+.maps {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px; }}
+figure {{ margin: 0; max-width: 180px; }}
+figure img {{ width: 100%; height: auto; display: block; }}
+figcaption {{ font-size: .72rem; line-height: 1.3; color: {FAINT}; }}
+.bar {{ height: 6px; margin-top: 3px; }}
+.ends {{ display: flex; justify-content: space-between; }}
+"""
+_CAM = (
+    "Grad-CAM (Selvaraju et al., 2017): the positions of a branch that speak for the class asked for, from 0 (grey) to "
+    "1, the strongest position of that patch. Strong and weak evidence get the same colours."
+)
+_ATTENTION = (
+    "Attention: where on one branch's positions another branch looks, the mean over its layers, heads and tokens, in "
+    "multiples of an equal share. Grey is 1x: a grey patch is attention that makes no difference. Orange is more, up "
+    "to {limit}x, blue is less, down to 1/{limit}x; the same scale for all patches."
+)
 
 
 def limit(explained: Explanation) -> int:
@@ -67,7 +112,7 @@ def words(patch: Patch, classes: tuple[str, ...]) -> tuple[str, str]:
     return f"predicted {patch.predicted}, {probability:.2f}", f"true class {truth}{part}"
 
 
-def draw(explained: Explanation) -> np.ndarray:
+def patches_picture(explained: Explanation) -> np.ndarray:
     """Draw every patch beside its maps, a row each, uint8 [H, W, 3]."""
     cell, end = SIDE * _TIMES, limit(explained)
     width = _TEXT + (1 + len(explained.maps)) * (cell + _GAP) + _GAP
@@ -97,7 +142,7 @@ def draw(explained: Explanation) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def draw_slide(slide: SlideMap) -> np.ndarray:
+def slide_picture(slide: SlideMap) -> np.ndarray:
     """Draw prediction, truth (where any is known) and patches of a slide side by side, uint8 [H, W, 3]."""
     rows, columns = slide.grid.shape
     wide = _PANEL, round(_PANEL * rows / columns)
@@ -132,3 +177,201 @@ def _shades(values: np.ndarray) -> np.ndarray:
 
 def _wrapped(text: str, letters: int) -> str:
     return "\n".join(textwrap.wrap(text, letters))
+
+
+def draw_slide(slide: SlideMap) -> dict[str, PlotlyFigure]:
+    """Draw what is known of a slide: {prediction, truth (where any is known), patches: figure}.
+
+    Truth has the two ends of the prediction's colours, so that a prediction that is right looks like it.
+    """
+    titles = {PREDICTION: f"Predicted probability of {slide.asked}"}
+    titles |= {} if slide.truth is None else {TRUTH: f"True class: {slide.asked} or not"}
+    traces = {PREDICTION: _prediction, TRUTH: _truth, PICTURE: _picture}
+    titles[PICTURE] = "The patches"
+    return {name: _figure(title, slide, traces[name](slide)) for name, title in titles.items()}
+
+
+def caption(slide: SlideMap) -> str:
+    """Say whose slide it is, of how many patches, and what is not known."""
+    count = int(np.isfinite(slide.probability).sum())
+    whose, patches = f"Patient {slide.patient}" if slide.patient else "One slide", "patch" if count == 1 else "patches"
+    told = f"{whose}, {count:,} {patches}; a cell is {slide.grid.step} px of the slide. Grey: no patch."
+    unknown = count - (0 if slide.truth is None else int(np.isfinite(slide.truth).sum()))
+    if slide.truth is None:
+        return f"{told} No true class is shown, for none is given or all are sealed."
+    return f"{told} Of {unknown:,} patches the true class is not known, or sealed." if unknown else told
+
+
+def _figure(title: str, slide: SlideMap, trace: Mapping[str, Any]) -> PlotlyFigure:
+    rows, columns = slide.grid.shape
+    plain = {"showgrid": False, "zeroline": False, "showticklabels": False, "ticks": ""}
+    layout = {
+        "xaxis": {**plain, "range": [-0.5, columns - 0.5], "constrain": "domain"},
+        "yaxis": {
+            **plain,
+            "range": [rows - 0.5, -0.5],
+            "scaleanchor": "x",
+            "constrain": "domain",
+            "constraintoward": "top",
+        },
+        "plot_bgcolor": f"rgb({EMPTY},{EMPTY},{EMPTY})",
+    }
+    height = int(np.clip(_WIDTH * rows / columns, 120, 600))
+    return _style.figure(title, caption(slide), [trace], layout, height=height + _BELOW, below=_BELOW)
+
+
+def ticks(slide: SlideMap) -> dict[float, str]:
+    """Return the numbers along the scale of the probability, the threshold among them."""
+    plain = {0.0: "0", 0.5: ".5", 1.0: "1"}
+    if slide.threshold is None:
+        return plain
+    apart = {at: text for at, text in plain.items() if abs(at - slide.threshold) > _APART}
+    return {**apart, slide.threshold: f"{slide.threshold:.2f} threshold".removeprefix("0")}
+
+
+def _prediction(slide: SlideMap) -> dict[str, Any]:
+    hover = "x %{customdata[0]}, y %{customdata[1]} px<br>probability %{z:.2f}<extra></extra>"
+    return {**_heat(slide, slide.probability, ticks(slide)), "hovertemplate": hover}
+
+
+def _truth(slide: SlideMap) -> dict[str, Any]:
+    assert slide.truth is not None
+    two = [[0, _LOW], [0.5, _LOW], [0.5, _HIGH], [1, _HIGH]]
+    names = np.where(slide.truth == 1, slide.asked, f"not {slide.asked}")
+    hover = "x %{customdata[0]}, y %{customdata[1]} px<br>%{text}<extra></extra>"
+    heat = _heat(slide, slide.truth, {0.25: f"not {slide.asked}", 0.75: slide.asked})
+    return {**heat, "colorscale": two, "text": names, "hovertemplate": hover}
+
+
+def _heat(slide: SlideMap, values: np.ndarray, named: Mapping[float, str]) -> dict[str, Any]:
+    rows, columns = np.indices(slide.grid.shape)
+    places = np.stack([slide.grid.left + columns * slide.grid.step, slide.grid.top + rows * slide.grid.step], axis=-1)
+    bar = {
+        "orientation": "h",
+        "y": 0,
+        "yanchor": "top",
+        "ypad": 8,
+        "thickness": 12,
+        "len": 0.9,
+        "outlinewidth": 0,
+        "tickvals": list(named),
+        "ticktext": list(named.values()),
+    }
+    return {
+        "type": "heatmap",
+        "z": values,
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": _style.SHARES,
+        "customdata": places,
+        "hoverongaps": False,
+        "colorbar": bar,
+    }
+
+
+def _picture(slide: SlideMap) -> dict[str, Any]:
+    side = slide.picture.shape[0] // slide.grid.shape[0]
+    start = -0.5 + 0.5 / side  # the middle of the first pixel
+    return {
+        "type": "image",
+        "source": _overlay.address(slide.picture, colors=128),
+        "x0": start,
+        "y0": start,
+        "dx": 1 / side,
+        "dy": 1 / side,
+        "hoverinfo": "skip",
+    }
+
+
+def write(explained: Explanation, folder: Path, *, images: bool = False) -> list[Path]:
+    """Write an explanation into `folder` and return the files, the page first.
+
+    Args:
+        explained: what `explain` returned.
+        folder: is made where there is none.
+        images: also the patches and the slide as PNG.
+    """
+    stem = _stem(explained)
+    page = folder / f"{stem}.html"
+    drawn = draw_slide(explained.slide) if explained.slide else {}
+    parts = []
+    if explained.notes:
+        parts.append(_items(explained.notes))
+    if explained.slide:
+        pieces = (_drawn(figure, name, script=number == 0) for number, (name, figure) in enumerate(drawn.items()))
+        told = html.escape(caption(explained.slide))
+        parts.append(f'<h2>The slide</h2><p>{told}</p><div class="slide">{"".join(pieces)}</div>')
+    if explained.patches:
+        parts += _patches(explained)
+    write_text_page(page, f"Explanation of {explained.export}", _caption(explained), "\n".join(parts), _STYLE)
+    written = [page]
+    if images and explained.patches:
+        path = folder / (f"{stem}-patches.png" if explained.slide else f"{stem}.png")
+        files.write_bytes(path, _overlay.png(patches_picture(explained)))
+        written.append(path)
+    if images and explained.slide:
+        path = folder / f"{stem}.png"
+        files.write_bytes(path, _overlay.png(slide_picture(explained.slide)))
+        written.append(path)
+    return written
+
+
+def _stem(explained: Explanation) -> str:
+    """Name the files, so that several slides find room in a folder."""
+    if explained.slide is None:
+        return "patches"
+    patient = re.sub(r"[^\w.-]+", "_", explained.slide.patient)
+    return f"slide-{patient}" if patient else "slide"
+
+
+def _caption(explained: Explanation) -> str:
+    members = counted(len(explained.members), "trial")
+    told = f"{explained.export}, {members} ({', '.join(map(str, explained.members))})."
+    shown, available = len(explained.patches), explained.available
+    if shown < available and shown:
+        told += f" {shown} of {available:,} images, evenly spread; {available - shown:,} are left out (--most)."
+    return f"{told} Research software: not for diagnosis."
+
+
+def _drawn(figure: PlotlyFigure, name: str, *, script: bool) -> str:
+    title = html.escape(figure.layout.meta["title"])
+    return f"<div><h3>{title}</h3>{drawing(figure, name, script=script)}</div>"
+
+
+def _patches(explained: Explanation) -> list[str]:
+    end = limit(explained)
+    texts = [_CAM] if any(not shown.key.asking for shown in explained.maps) else []
+    texts += [_ATTENTION.format(limit=end)] if any(shown.key.asking for shown in explained.maps) else []
+    parts = ["<h2>Patch by patch</h2>", *(f"<p>{text}</p>" for text in texts)]
+    parts.append(_items([heading(shown, len(explained.members)) for shown in explained.maps]))
+    return parts + [_patch(explained, row, patch, end) for row, patch in enumerate(explained.patches)]
+
+
+def _items(texts: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+
+
+def _patch(explained: Explanation, row: int, patch: Patch, end: int) -> str:
+    pictures = [_patch_picture(_overlay.address(patch.pixels), "the patch", "")]
+    for shown in explained.maps:
+        tinted = _overlay.tinted(patch.pixels, strength(shown, row, end))
+        told = f"{title(shown)} {found(shown, patch, row)}"
+        pictures.append(_patch_picture(_overlay.address(tinted, colors=64), told, _bar(shown, end)))
+    head = f"<h3>{html.escape(patch.name)}</h3><p>{html.escape('; '.join(words(patch, explained.classes)))}</p>"
+    return f'<section class="patch">{head}<div class="maps">{"".join(pictures)}</div></section>'
+
+
+def _patch_picture(address: str, told: str, below: str) -> str:
+    text = html.escape(told)
+    image = f'<img src="{address}" width="{SIDE}" height="{SIDE}" alt="{text}">'
+    return f"<figure>{image}{below}<figcaption>{text}</figcaption></figure>"
+
+
+def _bar(shown: Map, end: int) -> str:
+    """Draw a map's scale with its numbers."""
+    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in colors(shown, 9).tolist())
+    numbers = "".join(f"<span>{text}</span>" for text in ends(shown, end))
+    return (
+        f'<div class="bar" style="background: linear-gradient(to right, {stops})"></div>'
+        f'<figcaption class="ends">{numbers}</figcaption>'
+    )

@@ -12,6 +12,13 @@ from histotune.reporting.charts import FAINT, FONT, INK, WIDTH
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure as PlotlyFigure
+
 
 _SCALE = 2  # pixels of an image per pixel of the drawing
 _NEEDED = (
@@ -114,3 +121,37 @@ def _sentence(error: RuntimeError) -> str:
     """
     first = str(error.args[0]) if error.args else type(error).__name__
     return first.strip().partition(". ")[0].rstrip(".")
+
+
+@dataclass(frozen=True)
+class Inline:
+    """A figure whose title and caption a page shows itself.
+
+    Attributes:
+        plain: `data` and `layout`, as JSON may hold them.
+        height: of the drawing, pixels.
+    """
+
+    title: str
+    caption: str
+    height: int
+    plain: dict[str, Any]
+
+
+def inline(drawn: PlotlyFigure) -> Inline:
+    """Take title and caption off a figure, and write the rest as plain values."""
+    bare = without_title(drawn)
+    plain = json.loads(bare.to_json())
+    for name in ("title", "meta", "template"):
+        plain["layout"].pop(name, None)
+    meta = drawn.layout.meta
+    return Inline(meta["title"], meta["caption"], int(bare.layout.height), plain)
+
+
+def plotly_script() -> str:
+    """Return plotly itself, which may stand in a script element."""
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    assert "</script" not in script
+    return script

@@ -16,11 +16,11 @@ from markupsafe import Markup
 
 from histotune._version import __version__
 from histotune.core import files
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.errors import ConfigError, HistotuneError
 from histotune.reporting import figures
-from histotune.reporting._inline import inline, plotly_script
 from histotune.reporting._pdf import print_page
+from histotune.reporting.figure_page import inline, plotly_script
 from histotune.reporting.figures import FIGURES, Source
 from histotune.reporting.html import words
 from histotune.reporting.sections import SECTIONS, Content, Findings, Section, Wanted

@@ -15,7 +15,7 @@ from histotune.errors import ConfigError, suggest
 from histotune.metrics.scores import check_metric
 
 if TYPE_CHECKING:
-    from histotune.reproductions._folded import OutOfFold
+    from histotune.reproductions.out_of_fold import OutOfFold
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.metrics.scores import in_words
 from histotune.reporting import figures
@@ -16,8 +16,8 @@ from histotune.reporting.figure_page import write_page
 from histotune.reporting.figures.confusion_matrix import Confusion
 from histotune.reporting.reproduction_charts import ImbalanceCurve
 from histotune.reporting.reproduction_charts import draw as draw_curve
-from histotune.reproductions._tables import Arm
 from histotune.reproductions.contract import Reproduction
+from histotune.reproductions.report import Arm
 
 
 def draw(

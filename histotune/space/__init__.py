@@ -27,9 +27,25 @@ from histotune.space._positions import locate
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
 __all__ = [
-    "Choice", "Condition", "Draws", "Parameter", "Range", "Row", "Share", "Space", "awaits_cohort", "check_config",
-    "load_space", "option_shares", "read_configuration", "read_space", "read_values", "set_values", "space_names",
-]  # fmt: skip
+    "Choice",
+    "Condition",
+    "Draws",
+    "Fixed",
+    "Parameter",
+    "Range",
+    "Row",
+    "Share",
+    "Space",
+    "awaits_cohort",
+    "check_config",
+    "load_space",
+    "option_shares",
+    "read_configuration",
+    "read_space",
+    "read_values",
+    "set_values",
+    "space_names",
+]
 
 OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize", "imbalance", "folds", "repeats")
 _KINDS = {"options": (dict, "a mapping"), "folds": (int, "a whole number"), "repeats": (int, "a whole number")}

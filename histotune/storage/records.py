@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from histotune.core import files
 from histotune.errors import StudyError
 
 FOLDS = "folds"  # folder in a trial folder that holds one for each fold
+NAME = "parent.json"
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,39 @@ def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[
 def networks(folder: Path) -> list[Path]:
     """Return the folders that hold the networks of a trial: one for each fold, or the trial's own."""
     return sorted((folder / FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]
+
+
+class Parent(NamedTuple):
+    """A trial as another one found it.
+
+    Args:
+        number: of the trial.
+        epoch: after which its checkpoint was taken; the descendant's first own epoch is the next.
+    """
+
+    number: int
+    epoch: int
+
+
+def read_parent(folder: Path) -> Parent | None:
+    """Read whom the trial in `folder` began from; None when it began by itself."""
+    path = folder / NAME
+    return Parent(**files.read_json(path)) if path.exists() else None
+
+
+def inherited(folder: Path) -> int:
+    """Return how many epochs of the trial in `folder` another one trained."""
+    parent = read_parent(folder)
+    return parent.epoch if parent else 0
+
+
+def ancestor(folder: Path) -> Path:
+    """Return the folder of the trial with which the line of the one in `folder` began; its own where it began it."""
+    while parent := read_parent(folder):
+        folder = folder.parent / f"{parent.number:05d}"
+    return folder
+
+
+def write_parent(folder: Path, parent: Parent) -> None:
+    """Write whom the trial in `folder` begins from."""
+    files.write_json(folder / NAME, parent._asdict())

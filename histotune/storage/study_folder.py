@@ -30,7 +30,7 @@ import pandas as pd
 
 from histotune.core import files
 from histotune.core.config import unparse
-from histotune.core.tables import read_table
+from histotune.core.files import read_table
 from histotune.data import fold_assignment as _cuts
 from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.data.imbalance import NATURAL
@@ -39,8 +39,19 @@ from histotune.errors import StudyError, suggest
 from histotune.storage import trial_index
 from histotune.storage.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
 
-__all__ = ["COMPLETE", "FAILED", "INFEASIBLE", "STOPPED", "Predictions", "StudySettings", "StudyStore", "TrialRecord",
-           "networks", "read_record", "write_record"]  # fmt: skip
+__all__ = [
+    "COMPLETE",
+    "FAILED",
+    "INFEASIBLE",
+    "STOPPED",
+    "Predictions",
+    "StudySettings",
+    "StudyStore",
+    "TrialRecord",
+    "networks",
+    "read_record",
+    "write_record",
+]
 
 _CURE = "restore it from a copy, or begin a new study"
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"

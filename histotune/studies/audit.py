@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from histotune.core import files
-from histotune.data.audits import AUDITS, LEAK, WARNING, Finding, Subject
-from histotune.data.audits._base import worst_first
+from histotune.data.audits import AUDITS, LEAK, WARNING, Finding, Subject, worst_first
 from histotune.data.cohort import Cohort
 from histotune.data.splits import Split
 from histotune.errors import DataError, StudyError

@@ -13,7 +13,7 @@ import numpy as np
 
 from histotune._version import __version__
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
 from histotune.data.fold_assignment import check_folds, check_patience, deal_folds
 from histotune.data.imbalance import NATURAL, check_imbalance

@@ -19,6 +19,12 @@ from histotune.tuning.retention import WEIGHTS, members
 
 if TYPE_CHECKING:
     from histotune.models.backbones import BackboneInput
+from collections.abc import Iterator
+
+from histotune.core.runtime import Places
+from histotune.data.cohort import EMBEDDINGS
+from histotune.errors import ConfigError
+from histotune.tuning.ray_cluster import temporary_folder
 
 CHECKPOINT, KEPT = "checkpoint.pt", "checkpoint-*.pt"
 TIGHT = 0.8  # share of the free disk from which on a search warns
@@ -184,3 +190,60 @@ def megabytes(size: float) -> str:
 def _waste(path: Path, why: str) -> Waste:
     files_in = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
     return Waste(path, sum(one.stat().st_size for one in files_in), why)
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What was found.
+
+    Attributes:
+        found: what can go, or went.
+        freed: bytes that went; 0 when it was only shown.
+        skipped: studies that are in use, which were not looked into.
+    """
+
+    found: list[Waste]
+    freed: int
+    skipped: list[str]
+
+
+def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bool = False) -> Tidied:
+    """Find what can be freed in one study, or in all of them and in the cache of prepared cohorts.
+
+    Args:
+        study: its name; None looks into every study, leaves out those in use, and finds unused cohorts, too.
+        keep: complete trials of each study whose weights stay, the best ones.
+        remove: free it, too.
+
+    Raises:
+        StudyError: there is no such study, or another process uses it.
+        ConfigError: `keep` is negative.
+    """
+    if keep < 0:
+        raise ConfigError(f"keep must be at least 0, got {keep}")
+    found: list[Waste] = []
+    skipped: list[str] = []
+    freed = 0
+    for store in _stores(places, study):
+        if study is None and store.holder():
+            skipped.append(store.folder.name)
+            continue
+        with store.lock("histotune gc"):
+            here = waste(store, keep) + folder_waste(temporary_folder(store.folder), "left by a search that was killed")
+            freed += free(here) if remove else 0
+        found += here
+    if study is None:
+        cohorts = unused_cohorts(places.runs, places.cache)
+        cohorts += folder_waste(places.cache / EMBEDDINGS, "embeddings, which can be made again from the data")
+        freed += free(cohorts) if remove else 0
+        found += cohorts
+    return Tidied(found, freed, skipped)
+
+
+def _stores(places: Places, study: str | None) -> Iterator[StudyStore]:
+    if study is None:
+        yield from (StudyStore(path.parent) for path in sorted(places.runs.glob("*/study.json")))
+        return
+    store = StudyStore(places.runs / study)
+    store.settings()  # refuses a study that is not there
+    yield store

@@ -15,7 +15,7 @@ from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import Difference, paired_bootstrap
 from histotune.metrics.pareto import front
-from histotune.storage.lineage import read_parent
+from histotune.storage.records import read_parent
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 
 TRIAL, SINGLE, CONTROL, ENSEMBLE = "trial", "single", "control", "ensemble"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
 from histotune.core.registry import PLUGINS
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.errors import StudyInUse
 from histotune.exports.mlflow_registry import log_models
@@ -27,6 +27,7 @@ from histotune.tracking.tracker import MlflowTracker
 from histotune.training.loop import run_trial
 from histotune.training.memory import total_memory
 from histotune.training.session import shapes
+from histotune.tuning.failures import Watch
 from histotune.tuning.follower import follow
 from histotune.tuning.pbt import check_scheduler
 from histotune.tuning.ray_cluster import head_of
@@ -36,7 +37,6 @@ from histotune.tuning.run import run as run_search
 from histotune.tuning.samplers import check_sampler
 from histotune.tuning.schedulers import Population
 from histotune.tuning.warm_start import begin_with, read_starts
-from histotune.tuning.watch import Watch
 
 
 def search(
@@ -160,12 +160,24 @@ def search(
             tracker.mirror()
             folders = {size: cohort.folder for size, cohort in prepared.items()}
             summary = run_search(
-                store, loaded, folders, budget, resources, sampler=sampler, scheduler=scheduler, start=start,
-                plugins=PLUGINS, listeners=[tracker, *listeners], trial_timeout=trial_timeout, keep_models=keep_models,
-                opened=None if opened is None else functools.partial(opened, store, budget), seed=store.settings().seed,
+                store,
+                loaded,
+                folders,
+                budget,
+                resources,
+                sampler=sampler,
+                scheduler=scheduler,
+                start=start,
+                plugins=PLUGINS,
+                listeners=[tracker, *listeners],
+                trial_timeout=trial_timeout,
+                keep_models=keep_models,
+                opened=None if opened is None else functools.partial(opened, store, budget),
+                seed=store.settings().seed,
                 room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said, prepared),
-                address=ray_address, storage=storage,
-            )  # fmt: skip
+                address=ray_address,
+                storage=storage,
+            )
             break
         except StudyInUse:  # somebody was faster: look on to them
             if not join:
@@ -203,9 +215,17 @@ def _check_room(
     config = TrialConfig.from_dict(space.default())
     memory = None if joined else total_memory()
     line = preflight(
-        store, config, trials=left, at_once=at_once, checkpoints=at_once + kept, keep=keep, cpus=cpus, gpus=gpus,
-        memory=memory, given=shapes(config, store.training_data(prepared[config.image_size])),
-    )  # fmt: skip
+        store,
+        config,
+        trials=left,
+        at_once=at_once,
+        checkpoints=at_once + kept,
+        keep=keep,
+        cpus=cpus,
+        gpus=gpus,
+        memory=memory,
+        given=shapes(config, store.training_data(prepared[config.image_size])),
+    )
     if said is not None:
         said(f"{'trials' if left is None else f'{left} trials'}, {line}")
 

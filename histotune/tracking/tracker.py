@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from histotune.core import files
 from histotune.metrics.scores import METRICS
-from histotune.storage.lineage import inherited, read_parent
+from histotune.storage.records import inherited, read_parent
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 from histotune.tracking import client as _mlflow
 from histotune.tracking import saved_view as _mlflow_view

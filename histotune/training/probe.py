@@ -174,8 +174,12 @@ def _of_heads(entropies: Heads, temperatures: Heads) -> dict[str, Any]:
             one: float(np.mean([share for (_, branch), share in entropies.items() if branch == one])) for one in asking
         },
         "heads": [
-            {"layer": layer, "asking": branch, "entropy": share.tolist(),
-             "temperature": temperatures[layer, branch].tolist()}
+            {
+                "layer": layer,
+                "asking": branch,
+                "entropy": share.tolist(),
+                "temperature": temperatures[layer, branch].tolist(),
+            }
             for (layer, branch), share in entropies.items()
         ],
-    }  # fmt: skip
+    }

@@ -16,8 +16,7 @@ from histotune.core.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
 from histotune.metrics.scores import reported
 from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_preparations, save_weights
-from histotune.storage.lineage import inherited
-from histotune.storage.records import FOLDS, networks, read_config, read_curve
+from histotune.storage.records import FOLDS, inherited, networks, read_config, read_curve
 from histotune.storage.study_folder import (
     COMPLETE,
     FAILED,

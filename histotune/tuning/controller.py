@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histotune.core import files
-from histotune.storage.lineage import Parent
+from histotune.storage.records import Parent
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
 from histotune.training import memory
 from histotune.tuning.budget import TRIALS, Budget, Ledger
 from histotune.tuning.events import EXHAUSTED, FAILURES, Listener, Summary
-from histotune.tuning.failures import Mishaps
+from histotune.tuning.failures import Mishaps, Watch
 from histotune.tuning.journal import CONFIG, DEATHS, DIGEST, PARENT, Journal
 from histotune.tuning.pbt import Nursery
 from histotune.tuning.proposer import Proposal, Proposer
 from histotune.tuning.retention import ModelRetention
 from histotune.tuning.schedulers import Scheduler
-from histotune.tuning.watch import Watch
 
 STOP = "stop"  # file in a trial folder: the worker that finds it ends the trial there
 

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from histotune.metrics.scores import direction, reported
-from histotune.storage.lineage import inherited
-from histotune.storage.records import read_config, read_curve
+from histotune.storage.records import inherited, read_config, read_curve
 from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, read_record
 from histotune.tuning.budget import Budget, Ledger
 from histotune.tuning.events import Listener

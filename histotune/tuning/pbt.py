@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.space import Choice, Parameter, Range, Space
-from histotune.storage.lineage import Parent
+from histotune.storage.records import Parent
 from histotune.storage.study_folder import STOPPED, StudyStore, TrialRecord
 from histotune.training.checkpoint import KEPT, kept, kept_after
 from histotune.tuning.journal import PARENT, RECORD

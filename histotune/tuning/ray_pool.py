@@ -13,8 +13,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from histotune.core import runtime
-from histotune.tuning._signals import Signals
-from histotune.tuning.events import Resources
+from histotune.tuning.events import Resources, Signals
 from histotune.tuning.failures import STARTS
 from histotune.tuning.ray_cluster import capacity, joined_ray, private_ray
 from histotune.tuning.trial_workspace import pack, unpack

@@ -23,9 +23,8 @@ from histotune.storage.study_folder import StudyStore, read_record
 from histotune.training import memory
 from histotune.training.checkpoint import forget
 from histotune.training.memory import ENVIRONMENT
-from histotune.tuning._signals import Signals
 from histotune.tuning.controller import STOP, Assignment, Conductor
-from histotune.tuning.events import FAILURES, INTERRUPTED, Resources
+from histotune.tuning.events import FAILURES, INTERRUPTED, Resources, Signals
 from histotune.tuning.ray_worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
 from histotune.tuning.remote_storage import Depot
 from histotune.tuning.trial_workspace import pack

@@ -15,7 +15,7 @@ from histotune.core import runtime
 from histotune.core.config import TrialConfig
 from histotune.data.splits import TrainingData
 from histotune.errors import HistotuneError, StudyError, TrialFailed
-from histotune.storage.lineage import Parent
+from histotune.storage.records import Parent
 from histotune.storage.study_folder import STOPPED, StudyStore, read_record
 from histotune.training import memory
 from histotune.training.checkpoint import forget

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from histotune.core import files
-from histotune.storage.lineage import Parent, read_parent
-from histotune.storage.records import read_curve
+from histotune.storage.records import Parent, read_curve, read_parent
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import StudyStore, TrialRecord, read_record
 from histotune.tuning.budget import Ledger

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histotune.errors import ConfigError
 from histotune.metrics.scores import METRICS, check_metrics
@@ -12,6 +16,11 @@ from histotune.storage.study_folder import StudyStore
 from histotune.tuning.budget import Budget, Ledger
 from histotune.tuning.events import Listener, Resources, Summary
 from histotune.tuning.warm_start import Start
+
+if TYPE_CHECKING:
+    from histotune.tuning.controller import Conductor
+    from histotune.tuning.remote_storage import Depot
+
 
 __all__ = ["Budget", "Ledger", "Listener", "Resources", "Summary", "run"]
 
@@ -70,7 +79,6 @@ def run(
     from histotune.tuning.resume import take_up
     from histotune.tuning.samplers import check_sampler
     from histotune.tuning.schedulers import Population
-    from histotune.tuning.site import found, run_at
 
     resources = resources or Resources()
     if address is None:
@@ -91,18 +99,34 @@ def run(
         history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
         past = journal.trials()
         proposer = Proposer(
-            space, sampler, seed=seed, maximize=better, others=more, history=past, start=start,
+            space,
+            sampler,
+            seed=seed,
+            maximize=better,
+            others=more,
+            history=past,
+            start=start,
             explored=explored(stopper, site.at_once),
-        )  # fmt: skip
+        )
         nursery = None
         if isinstance(stopper, Population):
             nursery = Nursery(store, site.depot, stopper, space, seed=seed, history=past)
         conductor = Conductor(
-            store, journal, proposer, stopper, history, budget=budget, at_once=site.at_once, metric=(metric, sign),
-            others=others, nursery=nursery, listeners=listeners,
+            store,
+            journal,
+            proposer,
+            stopper,
+            history,
+            budget=budget,
+            at_once=site.at_once,
+            metric=(metric, sign),
+            others=others,
+            nursery=nursery,
+            listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
-            trial_timeout=trial_timeout, keep_models=keep_models,
-        )  # fmt: skip
+            trial_timeout=trial_timeout,
+            keep_models=keep_models,
+        )
         if opened is not None:
             opened(history.ledger)
         if not conductor.over():
@@ -112,3 +136,92 @@ def run(
         if nursery is not None and not summary.unfinished:
             nursery.close()
         return summary
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where trials run.
+
+    Args:
+        resources: of a trial, as they are there.
+        at_once: how many trials run together.
+        joined: temporary folder of this machine, where Ray is up already; None where a private one is still to start.
+        depot: the storage that results travel through, where one is needed.
+    """
+
+    resources: Resources
+    at_once: int
+    joined: Path | None = None
+    depot: Depot | None = None
+
+
+@contextlib.contextmanager
+def found(
+    address: str | None,
+    storage: str | None,
+    resources: Resources,
+    *,
+    store: StudyStore,
+    cohorts: Mapping[int, Path],
+) -> Iterator[Site]:
+    """Join the cluster at `address`, if one is given, and bring study and cohorts to the storage, if one is given.
+
+    Raises:
+        ConfigError: more resources are asked than there are, or fsspec does not know the storage.
+        StudyError: no cluster answers, or the storage cannot be used.
+    """
+    if address is None:
+        yield Site(resources, resources.check(), depot=_supplied(storage, store, cohorts))
+        return
+    from histotune.tuning.ray_cluster import capacity, joined_ray
+
+    with joined_ray(address, store.folder) as scratch:
+        there = resources.on(capacity())
+        yield Site(there, there.check(capacity()), scratch, _supplied(storage, store, cohorts))
+
+
+def run_at(
+    site: Site,
+    conductor: Conductor,
+    *,
+    store: StudyStore,
+    cohorts: Mapping[int, Path],
+    plugins: Sequence[Path],
+    keep: Sequence[int] = (),
+) -> None:
+    """Run what the conductor hands out until it says that the search is over, or a signal comes."""
+    from histotune.tuning.events import Signals
+    from histotune.tuning.ray_cluster import private_ray
+
+    signals, (resources, at_once) = Signals(), (site.resources, site.at_once)
+    cpus, gpus = at_once * resources.cpus_per_trial, math.ceil(at_once * resources.gpus - 1e-9)
+    private = private_ray(store.folder, cpus=cpus, gpus=gpus, at_once=at_once)
+    with signals.caught(), private if site.joined is None else contextlib.nullcontext(site.joined) as scratch:
+        from histotune.tuning.ray_tune import drive
+
+        signals.install()  # Ray's own SIGTERM handler exits at once
+        drive(
+            conductor,
+            signals,
+            study=store.folder,
+            cohorts=cohorts,
+            metric=store.settings().metric,
+            resources=resources,
+            at_once=at_once,
+            scratch=scratch,
+            plugins=plugins,
+            depot=site.depot,
+            keep=keep,
+        )
+
+
+def _supplied(storage: str | None, store: StudyStore, cohorts: Mapping[int, Path]) -> Depot | None:
+    if storage is None:
+        return None
+    from histotune.tuning.remote_storage import Depot
+
+    depot = Depot.of(storage, store)
+    depot.pull_all(store)
+    for folder in cohorts.values():
+        depot.offer_cohort(folder)
+    return depot

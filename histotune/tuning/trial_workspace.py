@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histotune.core.places import Places
 from histotune.core.registry import load_plugins
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, load
 from histotune.errors import StudyError, TrialFailed
-from histotune.storage.lineage import Parent, write_parent
+from histotune.storage.records import Parent, write_parent
 from histotune.storage.study_folder import StudyStore
 from histotune.training.checkpoint import Checkpoint, kept
 from histotune.tuning.controller import STOP

@@ -21,7 +21,7 @@ from histotune.core import files
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
 from histotune.space import Space, read_configuration
-from histotune.storage.lineage import read_parent
+from histotune.storage.records import read_parent
 from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
 
 _CURE = "restore it from a copy, or delete it and search on without --warm-start"

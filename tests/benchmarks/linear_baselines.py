@@ -27,9 +27,15 @@ from histotune.studies import controls
 FOLDS, SEEDS = 5, (0, 1, 2)
 COMPLETE = ("image", "rna", "cnv", "mutations")  # whom the published baselines count
 ARMS = (
-    ("image",), ("cnv",), ("clinical",), ("mutations",), ("rna",), ("image", "cnv"), ("image", "cnv", "clinical"),
+    ("image",),
+    ("cnv",),
+    ("clinical",),
+    ("mutations",),
+    ("rna",),
+    ("image", "cnv"),
+    ("image", "cnv", "clinical"),
     ("image", "rna", "cnv", "mutations", "clinical"),
-)  # fmt: skip
+)
 
 
 def measure(cohort: Cohort, labels: np.ndarray, rows: np.ndarray, arm: tuple[str, ...]) -> np.ndarray:

@@ -285,9 +285,15 @@ def search(
     journal = journal or cast(Journal, MemoryJournal())
     store, outcome = StudyStore(home), Outcome()
     conductor = Conductor(
-        store, journal, proposer, scheduler, History(),
-        budget=Budget(epochs), at_once=workers, metric=(METRIC, 1),
-    )  # fmt: skip
+        store,
+        journal,
+        proposer,
+        scheduler,
+        History(),
+        budget=Budget(epochs),
+        at_once=workers,
+        metric=(METRIC, 1),
+    )
     live: dict[int, tuple[np.ndarray, float]] = {}
     events: list[tuple[float, int, int]] = []  # (time, trial, epoch)
     now = 0.0
@@ -326,8 +332,12 @@ def decides_alike_on_disk(task: Surrogate, home: Path) -> bool:
 
 def compare(folder: Path, tasks: Sequence[str], seeds: int, workers: int, processes: int) -> dict[str, np.ndarray]:
     """Return {policy: regret [task, seed, epoch], then the same against the optimum} after every spent epoch."""
-    jobs = [(folder, task, policy, 1000 * at + seed, workers)
-            for policy in POLICIES for at, task in enumerate(tasks) for seed in range(seeds)]  # fmt: skip
+    jobs = [
+        (folder, task, policy, 1000 * at + seed, workers)
+        for policy in POLICIES
+        for at, task in enumerate(tasks)
+        for seed in range(seeds)
+    ]
     with ProcessPoolExecutor(processes) as pool:
         curves = np.array(list(pool.map(_regrets, *zip(*jobs, strict=True), chunksize=4)))
     shaped = curves.reshape(len(POLICIES), len(tasks), seeds, 2, -1)

@@ -115,16 +115,24 @@ def main() -> None:
         space = Path(home) / "overhead.yaml"
         space.write_text(yaml.safe_dump(SPACE | {"options": options}), encoding="utf-8")
         search(
-            space, trials=given.trials, scheduler="none", max_concurrent=given.at_once, runs=home, cache=home,
-            opened=meter.opened, listeners=[meter],
-        )  # fmt: skip
+            space,
+            trials=given.trials,
+            scheduler="none",
+            max_concurrent=given.at_once,
+            runs=home,
+            cache=home,
+            opened=meter.opened,
+            listeners=[meter],
+        )
     processes = len(meter.workers)
     table = meter.table()
     overhead, slope = show(table, given.at_once)
     load = os.getloadavg()[0]
-    print(f"{given.trials} trials, {given.at_once} at once: training {table[1:, 3].mean():.3f} s, overhead "
-          f"{overhead:.3f} s per trial (goal {OVERHEAD}), memory {slope:+.3f} MB per trial (goal {GROWTH}); "
-          f"{processes} worker processes, load {load:.1f} on {os.cpu_count()} CPUs")  # fmt: skip
+    print(
+        f"{given.trials} trials, {given.at_once} at once: training {table[1:, 3].mean():.3f} s, overhead "
+        f"{overhead:.3f} s per trial (goal {OVERHEAD}), memory {slope:+.3f} MB per trial (goal {GROWTH}); "
+        f"{processes} worker processes, load {load:.1f} on {os.cpu_count()} CPUs"
+    )
     if overhead > OVERHEAD or slope > GROWTH or processes > given.at_once:
         sys.exit(1)
 

@@ -175,18 +175,29 @@ def trained(
     hidden = np.full(TEST, UNKNOWN)
     names = np.arange(train + VAL + TEST).astype(str)
     data = TrainingData(
-        {"image": np.concatenate([images, others])}, {"image": np.ones(len(names), np.bool_)},
-        np.concatenate([seen, measured[:VAL], hidden]), names, names, np.arange(train), np.arange(train, train + VAL),
+        {"image": np.concatenate([images, others])},
+        {"image": np.ones(len(names), np.bool_)},
+        np.concatenate([seen, measured[:VAL], hidden]),
+        names,
+        names,
+        np.arange(train),
+        np.arange(train, train + VAL),
         ("level", "upright"),
-    )  # fmt: skip
+    )
     settings = {"learning_rate": rate, "weight_decay": 0.01}
     still = {"flip": False, "turn": False}  # above and below, upright and level are what it is about
     config = TrialConfig.from_dict(
         {
-            "model": ARMS[arm], "optimizer": settings, "augment": still, "epochs": epochs, "batch_size": BATCH,
-            "image_size": SIDE, "precision": "float32", "seed": seed,
+            "model": ARMS[arm],
+            "optimizer": settings,
+            "augment": still,
+            "epochs": epochs,
+            "batch_size": BATCH,
+            "image_size": SIDE,
+            "precision": "float32",
+            "seed": seed,
         }
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory() as folder:
         record = run_trial(config, data, Path(folder), metric="accuracy")
         assert record.state == "complete", record.reason

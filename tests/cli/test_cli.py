@@ -172,8 +172,11 @@ def test_shell_completion_is_offered(shell: str, word: str) -> None:
     environment = {**os.environ, "_HISTOTUNE_COMPLETE": f"source_{shell}"}
     answer = subprocess.run(
         [sys.executable, "-c", "from histotune.cli.app import main; main()"],
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert word in answer.stdout
 
 
@@ -186,8 +189,11 @@ def test_completion_knows_the_spaces() -> None:
     }
     answer = subprocess.run(
         [sys.executable, "-c", "from histotune.cli.app import main; main()"],
-        env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "demo" in answer.stdout.split()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from histotune.data._deal import _cost, _filled, by_group, deal
+from histotune.data.grouping import _cost, _filled, by_group, deal
 
 THIRDS, FIFTHS, USUAL = (1 / 3,) * 3, (0.2,) * 5, (0.6, 0.15, 0.25)
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from histotune.api import train
 from histotune.cli.app import app
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.data.imbalance import LONG_TAIL, by_patient, check_imbalance, long_tail, sample, thin
 from histotune.data.splits import split

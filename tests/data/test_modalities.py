@@ -201,8 +201,13 @@ def data_of(columns: Mapping[str, Column]) -> TrainingData:
         arrays={name: column.stored for name, column in columns.items()},
         present={name: column.present for name, column in columns.items()},
         kinds={name: column.kind for name, column in columns.items()},
-        labels=labels_of(), ids=ids, patients=ids, train=np.arange(16), val=np.arange(16, CASES), classes=("no", "yes"),
-    )  # fmt: skip
+        labels=labels_of(),
+        ids=ids,
+        patients=ids,
+        train=np.arange(16),
+        val=np.arange(16, CASES),
+        classes=("no", "yes"),
+    )
 
 
 @every_kind

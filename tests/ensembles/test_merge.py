@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from histotune.data._deal import by_group
+from histotune.data.grouping import by_group
 from histotune.data.splits import TrainingData
-from histotune.ensembles.held_out import PARTS
+from histotune.ensembles.crossfit import PARTS
 from histotune.ensembles.merge import merge
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError, DataError, StudyError
@@ -174,10 +174,13 @@ def test_greedy_takes_the_studys_metric_and_exports_only_those_that_count(study:
 def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyStore) -> None:
     merged = merge(study, top=5, replicates=20)
     found = {
-        number: score("balanced_accuracy", softmax(study.trials()[number].predictions().logits),
-                      study.trials()[number].predictions().labels)
+        number: score(
+            "balanced_accuracy",
+            softmax(study.trials()[number].predictions().logits),
+            study.trials()[number].predictions().labels,
+        )
         for number in merged.members
-    }  # fmt: skip
+    }
     assert merged.intervals["best_member"]["balanced_accuracy"].value == pytest.approx(max(found.values()))
 
 

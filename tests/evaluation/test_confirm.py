@@ -26,19 +26,17 @@ from typer.testing import CliRunner
 
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
 from histotune.core.registry import PLUGINS, load_plugins
+from histotune.core.runtime import Places
 from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.errors import ConfigError, DataError, StudyError
-from histotune.evaluation._confirm_cases import Cases
 from histotune.evaluation._contenders import contenders
 from histotune.evaluation._outer_folds import SCORES, Outer
-from histotune.evaluation.confirm import confirm
+from histotune.evaluation.confirm import Cases, confirm
 from histotune.evaluation.confirmation import Row, cheapest, judge, sentence
 from histotune.metrics.bootstrap import Interval, Seeded, bootstrap_of_seeds, over_seeds, paired_bootstrap_of_seeds
 from histotune.space import read_space
-from histotune.storage.lineage import Parent, write_parent
-from histotune.storage.records import Predictions, networks, read_record
+from histotune.storage.records import Parent, Predictions, networks, read_record, write_parent
 from histotune.storage.study_folder import COMPLETE, StudyStore
 from histotune.studies.create import Wanted, begin
 from histotune.training.loop import run_trial

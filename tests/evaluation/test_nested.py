@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import histotune
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.errors import ConfigError, DataError, StudyError
 from histotune.evaluation.nested import Nested, nested_search
 from histotune.metrics.scores import score

@@ -80,8 +80,10 @@ def test_a_patient_is_never_on_both_sides_of_the_classifier() -> None:
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(40), 10)
     centres = 10 * rng.normal(size=(40, 4))  # whoever has seen a patient knows it again
-    sides = [Sample(centres[patients[rows]] + rng.normal(size=(200, 4)), patients[rows])
-             for rows in (slice(0, 200), slice(200, 400))]  # fmt: skip
+    sides = [
+        Sample(centres[patients[rows]] + rng.normal(size=(200, 4)), patients[rows])
+        for rows in (slice(0, 200), slice(200, 400))
+    ]
     assert told_apart(*sides) < 0.75
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, select
 from histotune.data.modalities.bag import Bags, join
 from histotune.data.modalities.graph import GraphModality, connect

@@ -33,7 +33,7 @@ from histotune.exports.scorer import Member
 from histotune.ingest.datasets import read_image
 from histotune.models.network import build_model
 from histotune.models.predictor import Predictor
-from histotune.reporting import _explanation, _slide
+from histotune.reporting import explanation_page
 from histotune.reporting import explanation_page as _sheet
 from histotune.reporting.figures import _overlay
 from histotune.storage.study_folder import StudyStore
@@ -53,9 +53,9 @@ ALEXNET = {"image_size": 32, "model": {"branches": {"cnn": {"backbone": "alexnet
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], small_cohort: Cohort) -> (
-    StudyStore
-):  # fmt: skip
+def study(
+    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], small_cohort: Cohort
+) -> StudyStore:
     """A study with one trial of two branches, trained for an epoch; read-only."""
     store = new_study(tmp_path_factory.mktemp("explained") / "runs" / "two")
     record = run_trial(TrialConfig.from_dict(TWO), store.training_data(small_cohort), store.folder / "trials" / "00000")
@@ -211,9 +211,13 @@ def test_maps_of_an_ensemble_are_the_mean_over_the_members_that_have_them(model:
 
 
 @pytest.mark.parametrize(
-    ("members", "said"), [((ALEXNET,), "a single branch has no other"), ((TWO, ALEXNET), ""), (({
-        **TWO, "model": {**TWO["model"], "fusion": "concat"}},), "the fusion concat has none")]  # type: ignore[dict-item]
-)  # fmt: skip
+    ("members", "said"),
+    [
+        ((ALEXNET,), "a single branch has no other"),
+        ((TWO, ALEXNET), ""),
+        (({**TWO, "model": {**TWO["model"], "fusion": "concat"}},), "the fusion concat has none"),
+    ],
+)
 def test_it_says_why_there_is_no_attention(model: Export, small_cohort: Cohort, members: Any, said: str) -> None:
     pixels = np.array(small_cohort.arrays["image"][:2])
     notes = explain(with_members(model, *(untrained(7, one) for one in members)), pixels).notes
@@ -410,16 +414,19 @@ def explained(model: Export, patches: pd.DataFrame, tmp_path_factory: pytest.Tem
 
 def test_a_slide_is_drawn_in_the_colours_of_its_scale(explained: Explanation) -> None:
     assert explained.slide is not None
-    drawn = _slide.draw(explained.slide)
+    drawn = explanation_page.draw_slide(explained.slide)
     assert list(drawn) == ["prediction", "truth", "patches"]
     for name in ("prediction", "truth"):
         assert (drawn[name].data[0].zmin, drawn[name].data[0].zmax) == (0, 1)
         assert drawn[name].data[0].colorbar.ticktext
-    assert list(_slide.draw(dataclasses.replace(explained.slide, truth=None))) == ["prediction", "patches"]
+    assert list(explanation_page.draw_slide(dataclasses.replace(explained.slide, truth=None))) == [
+        "prediction",
+        "patches",
+    ]
 
 
 def test_the_page_and_images_are_written(explained: Explanation, tmp_path: Path) -> None:
-    written = _explanation.write(explained, tmp_path / "out", images=True)
+    written = explanation_page.write(explained, tmp_path / "out", images=True)
     assert [path.name for path in written] == ["slide-_b_p.html", "slide-_b_p-patches.png", "slide-_b_p.png"]
     page = written[0].read_text(encoding="utf-8")
     assert "<script>alert" not in page
@@ -439,7 +446,7 @@ def test_a_browser_opens_the_page_without_the_network_and_without_complaints(
 ) -> None:
     """Chrome may fetch nothing (the policy refuses, and says so on the console), and has nothing to say."""
     shown = explained if with_slide else dataclasses.replace(explained, slide=None)
-    page = _explanation.write(shown, tmp_path)[0]
+    page = explanation_page.write(shown, tmp_path)[0]
     policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
     text = page.read_text(encoding="utf-8")
     head = f'<head>\n<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_up_tables import begun, train
 from sklearn.metrics import roc_auc_score
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, select
 from histotune.data.modalities.table import Table
 from histotune.data.splits import TrainingData

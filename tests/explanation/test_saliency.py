@@ -140,9 +140,11 @@ def test_uniform_attention_is_1_everywhere(fusion: dict[str, Any]) -> None:
     before = attention_maps(given.model, *inputs(given))
     without_questions(given.model)
     after = attention_maps(given.model, *inputs(given))
-    assert set(before) == set(after) == ({("cnn", "transformer")} if "direction" in fusion else {
-        ("cnn", "transformer"), ("transformer", "cnn")
-    })  # fmt: skip
+    assert (
+        set(before)
+        == set(after)
+        == ({("cnn", "transformer")} if "direction" in fusion else {("cnn", "transformer"), ("transformer", "cnn")})
+    )
     for pair in after:
         assert before[pair].std() > 0
         torch.testing.assert_close(after[pair], torch.ones_like(after[pair]))
@@ -225,8 +227,11 @@ def test_images_do_not_look_at_each_other(tta: bool) -> None:
     together = maps(given, images(), asked(1), ["cnn", "transformer"])
     shuffled = maps(given, images()[order], asked(1), ["cnn", "transformer"])
     assert set(together) == {
-        Key("cnn"), Key("transformer"), Key("cnn", "transformer"), Key("transformer", "cnn"),
-    }  # fmt: skip
+        Key("cnn"),
+        Key("transformer"),
+        Key("cnn", "transformer"),
+        Key("transformer", "cnn"),
+    }
     for key, values in together.items():
         np.testing.assert_allclose(shuffled[key], values[order], atol=1e-5)
     for row in range(SIZE):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.ensembles.merge import Merged, merge
 from histotune.errors import ConfigError, StudyError

@@ -249,9 +249,11 @@ def test_mlflow_serves_a_logged_model(tmp_path: Path, trained_study: StudyStore,
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", where, "--env-manager", "local"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
     server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"], env=os.environ | quiet,
-        start_new_session=True, cwd=tmp_path,
-    )  # fmt: skip
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        env=os.environ | quiet,
+        start_new_session=True,
+        cwd=tmp_path,
+    )
     try:
         for _ in range(1800):
             with contextlib.suppress(urllib.error.URLError, ConnectionError):

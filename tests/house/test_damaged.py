@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from histotune.cli.app import app
-from histotune.core import files, tables
+from histotune.core import files
 from histotune.core.config import ModelConfig, TrialConfig, parse
 from histotune.data.cohort import Cohort
 from histotune.ensembles.merge import merge
@@ -72,9 +72,11 @@ OTHERWISE = {  # what the loss of these means; "" where it is no error
 
 @pytest.fixture(scope="module")
 def place(
-    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], trained_trials: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_study: Callable[[Path], StudyStore],
+    trained_trials: Path,
     small_cohort: Cohort,
-) -> Iterator[Path]:  # fmt: skip
+) -> Iterator[Path]:
     """A folder with a study of three trials, an ensemble, an export that was evaluated, and a prepared cohort."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("damaged")
@@ -256,26 +258,26 @@ def test_a_record_of_another_form_is_refused(saved: dict[str, object], tmp_path:
 def test_a_table_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
     path.write_text("id,part\na,train\nb,\n")
-    assert tables.read_table(path, ["id", "part"], str)["part"].tolist() == ["train", ""]
+    assert files.read_table(path, ["id", "part"], str)["part"].tolist() == ["train", ""]
     for content in ("id,part\na", "id\na\n", "", "id,part\na,b,c\nd,e,f,g\n"):
         path.write_text(content)
         with pytest.raises(StudyError, match=r"split\.csv is damaged"):
-            tables.read_table(path, ["id", "part"], str)
+            files.read_table(path, ["id", "part"], str)
     path.write_text("id,label\na,x\n")
     with pytest.raises(StudyError, match=r"split\.csv is damaged"):
-        tables.read_table(path, ["id", "label"], {"id": str, "label": np.int64})
+        files.read_table(path, ["id", "label"], {"id": str, "label": np.int64})
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (0, 2)])
 def test_an_array_is_mapped_or_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     path = tmp_path / "one.npy"
     np.save(path, np.ones(shape, np.float32))
-    assert tables.open_array(path).shape == shape
+    assert files.open_array(path).shape == shape
     raw = path.read_bytes()
     for content in (b"", raw[:20], b"\x93NUMPY", raw[:-1] if shape[0] else b"PK"):
         path.write_bytes(content)
         with pytest.raises(StudyError, match=r"one\.npy is damaged"):
-            tables.open_array(path)
+            files.open_array(path)
 
 
 def bytes_changed(path: Path, times: int) -> Iterator[None]:

@@ -212,8 +212,14 @@ def test_bad_files_are_left_out_listed_and_counted(mixed: Path) -> None:
     assert len(cohort.arrays["image"]) == 44
     problems = pd.read_csv(cohort.folder / "problems.csv")
     assert set(problems["path"].map(lambda path: Path(path).name)) == {
-        "truncated.png", "empty.png", "text.png", "copy.png", "speck.png", "large.png", "twin.png"
-    }  # fmt: skip
+        "truncated.png",
+        "empty.png",
+        "text.png",
+        "copy.png",
+        "speck.png",
+        "large.png",
+        "twin.png",
+    }
     assert problems["reason"].str.len().min() > 5
 
 

@@ -391,8 +391,11 @@ def test_breakhis_reads_everything_from_the_name(tmp_path: Path) -> None:
     assert listing.classes[listing.positive] == "malignant"
     assert listing.facts["magnifications"] == [40, 100, 200, 400]
     assert dict(listing.table.groupby("patient")["label"].unique().map(list)) == {
-        "14-22549AB": [0], "14-9133": [0], "14-2523": [1], "14-13412": [1]
-    }  # fmt: skip
+        "14-22549AB": [0],
+        "14-9133": [0],
+        "14-2523": [1],
+        "14-13412": [1],
+    }
     for name, path in zip(listing.table["id"], listing.table["path"], strict=True):
         patient, magnification, _ = name.split("_")
         assert f"-{patient}-{magnification.removesuffix('x')}-" in path
@@ -447,8 +450,11 @@ def test_folders_give_patient_and_class(tiny_folder: TinyFolder) -> None:
     listing = DATASETS.build("image_folder").scan(tiny_folder({"p1": {"x": 2, "y": 1}, "p2": {"x": 1, "y": 3}}))
     assert listing.classes == ("x", "y")
     assert dict(listing.table.groupby(["patient", "label"]).size()) == {
-        ("p1", 0): 2, ("p1", 1): 1, ("p2", 0): 1, ("p2", 1): 3
-    }  # fmt: skip
+        ("p1", 0): 2,
+        ("p1", 1): 1,
+        ("p2", 0): 1,
+        ("p2", 1): 3,
+    }
     assert listing.facts["patients_known"]
 
 
@@ -561,8 +567,10 @@ def test_lines_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     (root / "7.png").unlink()
     listing = DATASETS.build("image_folder", manifest="list.csv").scan(root)
     assert [(problem.path, problem.kind) for problem in listing.problems] == [
-        ("2.png", "no_label"), ("4.png", "no_patient"), ("7.png", "missing")
-    ]  # fmt: skip
+        ("2.png", "no_label"),
+        ("4.png", "no_patient"),
+        ("7.png", "missing"),
+    ]
     assert len(listing.table) == 5
 
 
@@ -676,8 +684,11 @@ def test_idc_bags_hold_each_patients_patches_by_place(tmp_path: Path, frozen: di
     cohort = prepare(reader, folder, image_size=16, cache=tmp_path / "cache")
     assert cohort.kinds == {"patches": "bag", "graph": "graph"}
     assert dict(zip(cohort.table["patient"], read_labels(cohort), strict=True)) == {
-        "10304": 0, "8867": 0, "8864": 1, "99999": 1,
-    }  # fmt: skip
+        "10304": 0,
+        "8867": 0,
+        "8864": 1,
+        "99999": 1,
+    }
     bags = cohort.arrays["patches"]
     assert bags.counts.tolist() == [3] * 4
     assert bags.coordinates[:3].tolist() == [[1, 1], [51, 1], [101, 1]]

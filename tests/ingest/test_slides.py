@@ -247,9 +247,13 @@ def test_slides_that_cannot_be_used_are_listed_and_drawn(settings: SlideSettings
         assert table["file"].tolist() == ["again/good.tif"]
         problems = pd.read_csv(out / "problems.csv", index_col="path")["kind"].to_dict()
         assert problems == {
-            "good.tif": "same_id", "glass.tif": "no_tissue", "text.svs": "not_a_slide", "empty.ndpi": "empty",
-            "unscaled.png": "no_scale", "tiny.tif": "no_scale",
-        }  # fmt: skip
+            "good.tif": "same_id",
+            "glass.tif": "no_tissue",
+            "text.svs": "not_a_slide",
+            "empty.ndpi": "empty",
+            "unscaled.png": "no_scale",
+            "tiny.tif": "no_scale",
+        }
     assert (out / "pictures" / "glass.png").exists()
     with pytest.raises(DataError, match="strict"):
         prepare_slides(folder, out, settings, strict=True)

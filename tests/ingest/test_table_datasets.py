@@ -72,8 +72,10 @@ def test_a_column_may_be_said_to_be_of_categories(tmp_path: Path) -> None:
 
 def test_a_feature_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('case,id,"a[2]",a1\nx,1,2,3\ny,2,3,5\n')
-    for file, left in ((TableFile("t.csv", id="case", exclude={"a[2]": "a reason"}), ["id", "a1"]),
-                       (TableFile("t.csv", id="case", include=("a[12]", "i?")), ["id", "a1"])):  # fmt: skip
+    for file, left in (
+        (TableFile("t.csv", id="case", exclude={"a[2]": "a reason"}), ["id", "a1"]),
+        (TableFile("t.csv", id="case", include=("a[12]", "i?")), ["id", "a1"]),
+    ):
         rows = read_rows(tmp_path, file, "")
         assert (rows.ids, [column.name for column in rows.table.columns]) == (["x", "y"], left)
 
@@ -108,7 +110,7 @@ def test_tabs_parquet_and_compression_are_read_alike(tmp_path: Path) -> None:
         ("id,age\na,3,9\nb,1\n", "is no table that can be read"),
         ("id\na\n", "no column is left|has no column that matches"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_named(write: Write, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         joined(write(genes=text))
@@ -116,8 +118,12 @@ def test_what_cannot_be_read_is_named(write: Write, text: str, said: str) -> Non
 
 
 def test_a_damaged_file_is_no_table(tmp_path: Path) -> None:
-    for name, content in (("t.csv.gz", b"no gzip"), ("u.csv.gz", gzip.compress(b"id,a\n1,2\n" * 99)[:30]),
-                          ("t.parquet", b"PAR1"), ("t.csv", b"id,\xff\xfe\n")):  # fmt: skip
+    for name, content in (
+        ("t.csv.gz", b"no gzip"),
+        ("u.csv.gz", gzip.compress(b"id,a\n1,2\n" * 99)[:30]),
+        ("t.parquet", b"PAR1"),
+        ("t.csv", b"id,\xff\xfe\n"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} is no table that can be read"):
             read_rows(tmp_path, TableFile(name, id="id"), "")

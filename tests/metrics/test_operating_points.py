@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, roc_curve
 
-from histotune.ensembles.crossfit import calibration, reached, tune
+from histotune.ensembles.crossfit import calibration, parts_by_patient, reached, tune
 from histotune.ensembles.diversity import diversity
-from histotune.ensembles.held_out import parts_by_patient
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.calibration import tempered
 from histotune.metrics.operating_points import OperatingPoint, knowable

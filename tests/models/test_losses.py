@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from histotune.core.config import TrialConfig
-from histotune.data.class_balance import effective_number_weights
+from histotune.data.imbalance import effective_number_weights
 from histotune.errors import ConfigError, DataError
 from histotune.models.losses import LOSSES, LinearObjective, Objective, ObjectiveInput
 from histotune.models.losses._affinity import Affinity

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.models.bottleneck import Bottleneck
-from histotune.models.network import Model, build_model
+from histotune.models.network import Bottleneck, Model, build_model
 from histotune.models.redundancies import REDUNDANCIES, Redundancy
 from histotune.models.redundancies.club import Club
 from histotune.space import read_space

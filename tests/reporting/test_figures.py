@@ -26,9 +26,9 @@ from typer.testing import CliRunner, Result
 from histotune.cli.app import app
 from histotune.core import files
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
-from histotune.data.class_balance import effective_number_weights
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
+from histotune.data.imbalance import effective_number_weights
 from histotune.ensembles.merge import merge
 from histotune.errors import ConfigError, DataError, HistotuneError, StudyError
 from histotune.evaluation.sealed import evaluate
@@ -372,8 +372,11 @@ def test_attention_gets_even_with_temperature_and_its_mark_lies_on_its_line(numb
     found = numbers["attention_over_temperature"]
     assert found.temperatures[[0, -1]] == pytest.approx([0.05, 5.0])
     assert [(head.layer, head.asking, head.head) for head in found.heads] == [
-        (1, "cnn", 1), (1, "cnn", 2), (1, "transformer", 1), (1, "transformer", 2),
-    ]  # fmt: skip
+        (1, "cnn", 1),
+        (1, "cnn", 2),
+        (1, "transformer", 1),
+        (1, "transformer", 2),
+    ]
     for head in found.heads:
         assert (np.diff(head.entropies) > 0).all()
         on_the_line = np.interp(np.log(head.temperature), np.log(found.temperatures), head.entropies)

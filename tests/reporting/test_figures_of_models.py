@@ -21,7 +21,7 @@ from histotune.metrics import scores as metrics
 from histotune.metrics.ranking import Ranking
 from histotune.reporting import figures
 from histotune.reporting.figures._errors import wilson
-from histotune.reporting.figures._members import say_of
+from histotune.reporting.figures._strips import say_of
 from histotune.reporting.figures.confidence import confident_mistakes
 from histotune.reporting.figures.ensemble_anatomy import pairwise
 from histotune.reporting.figures.precision_recall_curve import precision_recall_points, read_steps

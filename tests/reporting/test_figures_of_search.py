@@ -19,9 +19,8 @@ from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import figures
 from histotune.reporting.charts import text
-from histotune.reporting.figures._history import STATES
 from histotune.reporting.figures.parameter_slices import sampled
-from histotune.reporting.figures.search_history import best_so_far
+from histotune.reporting.figures.search_history import STATES, best_so_far
 from histotune.space import read_space
 from histotune.storage.study_folder import COMPLETE, FAILED, INFEASIBLE, STOPPED, Predictions, StudyStore, write_record
 from histotune.tuning.parameter_importance import importances
@@ -32,12 +31,14 @@ SPACE: dict[str, Any] = {
     "dataset": "synthetic",
     "epochs": EPOCHS,
     "batch_size": {"choice": [16, 32]},
-    "loss": {"choice": {
-        "cross_entropy": {"label_smoothing": {"low": 0.0, "high": 0.2}},
-        "focal": {"gamma": {"low": 0.5, "high": 5.0}},
-    }},
+    "loss": {
+        "choice": {
+            "cross_entropy": {"label_smoothing": {"low": 0.0, "high": 0.2}},
+            "focal": {"gamma": {"low": 0.5, "high": 5.0}},
+        }
+    },
     "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True, "default": 1e-3}},
-}  # fmt: skip
+}
 
 
 class Drawn:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from histotune.cli.app import app
 from histotune.core import files
 from histotune.core.config import TrialConfig, unparse
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.errors import StudyError
 from histotune.metrics.scores import evaluate, softmax
 from histotune.reporting import html
@@ -194,16 +194,27 @@ HONEST = (
 def confirmation(*, beats: bool) -> dict[str, Any]:
     """What `histotune confirm` leaves behind."""
     winner = {
-        "name": "trial 1", "number": 1, "search_score": 0.71, "confirmed": {"value": 0.52, "low": 0.41, "high": 0.6},
-        "optimism_gap": {"value": 0.19, "low": 0.1, "high": 0.27}, "tied": True,
-    }  # fmt: skip
+        "name": "trial 1",
+        "number": 1,
+        "search_score": 0.71,
+        "confirmed": {"value": 0.52, "low": 0.41, "high": 0.6},
+        "optimism_gap": {"value": 0.19, "low": 0.1, "high": 0.27},
+        "tied": True,
+    }
     default = winner | {"name": "default", "number": 0, "search_score": 0.5}
     return {
-        "metric": "balanced_accuracy", "seeds": 5, "outer": 3, "contenders": [winner, default],
-        "tied": ["trial 1", "default"], "recommended": "trial 1", "beats_default": beats, "best": "trial 1",
+        "metric": "balanced_accuracy",
+        "seeds": 5,
+        "outer": 3,
+        "contenders": [winner, default],
+        "tied": ["trial 1", "default"],
+        "recommended": "trial 1",
+        "beats_default": beats,
+        "best": "trial 1",
         "sentence": HONEST,
-        "time": "2026-01-01", "command": "histotune confirm small",
-    }  # fmt: skip
+        "time": "2026-01-01",
+        "command": "histotune confirm small",
+    }
 
 
 def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(

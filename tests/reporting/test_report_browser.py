@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browser import Page, needs_browser, open_page
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.reporting.page import write_pdf, write_report
 from histotune.storage.study_folder import StudyStore
 

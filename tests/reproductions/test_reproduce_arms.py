@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.core.places import Places
 from histotune.core.registry import load_plugins
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import scores as metrics

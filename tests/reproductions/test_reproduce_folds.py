@@ -24,15 +24,15 @@ from typer.testing import CliRunner
 
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.bootstrap import bootstrap_of_seeds, paired_bootstrap_of_seeds
 from histotune.metrics.calibration import fit_temperature
 from histotune.metrics.scores import auroc, softmax
-from histotune.reproductions import _folded_measure
-from histotune.reproductions._crossfit import crossfit, fit
-from histotune.reproductions._folded import Contender, FoldedSetting
+from histotune.reproductions import out_of_fold_measure
+from histotune.reproductions.out_of_fold import Contender, FoldedSetting
+from histotune.reproductions.out_of_fold_measure import crossfit, fit
 from histotune.reproductions.papers import REPRODUCTIONS, OutOfFold
 from histotune.reproductions.papers.loose import STRATEGIES
 from histotune.reproductions.run import Reproduced, reproduce
@@ -56,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_draws() -> Iterator[None]:
     """Draw few patients: two thousand draws of every row and pair are what takes long here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_folded_measure, "REPLICATES", REPLICATES)
+        patch.setattr(out_of_fold_measure, "REPLICATES", REPLICATES)
         yield
 
 

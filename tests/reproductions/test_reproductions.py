@@ -28,12 +28,11 @@ from histotune.ingest.datasets import DATASETS
 from histotune.metrics.bootstrap import Difference, holm
 from histotune.metrics.scores import METRICS
 from histotune.reproductions import papers as reproductions
-from histotune.reproductions._lineup import LineUp, candidates
-from histotune.reproductions._tables import Arm, lines, verdict
 from histotune.reproductions.papers import REPRODUCTIONS, Published, Reproduction, Scale, Table
-from histotune.reproductions.report import Report, markdown
+from histotune.reproductions.report import Arm, Report, lines, markdown, verdict
 from histotune.reproductions.rows import Measured, Row
 from histotune.reproductions.run import Reproduced, reproduce
+from histotune.reproductions.train import LineUp, candidates
 from histotune.space.presets import load_preset
 from histotune.storage.study_folder import StudyStore
 

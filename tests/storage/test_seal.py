@@ -244,9 +244,13 @@ def test_one_function_names_the_sealed_file_and_few_read_all_labels() -> None:
         node.name
         for node in ast.walk(store)
         if isinstance(node, ast.FunctionDef)
-        and {"_sealed", "labels.csv"} <= {getattr(n, "attr", getattr(n, "value", "")) for n in ast.walk(node)
-                                          if isinstance(getattr(n, "attr", getattr(n, "value", "")), str)}
-    ]  # fmt: skip
+        and {"_sealed", "labels.csv"}
+        <= {
+            getattr(n, "attr", getattr(n, "value", ""))
+            for n in ast.walk(node)
+            if isinstance(getattr(n, "attr", getattr(n, "value", "")), str)
+        }
+    ]
     assert inside == ["create", "open_seal"]
     for path in PACKAGE.rglob("*.py"):
         allowed = path.name in ("store.py", "evaluate.py")  # evaluate.py names the record and its lock

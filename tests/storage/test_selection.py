@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.model import load
@@ -121,8 +121,10 @@ def test_a_modality_is_dropped_and_added_without_training(runs: Path) -> None:
     assert "12 numbers were fitted" in told
     saved = json.loads((runs / "loose/ensembles/weighted_logits-clinical-image-omics/ensemble.json").read_text())
     assert dict(zip(saved["modalities"], saved["studies"], strict=True)) == {
-        "image": "", "clinical": "", "omics": str(other.folder)
-    }  # fmt: skip
+        "image": "",
+        "clinical": "",
+        "omics": str(other.folder),
+    }
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import histotune
 from histotune.cli.app import app
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.audits import AUDITS, SEVERITIES
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, DataError

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from histotune.cli.app import app
 from histotune.core import files
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import EMBEDDINGS
 from histotune.data.modalities.bag import join
 from histotune.data.splits import TrainingData
@@ -26,8 +26,7 @@ from histotune.errors import ConfigError, StudyError
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
 from histotune.studies import disk
-from histotune.studies.disk import CHECKPOINT, need, preflight, waste
-from histotune.studies.tidy import tidy
+from histotune.studies.disk import CHECKPOINT, need, preflight, tidy, waste
 from histotune.training.session import shapes
 from histotune.tuning.ray_cluster import temporary_folder
 from histotune.tuning.retention import WEIGHTS, ModelRetention
@@ -104,8 +103,13 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     shown = tidy(places, keep=2)
     assert shown.freed == 0
     assert {one.path.name for one in shown.found} == {
-        CHECKPOINT, ".metrics.json.abc", WEIGHTS, "old", EMBEDDINGS, temporary_folder(trained_study.folder).name
-    }  # fmt: skip
+        CHECKPOINT,
+        ".metrics.json.abc",
+        WEIGHTS,
+        "old",
+        EMBEDDINGS,
+        temporary_folder(trained_study.folder).name,
+    }
     assert all(one.path.exists() for one in shown.found)
     before = trained_study.trials()
 

@@ -14,7 +14,7 @@ import pytest
 from histotune.api import search, train
 from histotune.cli import tables as cli_show
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.ensembles.merge import merge
 from histotune.errors import ConfigError, StudyError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import folds_process
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.evaluation.confirm import confirm
 from histotune.storage.study_folder import StudyStore
 

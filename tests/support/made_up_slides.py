@@ -24,10 +24,21 @@ def tiled_tiff(path: Path, rows: int, columns: int, colors: Mapping[tuple[int, i
     more = extra + len(lists)
     values = struct.pack("<3H", 8, 8, 8) + b"\0\0" + struct.pack("<4I", 20_000, 1, 20_000, 1)
     tags = [
-        (256, 4, 1, columns * TILE), (257, 4, 1, rows * TILE), (258, 3, 3, more), (259, 3, 1, 1), (262, 3, 1, 2),
-        (277, 3, 1, 3), (282, 5, 1, more + 8), (283, 5, 1, more + 16), (284, 3, 1, 1), (296, 3, 1, 3),
-        (322, 3, 1, TILE), (323, 3, 1, TILE), (324, 4, count, extra), (325, 4, count, extra + 4 * count),
-    ]  # fmt: skip
+        (256, 4, 1, columns * TILE),
+        (257, 4, 1, rows * TILE),
+        (258, 3, 3, more),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (277, 3, 1, 3),
+        (282, 5, 1, more + 8),
+        (283, 5, 1, more + 16),
+        (284, 3, 1, 1),
+        (296, 3, 1, 3),
+        (322, 3, 1, TILE),
+        (323, 3, 1, TILE),
+        (324, 4, count, extra),
+        (325, 4, count, extra + 4 * count),
+    ]
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + b"\0" * 4
     header = b"II*\0" + struct.pack("<I", more + len(values))
     path.write_bytes(header + b"".join(pixels) + lists + values + directory)

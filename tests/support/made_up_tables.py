@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.data.modalities.table import Table
 from histotune.space import read_space

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from histotune.core.config import TrialConfig
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.data.fold_assignment import columns, deal_folds, read
 from histotune.data.modalities import image

@@ -120,8 +120,11 @@ def test_an_epoch_holds_finite_numbers_within_their_bounds(fusion: str, trained:
 def test_heads_are_those_of_all_layers(trained: dict[str, TrialRecord]) -> None:
     heads = trained["cmaf"].curve()[0][INFORMATION]["heads"]
     assert [(head["layer"], head["asking"]) for head in heads] == [
-        (1, "cnn"), (1, "transformer"), (2, "cnn"), (2, "transformer"),
-    ]  # fmt: skip
+        (1, "cnn"),
+        (1, "transformer"),
+        (2, "cnn"),
+        (2, "transformer"),
+    ]
     taus = predictor_of(trained["cmaf"]).model.fusion.temperatures()
     assert heads[3]["temperature"] == pytest.approx(taus[1]["transformer"].tolist())
     assert len(heads[3]["entropy"]) == 2

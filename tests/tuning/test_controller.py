@@ -129,9 +129,16 @@ def begin(
     history = take_up(store, journal, stopper, metric=METRIC, sign=1)
     proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials(), start=start)
     return Conductor(
-        store, journal, proposer, stopper, history,
-        budget=Budget(trials, seconds, epochs, patience), at_once=2, metric=(METRIC, 1), **options,
-    )  # fmt: skip
+        store,
+        journal,
+        proposer,
+        stopper,
+        history,
+        budget=Budget(trials, seconds, epochs, patience),
+        at_once=2,
+        metric=(METRIC, 1),
+        **options,
+    )
 
 
 def journal_of(store: StudyStore) -> list[optuna.trial.FrozenTrial]:

@@ -24,8 +24,14 @@ from histotune.tuning.journal import CONFIG, DIGEST, Journal
 from histotune.tuning.proposer import Proposer
 
 STATES = (COMPLETE, STOPPED, COMPLETE, FAILED, COMPLETE)
-SPACE = read_space({"dataset": "synthetic", "loss": {"choice": ["cross_entropy", "focal"]},
-                    "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}}, "tests")  # fmt: skip
+SPACE = read_space(
+    {
+        "dataset": "synthetic",
+        "loss": {"choice": ["cross_entropy", "focal"]},
+        "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+    },
+    "tests",
+)
 
 if importlib.util.find_spec("optuna_dashboard") is None:
     pytest.skip("optuna-dashboard is not installed; it comes with the test extra", allow_module_level=True)

@@ -48,7 +48,7 @@ def plugin(tmp_path: Path) -> Plugin:
         (folder / f"{name}.py").write_text(
             "import os, pathlib, time, resource\n"
             "import torch\n"
-            "from histotune.losses import LOSSES, LinearObjective\n"
+            "from histotune.models.losses import LOSSES, LinearObjective\n"
             "from torch.nn import functional\n\n\n"
             "class Made(LinearObjective):\n"
             "    def loss(self, features, labels):\n"
@@ -292,14 +292,12 @@ def test_who_joins_looks_on_and_takes_over_what_is_left(
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from histotune.store import StudyStore\n"
+        "from histotune.storage.study_folder import StudyStore\n"
         "with StudyStore(Path(sys.argv[1])).lock('histotune search'):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(small_study.folder)], stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+    holder = subprocess.Popen([sys.executable, "-c", code, str(small_study.folder)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     assert re.search(rf"process {holder.pid} on .* \(histotune search\) since 20\d\d-", small_study.holder())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histotune.errors import ConfigError
-from histotune.tuning.watch import LEAST, TIMES, Watch
+from histotune.tuning.failures import LEAST, TIMES, Watch
 
 
 def looks(watch: Watch, seconds: float, *, start: float = 0.0, every: float = 1.0) -> list[int]:

@@ -21,7 +21,7 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError
 from histotune.space import Space, load_space, read_space
-from histotune.storage.lineage import Parent, read_parent, write_parent
+from histotune.storage.records import Parent, read_parent, write_parent
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, read_record, write_record
 from histotune.studies.disk import waste
 from histotune.studies.leaderboard import leaderboard
@@ -56,9 +56,13 @@ SPACE = {
     "augment": {"flip": {"choice": [True, False]}, "color_jitter": {"choice": [0.0, 0.1, 0.2]}},
 }
 FREE = {
-    "loss.focal.gamma", "loss.focal.beta", "loss.cfal.sigma", "optimizer.learning_rate", "augment.flip",
+    "loss.focal.gamma",
+    "loss.focal.beta",
+    "loss.cfal.sigma",
+    "optimizer.learning_rate",
+    "augment.flip",
     "augment.color_jitter",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from histotune.core.runtime import share_gpu
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, StudyError, TrialFailed
 from histotune.space import read_space
-from histotune.storage.lineage import Parent, read_parent
+from histotune.storage.records import Parent, read_parent
 from histotune.storage.study_folder import COMPLETE, FAILED, StudyStore, TrialRecord, read_record
 from histotune.training import memory
 from histotune.training.checkpoint import KEPT, Checkpoint, Progress, kept

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from histotune.core import files
 from histotune.data.cohort import Cohort
 from histotune.metrics.pareto import front
-from histotune.storage.lineage import Parent, read_parent
+from histotune.storage.records import Parent, read_parent
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore
 from histotune.study import Study
 from histotune.tracking import client as _mlflow

@@ -137,7 +137,7 @@ def test_a_trial_that_raises_is_a_result_and_the_search_goes_on(
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "broken.py").write_text(
-        "from histotune.losses import LOSSES\n\n"
+        "from histotune.models.losses import LOSSES\n\n"
         "@LOSSES.register('broken_plugin')\n"
         "def broken(given, *, probability: float = 0.0):\n"
         "    '''Fail.'''\n"

@@ -145,11 +145,16 @@ def test_two_at_once_are_two(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
 def test_samplers_that_learn_find_better_than_random_ones(sampler: str) -> None:
     space = read_space(
-        {"dataset": "synthetic", "optimizer": {
-            "learning_rate": {"low": 1e-4, "high": 1e-2}, "momentum": {"low": 0.0, "high": 0.95},
-            "weight_decay": {"low": 0.0, "high": 0.3},
-        }}, "smooth",
-    )  # fmt: skip
+        {
+            "dataset": "synthetic",
+            "optimizer": {
+                "learning_rate": {"low": 1e-4, "high": 1e-2},
+                "momentum": {"low": 0.0, "high": 0.95},
+                "weight_decay": {"low": 0.0, "high": 0.3},
+            },
+        },
+        "smooth",
+    )
     learnt, drawn = ([score(p.config) for p in Search(space, name).steps(36)[24:]] for name in (sampler, "random"))
     assert sum(learnt) > 0.7 * sum(drawn)  # losses: at most .7 of those of random draws
 

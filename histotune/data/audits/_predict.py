@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histotune.data._deal import by_group
 from histotune.data.audits._base import OK, Finding, Subject
+from histotune.data.grouping import by_group
 from histotune.metrics.bootstrap import Interval, patient_bootstrap
 
 FOLDS = 5

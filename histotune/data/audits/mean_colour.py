@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from histotune.data.audits import _predict
 from histotune.data.audits._base import AUDITS, NOTE, Finding, Subject
-from histotune.data.audits._colour import colours
+
+CHUNK = 4096  # images in memory at once
 
 
 @AUDITS.register("mean_colour")
@@ -21,3 +24,12 @@ def mean_colour(subject: Subject) -> Finding:
         "color_histogram; where laboratories differ, jitter the stain (augment.stain_jitter)"
     )
     return _predict.judge("mean_colour", subject, rows, told, "mean colour", NOTE, advice)
+
+
+def colours(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the mean of every channel of uint8 [N, H, W, 3] at `rows`, float64 [n, 3]."""
+    found = [
+        images[rows[start : start + CHUNK]].reshape(len(rows[start : start + CHUNK]), -1, 3).mean(axis=1)
+        for start in range(0, len(rows), CHUNK)
+    ]
+    return np.concatenate([np.empty((0, 3)), *found])

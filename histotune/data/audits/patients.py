@@ -14,9 +14,13 @@ def patients(subject: Subject) -> Finding:
         reason = "no patients are known, so every image counts as its own, and images of one may stand on both sides"
         found = subject.skipped("patients", reason, severity=WARNING)
         return Finding(
-            found.name, found.severity, 0, len(subject.placed), found.sentence,
+            found.name,
+            found.severity,
+            0,
+            len(subject.placed),
+            found.sentence,
             advice="name the patients: FOLDER/PATIENT/CLASS/FILE, or a column `patient`",
-        )  # fmt: skip
+        )
     torn, total = subject.torn(subject.patients), len(np.unique(subject.patients[subject.placed]))
     if not len(torn):
         return Finding("patients", OK, 0, total, f"each of {total:,} patients stands on one side")

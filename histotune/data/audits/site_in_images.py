@@ -6,7 +6,7 @@ import numpy as np
 
 from histotune.data.audits import _predict
 from histotune.data.audits._base import AUDITS, NOTE, Finding, Subject
-from histotune.data.audits._colour import colours
+from histotune.data.audits.mean_colour import colours
 
 
 @AUDITS.register(

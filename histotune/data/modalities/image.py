@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from histotune.core.tables import open_array
+from histotune.core.files import open_array
 from histotune.data.modalities._base import MODALITIES, Modality, Preprocessing, refuse_options, to_device
 from histotune.errors import DataError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from histotune.core import files
-from histotune.core.tables import open_array
+from histotune.core.files import open_array
 from histotune.data.modalities import _table_fit
 from histotune.data.modalities._base import MODALITIES, Modality, Preprocessing, refuse_options
 from histotune.data.modalities._table_fit import Fitted

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from histotune.core.tables import read_table
+from histotune.core.files import read_table
 from histotune.data.modalities import Column
 from histotune.data.modalities.bag import Bags
 from histotune.data.modalities.graph import GraphModality, stacked

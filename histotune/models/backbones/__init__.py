@@ -10,6 +10,7 @@ from histotune.models.backbones._base import (
     check_kind,
     reading,
 )
+from histotune.models.backbones._instances import InstanceBackbone
 from histotune.models.backbones._pool import TokenPool
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Backbone",
     "BackboneInput",
     "BackboneOutput",
+    "InstanceBackbone",
     "TokenPool",
     "Widths",
     "build_backbone",

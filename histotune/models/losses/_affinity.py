@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from histotune.core.parameters import YES_OR_NO, Interval, OneOf, Range
-from histotune.models.losses._base import Objective, ObjectiveInput, each_class, full_precision
-from histotune.models.losses._ranges import BETA, GAMMA
+from histotune.models.losses._base import BETA, GAMMA, Objective, ObjectiveInput, each_class, full_precision
 
 _SMALLEST = 1e-6  # of 1 - d before it is raised to gamma: below gamma = 1 its gradient is infinite on a centre
 _VANISHED = 1e-6  # an affinity below which a feature feels next to nothing of the centres

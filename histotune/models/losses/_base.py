@@ -10,12 +10,17 @@ from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from histotune.core.parameters import Interval
 from histotune.core.registry import Registry
-from histotune.data.class_balance import checked_counts, effective_number_weights
+from histotune.data.imbalance import checked_counts, effective_number_weights
 
 Own = TypeVar("Own", bound="Objective")
 Rest = ParamSpec("Rest")
 Method: TypeAlias = Callable[Concatenate[Own, Tensor, Rest], Tensor]
+BETA = Interval(0, 1)  # of the class weights: 0 is none, 1 the inverse frequency
+GAMMA = Interval(0)
+SCALE = Interval(0, open_low=True)
+INFERENCE_SCALE = Interval(0)
 
 
 @dataclass(frozen=True)

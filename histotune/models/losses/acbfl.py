@@ -6,10 +6,18 @@ import torch
 from torch import Tensor
 
 from histotune.core.parameters import Interval
-from histotune.data.class_balance import ldam_margins
-from histotune.models.losses._base import LOSSES, ObjectiveInput, each_class, full_precision
+from histotune.data.imbalance import ldam_margins
+from histotune.models.losses._base import (
+    BETA,
+    GAMMA,
+    INFERENCE_SCALE,
+    LOSSES,
+    SCALE,
+    ObjectiveInput,
+    each_class,
+    full_precision,
+)
 from histotune.models.losses._cosine import CosineMargin
-from histotune.models.losses._ranges import BETA, GAMMA, INFERENCE_SCALE, SCALE
 
 _SMALLEST = 1e-6  # of 1 - p before it is raised to gamma: below gamma = 1 its gradient would be infinite at p = 1
 _UNKNOWN = 0.5  # how well a class is known before anything was seen

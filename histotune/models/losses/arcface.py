@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from histotune.core.parameters import Interval
-from histotune.models.losses._base import LOSSES, ObjectiveInput
+from histotune.models.losses._base import BETA, INFERENCE_SCALE, LOSSES, SCALE, ObjectiveInput
 from histotune.models.losses._cosine import EDGE, CosineMargin
-from histotune.models.losses._ranges import BETA, INFERENCE_SCALE, SCALE
 
 
 class ArcFace(CosineMargin):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from histotune.models.losses._affinity import HEAD_RANGES, Affinity, AffinityHead, Focus
-from histotune.models.losses._base import LOSSES, ObjectiveInput
-from histotune.models.losses._ranges import BETA
+from histotune.models.losses._base import BETA, LOSSES, ObjectiveInput
 
 
 @LOSSES.register(

@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from histotune.core.parameters import Interval
-from histotune.data.class_balance import log_priors
-from histotune.models.losses._base import LOSSES, LinearObjective, ObjectiveInput, full_precision
-from histotune.models.losses._ranges import BETA
+from histotune.data.imbalance import log_priors
+from histotune.models.losses._base import BETA, LOSSES, LinearObjective, ObjectiveInput, full_precision
 
 
 class CrossEntropy(LinearObjective):

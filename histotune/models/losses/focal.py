@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from histotune.models.losses._base import LOSSES, LinearObjective, ObjectiveInput, full_precision
-from histotune.models.losses._ranges import BETA, GAMMA
+from histotune.models.losses._base import BETA, GAMMA, LOSSES, LinearObjective, ObjectiveInput, full_precision
 
 _SMALLEST = 1e-6  # of 1 - p before it is raised to gamma: below gamma = 1 its gradient would be infinite at p = 1
 

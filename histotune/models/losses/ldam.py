@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from histotune.core.parameters import Interval
-from histotune.data.class_balance import ldam_margins
-from histotune.models.losses._base import LOSSES, ObjectiveInput
+from histotune.data.imbalance import ldam_margins
+from histotune.models.losses._base import BETA, INFERENCE_SCALE, LOSSES, SCALE, ObjectiveInput
 from histotune.models.losses._cosine import CosineMargin
-from histotune.models.losses._ranges import BETA, INFERENCE_SCALE, SCALE
 
 
 class Ldam(CosineMargin):

@@ -5,8 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from histotune.models.losses._base import LOSSES, LinearObjective, ObjectiveInput, each_class, full_precision
-from histotune.models.losses._ranges import BETA, GAMMA
+from histotune.models.losses._base import (
+    BETA,
+    GAMMA,
+    LOSSES,
+    LinearObjective,
+    ObjectiveInput,
+    each_class,
+    full_precision,
+)
 
 
 class SigmoidFocal(LinearObjective):

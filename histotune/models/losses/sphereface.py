@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from histotune.core.parameters import YES_OR_NO, Interval, Range
-from histotune.models.losses._base import LOSSES, ObjectiveInput
+from histotune.models.losses._base import BETA, INFERENCE_SCALE, LOSSES, SCALE, ObjectiveInput
 from histotune.models.losses._cosine import EDGE, CosineMargin
-from histotune.models.losses._ranges import BETA, INFERENCE_SCALE, SCALE
 
 _SHARED: Mapping[str, Range] = {
     "scale": SCALE,

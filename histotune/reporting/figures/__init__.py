@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.reporting.figure_page import write_image, write_page
 from histotune.reporting.figures._base import FIGURES, Figure, Source
 from histotune.storage.study_folder import StudyStore
@@ -24,9 +24,13 @@ __all__ = ["FIGURES", "Figure", "Source", "compute", "draw", "save"]
 
 
 def compute(
-    name: str, study: StudyStore, *, places: Places | None = None, data: str | os.PathLike[str] | None = None,
+    name: str,
+    study: StudyStore,
+    *,
+    places: Places | None = None,
+    data: str | os.PathLike[str] | None = None,
     **options: Any,
-) -> Any:  # fmt: skip
+) -> Any:
     """Compute the numbers of the figure `name` for a study, without plotly.
 
     Args:

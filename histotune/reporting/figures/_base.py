@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from histotune.core.places import Places
 from histotune.core.registry import Registry
+from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.data.splits import TEST, VAL
 from histotune.errors import StudyError

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histotune.ensembles.crossfit import tune
-from histotune.ensembles.held_out import parts_by_patient
+from histotune.ensembles.crossfit import parts_by_patient, tune
 from histotune.ensembles.operating import scored_cases
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE

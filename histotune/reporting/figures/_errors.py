@@ -52,11 +52,14 @@ def surest_mistakes(
     order = wrong[np.lexsort((saved.ids[wrong], -sure[wrong]))][:most]
     return tuple(
         Mistake(
-            str(saved.ids[row]), str(saved.patients[row]), classes[saved.labels[row]], classes[said[row]],
+            str(saved.ids[row]),
+            str(saved.patients[row]),
+            classes[saved.labels[row]],
+            classes[said[row]],
             round(float(sure[row]), 6),
         )
         for row in order
-    )  # fmt: skip
+    )
 
 
 def wilson(errors: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

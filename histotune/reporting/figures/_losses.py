@@ -8,7 +8,7 @@ from typing import Any
 
 from histotune.explanation.permutation import Effect
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._trained import Trained
+from histotune.reporting.figures._select import Trained
 
 LONGEST = 26  # letters of a label, which a phone has room for
 _ROW, _AROUND = 24, 120  # pixels
@@ -76,18 +76,37 @@ def dots(losses: Sequence[Loss]) -> tuple[list[dict[str, Any]], dict[str, Any], 
     for index, group in enumerate(groups):
         own = [(len(losses) - at, loss) for at, loss in enumerate(losses) if loss.group == group]
         look: dict[str, Any] = dict(_style.place(index))
-        traces.append({
-            "type": "scatter", "mode": "markers", "name": group, "marker": look | {"size": 9},
-            "x": [loss.value for _, loss in own], "y": [at for at, _ in own],
-            "error_x": {"type": "data", "array": [loss.high - loss.value for _, loss in own],
-                        "arrayminus": [loss.value - loss.low for _, loss in own], "color": look["color"],
-                        "thickness": 1.5, "width": 4},
-            "customdata": [[loss.name, loss.low, loss.high] for _, loss in own],
-            "hovertemplate": "%{customdata[0]}: %{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>",
-        })  # fmt: skip
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": group,
+                "marker": look | {"size": 9},
+                "x": [loss.value for _, loss in own],
+                "y": [at for at, _ in own],
+                "error_x": {
+                    "type": "data",
+                    "array": [loss.high - loss.value for _, loss in own],
+                    "arrayminus": [loss.value - loss.low for _, loss in own],
+                    "color": look["color"],
+                    "thickness": 1.5,
+                    "width": 4,
+                },
+                "customdata": [[loss.name, loss.low, loss.high] for _, loss in own],
+                "hovertemplate": "%{customdata[0]}: %{x:.3f} "
+                "[%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>",
+            }
+        )
     labels = {"tickvals": [*range(len(losses), 0, -1)], "ticktext": [short(loss.name) for loss in losses]}
-    zero: dict[str, Any] = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper",
-            "line": {"color": _style.FAINT, "width": 1, "dash": "dot"}}  # fmt: skip
+    zero: dict[str, Any] = {
+        "type": "line",
+        "x0": 0,
+        "x1": 0,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": _style.FAINT, "width": 1, "dash": "dot"},
+    }
     layout = {
         "yaxis": _style.axis("", range=[0.4, len(losses) + 0.6], ticks="", showgrid=False, **labels),
         "shapes": [zero],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.metrics.intervals import tails
 from histotune.metrics.ranking import Ranking, rankings
 from histotune.metrics.resampling import WEIGHTS, bounds, draws
+from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import Source, call
 from histotune.reporting.figures._select import compared
 from histotune.studies.leaderboard import Line
@@ -83,9 +85,7 @@ def operating(source: Source, kind: Kind, label: str) -> Operating:
     """
     lines, classes = compared(source), source.settings.classes
     if label != MACRO and label not in classes:
-        raise StudyError(
-            f"study {source.settings.name!r} has no class {label!r}. {suggest(label, [MACRO, *classes])}"
-        )  # fmt: skip
+        raise StudyError(f"study {source.settings.name!r} has no class {label!r}. {suggest(label, [MACRO, *classes])}")
     if label == MACRO and len(classes) == 2:
         label = classes[source.settings.positive]
     chosen = [*range(len(classes))] if label == MACRO else [classes.index(label)]
@@ -149,3 +149,46 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(kept) > _POINTS:
         kept = kept[np.linspace(0, len(kept) - 1, _POINTS).round().astype(np.int64)]
     return x[kept], y[kept]
+
+
+def curves_with_bands(numbers: Operating, area: str) -> list[dict[str, Any]]:
+    """Return all bands, then all lines, the first model in front; `area` is what the area is called."""
+    bands: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+    for at, one in reversed([*enumerate(numbers.curves)]):
+        color = _style.VIVID[at % len(_style.VIVID)]
+        name = f"{_style.text(one.name)}: {area} {one.area:.3f} [{one.area_low:.3f}, {one.area_high:.3f}]"
+        common = {"type": "scatter", "mode": "lines", "legendgroup": one.name}
+        known = ~np.isnan(one.low)
+        if known.any():
+            ends = np.concatenate([one.low[known], one.high[known][::-1]])
+            bands.append(
+                {
+                    **common,
+                    "x": _style.small(np.concatenate([GRID[known], GRID[known][::-1]]), 3),
+                    "y": _style.small(ends, 4),
+                    "fill": "toself",
+                    "fillcolor": color,
+                    "opacity": 0.15,
+                    "line": {"width": 0},
+                    "hoverinfo": "skip",
+                    "showlegend": False,
+                }
+            )
+        lines.append(
+            {
+                **common,
+                "x": _style.small(one.x, 4),
+                "y": _style.small(one.y, 4),
+                "name": name,
+                "line": {"color": color, "width": 2.5, "dash": _style.DASHES[at % len(_style.DASHES)]},
+                "legendrank": at,
+                "hovertemplate": f"%{{x:.3f}}, %{{y:.3f}}<extra>{_style.text(one.name)}</extra>",
+            }
+        )
+    return [*bands, *lines]
+
+
+def of_which_class(numbers: Operating) -> str:
+    """Say for a title which class is told from the rest."""
+    return "each class against the rest, mean over classes" if numbers.label == MACRO else f"class {numbers.label}"

@@ -14,9 +14,8 @@ from histotune.explanation.column_groups import chunks_of
 from histotune.explanation.permutation import permute, rank_correlation
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._branches import BEST, panel_title
 from histotune.reporting.figures._losses import HOW, Loss, Model, loss_of, model_of, of_which, short
-from histotune.reporting.figures._trained import Trained, trained
+from histotune.reporting.figures._select import BEST, Trained, panel_title, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -158,36 +157,70 @@ def _caption(numbers: FeatureAttention) -> str:
 def _attention(one: Reading, index: int, of: int) -> dict[str, Any]:
     mean, (low, high) = one.shares.mean(axis=0), np.quantile(one.shares, [0.05, 0.95], axis=0)
     return {
-        **_dots(mean, low, high, _style.place(index), 0.4 * ((index + 0.5) / of - 0.5)), "name": f"{one.asking} asks",
+        **_dots(mean, low, high, _style.place(index), 0.4 * ((index + 0.5) / of - 0.5)),
+        "name": f"{one.asking} asks",
         "hovertemplate": "%{x:.2f} times an equal share<extra></extra>",
-    }  # fmt: skip
+    }
 
 
 def _worth(losses: tuple[Loss, ...]) -> dict[str, Any]:
     value, low, high = (np.array([getattr(loss, name) for loss in losses]) for name in ("value", "low", "high"))
     return {
-        **_dots(value, low, high, {"color": _style.FAINT, "symbol": "circle"}), "xaxis": "x2", "yaxis": "y2",
-        "showlegend": False, "hovertemplate": "%{x:.3f}<extra></extra>",
-    }  # fmt: skip
+        **_dots(value, low, high, {"color": _style.FAINT, "symbol": "circle"}),
+        "xaxis": "x2",
+        "yaxis": "y2",
+        "showlegend": False,
+        "hovertemplate": "%{x:.3f}<extra></extra>",
+    }
 
 
 def _dots(
     value: np.ndarray, low: np.ndarray, high: np.ndarray, look: dict[str, str], below: float = 0.0
 ) -> dict[str, Any]:
-    spread = {"type": "data", "array": high - value, "arrayminus": value - low, "color": look["color"],
-              "thickness": 1.5, "width": 3}  # fmt: skip
-    return {"type": "scatter", "mode": "markers", "x": value, "y": np.arange(len(value)) + below, "error_x": spread,
-            "marker": look | {"size": 8}}  # fmt: skip
+    spread = {
+        "type": "data",
+        "array": high - value,
+        "arrayminus": value - low,
+        "color": look["color"],
+        "thickness": 1.5,
+        "width": 3,
+    }
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": value,
+        "y": np.arange(len(value)) + below,
+        "error_x": spread,
+        "marker": look | {"size": 8},
+    }
 
 
 def _by_case(numbers: FeatureAttention, one: Reading, index: int, under: float) -> dict[str, Any]:
     logs = np.log2(np.maximum(one.shares, 1e-6)).T  # [T, n]
     classes = np.broadcast_to(np.array(numbers.classes, dtype=object)[one.labels], logs.shape)
     ends = [-_MOST, 0.0, _MOST]
-    bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "y": under, "yanchor": "top",
-           "ypad": 0, "tickvals": ends, "ticktext": [f"{2.0**end:.3g}x" for end in ends]}  # fmt: skip
+    bar = {
+        "orientation": "h",
+        "thickness": 10,
+        "len": 0.8,
+        "outlinewidth": 0,
+        "y": under,
+        "yanchor": "top",
+        "ypad": 0,
+        "tickvals": ends,
+        "ticktext": [f"{2.0**end:.3g}x" for end in ends],
+    }
     return {
-        "type": "heatmap", "z": logs, "zmin": -_MOST, "zmax": _MOST, "colorscale": _EVEN, "xaxis": f"x{index + 3}",
-        "yaxis": f"y{index + 3}", "showscale": index == 0, "colorbar": bar, "customdata": one.shares.T,
-        "text": classes, "hovertemplate": "%{text}: %{customdata:.2f} times an equal share<extra></extra>",
-    }  # fmt: skip
+        "type": "heatmap",
+        "z": logs,
+        "zmin": -_MOST,
+        "zmax": _MOST,
+        "colorscale": _EVEN,
+        "xaxis": f"x{index + 3}",
+        "yaxis": f"y{index + 3}",
+        "showscale": index == 0,
+        "colorbar": bar,
+        "customdata": one.shares.T,
+        "text": classes,
+        "hovertemplate": "%{text}: %{customdata:.2f} times an equal share<extra></extra>",
+    }

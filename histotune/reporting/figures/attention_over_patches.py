@@ -13,8 +13,7 @@ from histotune.explanation.attention import POOL, Patches, bag_branches, patches
 from histotune.explanation.permutation import Scored, rank_correlation
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._branches import BEST, panel_title
-from histotune.reporting.figures._trained import Trained, trained
+from histotune.reporting.figures._select import BEST, Trained, panel_title, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -156,26 +155,53 @@ def attention_over_patches(
 def _map(found: Trained, part: Scored, patches: Patches, asking: str) -> PatchMap:
     shares, classes = patches.shares[asking], found.data.classes
     return PatchMap(
-        str(found.data.ids[patches.row]), classes[found.data.labels[patches.row]], classes[patches.predicted],
-        patches.probability, patches.coordinates[:, 0], patches.coordinates[:, 1], shares, patches.drops,
+        str(found.data.ids[patches.row]),
+        classes[found.data.labels[patches.row]],
+        classes[patches.predicted],
+        patches.probability,
+        patches.coordinates[:, 0],
+        patches.coordinates[:, 1],
+        shares,
+        patches.drops,
         rank_correlation(shares, patches.drops),
-    )  # fmt: skip
+    )
 
 
 def _dots(one: PatchMap, at: int, end: float, under: float) -> dict[str, Any]:
-    bar = {"orientation": "h", "thickness": 10, "len": 0.8, "outlinewidth": 0, "y": under, "yanchor": "top",
-           "tickvals": [-end, 0, end], "ticktext": [f"{2**-end:.2g}x", "1x", f"{2**end:.2g}x"]}  # fmt: skip
+    bar = {
+        "orientation": "h",
+        "thickness": 10,
+        "len": 0.8,
+        "outlinewidth": 0,
+        "y": under,
+        "yanchor": "top",
+        "tickvals": [-end, 0, end],
+        "ticktext": [f"{2**-end:.2g}x", "1x", f"{2**end:.2g}x"],
+    }
     key = "" if not at else str(at + 1)
     steps = [np.diff(np.unique(values)) for values in (one.x, one.y)]
     step = min((float(own.min()) for own in steps if len(own)), default=1.0)
     widest = max(float(np.ptp(values)) for values in (one.x, one.y)) + step
     side = float(np.clip(0.85 * _MAP * step / widest, 4, 40))
     return {
-        "type": "scatter", "mode": "markers", "x": one.x, "y": one.y, "xaxis": f"x{key}", "yaxis": f"y{key}",
-        "marker": {"color": np.log2(np.maximum(one.shares, 1e-6)), "cmin": -end, "cmax": end, "colorscale": _EVEN,
-                   "size": side, "symbol": "square", "line": {"width": 0.5, "color": "#bbbbbb"},
-                   "showscale": at == 0, "colorbar": bar},
+        "type": "scatter",
+        "mode": "markers",
+        "x": one.x,
+        "y": one.y,
+        "xaxis": f"x{key}",
+        "yaxis": f"y{key}",
+        "marker": {
+            "color": np.log2(np.maximum(one.shares, 1e-6)),
+            "cmin": -end,
+            "cmax": end,
+            "colorscale": _EVEN,
+            "size": side,
+            "symbol": "square",
+            "line": {"width": 0.5, "color": "#bbbbbb"},
+            "showscale": at == 0,
+            "colorbar": bar,
+        },
         "customdata": np.stack([one.shares, one.drops], axis=1),
         "hovertemplate": "x %{x:.0f}, y %{y:.0f} px<br>%{customdata[0]:.2f} times an equal share<br>"
-                         "effect %{customdata[1]:+.3f}<extra></extra>",
-    }  # fmt: skip
+        "effect %{customdata[1]:+.3f}<extra></extra>",
+    }

@@ -15,7 +15,7 @@ from histotune.models.fusions import COLDEST, HOTTEST
 from histotune.models.predictor import WEIGHTS, load_model
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source, call
-from histotune.reporting.figures._branches import BEST, kept, measured, over_epochs, panel_title
+from histotune.reporting.figures._select import BEST, kept, measured, over_epochs, panel_title
 from histotune.studies.leaderboard import Line
 from histotune.training import probe
 
@@ -100,17 +100,29 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
         taus = probe.own_temperatures(predictor.model)
         heads = [
             HeadEntropy(
-                layer, asking, head + 1, np.array([one[layer, asking][head] for one in others]),
-                float(taus[layer, asking][head]), float(own[layer, asking][head]),
+                layer,
+                asking,
+                head + 1,
+                np.array([one[layer, asking][head] for one in others]),
+                float(taus[layer, asking][head]),
+                float(own[layer, asking][head]),
                 *(_by_epoch(rows, layer, asking, head, what) for what in ("entropy", "temperature")),
             )
-            for layer, asking in sorted(own) for head in range(len(own[layer, asking]))
-        ]  # fmt: skip
+            for layer, asking in sorted(own)
+            for head in range(len(own[layer, asking]))
+        ]
         patients, by_epoch = len(np.unique(data.patients[chosen])), min(probe.LOOKED_AT, rows[-1]["cases"])
         return AttentionTemperature(
-            _kind(line), grid, tuple(heads), np.array([row["epoch"] for row in rows]), line.record.best_epoch,
-            len(chosen), patients, by_epoch, str(source),
-        )  # fmt: skip
+            _kind(line),
+            grid,
+            tuple(heads),
+            np.array([row["epoch"] for row in rows]),
+            line.record.best_epoch,
+            len(chosen),
+            patients,
+            by_epoch,
+            str(source),
+        )
 
     def draw(self, numbers: AttentionTemperature) -> PlotlyFigure:
         """Draw entropy by temperature with every head's own marked; below, entropy and temperature by epoch."""
@@ -124,13 +136,15 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
             "yaxis3": _style.axis("", domain=[0, low], nticks=5),
             "shapes": [kept(numbers.best_epoch, {"xref": "x2", "yref": f"{axis} domain"}) for axis in ("y2", "y3")],
             "annotations": [
-                panel_title("entropy of attention, share of even attention; a mark is a head's own temperature",
-                            {"xref": "paper", "yref": "y domain"}),
+                panel_title(
+                    "entropy of attention, share of even attention; a mark is a head's own temperature",
+                    {"xref": "paper", "yref": "y domain"},
+                ),
                 panel_title("the same by epoch", {"xref": "paper", "yref": "y2 domain"}),
                 panel_title("temperature by epoch", {"xref": "paper", "yref": "y3 domain"}),
             ],
             "showlegend": True,
-        }  # fmt: skip
+        }
         groups = list(dict.fromkeys((head.layer, head.asking) for head in numbers.heads))
         traces = [trace for head in numbers.heads for trace in _traces(numbers, head, groups)]
         caption = (
@@ -176,13 +190,33 @@ def _traces(
     common = {"type": "scatter", "legendgroup": name, "name": name, "showlegend": False}
     said = f"{name}, head {head.head}: temperature %{{x:.3g}}, entropy %{{y:.3f}}<extra></extra>"
     epoch = f"{name}, head {head.head}, epoch %{{x}}: %{{y:.3f}}<extra></extra>"
-    by_epoch = {**common, "mode": "lines+markers", "xaxis": "x2", "x": numbers.epochs, "line": thin,
-                "marker": {**look, "size": 4}, "hovertemplate": epoch}  # fmt: skip
+    by_epoch = {
+        **common,
+        "mode": "lines+markers",
+        "xaxis": "x2",
+        "x": numbers.epochs,
+        "line": thin,
+        "marker": {**look, "size": 4},
+        "hovertemplate": epoch,
+    }
     return [
-        {**common, "mode": "lines", "x": numbers.temperatures, "y": head.entropies, "line": thin,
-         "hovertemplate": said},
-        {**common, "mode": "markers", "x": [head.temperature], "y": [head.entropy], "hovertemplate": said,
-         "marker": {**look, "size": 9, "line": {"width": 1, "color": "#ffffff"}}, "showlegend": head.head == 1},
+        {
+            **common,
+            "mode": "lines",
+            "x": numbers.temperatures,
+            "y": head.entropies,
+            "line": thin,
+            "hovertemplate": said,
+        },
+        {
+            **common,
+            "mode": "markers",
+            "x": [head.temperature],
+            "y": [head.entropy],
+            "hovertemplate": said,
+            "marker": {**look, "size": 9, "line": {"width": 1, "color": "#ffffff"}},
+            "showlegend": head.head == 1,
+        },
         {**by_epoch, "y": head.by_epoch, "yaxis": "y2"},
         {**by_epoch, "y": head.temperature_by_epoch, "yaxis": "y3"},
-    ]  # fmt: skip
+    ]

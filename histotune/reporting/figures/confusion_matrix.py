@@ -85,11 +85,21 @@ class ConfusionMatrix(Figure[Confusion]):
             for row in zip(shares, numbers.counts, strict=True)
         ]
         matrix = {
-            "type": "heatmap", "z": shares, "x": names, "y": names, "zmin": 0, "zmax": 1, "xgap": 2, "ygap": 2,
-            "colorscale": _style.SHARES, "showscale": False, "text": words, "texttemplate": "%{text}",
+            "type": "heatmap",
+            "z": shares,
+            "x": names,
+            "y": names,
+            "zmin": 0,
+            "zmax": 1,
+            "xgap": 2,
+            "ygap": 2,
+            "colorscale": _style.SHARES,
+            "showscale": False,
+            "text": words,
+            "texttemplate": "%{text}",
             "textfont": {"size": 15 if tenths else 10},
             "hovertemplate": "true %{y}, predicted %{x}<br>%{text}<extra></extra>",
-        }  # fmt: skip
+        }
         plain = {"showgrid": False, "showline": False, "ticks": "", "type": "category"}
         layout = {
             "xaxis": _style.axis("predicted class", **plain),

@@ -104,13 +104,21 @@ class DecisionCurves(Figure[DecisionCurve]):
         hover = "%{y:.3f} at %{x:.0%}<extra></extra>"
         line: dict[str, Any] = {"type": "scatter", "mode": "lines", "hovertemplate": hover, "x": x}
         traces: list[dict[str, Any]] = [
-            {"type": "scatter", "mode": "none", "fill": "toself", "fillcolor": color, "opacity": 0.18,
-             "x": np.concatenate([x[known], x[known][::-1]]), "showlegend": False, "hoverinfo": "skip",
-             "y": np.concatenate([numbers.low[known], numbers.high[known][::-1]])},
+            {
+                "type": "scatter",
+                "mode": "none",
+                "fill": "toself",
+                "fillcolor": color,
+                "opacity": 0.18,
+                "x": np.concatenate([x[known], x[known][::-1]]),
+                "showlegend": False,
+                "hoverinfo": "skip",
+                "y": np.concatenate([numbers.low[known], numbers.high[known][::-1]]),
+            },
             line | {"y": numbers.benefit, "name": "model", "line": {"color": color, "width": 2.5}},
             line | {"y": numbers.everybody, "name": "treat all", "line": {"color": other, "dash": "dash"}},
             line | {"y": 0 * x, "name": "treat none", "line": {"color": _style.FAINT, "dash": "dot"}},
-        ]  # fmt: skip
+        ]
         top = max(numbers.prevalence, float(numbers.benefit.max())) * 1.08
         layout = {
             "xaxis": _style.axis("threshold probability", range=[0, 1], tickformat=".0%"),

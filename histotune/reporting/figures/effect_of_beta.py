@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.core import files
-from histotune.data.class_balance import effective_number_weights
+from histotune.data.imbalance import effective_number_weights
 from histotune.data.splits import TRAIN
 from histotune.errors import StudyError
 from histotune.models.predictor import CLASSES
@@ -87,12 +87,20 @@ class EffectOfBeta(Figure[BetaEffect]):
         marks = 10.0 ** np.arange(round(np.log10(numbers.volumes[-1])) + 1)
         words = [f"{1 - 1 / mark:.10g}" for mark in marks]
         lines = [
-            {"type": "scatter", "mode": "lines", "x": numbers.volumes, "y": numbers.weights[:, index],
-             "name": f"{name} ({_style.counted(count, 'case')})",
-             "line": {"color": _style.PALETTE[index % len(_style.PALETTE)], "width": 2.5,
-                      "dash": _style.DASHES[index % len(_style.DASHES)]}}
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": numbers.volumes,
+                "y": numbers.weights[:, index],
+                "name": f"{name} ({_style.counted(count, 'case')})",
+                "line": {
+                    "color": _style.PALETTE[index % len(_style.PALETTE)],
+                    "width": 2.5,
+                    "dash": _style.DASHES[index % len(_style.DASHES)],
+                },
+            }
             for index, (name, count) in enumerate(zip(numbers.classes, numbers.counts, strict=True))
-        ]  # fmt: skip
+        ]
         layout = {
             "xaxis": _style.axis("beta", type="log", tickvals=marks, ticktext=words),
             "yaxis": _style.axis("weight of a case (mean over classes 1)", rangemode="tozero"),

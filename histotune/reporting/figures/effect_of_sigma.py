@@ -103,10 +103,16 @@ class EffectOfSigma(Figure[SigmaEffect]):
         """Draw the affinities and, below, the scores where there are any."""
         colors = _style.ramp(len(numbers.sigmas))
         curves = [
-            {"type": "scatter", "mode": "lines", "x": numbers.distances, "y": values, "name": f"sigma {sigma:g}",
-             "line": {"color": color, "width": 2.5, "dash": _style.DASHES[index % len(_style.DASHES)]}}
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": numbers.distances,
+                "y": values,
+                "name": f"sigma {sigma:g}",
+                "line": {"color": color, "width": 2.5, "dash": _style.DASHES[index % len(_style.DASHES)]},
+            }
             for index, (sigma, values, color) in enumerate(zip(numbers.sigmas, numbers.affinities, colors, strict=True))
-        ]  # fmt: skip
+        ]
         layout: dict[str, Any] = {
             "xaxis": _style.axis("distance d of a feature from a class centre", rangemode="tozero"),
             "yaxis": _style.axis("affinity exp(-d²/sigma)", range=[0, 1.03]),
@@ -167,9 +173,13 @@ def _score(source: Source, line: Line, bars: bool) -> tuple[float, float, float]
         return score, float("nan"), float("nan")
     saved = line.record.predictions()
     found = patient_bootstrap(
-        metric, metrics.softmax(saved.logits), saved.labels, saved.patients, positive=source.settings.positive,
+        metric,
+        metrics.softmax(saved.logits),
+        saved.labels,
+        saved.patients,
+        positive=source.settings.positive,
         replicates=_REPLICATES,
-    )  # fmt: skip
+    )
     return score, found.low, found.high
 
 
@@ -185,11 +195,25 @@ def _scores(numbers: SigmaEffect) -> list[dict[str, Any]]:
     for index, loss in enumerate(sorted({trial.loss for trial in numbers.trials})):
         trials = [trial for trial in numbers.trials if trial.loss == loss]
         drawn.append(
-            {"type": "scatter", "mode": "lines+markers" if numbers.alike else "markers", "xaxis": "x2", "yaxis": "y2",
-             "x": [trial.sigma for trial in trials], "y": [trial.score for trial in trials], "name": loss,
-             "text": [trial.model for trial in trials], "hovertemplate": "%{text}: sigma %{x}, %{y:.4f}",
-             "marker": {**_style.place(index + 1), "size": 9}, "line": {"width": 1.5},
-             "error_y": {"type": "data", "array": [trial.high - trial.score for trial in trials], "thickness": 1,
-                         "arrayminus": [trial.score - trial.low for trial in trials], "width": 4}}
-        )  # fmt: skip
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if numbers.alike else "markers",
+                "xaxis": "x2",
+                "yaxis": "y2",
+                "x": [trial.sigma for trial in trials],
+                "y": [trial.score for trial in trials],
+                "name": loss,
+                "text": [trial.model for trial in trials],
+                "hovertemplate": "%{text}: sigma %{x}, %{y:.4f}",
+                "marker": {**_style.place(index + 1), "size": 9},
+                "line": {"width": 1.5},
+                "error_y": {
+                    "type": "data",
+                    "array": [trial.high - trial.score for trial in trials],
+                    "thickness": 1,
+                    "arrayminus": [trial.score - trial.low for trial in trials],
+                    "width": 4,
+                },
+            }
+        )
     return drawn

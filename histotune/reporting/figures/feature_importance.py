@@ -14,9 +14,8 @@ from histotune.explanation.column_groups import chunks_of, column_groups, steepe
 from histotune.explanation.permutation import Group, permute
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._branches import BEST
 from histotune.reporting.figures._losses import HOW, Loss, Model, dots, loss_of, model_of, of_which
-from histotune.reporting.figures._trained import Trained, trained
+from histotune.reporting.figures._select import BEST, Trained, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure

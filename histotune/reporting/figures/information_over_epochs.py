@@ -10,7 +10,7 @@ import numpy as np
 
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source, call
-from histotune.reporting.figures._branches import BEST, by_name, kept, measured, over_epochs, panel_title
+from histotune.reporting.figures._select import BEST, by_name, kept, measured, over_epochs, panel_title
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -139,12 +139,22 @@ def _lines(
             look = _style.place(names.index(name))
             ceiling = name == "H(label)"
             yield {
-                "type": "scatter", "mode": "lines" if ceiling else "lines+markers", "name": name, "x": numbers.epochs,
-                "y": curve.values, "yaxis": axis, "legendgroup": name, "showlegend": not known,
-                "line": {"width": 2, "color": _style.FAINT if ceiling else look["color"],
-                         "dash": "dash" if ceiling else "solid"},
-                "marker": {**look, "size": 6}, "hovertemplate": "epoch %{x}: %{y:.3f}",
-            }  # fmt: skip
+                "type": "scatter",
+                "mode": "lines" if ceiling else "lines+markers",
+                "name": name,
+                "x": numbers.epochs,
+                "y": curve.values,
+                "yaxis": axis,
+                "legendgroup": name,
+                "showlegend": not known,
+                "line": {
+                    "width": 2,
+                    "color": _style.FAINT if ceiling else look["color"],
+                    "dash": "dash" if ceiling else "solid",
+                },
+                "marker": {**look, "size": 6},
+                "hovertemplate": "epoch %{x}: %{y:.3f}",
+            }
 
 
 def _caption(numbers: BranchInformation) -> str:

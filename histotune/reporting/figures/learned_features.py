@@ -119,9 +119,15 @@ class LearnedFeatures(Figure[Learned]):
             panels.append(Panel(loss, call(line), points, explained, line.record.metrics[source.settings.metric]))
         labels, patients, available = data.labels[rows], len(np.unique(data.patients[rows])), len(data.val)
         return Learned(
-            self._method, tuple(source.settings.classes), labels, tuple(panels), source.settings.metric, patients,
-            available, str(source),
-        )  # fmt: skip
+            self._method,
+            tuple(source.settings.classes),
+            labels,
+            tuple(panels),
+            source.settings.metric,
+            patients,
+            available,
+            str(source),
+        )
 
     def draw(self, numbers: Learned) -> PlotlyFigure:
         """Draw small multiples, one per loss, in the same colours."""
@@ -131,17 +137,24 @@ class LearnedFeatures(Figure[Learned]):
             "grid": {"rows": rows, "columns": columns, "pattern": "independent", "xgap": 0.1, "ygap": 0.18},
             "annotations": [_head(panel, number, numbers.metric) for number, panel in enumerate(numbers.panels, 1)],
         }
-        frame = {"showticklabels": False, "showgrid": False, "zeroline": False, "showline": True, "mirror": True,
-                 "linecolor": _style.GRID}  # fmt: skip
+        frame = {
+            "showticklabels": False,
+            "showgrid": False,
+            "zeroline": False,
+            "showline": True,
+            "mirror": True,
+            "linecolor": _style.GRID,
+        }
         layout |= {f"{axis}axis{number}": frame for axis in "xy" for number in range(1, len(numbers.panels) + 1)}
         traces = [trace for number, panel in enumerate(numbers.panels, 1) for trace in _points(numbers, panel, number)]
         many = _style.counted(numbers.available, "validation case")
         shown = _style.counted(len(numbers.labels), "case")
         which = f"all {many}" if len(numbers.labels) == numbers.available else f"{shown} drawn from {many}"
         how = (
-            "First two principal components, with their shares of the variance" if numbers.method == PCA
+            "First two principal components, with their shares of the variance"
+            if numbers.method == PCA
             else "t-SNE: neighbours mean something, distances between groups and their sizes do not"
-        )  # fmt: skip
+        )
         caption = (
             f"{how}. The same cases in every panel: {which}, of {_style.counted(numbers.patients, 'patient')}; "
             f"{numbers.study}. Best model of each loss: {', '.join(panel.model for panel in numbers.panels)}."
@@ -179,21 +192,38 @@ def _head(panel: Panel, number: int, metric: str) -> dict[str, Any]:
     shares = " and ".join(f"{share:.0%}" for share in panel.explained)
     text = f"<b>{panel.loss}</b><br>{metric.replace('_', ' ')} {panel.score:.3f}" + (f"; {shares}" if shares else "")
     place = {"x": 0, "y": 1, "xref": f"x{_number(number)} domain", "yref": f"y{_number(number)} domain"}
-    return {"text": text, **place, "xanchor": "left", "yanchor": "bottom", "align": "left", "showarrow": False,
-            "font": {"size": 11}}  # fmt: skip
+    return {
+        "text": text,
+        **place,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "align": "left",
+        "showarrow": False,
+        "font": {"size": 11},
+    }
 
 
 def _points(numbers: Learned, panel: Panel, number: int) -> Sequence[Mapping[str, Any]]:
     """Draw one cloud per class, the largest first, so that no class hides a rarer one."""
     sizes = np.bincount(numbers.labels, minlength=len(numbers.classes))
     return [
-        {"type": "scatter", "mode": "markers", "xaxis": f"x{_number(number)}", "yaxis": f"y{_number(number)}",
-         "x": panel.points[numbers.labels == label, 0], "y": panel.points[numbers.labels == label, 1],
-         "name": f"{numbers.classes[label]} ({sizes[label]:,})", "legendgroup": str(label), "showlegend": number == 1,
-         "legendrank": int(label), "hoverinfo": "name",
-         "marker": {**_style.place(int(label)), "size": 5, "opacity": 0.65}}
-        for label in np.argsort(-sizes, kind="stable") if sizes[label]
-    ]  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "xaxis": f"x{_number(number)}",
+            "yaxis": f"y{_number(number)}",
+            "x": panel.points[numbers.labels == label, 0],
+            "y": panel.points[numbers.labels == label, 1],
+            "name": f"{numbers.classes[label]} ({sizes[label]:,})",
+            "legendgroup": str(label),
+            "showlegend": number == 1,
+            "legendrank": int(label),
+            "hoverinfo": "name",
+            "marker": {**_style.place(int(label)), "size": 5, "opacity": 0.65},
+        }
+        for label in np.argsort(-sizes, kind="stable")
+        if sizes[label]
+    ]
 
 
 def _number(number: int) -> str:

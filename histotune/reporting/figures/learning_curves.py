@@ -12,13 +12,14 @@ from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source, call
-from histotune.reporting.figures._branches import over_epochs
-from histotune.reporting.figures._curves import band, best, others, stops
+from histotune.reporting.figures._select import over_epochs
 from histotune.storage.study_folder import COMPLETE, STOPPED
 from histotune.studies.leaderboard import TRIAL, Line
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 _SAMPLE = 60  # stopped trials that are read and drawn
 
@@ -90,8 +91,11 @@ class LearningCurves(Figure[Curves]):
         traces = [*others(stopped, "stopped", _style.MUTED), *stops(stopped)]
         traces += [*others(rest if complete else [], "other complete trials", _style.VIVID[4]), *band(first)]
         traces.append(best(first, metric))
-        shown = [f"{len(drawn)} of {total:,} {state}" for drawn, total, state in
-                 ((complete, numbers.complete, COMPLETE), (stopped, numbers.stopped, STOPPED)) if total]  # fmt: skip
+        shown = [
+            f"{len(drawn)} of {total:,} {state}"
+            for drawn, total, state in ((complete, numbers.complete, COMPLETE), (stopped, numbers.stopped, STOPPED))
+            if total
+        ]
         more = "more" if metrics.direction(numbers.metric) > 0 else "less"
         caption = (
             f"{' and '.join(shown)} trials: the best complete ones, and stopped ones sampled evenly; a triangle stands "
@@ -125,3 +129,79 @@ def _curve(line: Line, metric: str) -> Curve:
         scores=np.array(values, dtype=np.float64),
         spread=np.array([np.nan if one is None else one for one in spread], dtype=np.float64),
     )
+
+
+def others(curves: Sequence[Curve], name: str, color: str) -> list[dict[str, Any]]:
+    """Draw curves in one trace, a gap after each."""
+    if not curves:
+        return []
+    gap = [np.nan]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": f"{name} ({len(curves):,})",
+            "connectgaps": False,
+            "x": _style.small(np.concatenate([part for one in curves for part in (one.epochs, gap)])),
+            "y": _style.small(np.concatenate([part for one in curves for part in (one.scores, gap)])),
+            "customdata": np.concatenate([np.full(len(one.epochs) + 1, one.number) for one in curves]),
+            "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+            "line": {"color": color, "width": 1},
+            "marker": {"size": 2.5, "color": color},
+            "opacity": 0.75,
+        }
+    ]
+
+
+def stops(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Mark the last epoch of trials that were stopped."""
+    ended = [one for one in curves if len(one.epochs)]
+    if not ended:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "stopped here",
+            "x": [int(one.epochs[-1]) for one in ended],
+            "y": _style.small([one.scores[-1] for one in ended]),
+            "text": [_style.text(one.name) for one in ended],
+            "hovertemplate": "%{text}: after epoch %{x}, %{y:.4f}<extra></extra>",
+            "marker": {"color": _style.MUTED, "symbol": "triangle-down", "size": 8},
+        }
+    ]
+
+
+def best(curve: Curve, metric: str) -> dict[str, Any]:
+    """Draw the best trial in front of the others."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"best: {_style.text(curve.name)}",
+        "x": curve.epochs,
+        "y": _style.small(curve.scores),
+        "line": {"color": _style.VIVID[1], "width": 3},
+        "marker": {"size": [13 if epoch == curve.kept else 6 for epoch in curve.epochs.tolist()], "opacity": 1},
+        "hovertemplate": f"epoch %{{x}}: {metric} %{{y:.4f}}<extra></extra>",
+    }
+
+
+def band(curve: Curve) -> list[dict[str, Any]]:
+    """Draw one standard deviation over folds around a curve, where there are folds."""
+    if not len(curve.spread):
+        return []
+    ends = np.concatenate([curve.scores - curve.spread, (curve.scores + curve.spread)[::-1]])
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "fill": "toself",
+            "opacity": 0.25,
+            "name": "± SD over folds",
+            "x": np.concatenate([curve.epochs, curve.epochs[::-1]]),
+            "y": _style.small(ends),
+            "hoverinfo": "skip",
+            "line": {"width": 0},
+            "fillcolor": _style.VIVID[1],
+        }
+    ]

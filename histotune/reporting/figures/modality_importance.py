@@ -11,9 +11,8 @@ from histotune.core.parameters import Interval
 from histotune.explanation.permutation import Group, permute
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._branches import BEST
 from histotune.reporting.figures._losses import HOW, Loss, Model, dots, loss_of, model_of, of_which
-from histotune.reporting.figures._trained import trained
+from histotune.reporting.figures._select import BEST, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure

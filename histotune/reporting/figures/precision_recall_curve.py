@@ -8,8 +8,14 @@ import numpy as np
 
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._operating_lines import curves_with_bands, of_which_class
-from histotune.reporting.figures._threshold_curves import MACRO, Kind, Operating, operating
+from histotune.reporting.figures._threshold_curves import (
+    MACRO,
+    Kind,
+    Operating,
+    curves_with_bands,
+    of_which_class,
+    operating,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -50,9 +56,15 @@ class PrecisionRecallCurve(Figure[Operating]):
     def draw(self, numbers: Operating) -> PlotlyFigure:
         """Draw the curves over their bands, and the precision of calling everything."""
         share = numbers.prevalence
-        chance = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [share, share], "hoverinfo": "skip",
-                  "name": f"chance {share:.3f}",
-                  "line": {"color": _style.MUTED, "width": 1, "dash": "dot"}}  # fmt: skip
+        chance = {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [0, 1],
+            "y": [share, share],
+            "hoverinfo": "skip",
+            "name": f"chance {share:.3f}",
+            "line": {"color": _style.MUTED, "width": 1, "dash": "dot"},
+        }
         layout = {
             "xaxis": _style.axis("recall (sensitivity)", range=[-0.01, 1.01]),
             "yaxis": _style.axis("precision (positive predictive value)", range=[-0.01, 1.03]),

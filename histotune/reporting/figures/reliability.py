@@ -102,9 +102,16 @@ class ReliabilityDiagram(Figure[Reliability]):
     def draw(self, numbers: Reliability) -> PlotlyFigure:
         """Draw what came true over what was said, with bands, and the diagonal on which both are the same."""
         traces: list[dict[str, Any]] = [
-            {"type": "scatter", "x": [0, 1], "y": [0, 1], "mode": "lines", "name": "perfect", "hoverinfo": "skip",
-             "line": {"color": _style.FAINT, "dash": "dash", "width": 1}}
-        ]  # fmt: skip
+            {
+                "type": "scatter",
+                "x": [0, 1],
+                "y": [0, 1],
+                "mode": "lines",
+                "name": "perfect",
+                "hoverinfo": "skip",
+                "line": {"color": _style.FAINT, "dash": "dash", "width": 1},
+            }
+        ]
         for index, one in enumerate(numbers.curves):
             traces += _traces(one, index if len(numbers.curves) > 1 else 1)
         axis = {"range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.2}
@@ -132,10 +139,26 @@ def _traces(one: Curve, index: int) -> list[dict[str, Any]]:
     known = ~np.isnan(one.low)
     around = np.concatenate([one.low[known], one.high[known][::-1]])
     along = np.concatenate([one.said[known], one.said[known][::-1]])
-    line = {"type": "scatter", "x": one.said, "y": one.seen, "mode": "lines+markers",
-            "name": f"{one.name}, ECE {one.ece:.3f}", "customdata": one.counts, "line": {"color": color},
-            "marker": {"symbol": _style.place(index)["symbol"], "size": 8},
-            "hovertemplate": "said %{x:.1%}, seen %{y:.1%}<br>%{customdata} cases<extra></extra>"}  # fmt: skip
-    filled = {"type": "scatter", "x": along, "y": around, "fill": "toself", "fillcolor": color, "opacity": 0.18,
-              "mode": "none", "showlegend": False, "hoverinfo": "skip"}  # fmt: skip
+    line = {
+        "type": "scatter",
+        "x": one.said,
+        "y": one.seen,
+        "mode": "lines+markers",
+        "name": f"{one.name}, ECE {one.ece:.3f}",
+        "customdata": one.counts,
+        "line": {"color": color},
+        "marker": {"symbol": _style.place(index)["symbol"], "size": 8},
+        "hovertemplate": "said %{x:.1%}, seen %{y:.1%}<br>%{customdata} cases<extra></extra>",
+    }
+    filled = {
+        "type": "scatter",
+        "x": along,
+        "y": around,
+        "fill": "toself",
+        "fillcolor": color,
+        "opacity": 0.18,
+        "mode": "none",
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
     return [filled, line]

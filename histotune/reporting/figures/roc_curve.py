@@ -8,8 +8,14 @@ import numpy as np
 
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._operating_lines import curves_with_bands, of_which_class
-from histotune.reporting.figures._threshold_curves import MACRO, Kind, Operating, operating
+from histotune.reporting.figures._threshold_curves import (
+    MACRO,
+    Kind,
+    Operating,
+    curves_with_bands,
+    of_which_class,
+    operating,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -22,8 +28,10 @@ def roc_points(true: np.ndarray, called: np.ndarray) -> tuple[np.ndarray, np.nda
     (array([0. , 0. , 0.5, 1. ]), array([0. , 0.5, 0.5, 1. ]))
     """
     false = called - true
-    rates = [np.divide(counts, counts[-1], out=np.full(len(counts), np.nan), where=counts[-1] > 0) for counts in
-             (false, true)]  # fmt: skip
+    rates = [
+        np.divide(counts, counts[-1], out=np.full(len(counts), np.nan), where=counts[-1] > 0)
+        for counts in (false, true)
+    ]
     return np.insert(rates[0], 0, 0.0), np.insert(rates[1], 0, 0.0)
 
 
@@ -47,8 +55,15 @@ class RocCurve(Figure[Operating]):
 
     def draw(self, numbers: Operating) -> PlotlyFigure:
         """Draw the curves over their bands, and the line of chance."""
-        chance = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "hoverinfo": "skip", "name": "chance",
-                  "line": {"color": _style.MUTED, "width": 1, "dash": "dot"}}  # fmt: skip
+        chance = {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [0, 1],
+            "y": [0, 1],
+            "hoverinfo": "skip",
+            "name": "chance",
+            "line": {"color": _style.MUTED, "width": 1, "dash": "dot"},
+        }
         layout = {
             "xaxis": _style.axis("1 - specificity", range=[-0.01, 1.01], constrain="domain"),
             "yaxis": _style.axis("sensitivity", range=[-0.01, 1.01], scaleanchor="x", constrain="domain"),

@@ -139,13 +139,26 @@ def _trace(setting: str, found: Sequence[Timing], index: int) -> dict[str, Any]:
     medians = np.array([one.median for one in found])
     place = _style.place(index)
     return {
-        "type": "scatter", "mode": "markers+text", "orientation": "h", "name": setting, "offsetgroup": setting,
-        "x": medians, "y": [one.loss for one in found], "text": [f"{median:.3g}" for median in medians],
-        "textposition": "top center", "textfont": {"size": 11}, "marker": {**place, "size": 9},
-        "error_x": {"type": "data", "array": [one.seconds.max() - one.median for one in found],
-                    "arrayminus": [one.median - one.seconds.min() for one in found], "color": place["color"],
-                    "thickness": 1.5, "width": 4},
+        "type": "scatter",
+        "mode": "markers+text",
+        "orientation": "h",
+        "name": setting,
+        "offsetgroup": setting,
+        "x": medians,
+        "y": [one.loss for one in found],
+        "text": [f"{median:.3g}" for median in medians],
+        "textposition": "top center",
+        "textfont": {"size": 11},
+        "marker": {**place, "size": 9},
+        "error_x": {
+            "type": "data",
+            "array": [one.seconds.max() - one.median for one in found],
+            "arrayminus": [one.median - one.seconds.min() for one in found],
+            "color": place["color"],
+            "thickness": 1.5,
+            "width": 4,
+        },
         "customdata": [[one.seconds.min(), one.seconds.max(), len(one.seconds), one.trials] for one in found],
         "hovertemplate": "%{y}: median %{x:.3g} s, %{customdata[0]:.3g} to %{customdata[1]:.3g} s, "
-                         "%{customdata[2]} epochs of %{customdata[3]} trials",
-    }  # fmt: skip
+        "%{customdata[2]} epochs of %{customdata[3]} trials",
+    }

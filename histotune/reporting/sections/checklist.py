@@ -58,8 +58,10 @@ def _source(findings: Findings) -> str | None:
 
 
 def _size(findings: Findings) -> str:
-    parts = {name: findings.source.part(key) for name, key in
-             {"training": "train", "validation": "val", "sealed test": "test"}.items()}  # fmt: skip
+    parts = {
+        name: findings.source.part(key)
+        for name, key in {"training": "train", "validation": "val", "sealed test": "test"}.items()
+    }
     told = (f"{name} {cases:,} cases of {patients:,} patients" for name, (cases, patients) in parts.items() if cases)
     return "; ".join(told) + ". How many would be needed was not calculated."
 
@@ -197,8 +199,11 @@ ITEMS = (
     Item("Measures of performance and their uncertainty", "12e", _uncertainty),
     Item("Class imbalance and what was done about it", "13", _imbalance),
     Item("Fairness between groups of patients", "14, 23a"),
-    Item("Output of the model, threshold of a decision", "15",
-         lambda f: "Probabilities of " + ", ".join(f.settings.classes) + "."),
+    Item(
+        "Output of the model, threshold of a decision",
+        "15",
+        lambda f: "Probabilities of " + ", ".join(f.settings.classes) + ".",
+    ),
     Item("Differences between development and evaluation data", "16, 20c"),
     Item("Ethical approval and consent", "17"),
     Item("Funding and interests", "18a, 18b"),
@@ -214,4 +219,4 @@ ITEMS = (
     Item("Analysis of failures", "23b", lambda f: "See Errors and Confident mistakes." if f.models else None),
     Item("Interpretation, limitations, generalisability", "25, 26"),
     Item("Use in practice: poor input, skill of the user, next steps", "27a, 27b, 27c"),
-)  # fmt: skip
+)

@@ -13,8 +13,20 @@ from histotune.reporting.sections._base import SECTIONS, Content, Section
 from histotune.reporting.sections._findings import Findings
 from histotune.storage.seal import SEALED, opening_lines, seal_sentence
 
-SHOWN = ("balanced_accuracy", "auroc", "average_precision", "accuracy", "sensitivity", "specificity", "precision",
-         "macro_f1", "mcc", "ece", "brier", "nll")  # fmt: skip
+SHOWN = (
+    "balanced_accuracy",
+    "auroc",
+    "average_precision",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "macro_f1",
+    "mcc",
+    "ece",
+    "brier",
+    "nll",
+)
 
 
 @SECTIONS.register("evaluation")

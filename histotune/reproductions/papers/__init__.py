@@ -1,7 +1,7 @@
 """Reproductions (a paper's comparison -> its tables, measured again): one file each; a new file is a new paper."""
 
-from histotune.reproductions._folded import Contender, FoldedSetting, OutOfFold
 from histotune.reproductions.contract import REPRODUCTIONS, Published, Reproduction, Scale, Setting, Table
+from histotune.reproductions.out_of_fold import Contender, FoldedSetting, OutOfFold
 
 __all__ = [
     "REPRODUCTIONS",

@@ -21,8 +21,14 @@ _MEMBERS = ("CFAL", "ArcFace", "CosFace", "Focal")
 _ENSEMBLES = {f"Ensemble {strategy}": strategy for strategy in ("average", "max", "vote")}
 _OTHERS = ("Cruz-Roa 2014", "Janowczyk 2016", "Kather 2019, VGG-19")
 _OF_DECISIONS = (
-    "macro_f1", "accuracy", "macro_precision", "macro_recall", "positive_f1", "balanced_accuracy", "specificity",
-)  # fmt: skip
+    "macro_f1",
+    "accuracy",
+    "macro_precision",
+    "macro_recall",
+    "positive_f1",
+    "balanced_accuracy",
+    "specificity",
+)
 _TABLES = (
     Table("Losses and ensembles", (*_OTHERS, *_LINE_UP, *_ENSEMBLES), _OF_DECISIONS, "macro_f1"),
     Table(

@@ -12,13 +12,20 @@ import numpy as np
 
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import holm
-from histotune.reproductions._crossfit import Strategy, crossfit, fit
-from histotune.reproductions._folded import FoldedSetting, OutOfFold, read_folded_settings
-from histotune.reproductions._folded_measure import Compared, Picture, Scored
-from histotune.reproductions._pairs import TESTED, difference, shown_difference
-from histotune.reproductions._tables import shown_p
 from histotune.reproductions.contract import REPRODUCTIONS, Table
-from histotune.reproductions.report import Section
+from histotune.reproductions.out_of_fold import FoldedSetting, OutOfFold, read_folded_settings
+from histotune.reproductions.out_of_fold_measure import (
+    TESTED,
+    Compared,
+    Picture,
+    Scored,
+    Strategy,
+    crossfit,
+    difference,
+    fit,
+    shown_difference,
+)
+from histotune.reproductions.report import Section, shown_p
 
 STRATEGIES: Mapping[str, Strategy] = {
     "WLB": Strategy("weighted_logits", {"bias": True}),

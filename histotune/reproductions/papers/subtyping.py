@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from histotune.metrics import scores as metrics
-from histotune.reproductions._folded import FoldedSetting, OutOfFold, read_folded_settings
-from histotune.reproductions._folded_measure import Compared, Picture, Scored
-from histotune.reproductions._pairs import Pair, pairs_section
-from histotune.reproductions._tables import Arm
 from histotune.reproductions.contract import REPRODUCTIONS, Table
-from histotune.reproductions.report import Section
+from histotune.reproductions.out_of_fold import FoldedSetting, OutOfFold, read_folded_settings
+from histotune.reproductions.out_of_fold_measure import Compared, Pair, Picture, Scored, pairs_section
+from histotune.reproductions.report import Arm, Section
 from histotune.reproductions.rows import Probabilities
 
 _METRICS = ("auroc", "balanced_accuracy", "macro_f1", "mcc", "average_precision")
@@ -55,7 +53,7 @@ def compare(scored: Scored, setting: FoldedSetting) -> Compared:
     sections = [
         *_apart(scored, setting, found, same, best),
         pairs_section(f"{who}: pairs", pairs, scored, same),
-    ]  # fmt: skip
+    ]
     return Compared(compared, sections, [_bars(compared[0], who, best)])
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from histotune.data.splits import TrainingData
-from histotune.ensembles.strategies import ENSEMBLES
+from histotune.ensembles.strategies import ENSEMBLES, Ensemble
 from histotune.metrics import scores as metrics
-from histotune.reproductions._tables import Arm, lines
+from histotune.metrics.bootstrap import Difference, holm, paired_bootstrap_of_seeds
+from histotune.metrics.calibration import apply_temperatures, fit_temperature
+from histotune.metrics.scores import in_words
 from histotune.reproductions.contract import Published, Table
-from histotune.reproductions.report import Section
+from histotune.reproductions.report import Arm, Section, lines, shown_p
 from histotune.reproductions.rows import Cases, Measured, Probabilities, measure_rows
 from histotune.storage.study_folder import StudyStore, TrialRecord
 
 REPLICATES = 2000
+TESTED = "auroc"
+Seeds = Mapping[int, np.ndarray]
+"""{seed: probabilities [n, C]}."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,18 @@ class Scored:
                 logits.setdefault(row, {})[seed], heard.setdefault(row, {})[seed] = whole, there
         dealt = {seed: store.split_table()["fold"].to_numpy(np.int64) for seed, store in stores.items()}
         return cls(
-            data.labels, data.patients, data.present, dealt, logits, heard, networks, records, stores, data.classes,
+            data.labels,
+            data.patients,
+            data.present,
+            dealt,
+            logits,
+            heard,
+            networks,
+            records,
+            stores,
+            data.classes,
             data.positive,
-        )  # fmt: skip
+        )
 
     @property
     def seeds(self) -> list[int]:
@@ -119,9 +135,12 @@ class Scored:
         cases = Cases(self.labels[rows], self.patients[rows], self.positive, replicates=REPLICATES)
         counted = {"test": len(np.unique(self.patients[rows]))}
         measured = Measured(
-            subject=_subject(known), rows=measure_rows(reference, tables, known, cases), cases={"test": len(rows)},
-            patients=counted, classes=list(self.classes),
-        )  # fmt: skip
+            subject=_subject(known),
+            rows=measure_rows(reference, tables, known, cases),
+            cases={"test": len(rows)},
+            patients=counted,
+            classes=list(self.classes),
+        )
         written = [(table, lines(table, measured, published)) for table in tables]
         trained = {row: list(self.records[row].values()) for row in self.networks}
         return Arm(name, self.stores[self.seeds[0]], trained, measured, written, reference)
@@ -166,3 +185,89 @@ def _subject(found: Probabilities) -> str:
         for _, probabilities in sorted(seeds.items()):
             digest.update(np.ascontiguousarray(probabilities).tobytes())
     return digest.hexdigest()[:12]
+
+
+class Strategy(NamedTuple):
+    """A registered ensemble and its parameters."""
+
+    name: str
+    params: Mapping[str, Any]
+
+
+def crossfit(
+    strategy: Strategy,
+    logits: np.ndarray,
+    present: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    asked: Sequence[np.ndarray] = (),
+) -> list[np.ndarray]:
+    """Score every fold by a stage 2 that was fitted, as the members' temperatures are, to the other folds alone.
+
+    Args:
+        logits: [M, n, C], out of folds: a member's logits of a case come from a network that never saw its patient.
+        present: bool [M, n], whose modality is there.
+        labels, folds: [n].
+        asked: masks like `present` under which the folds are scored; none is `present` alone. A member that is there
+            and withheld says nothing at all: not even where nobody else is left does its answer to the case count.
+
+    Returns:
+        probabilities [n, C], one for each mask.
+    """
+    masks = list(asked) or [present]
+    found = [np.full(logits.shape[1:], np.nan) for _ in masks]
+    for fold in np.unique(folds):
+        scored, others = folds == fold, np.flatnonzero((folds != fold) & present.any(axis=0))
+        ensemble, temperatures, _ = fit(strategy, logits[:, others], present[:, others], labels[others])
+        tempered = apply_temperatures(logits[:, scored], temperatures)
+        for probabilities, mask in zip(found, masks, strict=True):
+            withheld = (present & ~mask)[:, scored, None]
+            probabilities[scored] = ensemble.predict(np.where(withheld, 0.0, tempered), mask[:, scored])
+    return found
+
+
+def fit(
+    strategy: Strategy, logits: np.ndarray, present: np.ndarray, labels: np.ndarray
+) -> tuple[Ensemble, list[float], float]:
+    """Fit a temperature for every member, on the cases that it hears, and the strategy; returns the seconds, too."""
+    began = time.perf_counter()
+    members = zip(logits, present, strict=True)
+    temperatures = [fit_temperature(one[there], labels[there]) for one, there in members]
+    ensemble = ENSEMBLES.build(strategy.name, **strategy.params)
+    ensemble.fit(apply_temperatures(logits, temperatures), labels, present)
+    return ensemble, temperatures, time.perf_counter() - began
+
+
+class Pair(NamedTuple):
+    """What is changed, and the (row, its probabilities) with and without it."""
+
+    what: str
+    one: tuple[str, Seeds]
+    other: tuple[str, Seeds]
+
+
+def difference(one: Seeds, other: Seeds, scored: Scored, rows: np.ndarray) -> Difference:
+    """Return AUROC of one minus the other over some patients, with its interval over other patients and seeds."""
+    both = sorted(one.keys() & other.keys())
+    first, second = ([p[seed][rows] for seed in both] for p in (one, other))
+    on = (scored.labels[rows], scored.patients[rows])
+    return paired_bootstrap_of_seeds(TESTED, first, second, *on, positive=scored.positive, replicates=REPLICATES)
+
+
+def pairs_section(title: str, pairs: Sequence[Pair], scored: Scored, rows: np.ndarray) -> Section:
+    """Compare the two rows of every pair."""
+    found = [difference(pair.one[1], pair.other[1], scored, rows) for pair in pairs]
+    corrected = holm([one.p for one in found])
+    cells, numbers = [], []
+    for pair, d, p in zip(pairs, found, corrected, strict=True):
+        names = f"{pair.one[0]}, minus {pair.other[0]}"
+        cells.append([pair.what, names, shown_difference(d), shown_p(d.p), shown_p(p)])
+        about = {"difference": d.value, "low": d.low, "high": d.high, "p": d.p, "p_corrected": p}
+        numbers.append({"row": names, "metric": TESTED, **about})
+    head = ["", "rows", f"{in_words(TESTED)}, difference [95 %]", "p", "p corrected"]
+    return Section(title, "", head, cells, numbers)
+
+
+def shown_difference(d: Difference) -> str:
+    """Write a difference with its interval."""
+    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"

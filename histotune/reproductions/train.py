@@ -1,4 +1,6 @@
-"""Train a line-up: the same number of configurations of every contender, then the best of each with every seed.
+"""A reproduction as it was called, and the studies that it has.
+
+Train a line-up: the same number of configurations of every contender, then the best of each with every seed.
 
 All of it is one study: one split, one seal, one journal, so that it goes on where it stood however it was left. Which
 configurations are searched is known beforehand: a contender's published values, then others drawn at random from its
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +25,55 @@ import yaml
 from histotune.api import search
 from histotune.core import files
 from histotune.core.config import Spec, TrialConfig
+from histotune.core.runtime import Places
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
 from histotune.reproductions.contract import Reproduction, Scale, Setting
-from histotune.space import load_space
-from histotune.space._nodes import Fixed
+from histotune.space import Fixed, Space, load_space
 from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
 
 Trainings = Mapping[str, Sequence[TrialConfig]]
 """{contender: its configurations}."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A reproduction as it was called.
+
+    Attributes:
+        name, on: of the reproduction and its setting.
+        spent: what the budget is called.
+        place: of studies and prepared cohorts.
+        data: where the data of the trainings are, or None.
+        say: hears a line per training.
+    """
+
+    name: str
+    on: str
+    reproduction: Reproduction
+    setting: Setting
+    scale: Scale
+    spent: str
+    line_up: LineUp
+    space: Space
+    protocol: str
+    place: Places
+    data: str | os.PathLike[str] | None
+    say: Callable[[str], None]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, pixels."""
+        return TrialConfig.from_dict(self.space.default()).image_size
+
+    def stores(self) -> dict[str, StudyStore]:
+        """Return the study of every imbalance of the training part."""
+        name = f"{self.name}-{self.setting.trained_as or self.on}-{self.protocol}-{self.spent}"
+        several = len(self.setting.imbalances) > 1
+        return {
+            arm: StudyStore(self.place.runs / (f"{name}-{arm.replace(':', '-')}" if several else name))
+            for arm in self.setting.arms(self.scale)
+        }
 
 
 @dataclass(frozen=True)
@@ -220,10 +263,16 @@ def _run(line_up: LineUp, store: StudyStore, parts: Sequence[Trainings], lines: 
         for path, config in zip(starts, configs.values(), strict=True):
             files.write_text(path, yaml.safe_dump(config.to_dict()))
         study = search(
-            line_up.space, fix=line_up.fix, study=store.folder.name,
-            trials=len(configs.keys() | {line_up.default.digest()}), start_with=starts,
-            sampler="random", scheduler="none", listeners=[lines], **how,
-        )  # fmt: skip
+            line_up.space,
+            fix=line_up.fix,
+            study=store.folder.name,
+            trials=len(configs.keys() | {line_up.default.digest()}),
+            start_with=starts,
+            sampler="random",
+            scheduler="none",
+            listeners=[lines],
+            **how,
+        )
     if study.summary is not None and study.summary.reason == "interrupted":
         raise KeyboardInterrupt
     missing = configs.keys() - _ended(store).keys()
