@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from histotune.core.progress import Progress, silent
 from histotune.core.runtime import Places
 from histotune.data.audits import Subject
 from histotune.errors import ConfigError, suggest
@@ -17,10 +18,11 @@ from histotune.evaluation.sealed import evaluate as evaluate_sealed
 from histotune.exports.model import load
 from histotune.ingest.datasets import DATASETS
 from histotune.space import Space, awaits_cohort, load_space, read_space, space_names
-from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import StudyFolder
 from histotune.studies import train_and_search
-from histotune.studies.audit import Progress, Report, of_study, run
-from histotune.studies.create import Wanted, divide, prepare_cohort, study_cohort
+from histotune.studies.audit import AuditReport, of_study, run
+from histotune.studies.create import StudyRequest, divide, prepare_cohort, study_cohort
 from histotune.study import Study
 
 IMAGE_SIZE = 32  # px, of a dataset that no space prepares
@@ -52,7 +54,7 @@ def evaluate(
     place = Places.of(runs, cache)
     if on is not None:
         return evaluate_on(model, on, data, place, command=command)
-    store = StudyStore(place.runs / model.study) if runs is not None else StudyStore(Path(model.study_folder))
+    store = StudyFolder(place.runs / model.study) if runs is not None else StudyFolder(Path(model.study_folder))
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
     return evaluate_sealed(model, cohorts, store, command=command)
 
@@ -77,7 +79,7 @@ def audit(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     command: str = "histotune.audit",
-) -> Report:
+) -> AuditReport:
     """Audit a study on its own split, or a search space or dataset on the split that a study of it would begin with.
 
     Args:
@@ -95,15 +97,15 @@ def audit(
         DataError: the data or the split are impossible; `strict` and there is a leak.
         ConfigError: there is nothing of that name.
     """
-    places = Places.of(runs, cache)
-    store, afresh = StudyStore(places.runs / what), (protocol, folds, repeats, seed, image_size, options or None)
+    places, progress = Places.of(runs, cache), progress or silent
+    store, afresh = StudyFolder(places.runs / what), (protocol, folds, repeats, seed, image_size, options or None)
     if store.exists() and all(asked is None for asked in afresh):
         sizes = [int(size) for size in store.settings().digests]
         cohort = study_cohort(store, places, min(sizes), data)
         report = of_study(store, cohort, fresh=True, progress=progress, command=command)
     else:
         space = _space(what, options or {}, places)
-        wanted = Wanted(space, data, None, protocol, seed, folds=folds, repeats=repeats)
+        wanted = StudyRequest(space, data, None, protocol, seed, folds=folds, repeats=repeats)
         size = image_size or min(wanted.space.image_sizes())
         how: dict[str, Any] = {"resize": wanted.space.resize, "progress": progress}
         cohort = prepare_cohort(wanted.space.dataset, wanted.space.options, data, size, places, **how)

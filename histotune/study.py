@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from histotune.core.progress import Message, Progress
 from histotune.core.runtime import Places
-from histotune.ensembles.merge import Merged, merge
+from histotune.ensembles.merge import EnsembleResult, merge
 from histotune.errors import ConfigError, suggest
 from histotune.evaluation.confirm import confirm
-from histotune.evaluation.confirmation import Confirmed
+from histotune.evaluation.confirmation import Confirmation
 from histotune.exports.distill import TRUST, Distilled, distill
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.mlflow_registry import log_ensemble
@@ -22,12 +23,13 @@ from histotune.metrics.operating_points import OperatingPoint
 from histotune.reporting import figures
 from histotune.reporting.page import write_report
 from histotune.space import Share
-from histotune.storage.selection import Member, again, by_modality, joined
-from histotune.storage.study_folder import StudyStore, TrialRecord
-from histotune.studies.create import Progress, study_cohort
+from histotune.storage.records import TrialRecord
+from histotune.storage.selection import SelectedTrial, again, by_modality, joined
+from histotune.storage.study_folder import StudyFolder
+from histotune.studies.create import study_cohort
 from histotune.studies.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
 from histotune.tracking.tracker import MlflowTracker
-from histotune.tuning.run import Resources, Summary
+from histotune.tuning.events import Resources, SearchSummary
 
 
 class Study:
@@ -39,7 +41,7 @@ class Study:
         summary: how the search that returned this object ended; None for a study that was only opened.
     """
 
-    def __init__(self, store: StudyStore, summary: Summary | None = None) -> None:
+    def __init__(self, store: StudyFolder, summary: SearchSummary | None = None) -> None:
         self.store = store
         self.summary = summary
         self.settings = store.settings()
@@ -93,7 +95,7 @@ class Study:
         onnx: bool = False,
         torch_export: bool = False,
         tracking_uri: str | None = None,
-    ) -> Merged:
+    ) -> EnsembleResult:
         """Combine complete trials on their held-out predictions; write it as a portable folder if asked.
 
         Modalities are coupled loosely: each is read by a trial of its own, which stays as it is, so that adding or
@@ -131,7 +133,7 @@ class Study:
 
     def distill(
         self,
-        merged: Merged,
+        merged: EnsembleResult,
         *,
         student: int | None = None,
         trust: float = TRUST,
@@ -171,7 +173,7 @@ class Study:
         modalities: Sequence[str],
         add: Mapping[str, str | os.PathLike[str]],
         drop: Sequence[str],
-    ) -> list[Member] | None:
+    ) -> list[SelectedTrial] | None:
         """Return the trials that were asked for by modality, or None where none was."""
         if not (modalities or add or drop):
             return None
@@ -194,9 +196,9 @@ class Study:
         cache: str | os.PathLike[str] | None = None,
         resources: Resources | None = None,
         ray_address: str | None = None,
-        say: Callable[[str], None] | None = None,
+        say: Message | None = None,
         command: str = "histotune.Study.confirm",
-    ) -> Confirmed:
+    ) -> Confirmation:
         """Train the best configurations and the default again, on fresh seeds and outer folds of the development part.
 
         The result, also in `confirm/confirm.json`, has the honest score of the search's winner, by how much the search
@@ -297,10 +299,10 @@ class Study:
         )
 
 
-def _study_at(store: StudyStore, place: str | os.PathLike[str]) -> StudyStore:
+def _study_at(store: StudyFolder, place: str | os.PathLike[str]) -> StudyFolder:
     """Find a study by name, beside this one, or by folder; it must exist."""
-    named = StudyStore(store.folder.parent / place)
-    found = named if named.exists() or not StudyStore(Path(place)).exists() else StudyStore(Path(place))
+    named = StudyFolder(store.folder.parent / place)
+    found = named if named.exists() or not StudyFolder(Path(place)).exists() else StudyFolder(Path(place))
     found.settings()  # there is none: says so, and offers the nearest
     return found
 
@@ -311,4 +313,4 @@ def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Stud
     Raises:
         StudyError: there is none of that name; the nearest one is offered.
     """
-    return Study(StudyStore(Places.of(runs).runs / name))
+    return Study(StudyFolder(Places.of(runs).runs / name))

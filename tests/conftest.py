@@ -27,7 +27,7 @@ from histotune.data.splits import Split, TrainingData, split
 from histotune.ingest.datasets import DATASETS
 from histotune.ingest.prepare import prepare
 from histotune.models.backbones._torchvision import import_timm
-from histotune.storage.study_folder import StudySettings, StudyStore
+from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.tracking import client as _mlflow
 from histotune.training.loop import run_trial
 
@@ -37,7 +37,7 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 TinyFolder = Callable[..., Path]
-NewStudy = Callable[[Path], StudyStore]
+NewStudy = Callable[[Path], StudyFolder]
 
 
 def _real(name: str, what: str) -> Path:
@@ -218,7 +218,7 @@ def small_split(small_cohort: Cohort, small_labels: np.ndarray) -> Split:
 def new_study(small_cohort: Cohort, small_labels: np.ndarray, small_split: Split) -> NewStudy:
     """Factory of a study over `small_cohort` without any trial: `new_study(folder)`."""
 
-    def create(folder: Path) -> StudyStore:
+    def create(folder: Path) -> StudyFolder:
         settings = StudySettings(
             name=folder.name,
             dataset="synthetic",
@@ -234,7 +234,7 @@ def new_study(small_cohort: Cohort, small_labels: np.ndarray, small_split: Split
             space={},
             facts=small_cohort.facts,
         )
-        store = StudyStore(folder)
+        store = StudyFolder(folder)
         store.create(settings, small_cohort, small_split, small_labels)
         return store
 
@@ -242,13 +242,13 @@ def new_study(small_cohort: Cohort, small_labels: np.ndarray, small_split: Split
 
 
 @pytest.fixture
-def small_study(tmp_path: Path, new_study: NewStudy) -> StudyStore:
+def small_study(tmp_path: Path, new_study: NewStudy) -> StudyFolder:
     """A study over `small_cohort` without any trial; every test gets its own."""
     return new_study(tmp_path / "runs" / "small")
 
 
 @pytest.fixture
-def small_data(small_study: StudyStore, small_cohort: Cohort) -> TrainingData:
+def small_data(small_study: StudyFolder, small_cohort: Cohort) -> TrainingData:
     """What a trial of `small_study` may see."""
     return small_study.training_data(small_cohort)
 
@@ -281,7 +281,7 @@ def trained_trials(
 
 
 @pytest.fixture
-def trained_study(small_study: StudyStore, trained_trials: Path) -> StudyStore:
+def trained_study(small_study: StudyFolder, trained_trials: Path) -> StudyFolder:
     """`small_study` with the three trials of `trained_trials`."""
     shutil.copytree(trained_trials, small_study.folder / "trials")
     return small_study

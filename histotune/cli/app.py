@@ -98,9 +98,9 @@ def leaderboard(
     """Rank the trials, ensembles and controls of a study on its validation part."""
     from histotune.cli import tables as cli_show  # without histotune.study, which loads torch
     from histotune.core.runtime import Places
-    from histotune.storage.study_folder import StudyStore
+    from histotune.storage.study_folder import StudyFolder
 
-    cli_show.study(StudyStore(Places.of(runs).runs / study), json_wanted=json_wanted)
+    cli_show.study(StudyFolder(Places.of(runs).runs / study), json_wanted=json_wanted)
 
 
 app.command(epilog=_examples(*cli_ensemble.ENSEMBLE_EXAMPLES))(cli_ensemble.ensemble)
@@ -144,11 +144,11 @@ def figure(
     from histotune.core.runtime import Places
     from histotune.reporting import figures
     from histotune.space import read_values
-    from histotune.storage.study_folder import StudyStore
+    from histotune.storage.study_folder import StudyFolder
 
     places = Places.of(runs, cache)
     options = read_values(set_ or [], option="--set")
-    numbers = figures.compute(name, StudyStore(places.runs / study), places=places, data=data, **options)
+    numbers = figures.compute(name, StudyFolder(places.runs / study), places=places, data=data, **options)
     written = figures.save(name, numbers, out or Path("reports") / study, png=png)
     cli_show.figure(numbers, written, json_wanted=json_wanted)
 

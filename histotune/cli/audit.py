@@ -11,7 +11,7 @@ import typer
 from histotune.cli import options as given
 
 if TYPE_CHECKING:
-    from histotune.studies.audit import Report
+    from histotune.studies.audit import AuditReport
 
 EXAMPLES = (
     "audit idc --data idc_patches",
@@ -62,7 +62,7 @@ def audit(
         raise typer.Exit(2)
 
 
-def _show(report: Report, *, json_wanted: bool) -> None:
+def _show(report: AuditReport, *, json_wanted: bool) -> None:
     """Print what, how many, three examples and what to do, leaks first."""
     from histotune.cli import tables as cli_show
 

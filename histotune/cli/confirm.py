@@ -10,7 +10,7 @@ import typer
 from histotune.cli import options as given
 
 if TYPE_CHECKING:
-    from histotune.evaluation.confirmation import Confirmed, Row
+    from histotune.evaluation.confirmation import Confirmation, ConfirmationRow
 
 EXAMPLES = ("confirm idc --top 5 --seeds 5", "confirm idc --top 3 --seeds 3 --outer 5 --max-concurrent 4")
 
@@ -38,7 +38,7 @@ def confirm(
     """Train the best of a search and its default again, on fresh seeds and folds: what is the winner really worth?"""
     from histotune.cli import progress as cli_progress
     from histotune.study import open_study
-    from histotune.tuning.run import Resources
+    from histotune.tuning.events import Resources
 
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
@@ -56,7 +56,7 @@ def confirm(
     show(found, json_wanted=json_wanted)
 
 
-def show(found: Confirmed, *, json_wanted: bool) -> None:
+def show(found: Confirmation, *, json_wanted: bool) -> None:
     """Print what was confirmed: the honest number first, then the table, then who is tied."""
     from histotune.cli import tables as cli_show
 
@@ -83,7 +83,7 @@ def show(found: Confirmed, *, json_wanted: bool) -> None:
         typer.echo(f"Note: {note}")
 
 
-def _line(row: Row, found: Confirmed) -> dict[str, Any]:
+def _line(row: ConfirmationRow, found: Confirmation) -> dict[str, Any]:
     best = row.name == found.best
     return {
         "configuration": row.name,
@@ -98,7 +98,7 @@ def _line(row: Row, found: Confirmed) -> dict[str, Any]:
     }
 
 
-def _tied(found: Confirmed) -> str:
+def _tied(found: Confirmation) -> str:
     if len(found.contenders) == 1:
         return "Nothing else was trained again, so nothing can be tied with it."
     others = [name for name in found.tied if name != found.best]

@@ -14,7 +14,7 @@ from histotune.cli.tables import SHOWN_METRICS, as_json, as_table
 from histotune.core import files
 
 if TYPE_CHECKING:
-    from histotune.ensembles.merge import Merged
+    from histotune.ensembles.merge import EnsembleResult
     from histotune.exports.distill import Distilled
 
 
@@ -150,7 +150,7 @@ def export(
     show_export(written)
 
 
-def show_ensemble(found: Merged, export: Path | None, *, json_wanted: bool) -> None:
+def show_ensemble(found: EnsembleResult, export: Path | None, *, json_wanted: bool) -> None:
     """Print an ensemble beside its best member and the uniform mean."""
     if json_wanted:
         told = asdict(found) | {"folder": str(found.folder), "name": found.name}
@@ -229,7 +229,7 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
     )
 
 
-def _members(found: Merged) -> str:
+def _members(found: EnsembleResult) -> str:
     modalities = found.modalities or [""] * len(found.members)
     weights = [f"{weight:.2f}" for weight in found.weights] or [""] * len(found.members)
     if len(set(found.weights)) < 2:

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from histotune.metrics.scores import METRICS
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
-from histotune.tuning.run import Budget, Ledger
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE, StudyFolder
+from histotune.tuning.budget import Budget, Ledger
 
 BEST_SHOWN = 5
 
@@ -30,7 +31,7 @@ class Display:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Hear of an epoch of a single training."""
 
-    def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
+    def began(self, store: StudyFolder, budget: Budget, ledger: Ledger) -> None:
         """Hear that a search starts or goes on, and what is spent of its budget; the search keeps the ledger."""
 
     def say(self, line: str) -> None:
@@ -70,7 +71,7 @@ class PlainDisplay(Display):
         figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
         self.say(f"epoch {epoch}: {figures}")
 
-    def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
+    def began(self, store: StudyFolder, budget: Budget, ledger: Ledger) -> None:
         """Take up what an earlier search left."""
         settings = store.settings()
         self.metric, self.budget, self.ledger = settings.metric, budget, ledger
@@ -128,7 +129,7 @@ class LiveDisplay(PlainDisplay):
         task = known[what] if what in known else self.bar.add_task(what)
         self.bar.update(task, completed=done, total=total)
 
-    def began(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
+    def began(self, store: StudyFolder, budget: Budget, ledger: Ledger) -> None:
         """Replace the bars by the table; a search that took another over begins a second time."""
         self._end_bar()
         self.complete.clear()

@@ -35,12 +35,18 @@ def report(
     from histotune.cli import tables as cli_show
     from histotune.core.runtime import Places
     from histotune.reporting.page import write_pdf, write_report
-    from histotune.storage.study_folder import StudyStore
+    from histotune.storage.study_folder import StudyFolder
 
     places = Places.of(runs, cache)
     command = " ".join(["histotune", *sys.argv[1:]])
     written = write_report(
-        StudyStore(places.runs / study), out, places=places, data=data, images=with_images, watts=watts, command=command
+        StudyFolder(places.runs / study),
+        out,
+        places=places,
+        data=data,
+        images=with_images,
+        watts=watts,
+        command=command,
     )
     paths = [written.path, *([write_pdf(written.path)] if pdf else [])]
     if json_wanted:

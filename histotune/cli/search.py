@@ -11,8 +11,8 @@ import typer
 from histotune.cli import options as given
 
 if TYPE_CHECKING:
-    from histotune.storage.study_folder import StudyStore
-    from histotune.tuning.run import Summary
+    from histotune.storage.study_folder import StudyFolder
+    from histotune.tuning.events import SearchSummary
 
 EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
 SEARCH_EXAMPLES = (
@@ -120,7 +120,7 @@ def search(
         raise typer.Exit(EXIT_CODES[summary.reason])
 
 
-def _shown(space: str, *, quiet: bool, **asked: Any) -> tuple[StudyStore, Summary]:
+def _shown(space: str, *, quiet: bool, **asked: Any) -> tuple[StudyFolder, SearchSummary]:
     """Search, and show how far it is."""
     from histotune.cli import progress as cli_progress
     from histotune.studies.train_and_search import search as run

@@ -13,24 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from histotune.core.files import without_nan, write_text
-from histotune.studies.disk import megabytes
+from histotune.core.format import megabytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from histotune.data.cohort import Cohort
     from histotune.space import Space
-    from histotune.storage.study_folder import StudyStore, TrialRecord
+    from histotune.storage.records import TrialRecord
+    from histotune.storage.study_folder import StudyFolder, StudySettings
     from histotune.studies.disk import Tidied
-    from histotune.studies.leaderboard import Line
-    from histotune.tuning.run import Summary
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from histotune.storage.study_folder import StudySettings, TrialRecord
-
+    from histotune.studies.leaderboard import LeaderboardLine
+    from histotune.tuning.events import SearchSummary
 
 SHOWN_METRICS = ("balanced_accuracy", "auroc", "sensitivity", "specificity")
 ROWS = 25
@@ -68,7 +62,7 @@ def as_json(value: Any) -> None:
     typer.echo(json.dumps(without_nan(value), indent=2, default=str))
 
 
-def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: bool) -> None:
+def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_wanted: bool) -> None:
     """Print a study's leaderboard, what it means, and the next command to type."""
     from histotune.storage.seal import seal_sentence
     from histotune.studies.leaderboard import gain, leaderboard, lines, verdict
@@ -110,9 +104,9 @@ def study(store: StudyStore, summary: Summary | None = None, *, json_wanted: boo
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     """Print one training's result."""
-    from histotune.storage.study_folder import StudyStore
+    from histotune.storage.study_folder import StudyFolder
 
-    training = StudyStore(record.folder.parents[1]).settings().training
+    training = StudyFolder(record.folder.parents[1]).settings().training
     if json_wanted:
         told = {"folder": str(record.folder), "state": record.state, "training": training}
         as_json(told | {"metrics": dict(record.metrics)})
@@ -210,7 +204,7 @@ def _thinned(training: str) -> str:
     return f"Training part {training}; validation and test parts are natural."
 
 
-def _option_lines(store: StudyStore, entries: Sequence[Line]) -> list[str]:
+def _option_lines(store: StudyFolder, entries: Sequence[LeaderboardLine]) -> list[str]:
     """Say how the trials are spread over the options of a conditional space, a line for each switch."""
     from histotune.studies.leaderboard import option_shares
 

@@ -1,1 +1,1 @@
-"""core."""
+"""What every part may use: registry, parameters, configuration, files and locks, runtime, progress."""

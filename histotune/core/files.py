@@ -21,15 +21,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, TypeVar, overload
 
-import numpy as np
-import pandas as pd
 import yaml
-from numpy.lib import format as npy
 
 from histotune.core.config import parse
 from histotune.errors import ConfigError, HistotuneError, StudyError, StudyInUse
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the quota is used up, the largest file allowed
@@ -99,7 +101,7 @@ def append_json(path: Path, value: Mapping[str, Any]) -> None:
         raise unwritable(path, error) from error
 
 
-class Saved(dict[str, Any]):
+class StoredMapping(dict[str, Any]):
     """A mapping that was read from a file; who asks it for a key that it lacks hears which file lacks it."""
 
     path = Path()
@@ -113,7 +115,7 @@ def read_json(path: Path, *, cure: str = ...) -> dict[str, Any]: ...
 @overload
 def read_json(path: Path, kind: type[list[Any]], *, cure: str = ...) -> list[Any]: ...
 def read_json(path: Path, kind: type[Any] = dict, *, cure: str = RESTORE) -> Any:
-    """Read what `write_json` wrote; the mappings in it are `Saved`.
+    """Read what `write_json` wrote; the mappings in it are `StoredMapping`.
 
     Args:
         kind: what it must be, `dict` or `list`.
@@ -123,8 +125,8 @@ def read_json(path: Path, kind: type[Any] = dict, *, cure: str = RESTORE) -> Any
         StudyError: it is missing, damaged, or holds something else.
     """
 
-    def of_file(values: dict[str, Any]) -> Saved:
-        saved = Saved(values)
+    def of_file(values: dict[str, Any]) -> StoredMapping:
+        saved = StoredMapping(values)
         saved.path = path
         return saved
 
@@ -303,6 +305,7 @@ def read_table(
     Raises:
         StudyError: it is missing, damaged, or lacks a column.
     """
+    import pandas as pd  # 0.3 s, which a command line without tables does not wait for
 
     def read() -> pd.DataFrame:
         raw = path.read_bytes()
@@ -322,6 +325,7 @@ def open_array(path: Path, cure: str = "delete the folder that it lies in, and p
     Raises:
         StudyError: it is missing or damaged.
     """
+    from numpy.lib import format as npy
 
     def opened() -> np.ndarray:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from histotune.errors import ConfigError, suggest
 
 
-class Range(Protocol):
+class Allowed(Protocol):
     """The values that a parameter may take; `str` of it is what a person reads."""
 
     def check(self, what: str, value: Any) -> None:

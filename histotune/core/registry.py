@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from histotune.core.parameters import Range
+from histotune.core.parameters import Allowed
 from histotune.errors import ConfigError, suggest
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Parameter:
     name: str
     default: Any
     annotation: str
-    range: Range | None = None
+    range: Allowed | None = None
 
     @property
     def required(self) -> bool:
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         self,
         name: str,
         *,
-        ranges: Mapping[str, Range] | None = None,
+        ranges: Mapping[str, Allowed] | None = None,
         source: str = "",
         check_member: Callable[[str], None] | None = None,
         kinds: tuple[str, ...] = (),
@@ -181,7 +181,7 @@ def load_plugins(folder: Path) -> list[str]:
     return loaded
 
 
-def _parameters(builder: Callable[..., Any], ranges: Mapping[str, Range]) -> tuple[Parameter, ...]:
+def _parameters(builder: Callable[..., Any], ranges: Mapping[str, Allowed]) -> tuple[Parameter, ...]:
     keywords = {
         p.name.removesuffix("_"): p for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY
     }

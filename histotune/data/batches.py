@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histotune.data.modalities import MODALITIES, Batch, Column, Preprocessing, Source
+from histotune.data.modalities import MODALITIES, Batch, CaseSource, Column, Preprocessing
 
 Preparations = Mapping[str, Preprocessing]
 """{modality: what was fitted to it}."""
@@ -43,7 +43,7 @@ class Feed:
     def __init__(self, columns: Mapping[str, Column], modalities: Iterable[str], device: torch.device) -> None:
         chosen = {name: columns[name] for name in sorted(set(modalities))}
         self.device = device
-        self.sources: Mapping[str, Source] = {
+        self.sources: Mapping[str, CaseSource] = {
             name: MODALITIES.build(column.kind).source(column.stored, device) for name, column in chosen.items()
         }
         self.present: Mapping[str, Tensor] = {

@@ -22,7 +22,7 @@ _SWEEPS = 6
 _AS_GOOD = (1.1, 1e-3)  # times and plus the least cost: nobody could tell from the parts
 _MANY = 1000  # patients of one case each, from which on they are dealt by class only
 SWEEPS = 20
-Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
+GroupingCost = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def whole_groups(cohort: Cohort, protocol: str) -> np.ndarray:
@@ -167,7 +167,7 @@ def _cost(filled: np.ndarray, targets: np.ndarray) -> Any:
     return distance + 10.0 * lacking
 
 
-def exchange(parts: np.ndarray, shares: np.ndarray, targets: np.ndarray, cost: Cost) -> np.ndarray:
+def exchange(parts: np.ndarray, shares: np.ndarray, targets: np.ndarray, cost: GroupingCost) -> np.ndarray:
     """Let single groups move and pairs change places, always the best change of a group, until none helps.
 
     Args:
@@ -206,7 +206,7 @@ def _move(
     shares: np.ndarray,
     filled: np.ndarray,
     targets: np.ndarray,
-    cost: Cost,
+    cost: GroupingCost,
     costs: np.ndarray,
 ) -> tuple[float, int, int]:
     """Return what the best move of a group saves (negative), to which part, and -1: nobody comes back."""
@@ -225,7 +225,7 @@ def _swap(
     shares: np.ndarray,
     filled: np.ndarray,
     targets: np.ndarray,
-    cost: Cost,
+    cost: GroupingCost,
     costs: np.ndarray,
 ) -> tuple[float, int, int]:
     """Return what the best exchange of a group with another saves (negative), for which part, and with whom."""

@@ -1,1 +1,1 @@
-"""ensembles."""
+"""Members' predictions together: strategies, cross-fitting, calibration, diversity."""

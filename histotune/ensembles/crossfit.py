@@ -13,7 +13,7 @@ from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import REPLICATES, patient_bootstrap
 from histotune.metrics.calibration import OF_CALIBRATED, fit_temperature, logs_of, tempered
-from histotune.metrics.operating_points import OperatingPoint, Reached
+from histotune.metrics.operating_points import OperatingPoint, ThresholdResult
 
 CALIBRATION = ("ece", "brier", "nll")
 PARTS = 5  # of the patients
@@ -21,7 +21,7 @@ _MANY = 500  # patients from which on they are dealt by class only, which takes 
 
 
 @dataclass(frozen=True)
-class Tuned:
+class CalibratedPredictions:
     """A temperature and a threshold, and what comes of them.
 
     Attributes:
@@ -57,8 +57,8 @@ def tune(
     *,
     positive: int = 1,
     bounds: tuple[float, float] | None = OF_CALIBRATED,
-) -> Tuned:
-    """Fit a temperature to held-out probabilities [n, C], and a threshold at it; see `Tuned`.
+) -> CalibratedPredictions:
+    """Fit a temperature to held-out probabilities [n, C], and a threshold at it; see `CalibratedPredictions`.
 
     Args:
         raw: of cases that had no part in what made them.
@@ -86,11 +86,11 @@ def tune(
         crossfitted[own] = tempered(raw[own], other)
         called[own] = at is not None and crossfitted[own][:, positive] >= at
     chosen = None if threshold is None else called
-    return Tuned(temperature, threshold, probabilities, crossfitted, chosen, parts is not None)
+    return CalibratedPredictions(temperature, threshold, probabilities, crossfitted, chosen, parts is not None)
 
 
 def reached(
-    tuned: Tuned,
+    tuned: CalibratedPredictions,
     point: OperatingPoint,
     labels: np.ndarray,
     patients: np.ndarray,
@@ -98,7 +98,7 @@ def reached(
     *,
     positive: int,
     replicates: int = REPLICATES,
-) -> Reached:
+) -> ThresholdResult:
     """Measure a tuned threshold by its cross-fitted decisions, with intervals over patients.
 
     Args:
@@ -113,7 +113,7 @@ def reached(
     )
     how = "cross-fitted by patient" if tuned.crossed else "too few patients to cross-fit, so both values are optimistic"
     told = f"{on}, {len(np.unique(patients))} patients, {how}"
-    return Reached(point.rule, point.asked, tuned.threshold, sensitivity, specificity, told)
+    return ThresholdResult(point.rule, point.asked, tuned.threshold, sensitivity, specificity, told)
 
 
 def calibration(temperature: float, before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

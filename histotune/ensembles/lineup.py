@@ -8,26 +8,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histotune.ensembles.crossfit import Tuned, calibration
+from histotune.ensembles.crossfit import CalibratedPredictions, calibration
 from histotune.ensembles.strategies import ENSEMBLES, Ensemble
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import apply_temperatures, fit_temperature, tempered
-from histotune.storage.selection import Member
-from histotune.storage.study_folder import Predictions
+from histotune.storage.records import Predictions
+from histotune.storage.selection import SelectedTrial
 
 
-class Lineup(NamedTuple):
+class MemberPredictions(NamedTuple):
     """Members with their calibrated logits [M, n, C] of the same held-out cases, and who hears them, bool [M, n]."""
 
-    members: Sequence[Member]
+    members: Sequence[SelectedTrial]
     temperatures: tuple[float, ...]
     logits: np.ndarray
     present: np.ndarray
     cases: Predictions
 
 
-def line_up(members: Sequence[Member]) -> Lineup:
+def line_up(members: Sequence[SelectedTrial]) -> MemberPredictions:
     """Read what members said of the cases that all of them were scored on, and calibrate each.
 
     Raises:
@@ -38,11 +38,11 @@ def line_up(members: Sequence[Member]) -> Lineup:
     cases = replace(saved[0], present=np.any([one.heard for one in saved], axis=0))
     temperatures = tuple(fit_temperature(one.logits[one.heard], one.labels[one.heard]) for one in saved)
     logits = apply_temperatures(np.stack([one.logits for one in saved]), temperatures)
-    return Lineup(members, temperatures, logits, np.stack([one.heard for one in saved]), cases)
+    return MemberPredictions(members, temperatures, logits, np.stack([one.heard for one in saved]), cases)
 
 
 def fit_to(
-    strategy: str, params: Mapping[str, Any], lineup: Lineup, rows: np.ndarray
+    strategy: str, params: Mapping[str, Any], lineup: MemberPredictions, rows: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Fit a strategy to some cases; returns what scores others."""
     ensemble = ENSEMBLES.build(strategy, **params)
@@ -50,7 +50,7 @@ def fit_to(
     return lambda own: ensemble.predict(lineup.logits[:, own], lineup.present[:, own])
 
 
-def keep_weighted(ensemble: Ensemble, lineup: Lineup) -> Lineup:
+def keep_weighted(ensemble: Ensemble, lineup: MemberPredictions) -> MemberPredictions:
     """Leave members without weight out of a strategy that selects, where every member hears every case."""
     weights = np.array(ensemble.shares(len(lineup.members)))
     if not ensemble.selects or not lineup.present.all() or weights.all():
@@ -58,10 +58,10 @@ def keep_weighted(ensemble: Ensemble, lineup: Lineup) -> Lineup:
     some = np.flatnonzero(weights).tolist()
     ensemble.load_state({"weights": weights[some].tolist()})
     members, temperatures = zip(*((lineup.members[k], lineup.temperatures[k]) for k in some), strict=True)
-    return Lineup(members, temperatures, lineup.logits[some], lineup.present[some], lineup.cases)
+    return MemberPredictions(members, temperatures, lineup.logits[some], lineup.present[some], lineup.cases)
 
 
-def calibrations(raw: np.ndarray, tuned: Tuned, lineup: Lineup) -> dict[str, Any]:
+def calibrations(raw: np.ndarray, tuned: CalibratedPredictions, lineup: MemberPredictions) -> dict[str, Any]:
     """Say what temperatures did: that of the whole, cross-fitted, and those of the members, on the cases they fit."""
     labels = lineup.cases.labels
     members = []
@@ -72,7 +72,7 @@ def calibrations(raw: np.ndarray, tuned: Tuned, lineup: Lineup) -> dict[str, Any
     return calibration(tuned.temperature, raw, tuned.crossfitted, labels) | {"members": members}
 
 
-def _check_same_cases(members: Sequence[Member], saved: Sequence[Predictions]) -> None:
+def _check_same_cases(members: Sequence[SelectedTrial], saved: Sequence[Predictions]) -> None:
     for member, one in zip(members, saved, strict=True):
         if not np.array_equal(one.ids, saved[0].ids):
             raise StudyError(

@@ -18,17 +18,19 @@ from typing import Any
 import numpy as np
 
 from histotune.core import files
-from histotune.ensembles.crossfit import CALIBRATION, Tuned, held_out, parts_by_patient, reached, tune
+from histotune.ensembles.crossfit import CALIBRATION, CalibratedPredictions, held_out, parts_by_patient, reached, tune
 from histotune.ensembles.diversity import diversity
-from histotune.ensembles.lineup import Lineup, calibrations, fit_to, keep_weighted, line_up
+from histotune.ensembles.lineup import MemberPredictions, calibrations, fit_to, keep_weighted, line_up
 from histotune.ensembles.operating import point_of, scored_cases
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, Interval, intervals, paired_bootstrap, patient_bootstrap
+from histotune.metrics.bootstrap import intervals, paired_bootstrap, patient_bootstrap
 from histotune.metrics.calibration import OF_CALIBRATED
-from histotune.metrics.operating_points import OperatingPoint, Reached
-from histotune.storage.selection import Member, best_trials
-from histotune.storage.study_folder import COMPLETE, StudySettings, StudyStore, TrialRecord, write_record
+from histotune.metrics.intervals import ConfidenceInterval, Difference
+from histotune.metrics.operating_points import OperatingPoint, ThresholdResult
+from histotune.storage.records import TrialRecord, write_record
+from histotune.storage.selection import SelectedTrial, best_trials
+from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.training.pooling import by_fold, scored
 
 REPLICATES = 2000
@@ -36,7 +38,7 @@ LEAST = 1e-12  # probability whose logarithm is saved for a class that a strateg
 
 
 @dataclass(frozen=True)
-class Merged:
+class EnsembleResult:
     """An ensemble as fitted on the validation part.
 
     Attributes:
@@ -69,13 +71,13 @@ class Merged:
     state: Mapping[str, Any]
     threshold: float | None
     metrics: Mapping[str, float]
-    intervals: Mapping[str, Mapping[str, Interval]]
+    intervals: Mapping[str, Mapping[str, ConfidenceInterval]]
     gains: Mapping[str, Difference]
     digest: str
     studies: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     temperature: float = 1.0
-    operating_point: Reached | None = None
+    operating_point: ThresholdResult | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
     diversity: Mapping[str, Any] = field(default_factory=dict, compare=False)  # NaN where a member never errs
     weights: tuple[float, ...] = ()
@@ -89,16 +91,16 @@ class Merged:
 
 
 def merge(
-    store: StudyStore,
+    store: StudyFolder,
     *,
     top: int = 5,
     strategy: str = "average",
     params: Mapping[str, Any] | None = None,
     name: str | None = None,
-    members: Sequence[Member] | None = None,
+    members: Sequence[SelectedTrial] | None = None,
     operating_point: str | OperatingPoint | None = None,
     replicates: int = REPLICATES,
-) -> Merged:
+) -> EnsembleResult:
     """Combine complete trials and write `ensembles/<name>/`; no network is trained.
 
     Trials of one configuration count once. A temperature per member, the strategy, a temperature of the whole and the
@@ -121,7 +123,7 @@ def merge(
     settings = store.settings()
     params = _params(strategy, params or {}, settings)
     point = point_of(operating_point, settings)
-    lineup = line_up(members or [Member(record, store) for record in best_trials(store, top)])
+    lineup = line_up(members or [SelectedTrial(record, store) for record in best_trials(store, top)])
     parts = parts_by_patient(lineup.cases.patients, lineup.cases.labels)
     began = time.perf_counter()
     ensemble = ENSEMBLES.build(strategy, **params)
@@ -134,7 +136,7 @@ def merge(
     tuned = tune(raw, lineup.cases.labels, parts, point, positive=settings.positive, bounds=bounds)
     name = name or _name(strategy, lineup.members)
     kept = keep_weighted(ensemble, lineup)
-    merged = Merged(
+    merged = EnsembleResult(
         folder=store.ensembles / name,
         strategy=strategy,
         params=params,
@@ -165,7 +167,11 @@ def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) ->
 
 
 def _described(
-    tuned: Tuned, lineup: Lineup, point: OperatingPoint | None, settings: StudySettings, replicates: int
+    tuned: CalibratedPredictions,
+    lineup: MemberPredictions,
+    point: OperatingPoint | None,
+    settings: StudySettings,
+    replicates: int,
 ) -> dict[str, Any]:
     """Measure an ensemble beside its best member and the uniform mean of those that it was made of."""
     labels, patients = lineup.cases.labels, lineup.cases.patients
@@ -192,7 +198,7 @@ def _described(
     }
 
 
-def _name(strategy: str, members: Sequence[Member]) -> str:
+def _name(strategy: str, members: Sequence[SelectedTrial]) -> str:
     modalities = [member.modality for member in members]
     return f"{strategy}-{'-'.join(sorted(modalities))}" if all(modalities) else f"{strategy}-top{len(members)}"
 
@@ -210,7 +216,11 @@ def _digest(
 
 
 def _write(
-    merged: Merged, members: Sequence[TrialRecord], lineup: Lineup, probabilities: np.ndarray, store: StudyStore
+    merged: EnsembleResult,
+    members: Sequence[TrialRecord],
+    lineup: MemberPredictions,
+    probabilities: np.ndarray,
+    store: StudyFolder,
 ) -> None:
     """Write predictions, settings and, last, the record that makes the ensemble exist."""
     scores = np.log(np.maximum(probabilities, LEAST))  # float64: a vote's tie-break is lost in float32

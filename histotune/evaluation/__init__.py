@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Honest numbers: the sealed test set, external cohorts, confirmation, nested cross-validation."""

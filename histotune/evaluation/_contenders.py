@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError, StudyError
 from histotune.space import read_space
-from histotune.storage.records import ancestor
+from histotune.storage.records import TrialRecord, ancestor
 from histotune.storage.selection import ranked_trials
-from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.storage.study_folder import StudyFolder
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A configuration that is trained again.
 
     Attributes:
@@ -30,7 +30,7 @@ class Contender:
     record: TrialRecord | None
 
 
-def contenders(store: StudyStore, top: int) -> list[Contender]:
+def contenders(store: StudyFolder, top: int) -> list[Candidate]:
     """Return the best `top` distinct configurations, best first, and the default where it is not among them.
 
     Configurations that differ in their seed alone are one. So are a trial and those that went on from its checkpoint
@@ -53,10 +53,10 @@ def contenders(store: StudyStore, top: int) -> list[Contender]:
     if any(one.name == DEFAULT for one in found):
         return found
     trained = (record for record in ranked_trials(store) if _unseeded_of(record) == default)
-    return [*found, Contender(DEFAULT, default, next(trained, None))]
+    return [*found, Candidate(DEFAULT, default, next(trained, None))]
 
 
-def _distinct(store: StudyStore) -> Iterator[TrialRecord]:
+def _distinct(store: StudyFolder) -> Iterator[TrialRecord]:
     configurations, lines = set[str](), set[str]()
     for record in ranked_trials(store):
         digest, line = _unseeded_of(record).digest(), ancestor(record.folder).name
@@ -66,9 +66,9 @@ def _distinct(store: StudyStore) -> Iterator[TrialRecord]:
         lines.add(line)
 
 
-def _named(record: TrialRecord, default: TrialConfig) -> Contender:
+def _named(record: TrialRecord, default: TrialConfig) -> Candidate:
     config = _unseeded_of(record)
-    return Contender(DEFAULT if config == default else f"trial {record.number}", config, record)
+    return Candidate(DEFAULT if config == default else f"trial {record.number}", config, record)
 
 
 def _unseeded_of(record: TrialRecord) -> TrialConfig:

@@ -28,8 +28,8 @@ from histotune.data.grouping import by_group, group_name, whole_groups
 from histotune.data.splits import Split, TrainingData, refuse_missing_class
 from histotune.errors import ConfigError
 from histotune.models.predictor import WEIGHTS, load_model
-from histotune.storage.records import FOLDS, Predictions, networks
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
+from histotune.storage.records import FOLDS, Predictions, TrialRecord, networks
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.training.loop import run_trial
 from histotune.training.pooling import pool
 from histotune.training.trial_folder import ended, open_folder
@@ -47,7 +47,7 @@ class Outer:
         folds: how many outer folds.
     """
 
-    def __init__(self, store: StudyStore, cohort: Cohort, folds: int) -> None:
+    def __init__(self, store: StudyFolder, cohort: Cohort, folds: int) -> None:
         self.store, self.cohort, self.settings, self.folds = store, cohort, store.settings(), folds
         self.data = store.training_data(cohort)
         self._groups = whole_groups(cohort, self.settings.protocol)

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 
 from histotune.core.config import TrialConfig
+from histotune.core.progress import Message
 from histotune.core.registry import PLUGINS
 from histotune.data.cohort import load
 from histotune.errors import StudyError, TrialFailed
-from histotune.evaluation._contenders import Contender
+from histotune.evaluation._contenders import Candidate
 from histotune.evaluation._outer_folds import Outer
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.training.trial_folder import ended, fail
-from histotune.tuning.run import Resources
+from histotune.tuning.events import Resources
 
-Say = Callable[[str], None]
 Trained = Mapping[str, Sequence[TrialRecord]]
 """{contender: its record for every seed}; where a training failed, that record alone."""
-Job = Mapping[str, Any]
+RetrainJob = Mapping[str, Any]
 """What `Outer.train` takes: `config`, its seed among it, and `folder`."""
 
 
@@ -39,7 +40,7 @@ class Crew:
         at_once: how many jobs run together.
     """
 
-    run: Callable[[Iterable[Job]], Iterator[tuple[Job, TrialRecord]]]
+    run: Callable[[Iterable[RetrainJob]], Iterator[tuple[RetrainJob, TrialRecord]]]
     at_once: int = 1
 
 
@@ -53,23 +54,23 @@ class Plan:
         folder: of these outer folds.
     """
 
-    chosen: Sequence[Contender]
+    chosen: Sequence[Candidate]
     outers: Mapping[int, Outer]
     seeds: Sequence[int]
     folder: Path
 
-    def job(self, one: Contender, seed: int) -> Job:
+    def job(self, one: Candidate, seed: int) -> RetrainJob:
         """Return the training of a contender with a seed."""
         return {
             "config": replace(one.config, seed=seed),
             "folder": self.folder / one.config.digest() / f"seed-{seed}",
         }
 
-    def jobs(self) -> list[tuple[Contender, int, Job]]:
+    def jobs(self) -> list[tuple[Candidate, int, RetrainJob]]:
         """Return every training, seed by seed."""
         return [(one, seed, self.job(one, seed)) for seed in self.seeds for one in self.chosen]
 
-    def missing(self) -> list[Contender]:
+    def missing(self) -> list[Candidate]:
         """Return the contender of every training that is left, those that failed in an earlier call among them."""
         return [one for one, _, job in self.jobs() if _complete(job) is None]
 
@@ -86,7 +87,7 @@ def crew(plan: Plan, owner: Path, resources: Resources | None, address: str | No
         StudyError: Ray does not start, or no cluster answers.
     """
 
-    def here(jobs: Iterable[Job]) -> Iterator[tuple[Job, TrialRecord]]:
+    def here(jobs: Iterable[RetrainJob]) -> Iterator[tuple[RetrainJob, TrialRecord]]:
         for job in jobs:
             yield job, plan.outers[job["config"].image_size].train(**job)
 
@@ -100,7 +101,7 @@ def crew(plan: Plan, owner: Path, resources: Resources | None, address: str | No
     work = functools.partial(train_there, some.store.folder.absolute(), places, some.folds)
     with workers(owner, resources, address=address, plugins=PLUGINS) as pool:
 
-        def there(jobs: Iterable[Job]) -> Iterator[tuple[Job, TrialRecord]]:
+        def there(jobs: Iterable[RetrainJob]) -> Iterator[tuple[RetrainJob, TrialRecord]]:
             for job, found in pool.run(work, jobs):
                 if isinstance(found, Died):
                     failure = TrialFailed("killed", found.reason)
@@ -122,17 +123,17 @@ def _outer(study: Path, cohort: Path, folds: int) -> Outer:
     for place, what in ((study / "study.json", f"the study {study}"), (cohort, f"the prepared cohort {cohort}")):
         if not place.exists():
             raise StudyError(f"a node does not see {what}: put --runs and --cache where all nodes see them")
-    return Outer(StudyStore(study), load(cohort), folds)
+    return Outer(StudyFolder(study), load(cohort), folds)
 
 
-def train_again(plan: Plan, crew: Crew, say: Say) -> dict[str, list[TrialRecord]]:
+def train_again(plan: Plan, crew: Crew, say: Message) -> dict[str, list[TrialRecord]]:
     """Train what is missing, and say how far it is: a line before the first training and after each."""
     lines = _Lines(plan, crew.at_once, say)
     found: dict[tuple[str, int], TrialRecord] = {}
     failed: dict[str, TrialRecord] = {}
     of = {job["folder"]: (one.name, seed) for one, seed, job in plan.jobs()}
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[RetrainJob]:
         for one, seed, job in plan.jobs():
             if one.name in failed:
                 lines.left -= 1
@@ -155,7 +156,7 @@ def train_again(plan: Plan, crew: Crew, say: Say) -> dict[str, list[TrialRecord]
     }
 
 
-def _complete(job: Job) -> TrialRecord | None:
+def _complete(job: RetrainJob) -> TrialRecord | None:
     """Return the record of a training that ended complete; the record of one that failed goes, to be tried again."""
     record = ended(job["folder"], job["config"])
     return record if record is not None and record.state == COMPLETE else None
@@ -168,7 +169,7 @@ class _Lines:
         left: trainings that have neither ended nor turned out to be done.
     """
 
-    def __init__(self, plan: Plan, at_once: int, say: Say) -> None:
+    def __init__(self, plan: Plan, at_once: int, say: Message) -> None:
         some, missing = next(iter(plan.outers.values())), plan.missing()
         self.size = self.left = len(plan.chosen) * len(plan.seeds)
         self._metric, self._say = some.settings.metric, say
@@ -194,7 +195,7 @@ class _Lines:
         )
 
 
-def _estimate(missing: Sequence[Contender], outer: Outer, at_once: int) -> str:
+def _estimate(missing: Sequence[Candidate], outer: Outer, at_once: int) -> str:
     """Say how long what is missing takes, going by what the trials of the search took."""
     settings = outer.settings
     networks_of_trial = max(settings.folds, 1) * settings.repeats

@@ -23,28 +23,30 @@ from typing import Any
 import numpy as np
 
 from histotune.core import files
+from histotune.core.progress import Message, silent
 from histotune.core.runtime import Places
 from histotune.data.imbalance import NATURAL
 from histotune.errors import ConfigError, StudyError
-from histotune.evaluation._contenders import Contender, contenders
+from histotune.evaluation._contenders import Candidate, contenders
 from histotune.evaluation._outer_folds import FRESH, Outer, refuse_thinned
-from histotune.evaluation._retrain import Plan, Say, Trained, crew, train_again
-from histotune.evaluation.confirmation import Confirmed, Row, chance_in, cheapest, judge, sentence
-from histotune.metrics.bootstrap import REPLICATES, Interval, Seeded, over_seeds
+from histotune.evaluation._retrain import Plan, Trained, crew, train_again
+from histotune.evaluation.confirmation import Confirmation, ConfirmationRow, chance_in, cheapest, judge, sentence
+from histotune.metrics.bootstrap import REPLICATES, over_seeds
+from histotune.metrics.intervals import ConfidenceInterval, Seeded
 from histotune.metrics.scores import direction, softmax
-from histotune.storage.records import Predictions
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, networks, read_record
+from histotune.storage.records import Predictions, TrialRecord, networks, read_record
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.studies.create import study_cohort
 from histotune.training.pooling import pooled
-from histotune.tuning.run import Resources
+from histotune.tuning.events import Resources
 
 CONFIRM = "confirm"
 TOP, SEEDS, OUTER = 5, 5, 3
-_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+_UNKNOWN = ConfidenceInterval(float("nan"), float("nan"), float("nan"))
 
 
 def confirm(
-    store: StudyStore,
+    store: StudyFolder,
     places: Places,
     *,
     top: int = TOP,
@@ -54,9 +56,9 @@ def confirm(
     resources: Resources | None = None,
     ray_address: str | None = None,
     replicates: int = REPLICATES,
-    say: Say | None = None,
+    say: Message | None = None,
     command: str = "histotune.Study.confirm",
-) -> Confirmed:
+) -> Confirmation:
     """Train the best configurations of a study and its default again, and compare them; the same call goes on.
 
     Args:
@@ -83,7 +85,7 @@ def confirm(
     if resources is not None and ray_address is None:
         resources.check()
     chosen = contenders(store, top)
-    say = say or (lambda line: None)
+    say = say or silent
     sizes = {one.config.image_size for one in chosen}
     outers = {size: Outer(store, study_cohort(store, places, size, data), folds) for size in sizes}
     fresh = [store.settings().seed + FRESH + number for number in range(1, seeds + 1)]
@@ -100,7 +102,7 @@ def confirm(
     return confirmed
 
 
-def _check(store: StudyStore, seeds: int, outer: int | None) -> int:
+def _check(store: StudyFolder, seeds: int, outer: int | None) -> int:
     """Return the number of outer folds."""
     settings = store.settings()
     if seeds < 2:
@@ -113,13 +115,13 @@ def _check(store: StudyStore, seeds: int, outer: int | None) -> int:
 
 
 def _compare(
-    store: StudyStore,
-    chosen: Sequence[Contender],
+    store: StudyFolder,
+    chosen: Sequence[Candidate],
     trained: Trained,
     outers: Mapping[int, Outer],
     replicates: int,
     command: str,
-) -> Confirmed:
+) -> Confirmation:
     settings = store.settings()
     complete = {name: records for name, records in trained.items() if all(r.state == COMPLETE for r in records)}
     if not complete:
@@ -127,7 +129,7 @@ def _compare(
             "no configuration could be trained again: "
             + "; ".join(f"{name}: {records[0].kind}: {records[0].reason}" for name, records in trained.items())
         )
-    cases = Cases(store, next(iter(outers.values())), replicates)
+    cases = DevelopmentCases(store, next(iter(outers.values())), replicates)
     scores = {name: cases.confirmed(records) for name, records in complete.items()}
     judged = judge(scores, settings.metric)
     rows = [_row(one, trained[one.name], scores.get(one.name), cases) for one in chosen]
@@ -146,7 +148,7 @@ def _compare(
     winner = next(row for row in rows if not row.failed)
     said, beats = sentence(winner, judged, settings.metric, len(settings.classes))
     some = cases.outer
-    return Confirmed(
+    return Confirmation(
         study=settings.name,
         metric=settings.metric,
         seeds=len(next(iter(complete.values()))),
@@ -164,7 +166,7 @@ def _compare(
     )
 
 
-def _notes(store: StudyStore, outer: Outer, rows: Sequence[Row]) -> list[str]:
+def _notes(store: StudyFolder, outer: Outer, rows: Sequence[ConfirmationRow]) -> list[str]:
     settings = store.settings()
     seen = 1 - 1 / settings.folds if settings.folds else 1 - outer.share
     notes = []
@@ -187,7 +189,9 @@ def _latency(records: Sequence[TrialRecord]) -> float:
     )
 
 
-def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, cases: Cases) -> Row:
+def _row(
+    one: Candidate, records: Sequence[TrialRecord], scores: Seeded | None, cases: DevelopmentCases
+) -> ConfirmationRow:
     """Gather what is known of a contender but its differences from others."""
     about: dict[str, Any] = {
         "name": one.name,
@@ -196,8 +200,10 @@ def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, 
         "search_score": float("nan") if one.record is None else one.record.metrics[cases.metric],
     }
     if scores is None:
-        return Row(**about, confirmed=_UNKNOWN, optimism_gap=_UNKNOWN, failed=f"{records[0].kind}: {records[0].reason}")
-    return Row(
+        return ConfirmationRow(
+            **about, confirmed=_UNKNOWN, optimism_gap=_UNKNOWN, failed=f"{records[0].kind}: {records[0].reason}"
+        )
+    return ConfirmationRow(
         **about,
         confirmed=scores.interval(),
         optimism_gap=_UNKNOWN if one.record is None else cases.gap(one.record, scores),
@@ -208,10 +214,10 @@ def _row(one: Contender, records: Sequence[TrialRecord], scores: Seeded | None, 
     )
 
 
-class Cases:
+class DevelopmentCases:
     """The development part: search and confirmation are measured on the same draws of its patients."""
 
-    def __init__(self, store: StudyStore, outer: Outer, replicates: int) -> None:
+    def __init__(self, store: StudyFolder, outer: Outer, replicates: int) -> None:
         self.outer, self.metric = outer, outer.settings.metric
         self._settings, self._replicates = store.settings(), replicates
         data = outer.data
@@ -225,13 +231,13 @@ class Cases:
         dealt = [one[0] for one in folds if one is not None]
         return self._measured([record.predictions() for record in records], dealt)
 
-    def gap(self, record: TrialRecord, scores: Seeded) -> Interval:
+    def gap(self, record: TrialRecord, scores: Seeded) -> ConfidenceInterval:
         """Return by how much the score that a trial had in the search looks better than the confirmed one."""
         found = self._search(record)
         sign = direction(self.metric)
         drawn, without = (values.mean(axis=0, keepdims=True) for values in (found.drawn, found.without))
         gap = Seeded(np.array([found.values.mean()]), drawn, without, found.patients).minus(scores).interval()
-        return gap if sign > 0 else Interval(-gap.value, -gap.high, -gap.low)
+        return gap if sign > 0 else ConfidenceInterval(-gap.value, -gap.high, -gap.low)
 
     def _search(self, record: TrialRecord) -> Seeded:
         """Measure a trial as the search did: on the validation part, or on the folds of every repeat."""

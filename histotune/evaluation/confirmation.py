@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from histotune.evaluation._contenders import DEFAULT
-from histotune.metrics.bootstrap import Difference, Interval, Seeded, holm
+from histotune.metrics.bootstrap import holm
+from histotune.metrics.intervals import ConfidenceInterval, Difference, Seeded
 from histotune.metrics.scores import direction, in_words
 
 ALPHA = 0.05
@@ -19,7 +20,7 @@ _CHANCE = {"auroc": lambda classes: 0.5, "balanced_accuracy": lambda classes: 1 
 
 
 @dataclass(frozen=True)
-class Row:
+class ConfirmationRow:
     """What one contender reaches.
 
     Attributes:
@@ -42,8 +43,8 @@ class Row:
     number: int | None
     digest: str
     search_score: float
-    confirmed: Interval
-    optimism_gap: Interval
+    confirmed: ConfidenceInterval
+    optimism_gap: ConfidenceInterval
     per_seed: Sequence[float] = ()
     against_best: Mapping[str, float] = field(default_factory=dict)
     against_default: Mapping[str, float] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Confirmation:
     """What confirming a study found; see `confirm.confirm`.
 
     Attributes:
@@ -73,7 +74,7 @@ class Confirmed:
     seeds: int
     outer: int
     patients: int
-    contenders: Sequence[Row]
+    contenders: Sequence[ConfirmationRow]
     best: str
     tied: Sequence[str]
     recommended: str
@@ -126,7 +127,7 @@ def judge(found: Mapping[str, Seeded], metric: str) -> Judged:
     return Judged(best, against_best, against_default, tied)
 
 
-def cheapest(rows: Sequence[Row], sign: float) -> tuple[str, str]:
+def cheapest(rows: Sequence[ConfirmationRow], sign: float) -> tuple[str, str]:
     """Return the name of the cheapest row, and by which cost: latency, then parameters, then the confirmed score.
 
     Costs up to `SIMILAR` times the least count as equal.
@@ -141,7 +142,7 @@ def cheapest(rows: Sequence[Row], sign: float) -> tuple[str, str]:
     return chosen.name, cost if len(few) == 1 else f"{cost}, about as others that score lower"
 
 
-def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[str, bool]:
+def sentence(winner: ConfirmationRow, judged: Judged, metric: str, classes: int) -> tuple[str, bool]:
     """Say what the search's winner reaches, and whether it beats the default."""
     sign, name = direction(metric), in_words(metric)
     who = "the space's default" if winner.name == DEFAULT else winner.name
@@ -164,7 +165,7 @@ def sentence(winner: Row, judged: Judged, metric: str, classes: int) -> tuple[st
     return f"{': '.join([said, *([' and '.join(verdicts)] if verdicts else [])])}.", beats
 
 
-def chance_in(found: Interval, metric: str, classes: int) -> list[str]:
+def chance_in(found: ConfidenceInterval, metric: str, classes: int) -> list[str]:
     """Name chance where an interval does not lie above it; nothing of a metric whose chance depends on the cases."""
     chance = _CHANCE.get(metric, lambda _: float("nan"))(classes)
     return [f"chance ({chance:.3f})"] if found.low <= chance <= found.high or found.value < chance else []

@@ -15,7 +15,7 @@ from histotune.evaluation.sealed import Cohorts, Evaluation, contenders_of, keep
 from histotune.evaluation.shift import measure_shift
 from histotune.exports.model import Export
 from histotune.storage.seal import EXTERNAL
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.studies.create import prepare_cohort, study_cohort
 
 
@@ -32,7 +32,7 @@ def evaluate_on(
     how = str(model.info["resize"])
     cohorts = {size: prepare_cohort(dataset, {}, data, size, places, resize=how) for size in model.image_sizes}
     evaluation = evaluate_external(model, cohorts, read_labels(cohorts[min(cohorts)]))
-    store = StudyStore(model.study_folder)
+    store = StudyFolder(model.study_folder)
     if not store.exists():
         note = f"Shift is not known: study {model.study!r} is not at {store.folder}."
         return keep(model, None, replace(evaluation, note=f"{evaluation.note} {note}".strip()), command)
@@ -84,7 +84,7 @@ def _refuse_known_images(model: Export, cohort: Cohort) -> None:
     advice = "without --on, its sealed test part is measured"
     if cohort.digest in model.info["dataset"]["digests"].values():
         raise DataError(f"{cohort.name!r} is the very data that {model.name} was trained on; {advice}")
-    store = StudyStore(model.study_folder)
+    store = StudyFolder(model.study_folder)
     if not store.exists():
         return  # an export that travelled alone knows the digest of its data only
     table = store.split_table()

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from histotune.core import files
+from histotune.core.progress import Message, silent
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, select
 from histotune.data.fold_assignment import deal_folds
@@ -34,23 +35,22 @@ from histotune.data.splits import Split, TrainingData
 from histotune.errors import ConfigError, StudyError
 from histotune.evaluation._outer_folds import CHUNK, FRESH, SCORES, Outer, refuse_thinned
 from histotune.evaluation.confirmation import chance_in
-from histotune.evaluation.sealed import evaluate
+from histotune.evaluation.sealed import Cohorts, evaluate
 from histotune.exports.export import export_trial
 from histotune.exports.model import load
-from histotune.metrics.bootstrap import Interval, over_seeds
+from histotune.metrics.bootstrap import over_seeds
+from histotune.metrics.intervals import ConfidenceInterval
 from histotune.metrics.scores import direction, in_words
 from histotune.space import load_space
-from histotune.storage.records import Predictions
+from histotune.storage.records import Predictions, TrialRecord
 from histotune.storage.selection import best_trials
-from histotune.storage.study_folder import StudyStore, TrialRecord
-from histotune.studies.create import Wanted, begin, kinds_of
-from histotune.studies.leaderboard import TRIAL, Line, components
+from histotune.storage.study_folder import StudyFolder
+from histotune.studies.create import StudyRequest, begin, kinds_of
+from histotune.studies.leaderboard import TRIAL, LeaderboardLine, components
 from histotune.studies.train_and_search import search
-from histotune.tuning.run import Summary
+from histotune.tuning.events import SearchSummary
 
 NESTED = "nested.json"
-Cohorts = Mapping[int, Cohort]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Nested:
     outer: int
     inner_folds: int
     patients: int
-    nested: Interval
+    nested: ConfidenceInterval
     inner: float
     gap: float
     folds: Sequence[OuterFold]
@@ -121,8 +121,8 @@ def nested_search(
     cache: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
-    searching: Callable[..., tuple[StudyStore, Summary | None]] = search,
-    say: Say | None = None,
+    searching: Callable[..., tuple[StudyFolder, SearchSummary | None]] = search,
+    say: Message | None = None,
     command: str = "histotune.nested_search",
     **how: Any,
 ) -> Nested:
@@ -142,12 +142,12 @@ def nested_search(
         HistotuneError: as `search`.
     """
     _check(outer, how)
-    place, say = Places.of(runs, cache), say or (lambda line: None)
+    place, say = Places.of(runs, cache), say or silent
     kinds = kinds_of(space, data, place, study, options=options or {})
     edits = {name: how.get(name, ()) for name in ("fix", "ranges", "choices")}
     loaded = load_space(space, **edits, options=options or {}, kinds=kinds)
     asked = {name: how.get(name) for name in ("metric", "protocol", "imbalance", "training_cases", "folds", "repeats")}
-    wanted = Wanted(loaded, data, seed=seed, strict=how.get("strict", False), **asked)
+    wanted = StudyRequest(loaded, data, seed=seed, strict=how.get("strict", False), **asked)
     thinned = (wanted.imbalance or loaded.imbalance or NATURAL) != NATURAL or bool(wanted.training_cases)
     refuse_thinned(study or loaded.name, thinned=thinned)
     store, cohorts = begin(wanted, study, place)
@@ -192,7 +192,7 @@ def _check(outer: int, how: Mapping[str, Any]) -> None:
             raise ConfigError(f"--outer does not go with --{name.replace('_', '-')}: {reason}")
 
 
-def _refuse_other_folds(store: StudyStore, outer: int) -> None:
+def _refuse_other_folds(store: StudyFolder, outer: int) -> None:
     """Refuse to mix outer folds of two deals."""
     begun = {path.parent.name: path for path in (store.folder / "outer").glob("*/study.json")}
     if not begun:
@@ -205,9 +205,9 @@ def _refuse_other_folds(store: StudyStore, outer: int) -> None:
         )
 
 
-def _study_of(store: StudyStore, cohort: Cohort, whole: Outer, cut: TrainingData, number: int) -> StudyStore:
+def _study_of(store: StudyFolder, cohort: Cohort, whole: Outer, cut: TrainingData, number: int) -> StudyFolder:
     """Create the study of an outer fold, whose sealed part is the fold, or find it again."""
-    own, settings = StudyStore(store.folder / "outer" / str(number)), store.settings()
+    own, settings = StudyFolder(store.folder / "outer" / str(number)), store.settings()
     if own.exists():
         return own
     nobody = np.array([], np.int64)
@@ -224,7 +224,7 @@ def _study_of(store: StudyStore, cohort: Cohort, whole: Outer, cut: TrainingData
     return own
 
 
-def _refuse_early_end(ended: Summary | None, number: int) -> None:
+def _refuse_early_end(ended: SearchSummary | None, number: int) -> None:
     """Stop where a search was interrupted or failed: its winner is not yet the one to evaluate."""
     if ended is None:
         return
@@ -235,7 +235,7 @@ def _refuse_early_end(ended: Summary | None, number: int) -> None:
 
 
 def _evaluated(
-    own: StudyStore, cohorts: Cohorts, data: TrainingData, number: int, command: str
+    own: StudyFolder, cohorts: Cohorts, data: TrainingData, number: int, command: str
 ) -> tuple[OuterFold, Predictions]:
     """Evaluate the winner on its outer fold, on the record; the same winner once only."""
     winner, metric = best_trials(own, 1)[0], own.settings().metric
@@ -268,12 +268,12 @@ def _evaluated(
 
 
 def _what(record: TrialRecord) -> str:
-    loss, backbone = components(Line(TRIAL, str(record.number), record))
+    loss, backbone = components(LeaderboardLine(TRIAL, str(record.number), record))
     return f"{backbone} {loss}"
 
 
 def _joined(
-    store: StudyStore, found: Sequence[OuterFold], saved: Sequence[Predictions], data: TrainingData, command: str
+    store: StudyFolder, found: Sequence[OuterFold], saved: Sequence[Predictions], data: TrainingData, command: str
 ) -> Nested:
     settings = store.settings()
     metric = settings.metric

@@ -18,9 +18,10 @@ from histotune.evaluation.shift import Shift
 from histotune.exports.card import add_evaluation
 from histotune.exports.model import CHUNK, Export
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, Interval, intervals, paired_bootstrap
+from histotune.metrics.bootstrap import intervals, paired_bootstrap
+from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.storage.seal import SEALED, seal_sentence
-from histotune.storage.study_folder import StudySettings, StudyStore
+from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies.controls import control_names, predict_control
 
 BEST_MEMBER, UNIFORM_MEAN = "best member", "uniform mean"
@@ -61,9 +62,9 @@ class Evaluation:
     classes: tuple[str, ...]
     confusion: list[list[int]]
     threshold: float | None
-    metrics: Mapping[str, Interval]
-    at_threshold: Mapping[str, Interval]
-    beside: Mapping[str, Mapping[str, Interval]]
+    metrics: Mapping[str, ConfidenceInterval]
+    at_threshold: Mapping[str, ConfidenceInterval]
+    beside: Mapping[str, Mapping[str, ConfidenceInterval]]
     gains: Mapping[str, Difference]
     openings_before: int = 0
     note: str = ""
@@ -76,7 +77,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Export, cohorts: Cohorts, store: StudyStore, *, command: str, replicates: int = 2000, seed: int = 0
+    model: Export, cohorts: Cohorts, store: StudyFolder, *, command: str, replicates: int = 2000, seed: int = 0
 ) -> Evaluation:
     """Open the sealed test part, on the record, and measure an export on it beside the controls.
 
@@ -139,7 +140,7 @@ def sized_cohorts(model: Export, cohorts: Cohorts) -> Mapping[int, Cohort]:
     return {size: cohorts[size] for size in model.image_sizes}
 
 
-def _refuse_strangers(model: Export, store: StudyStore, sized: Mapping[int, Cohort]) -> None:
+def _refuse_strangers(model: Export, store: StudyFolder, sized: Mapping[int, Cohort]) -> None:
     settings = store.settings()
     made_in = model.info["study"]
     if (made_in["name"], made_in["created"]) != (settings.name, settings.created):
@@ -195,7 +196,7 @@ def measured(
     }
 
 
-def _note(store: StudyStore, model: Export, before: int) -> str:
+def _note(store: StudyFolder, model: Export, before: int) -> str:
     if not before:
         return ""
     openings = store.openings()
@@ -221,7 +222,7 @@ def _patients_note(settings: StudySettings) -> str:
     return "Patients are unknown and every image counts as one: the intervals are narrower than they should be."
 
 
-def keep(model: Export, store: StudyStore | None, evaluation: Evaluation, command: str) -> Evaluation:
+def keep(model: Export, store: StudyFolder | None, evaluation: Evaluation, command: str) -> Evaluation:
     """Append to the study's `evaluation.json` and to the export's model card, and return the evaluation.
 
     No evaluation is ever overwritten by a later, luckier one. A card that cannot be written is warned of.

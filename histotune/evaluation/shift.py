@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from histotune.data.cohort import Cohort, select
 from histotune.exports.model import CHUNK, Export
 from histotune.models.network import IMAGE
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 COLOUR, STAIN, EMBEDDING = "colour", "stain", "embedding"
 UNITS = {
@@ -72,7 +72,7 @@ class Sample(NamedTuple):
 
 
 def measure_shift(
-    model: Export, store: StudyStore, own: Mapping[int, Cohort], other: Mapping[int, Cohort], *, seed: int = 0
+    model: Export, store: StudyFolder, own: Mapping[int, Cohort], other: Mapping[int, Cohort], *, seed: int = 0
 ) -> dict[str, Shift]:
     """Compare an external cohort with the data of the study that an export was made in.
 

@@ -12,7 +12,7 @@ from histotune.data.batches import in_order
 from histotune.data.modalities import Bag, Batch, over
 from histotune.data.splits import TrainingData
 from histotune.explanation import saliency
-from histotune.explanation.permutation import Scored
+from histotune.explanation.permutation import ScoredCohort
 from histotune.models.backbones import InstanceBackbone
 from histotune.models.predictor import inputs_of
 
@@ -20,7 +20,9 @@ _BATCH = 64
 POOL = ""  # who asks where the branch itself weighs its patches
 
 
-def readings(parts: Sequence[Scored], data: TrainingData, answering: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def readings(
+    parts: Sequence[ScoredCohort], data: TrainingData, answering: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return how much of each token of a branch the others look at, in multiples of an equal share.
 
     Returns:
@@ -43,7 +45,7 @@ def readings(parts: Sequence[Scored], data: TrainingData, answering: str) -> dic
 
 
 @dataclass(frozen=True)
-class Patches:
+class CaseAttention:
     """The patches of one case.
 
     Attributes:
@@ -63,14 +65,14 @@ class Patches:
     probability: float
 
 
-def bag_branches(part: Scored) -> list[str]:
+def bag_branches(part: ScoredCohort) -> list[str]:
     """Return the branches that read bags or graphs of patches."""
     model = part.predictor.model
     return [name for name, branch in model.branches.items() if isinstance(branch, InstanceBackbone)]
 
 
 @torch.inference_mode()
-def patches_of(part: Scored, data: TrainingData, branch: str, row: int) -> Patches:
+def patches_of(part: ScoredCohort, data: TrainingData, branch: str, row: int) -> CaseAttention:
     """Return what a network looks at among the patches of a case, and what each of them does to its answer."""
     predictor, model = part.predictor, part.predictor.model
     modality = model.modalities[branch]
@@ -94,7 +96,7 @@ def patches_of(part: Scored, data: TrainingData, branch: str, row: int) -> Patch
         others = {name: _repeated(values, len(some)) for name, values in inputs.items() if name != modality}
         masks = {name: there.expand(len(some)) for name, there in present.items()}
         left.append(model.logits({**others, modality: _rows(without, some)}, masks)[:, predicted])
-    return Patches(
+    return CaseAttention(
         row,
         bag.coordinates[0, :count].double().cpu().numpy(),
         {asking: weights[:count].double().cpu().numpy() for asking, weights in found.items()},

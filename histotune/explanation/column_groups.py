@@ -11,19 +11,19 @@ from histotune.data.batches import in_order
 from histotune.data.modalities import tensor
 from histotune.data.modalities.table import TablePreprocessing
 from histotune.data.splits import TrainingData
-from histotune.explanation.permutation import Group, Scored, token_spans
+from histotune.explanation.permutation import FeatureGroup, ScoredCohort, token_spans
 from histotune.models.predictor import inputs_of
 
 _BATCH = 256
 
 
-def tables_of(parts: Sequence[Scored]) -> list[str]:
+def tables_of(parts: Sequence[ScoredCohort]) -> list[str]:
     """Return the modalities that are tables, of a trial's networks."""
     predictor = parts[0].predictor
     return [name for name in predictor.modalities if predictor.preparations[name].kind == "table"]
 
 
-def steepest(parts: Sequence[Scored], data: TrainingData, modality: str, most: int) -> tuple[list[str], int]:
+def steepest(parts: Sequence[ScoredCohort], data: TrainingData, modality: str, most: int) -> tuple[list[str], int]:
     """Return the `most` columns of a table in which the logits are steepest, and how many columns are read in all.
 
     The steepness of a column is the mean over cases and classes of |d logit / d feature| times the feature's standard
@@ -39,7 +39,7 @@ def steepest(parts: Sequence[Scored], data: TrainingData, modality: str, most: i
     return ranked[:most], len(ranked)
 
 
-def _steepness(part: Scored, data: TrainingData, modality: str) -> np.ndarray:
+def _steepness(part: ScoredCohort, data: TrainingData, modality: str) -> np.ndarray:
     """Return |slope| times spread of every feature of a table, float64 [F]."""
     predictor, model = part.predictor, part.predictor.model
     feed = part.feed(data)
@@ -81,7 +81,7 @@ def alike(values: Mapping[str, np.ndarray], least: float) -> list[list[str]]:
     return groups
 
 
-def column_groups(columns: Sequence[str], data: TrainingData, modality: str, least: float) -> list[Group]:
+def column_groups(columns: Sequence[str], data: TrainingData, modality: str, least: float) -> list[FeatureGroup]:
     """Return groups of columns that say the same, as `alike`; the first names it. Categories stay alone."""
     stored = data.columns[modality].stored
     rows = np.flatnonzero(data.present[modality] & (data.labels >= 0))
@@ -91,10 +91,10 @@ def column_groups(columns: Sequence[str], data: TrainingData, modality: str, lea
     if numbers:
         values = np.array(stored.values[rows], dtype=np.float64)
         found += alike({name: values[:, at] for name, at in numbers.items()}, least)
-    return [Group(_called(names), modality, tuple(names)) for names in found]
+    return [FeatureGroup(_called(names), modality, tuple(names)) for names in found]
 
 
-def chunks_of(parts: Sequence[Scored], branch: str) -> list[Group]:
+def chunks_of(parts: Sequence[ScoredCohort], branch: str) -> list[FeatureGroup]:
     """Return the tokens of a branch that cuts a table into chunks of features, named by those of the first network.
 
     Empty where the branch has one token, or does not say of which features its tokens are.
@@ -106,7 +106,7 @@ def chunks_of(parts: Sequence[Scored], branch: str) -> list[Group]:
         return []
     ends = [(fitted.names[start], fitted.names[stop - 1]) for start, stop in spans]
     names = [first if first == last else f"{first} ... {last}" for first, last in ends]
-    return [Group(f"{token + 1}: {name}", modality, (), branch, token) for token, name in enumerate(names)]
+    return [FeatureGroup(f"{token + 1}: {name}", modality, (), branch, token) for token, name in enumerate(names)]
 
 
 def _called(names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from histotune.explanation.slide_map import Grid, SlideMap, grid_of, picture, sp
 from histotune.exports.model import Export
 from histotune.ingest.datasets import fit, read_image
 from histotune.ingest.decode import content_digest
-from histotune.ingest.new_cases import Images
+from histotune.ingest.new_cases import ImageFiles
 from histotune.metrics.scores import decide
 
 SIDE = 96  # px of a patch and its maps as they are shown
@@ -95,7 +95,7 @@ class Explanation:
 
 def explain(
     model: Export,
-    images: Images,
+    images: ImageFiles,
     *,
     slide: bool = False,
     most: int = 24,
@@ -182,7 +182,7 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 
 def _predict(
-    model: Export, images: Images, table: pd.DataFrame, rows: np.ndarray, strict: bool
+    model: Export, images: ImageFiles, table: pd.DataFrame, rows: np.ndarray, strict: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the probabilities [k, C] of the rows that can be read, and these rows."""
     if isinstance(images, np.ndarray):
@@ -194,7 +194,7 @@ def _predict(
     return predicted[[f"p_{name}" for name in model.classes]].to_numpy(), kept
 
 
-def _reader(images: Images, table: pd.DataFrame, kept: np.ndarray) -> Pixels:
+def _reader(images: ImageFiles, table: pd.DataFrame, kept: np.ndarray) -> Pixels:
     """Return what reads the pixels uint8 [H, W, 3] of a kept row; a slide's patches need not be in memory at once."""
     if isinstance(images, np.ndarray):
         return lambda row: np.asarray(images[kept[row]])

@@ -15,8 +15,8 @@ from histotune.data.splits import TEST, TRAIN, VAL
 from histotune.errors import DataError, suggest
 from histotune.exports.model import Export
 from histotune.ingest.datasets.idc import CLASSES, read_name
-from histotune.ingest.new_cases import Images, image_paths
-from histotune.storage.study_folder import StudyStore
+from histotune.ingest.new_cases import ImageFiles, image_paths
+from histotune.storage.study_folder import StudyFolder
 
 _MEANING = {
     TRAIN: "the model was fitted to them, so they say nothing of how it does on new patients",
@@ -26,7 +26,7 @@ _MEANING = {
 _NOTHING: Mapping[str, Any] = {"path": "", "name": "", "patient": "", "x": np.nan, "y": np.nan, "truth": ""}
 
 
-def listed(images: Images, classes: Sequence[str]) -> pd.DataFrame:
+def listed(images: ImageFiles, classes: Sequence[str]) -> pd.DataFrame:
     """List images with what their file names, or the columns of a CSV, tell.
 
     File names of the Kaggle layout (`PATIENT_idx5_xX_yY_classC.png`) tell patient, place and class. A CSV with a column
@@ -86,7 +86,7 @@ class Standing:
         parts: `train`, `val` or `test`, "" for an image that is not in the study.
     """
 
-    store: StudyStore | None
+    store: StudyFolder | None
     ids: tuple[str, ...]
     parts: tuple[str, ...]
 
@@ -107,7 +107,7 @@ def standing(model: Export, contents: Sequence[str], patients: Sequence[str]) ->
         contents: digest of each image's pixels, as `content_digest` returns it.
         patients: as `listed` knows them, "" where unknown.
     """
-    store, made_in = StudyStore(model.study_folder), model.info["study"]
+    store, made_in = StudyFolder(model.study_folder), model.info["study"]
     nothing = ("",) * len(contents)
     if not store.exists() or store.settings().created != made_in["created"]:
         return Standing(None, nothing, nothing)

@@ -20,7 +20,8 @@ from histotune.data.modalities import Batch, tensor
 from histotune.data.modalities.table import TablePreprocessing
 from histotune.data.splits import TrainingData
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, paired_bootstrap_of_seeds
+from histotune.metrics.bootstrap import paired_bootstrap_of_seeds
+from histotune.metrics.intervals import Difference
 from histotune.models.network import Outputs, Present
 from histotune.models.predictor import SYMMETRIES, Predictor, inputs_of, load_model, seen
 
@@ -30,7 +31,7 @@ REPLICATES = 500
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCohort:
     """A network and the cases that it is scored on, int64 [n] rows of the cohort."""
 
     predictor: Predictor
@@ -47,7 +48,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Group:
+class FeatureGroup:
     """What is permuted together.
 
     Attributes:
@@ -73,7 +74,7 @@ class Effect:
         loss: mean over the repeats, with an interval over resampled patients and repeats.
     """
 
-    group: Group
+    group: FeatureGroup
     loss: Difference
 
 
@@ -89,19 +90,19 @@ class Permuted:
 
     rows: np.ndarray
     plain: np.ndarray
-    changed: Mapping[Group, np.ndarray]
+    changed: Mapping[FeatureGroup, np.ndarray]
 
     def score(self, data: TrainingData, metric: str) -> float:
         """Return the model's own score."""
         return metrics.score(metric, self.plain, data.labels[self.rows], positive=data.positive)
 
-    def mean_loss(self, group: Group, data: TrainingData, metric: str) -> float:
+    def mean_loss(self, group: FeatureGroup, data: TrainingData, metric: str) -> float:
         """Return what the score loses on average over the repeats."""
         labels, sign = data.labels[self.rows], metrics.direction(metric)
         scores = [metrics.score(metric, one, labels, positive=data.positive) for one in self.changed[group]]
         return sign * (self.score(data, metric) - float(np.mean(scores)))
 
-    def effect(self, group: Group, data: TrainingData, metric: str, replicates: int = REPLICATES) -> Effect:
+    def effect(self, group: FeatureGroup, data: TrainingData, metric: str, replicates: int = REPLICATES) -> Effect:
         """Return what the score loses, with its interval."""
         changed = list(self.changed[group])
         sides = ([self.plain] * len(changed), changed)
@@ -113,12 +114,12 @@ class Permuted:
         return Effect(group, found)
 
 
-def scored_parts(folder: Path, data: TrainingData) -> list[Scored]:
+def scored_parts(folder: Path, data: TrainingData) -> list[ScoredCohort]:
     """Load a trial's networks with the cases that each is scored on: of its own fold, or the validation part."""
     predictor = load_model(folder)
     if not predictor.folds:
-        return [Scored(predictor, data.val)]
-    return [Scored(part, cut.val) for part, cut in zip(predictor.folds, data.cuts(), strict=True)]
+        return [ScoredCohort(predictor, data.val)]
+    return [ScoredCohort(part, cut.val) for part, cut in zip(predictor.folds, data.cuts(), strict=True)]
 
 
 def exchange(patients: np.ndarray, there: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -139,7 +140,12 @@ def exchange(patients: np.ndarray, there: np.ndarray, rng: np.random.Generator) 
 
 @torch.inference_mode()
 def permute(
-    parts: Sequence[Scored], data: TrainingData, groups: Sequence[Group], *, repeats: int = REPEATS, seed: int = 0
+    parts: Sequence[ScoredCohort],
+    data: TrainingData,
+    groups: Sequence[FeatureGroup],
+    *,
+    repeats: int = REPEATS,
+    seed: int = 0,
 ) -> Permuted:
     """Score the networks as they are and with every group permuted across patients, `repeats` times.
 
@@ -155,7 +161,7 @@ def permute(
         np.concatenate([part.rows for part in parts]), return_inverse=True, return_counts=True
     )
 
-    def joined(key: tuple[Group | None, int]) -> np.ndarray:
+    def joined(key: tuple[FeatureGroup | None, int]) -> np.ndarray:
         logits = np.concatenate([one[key] for one in found])
         summed = np.zeros((len(rows), logits.shape[1]))
         np.add.at(summed, owner, logits)
@@ -166,8 +172,8 @@ def permute(
 
 
 def _of_part(
-    part: Scored, data: TrainingData, groups: Sequence[Group], seed: Sequence[int], repeats: int
-) -> dict[tuple[Group | None, int], np.ndarray]:
+    part: ScoredCohort, data: TrainingData, groups: Sequence[FeatureGroup], seed: Sequence[int], repeats: int
+) -> dict[tuple[FeatureGroup | None, int], np.ndarray]:
     """Return the logits [n, C] of one network, by group and repeat; None is nothing permuted."""
     predictor, model = part.predictor, part.predictor.model
     wanted = [group for group in groups if group.modality in predictor.modalities]
@@ -179,7 +185,7 @@ def _of_part(
         for repeat in range(repeats)
     }
     feed = part.feed(data)
-    collected: dict[tuple[Group | None, int], list[Tensor]] = {}
+    collected: dict[tuple[FeatureGroup | None, int], list[Tensor]] = {}
     for batch in in_order(np.arange(len(part.rows)), _BATCH):
         for key, logits in _of_batch(predictor, feed, part.rows, batch, wanted, orders):
             collected.setdefault(key, []).append(logits)
@@ -199,9 +205,9 @@ def _of_batch(
     feed: Feed,
     rows: np.ndarray,
     batch: np.ndarray,
-    groups: Sequence[Group],
+    groups: Sequence[FeatureGroup],
     orders: Mapping[tuple[str, int], np.ndarray],
-) -> Iterator[tuple[tuple[Group | None, int], Tensor]]:
+) -> Iterator[tuple[tuple[FeatureGroup | None, int], Tensor]]:
     """Score some cases, view by view; a branch whose modality stays as it is is not asked again."""
     model = predictor.model
     for code in range(SYMMETRIES if predictor.config.tta and model.images else 1):
@@ -230,7 +236,7 @@ def _scores(predictor: Predictor, outputs: Outputs, masks: Present) -> Tensor:
     return scores
 
 
-def _mixed(predictor: Predictor, group: Group, own: Batch, others: Batch) -> Batch | None:
+def _mixed(predictor: Predictor, group: FeatureGroup, own: Batch, others: Batch) -> Batch | None:
     """Return the cases with the group's values of others; None where the network reads nothing of it."""
     if not (group.columns or group.branch):
         return others
@@ -242,7 +248,7 @@ def _mixed(predictor: Predictor, group: Group, own: Batch, others: Batch) -> Bat
     return mixed
 
 
-def _places(predictor: Predictor, group: Group) -> list[int]:
+def _places(predictor: Predictor, group: FeatureGroup) -> list[int]:
     """Return which of the features that a network gets of a table belong to a group."""
     if group.branch:
         start, stop = token_spans(predictor.model.branches[group.branch])[group.token]

@@ -13,7 +13,7 @@ from histotune.data.augment import symmetry, undo_symmetry
 from histotune.data.batches import images_as_cases
 from histotune.data.modalities import tensor
 from histotune.errors import ConfigError
-from histotune.models.fusions import Attention, speaking
+from histotune.models.fusions import AttentionMaps, speaking
 from histotune.models.network import Inputs, Model
 from histotune.models.predictor import SYMMETRIES, Predictor, inputs_of
 
@@ -104,7 +104,7 @@ def token_shares(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[s
     return {pair: torch.stack(weights).mean(dim=0) for pair, weights in found.items()}
 
 
-def shares(layer: Attention, speaks: Tensors) -> dict[tuple[str, str], Tensor]:
+def shares(layer: AttentionMaps, speaks: Tensors) -> dict[tuple[str, str], Tensor]:
     """Map weights [B, heads, Tq, Tk] to [B, Tk] in multiples of what a token gets when all answers are equal.
 
     Args:

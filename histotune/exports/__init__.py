@@ -1,1 +1,1 @@
-"""exports."""
+"""Portable models: export folders, ONNX, torch.export, MLflow, model card, server, distillation."""

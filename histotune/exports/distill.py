@@ -23,20 +23,21 @@ import numpy as np
 
 from histotune.core import files
 from histotune.core.config import TrialConfig
+from histotune.core.progress import Progress
 from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
-from histotune.ensembles.merge import Merged
+from histotune.ensembles.merge import EnsembleResult
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.export import describe_single, write_export
 from histotune.exports.onnx import check_packages
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, Interval, paired_bootstrap, patient_bootstrap
+from histotune.metrics.bootstrap import paired_bootstrap, patient_bootstrap
 from histotune.metrics.calibration import fit_temperature, tempered
+from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.operating_points import OperatingPoint
-from histotune.storage.records import read_ensemble
+from histotune.storage.records import Predictions, TrialRecord, read_ensemble
 from histotune.storage.selection import complete_trial
-from histotune.storage.study_folder import COMPLETE, Predictions, StudyStore, TrialRecord
-from histotune.studies.create import Progress
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.training.cross_validation import Fold
 from histotune.training.loop import run_trial
 from histotune.training.soft_targets import taught
@@ -64,15 +65,15 @@ class Distilled:
     student: int
     trust: float
     metric: str
-    values: Mapping[str, Interval]
+    values: Mapping[str, ConfidenceInterval]
     gains: Mapping[str, Difference]
     parameters: tuple[int, int]
     how: Mapping[str, Any]
 
 
 def distill(
-    store: StudyStore,
-    merged: Merged,
+    store: StudyFolder,
+    merged: EnsembleResult,
     cohort: Callable[[int], Cohort],
     *,
     student: int | None = None,
@@ -127,7 +128,7 @@ def distill(
 
 
 def check_distillable(
-    store: StudyStore, student: int | None, *, onnx: bool = False, graphs: bool = False, exported: bool = True
+    store: StudyFolder, student: int | None, *, onnx: bool = False, graphs: bool = False, exported: bool = True
 ) -> None:
     """Refuse, before anything is combined or trained, what cannot be distilled.
 
@@ -150,7 +151,7 @@ def check_distillable(
         raise ConfigError("a graph of the model lies in an export folder: name one (export=FOLDER, --export FOLDER)")
 
 
-def _student(store: StudyStore, merged: Merged, number: int | None) -> TrialRecord:
+def _student(store: StudyFolder, merged: EnsembleResult, number: int | None) -> TrialRecord:
     """Return the trial whose configuration is taken: as asked, or the member that costs least."""
     if number is not None:
         return complete_trial(store, number)
@@ -175,7 +176,7 @@ def _trained(
     config: TrialConfig,
     data: TrainingData,
     folder: Path,
-    store: StudyStore,
+    store: StudyFolder,
     fold: Fold | None,
     progress: Progress | None,
 ) -> TrialRecord:
@@ -192,8 +193,8 @@ def _trained(
 
 
 def _compared(
-    store: StudyStore,
-    merged: Merged,
+    store: StudyFolder,
+    merged: EnsembleResult,
     model: TrialRecord,
     record: TrialRecord,
     temperature: float,
@@ -227,9 +228,9 @@ def _compared(
     }
 
 
-def _member(store: StudyStore, number: int, study: str) -> TrialRecord:
+def _member(store: StudyFolder, number: int, study: str) -> TrialRecord:
     """Return a member, which is of another study where one is named."""
-    return complete_trial(StudyStore(Path(study)) if study else store, number)
+    return complete_trial(StudyFolder(Path(study)) if study else store, number)
 
 
 def _told(distilled: Distilled) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from histotune._version import __version__
 from histotune.core import files
 from histotune.data.splits import TEST, TRAIN, VAL
 from histotune.ensembles.crossfit import calibration, parts_by_patient, reached, tune
-from histotune.ensembles.merge import Merged
+from histotune.ensembles.merge import EnsembleResult
 from histotune.ensembles.operating import point_of, scored_cases
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.card import card, what_it_reads
@@ -33,13 +33,15 @@ from histotune.exports.model import EXPORT, FORMAT, MEMBERS, content_digest
 from histotune.exports.onnx import add_onnx
 from histotune.exports.torch_export import add_torch_export
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Interval, patient_bootstrap
+from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from histotune.metrics.intervals import ConfidenceInterval
 from histotune.metrics.operating_points import OperatingPoint
 from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
+from histotune.storage.records import Predictions, TrialRecord, networks
 from histotune.storage.seal import seal_sentence
 from histotune.storage.selection import complete_trial
-from histotune.storage.study_folder import Predictions, StudyStore, TrialRecord, networks
+from histotune.storage.study_folder import StudyFolder
 
 TRIAL, ENSEMBLE = "trial", "ensemble"
 DEALT = ("folds", "repeats")
@@ -47,7 +49,7 @@ _TOLD = ("torch", "torchvision", "timm", "numpy")
 
 
 def export_trial(
-    store: StudyStore,
+    store: StudyFolder,
     number: int,
     folder: Path,
     *,
@@ -76,7 +78,7 @@ def export_trial(
 
 
 def export_ensemble(
-    store: StudyStore, merged: Merged, folder: Path, *, onnx: bool = False, torch_export: bool = False
+    store: StudyFolder, merged: EnsembleResult, folder: Path, *, onnx: bool = False, torch_export: bool = False
 ) -> Path:
     """Write an ensemble as a portable folder, if asked with an ONNX graph or a torch.export program; return it.
 
@@ -102,14 +104,14 @@ def export_ensemble(
     )
 
 
-def _records(store: StudyStore, merged: Merged) -> list[TrialRecord]:
+def _records(store: StudyFolder, merged: EnsembleResult) -> list[TrialRecord]:
     studies = merged.studies or ("",) * len(merged.members)
-    places = [StudyStore(Path(study)) if study else store for study in studies]
+    places = [StudyFolder(Path(study)) if study else store for study in studies]
     return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
 
 
 def write_export(
-    store: StudyStore,
+    store: StudyFolder,
     folder: Path,
     how: Mapping[str, Any],
     members: Sequence[TrialRecord],
@@ -187,18 +189,18 @@ def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> l
     ]
 
 
-def _parts(store: StudyStore) -> dict[str, Any]:
+def _parts(store: StudyFolder) -> dict[str, Any]:
     """Count cases and patients of each part of the split."""
     table = store.split_table()
     parts = {part: table["patient"][table["part"] == part] for part in (TRAIN, VAL, TEST)}
     return {part: {"cases": len(who), "patients": who.nunique()} for part, who in parts.items() if len(who)}
 
 
-def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+def _plain(found: Mapping[str, ConfidenceInterval]) -> dict[str, dict[str, float]]:
     return {name: asdict(interval) for name, interval in found.items()}
 
 
-def _facts(store: StudyStore) -> dict[str, Any]:
+def _facts(store: StudyFolder) -> dict[str, Any]:
     settings = store.settings()
     return {
         "format": FORMAT,
@@ -229,7 +231,7 @@ def _facts(store: StudyStore) -> dict[str, Any]:
 
 
 def describe_single(
-    store: StudyStore, saved: Predictions, operating_point: str | OperatingPoint | None = None
+    store: StudyFolder, saved: Predictions, operating_point: str | OperatingPoint | None = None
 ) -> tuple[dict[str, Any], float]:
     """Return what an export says of one network with these held-out predictions, and its temperature."""
     settings, raw = store.settings(), metrics.softmax(saved.logits)

@@ -12,13 +12,14 @@ from typing import Any
 
 from histotune._version import __version__
 from histotune.core import files
-from histotune.ensembles.merge import Merged
+from histotune.ensembles.merge import EnsembleResult
 from histotune.exports.card import README
 from histotune.exports.export import ENSEMBLE, export_ensemble, export_trial
 from histotune.exports.model import EXPORT
 from histotune.metrics import scores as metrics
+from histotune.storage.records import TrialRecord
 from histotune.storage.selection import best_trials
-from histotune.storage.study_folder import COMPLETE, TrialRecord
+from histotune.storage.study_folder import COMPLETE
 from histotune.tracking import client as _mlflow
 from histotune.tracking.saved_view import NOTE
 from histotune.tracking.tracker import MlflowTracker
@@ -43,7 +44,7 @@ def log_models(tracker: MlflowTracker, *, top: int = 3) -> int:
     return new
 
 
-def log_ensemble(tracker: MlflowTracker, merged: Merged) -> str | None:
+def log_ensemble(tracker: MlflowTracker, merged: EnsembleResult) -> str | None:
     """Log an ensemble as an MLflow model, register it, and return its version; None where MLflow failed.
 
     The registered model is `<study>-ensemble`; its alias `champion` is the version that is best on validation. The
@@ -62,7 +63,7 @@ def _log_trial(client: Any, tracker: MlflowTracker, folder: Path, record: TrialR
     return True
 
 
-def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged: Merged) -> str:
+def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged: EnsembleResult) -> str:
     info, metric = _info(folder), tracker.store.settings().metric
     name = f"{tracker.store.folder.name}-ensemble"
     if not client.search_registered_models(f"name = '{name}'"):
@@ -85,7 +86,7 @@ def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged:
     return str(version.version)
 
 
-def _ensemble_run(tracker: MlflowTracker, client: Any, info: Mapping[str, Any], merged: Merged) -> str:
+def _ensemble_run(tracker: MlflowTracker, client: Any, info: Mapping[str, Any], merged: EnsembleResult) -> str:
     key = f"ensemble/{merged.name}/{info['digest']}"
     found = tracker.runs_of(client, key)
     now = time.time()

@@ -18,9 +18,9 @@ from histotune.core import files
 from histotune.data.modalities import MODALITIES, Column
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import DataError, HistotuneError
-from histotune.exports.scorer import Member, Scorer
+from histotune.exports.scorer import LoadedMember, Scorer
 from histotune.ingest.datasets import BadFile, fit, read_image
-from histotune.ingest.new_cases import CaseFiles, Images, image_paths, of_frame, stacked_images, words
+from histotune.ingest.new_cases import CaseFiles, ImageFiles, image_paths, of_frame, stacked_images, words
 from histotune.ingest.tables import three
 from histotune.models.network import IMAGE
 from histotune.models.predictor import load_model
@@ -38,7 +38,7 @@ class Export(Scorer):
     def __repr__(self) -> str:
         return f"Export({self.name!r}, {len(self.members)} members, classes {', '.join(self.classes)})"
 
-    def predict(self, cases: Images | Mapping[str, Column] | pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
+    def predict(self, cases: ImageFiles | Mapping[str, Column] | pd.DataFrame, *, strict: bool = False) -> pd.DataFrame:
         """Predict class probabilities.
 
         Args:
@@ -93,7 +93,7 @@ class Export(Scorer):
         table.attrs["problems"] = problems
         return table
 
-    def _of_files(self, cases: Images, strict: bool) -> pd.DataFrame:
+    def _of_files(self, cases: ImageFiles, strict: bool) -> pd.DataFrame:
         if not isinstance(cases, (str, os.PathLike)):
             raise DataError(
                 f"{self.name} reads {', '.join(self.reads)}: give a folder of cases, or {{modality: Column}}, got "
@@ -223,7 +223,7 @@ def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> 
             f"{folder} was changed after it was exported: its files do not fit its digest; export it again"
         )
     members = tuple(
-        Member(member["trial"], member["temperature"], load_model(folder / member["folder"], device))
+        LoadedMember(member["trial"], member["temperature"], load_model(folder / member["folder"], device))
         for member in info["members"]
     )
     ensemble = ENSEMBLES.build(info["strategy"], **info["params"])

@@ -19,12 +19,12 @@ from histotune.metrics.scores import decide
 from histotune.models.network import IMAGE
 from histotune.models.predictor import Predictor
 
-Cases = np.ndarray | Mapping[str, Column]
+CaseInputs = np.ndarray | Mapping[str, Column]
 """uint8 images [n, S, S, 3], or {modality: column of n cases}."""
 
 
 @dataclass(frozen=True)
-class Member:
+class LoadedMember:
     """A trained model of an export, and the temperature by which its logits are divided."""
 
     trial: int
@@ -36,17 +36,17 @@ class Member:
         """Side of the images that it reads, pixels."""
         return self.predictor.image_size
 
-    def logits(self, cases: Cases) -> np.ndarray:
+    def logits(self, cases: CaseInputs) -> np.ndarray:
         """Map n cases to logits [n, C]; zeros where they have no modality that it reads."""
         if self._knows(cases):
             return self.predictor.logits(cases)
         return np.zeros((_count(cases), len(self.predictor.classes)), np.float32)
 
-    def hears(self, cases: Cases) -> np.ndarray:
+    def hears(self, cases: CaseInputs) -> np.ndarray:
         """Return for every case whether it has anything that the model reads, bool [n]."""
         return self.predictor.hears(cases) if self._knows(cases) else np.zeros(_count(cases), bool)
 
-    def _knows(self, cases: Cases) -> bool:
+    def _knows(self, cases: CaseInputs) -> bool:
         return isinstance(cases, np.ndarray) or any(name in cases for name in self.predictor.modalities)
 
 
@@ -63,7 +63,7 @@ class Scorer:
 
     folder: Path
     info: Mapping[str, Any]
-    members: tuple[Member, ...]
+    members: tuple[LoadedMember, ...]
     ensemble: Ensemble
 
     @property
@@ -118,7 +118,7 @@ class Scorer:
         """Whether images are all that it reads."""
         return {wanted.kind for wanted in self.reads.values()} == {IMAGE}
 
-    def probabilities(self, cases: Mapping[int, Cases]) -> np.ndarray:
+    def probabilities(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
         """Map {image size S: the same n cases} to probabilities [n, C], float64; see `Predictor.logits`.
 
         Members that hear nothing of a case have no say in it.
@@ -126,12 +126,12 @@ class Scorer:
         probabilities: np.ndarray = self.ensemble.predict(self.member_logits(cases), self.hears(cases))
         return probabilities
 
-    def member_logits(self, cases: Mapping[int, Cases]) -> np.ndarray:
+    def member_logits(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
         """Map cases as in `probabilities` to the members' calibrated logits [M, n, C], float64."""
         logits = np.stack([member.logits(cases[member.image_size]) for member in self.members])
         return apply_temperatures(logits, [member.temperature for member in self.members])
 
-    def hears(self, cases: Mapping[int, Cases]) -> np.ndarray:
+    def hears(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
         """Return which members hear anything of cases as in `probabilities`, bool [M, n]."""
         return np.stack([member.hears(cases[member.image_size]) for member in self.members])
 
@@ -147,5 +147,5 @@ class Scorer:
         return pd.DataFrame(columns)
 
 
-def _count(cases: Cases) -> int:
+def _count(cases: CaseInputs) -> int:
     return len(cases) if isinstance(cases, np.ndarray) else len(next(iter(cases.values())).present)

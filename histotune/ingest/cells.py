@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histotune.data.modalities.table import Column
+from histotune.data.modalities.table import TableColumn
 from histotune.errors import DataError
 
 NUMBERS, CATEGORIES = "numbers", "categories"
 MOST_WORDS = 50  # a column of more different words, most of them in one case only, holds names, no categories
 
 
-def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> tuple[np.ndarray, Column]:
+def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> tuple[np.ndarray, TableColumn]:
     """Read one column as numbers or as codes of categories, float32 [n].
 
     Args:
@@ -27,7 +27,7 @@ def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> 
     """
     name, in_words = str(cells.name), kind == CATEGORIES
     if pd.api.types.is_numeric_dtype(cells.dtype) and not in_words:
-        return _numbers(path, name, pd.to_numeric(cells).to_numpy(np.float64, na_value=np.nan), ids), Column(name)
+        return _numbers(path, name, pd.to_numeric(cells).to_numpy(np.float64, na_value=np.nan), ids), TableColumn(name)
     words = cells.map(lambda cell: str(cell).strip() or None, na_action="ignore")
     there = words.notna()
     if not in_words:
@@ -35,7 +35,7 @@ def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> 
         wrong = there & parsed.isna()
         if kind == NUMBERS or wrong.sum() < there.sum() / 2 or not there.any():
             _refuse_words(path, name, words, wrong, ids)
-            return _numbers(path, name, parsed.to_numpy(np.float64), ids), Column(name)
+            return _numbers(path, name, parsed.to_numpy(np.float64), ids), TableColumn(name)
     categories = tuple(sorted(words[there].unique()))
     if not in_words and len(categories) > max(MOST_WORDS, there.sum() / 2):
         raise DataError(
@@ -43,7 +43,7 @@ def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> 
             f"{categories[0]!r}: exclude it if these are names or dates, or list it under 'categories'"
         )
     codes = pd.Index(categories).get_indexer(pd.Index(words)).astype(np.float32)
-    return np.where(there, codes, np.float32(np.nan)), Column(name, categories)
+    return np.where(there, codes, np.float32(np.nan)), TableColumn(name, categories)
 
 
 def _refuse_words(path: Path, name: str, words: pd.Series, wrong: pd.Series, ids: Sequence[str]) -> None:

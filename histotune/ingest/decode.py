@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from histotune.errors import DataError
-from histotune.ingest.datasets._base import BadFile, Dataset, Listing, Saved
+from histotune.ingest.datasets._base import BadFile, Dataset, FileFormat, Listing
 from histotune.ingest.images import fit
 
 SMALLEST_SIDE = 8  # px; less than this shows nothing
@@ -46,12 +46,12 @@ class Decoded:
     contents: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     converted: list[str] = field(default_factory=list)
-    saved: list[Saved] = field(default_factory=list)
+    saved: list[FileFormat] = field(default_factory=list)
     notes: dict[int, tuple[str, str, bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """What is the same for all cases of a preparation; it travels to every process."""
 
     dataset: Dataset
@@ -60,7 +60,7 @@ class Job:
     resize: str
 
 
-def decode(job: Job, listing: Listing, workers: int | None) -> Iterator[Decoded]:
+def decode(job: DecodeJob, listing: Listing, workers: int | None) -> Iterator[Decoded]:
     """Decode all cases in order, a chunk at a time.
 
     Args:
@@ -81,7 +81,7 @@ def decode(job: Job, listing: Listing, workers: int | None) -> Iterator[Decoded]
     yield from _in_processes(job, chunks, processes)
 
 
-def decode_chunk(job: Job, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
+def decode_chunk(job: DecodeJob, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
     """Decode some cases in this process; a file that cannot be read becomes a note."""
     done = Decoded(np.empty((len(cases), job.side, job.side, 3), np.uint8))
     readable = 0
@@ -96,7 +96,7 @@ def decode_chunk(job: Job, cases: Sequence[Mapping[Any, Any]]) -> Decoded:
             done.contents.append("")
             done.sizes.append((0, 0))
             done.converted.append("")
-            done.saved.append(Saved())
+            done.saved.append(FileFormat())
             continue
         if picture.note:
             done.notes[position] = (*picture.note, True)
@@ -116,7 +116,7 @@ def content_digest(pixels: np.ndarray) -> str:
     return blake2b(shape + np.ascontiguousarray(pixels).tobytes(), digest_size=8).hexdigest()
 
 
-def _in_processes(job: Job, chunks: Iterator[list[dict[Any, Any]]], processes: int) -> Iterator[Decoded]:
+def _in_processes(job: DecodeJob, chunks: Iterator[list[dict[Any, Any]]], processes: int) -> Iterator[Decoded]:
     # Processes are spawned, not forked: the parent may hold threads and locks of torch, Ray or a progress bar.
     context = multiprocessing.get_context("spawn")
     waiting: deque[Future[Decoded]] = deque()

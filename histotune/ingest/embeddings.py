@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from histotune.core import files, runtime
 from histotune.core.files import open_array
+from histotune.core.progress import Progress, silent
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneInput, build_backbone
 from histotune.models.predictor import load_model
@@ -27,7 +28,6 @@ BACKBONE = "timm/tf_efficientnet_lite0"  # its ImageNet weights come as a packag
 PACKAGE = "package"
 BATCH = 64  # images that go through the network at once
 
-Progress = Callable[[int, int], None]
 """Hears (images embedded, images in all)."""
 
 
@@ -96,7 +96,7 @@ def embed(
         with files.lock(folder / f".{named}.lock", f"embedding {len(contents)} images", wait=True):
             if not path.exists():
                 try:
-                    _write(path, encoder, images, len(contents), progress or _unheard)
+                    _write(path, encoder, images, len(contents), progress or silent)
                 except OSError as error:
                     raise files.unwritable(path, error) from error
     return open_array(path, "delete it, and the images are embedded anew")
@@ -115,13 +115,13 @@ def _write(
         done = (file.tell() - begin) // (4 * encoder.width)
         file.truncate(begin + done * 4 * encoder.width)  # the last vector may be half there
         while done < count:
-            progress(done, count)
+            progress("embedding", done, count)
             stop = min(done + BATCH, count)
             file.write(encoder.run(images(done, stop)).astype("<f4", copy=False).tobytes())
             file.flush()
             os.fsync(file.fileno())
             done = stop
-        progress(count, count)
+        progress("embedding", count, count)
     partial.replace(path)
 
 
@@ -180,7 +180,3 @@ def _digest(facts: Sequence[object], network: nn.Module) -> str:
     for name, value in sorted(network.state_dict().items()):
         hashed.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return hashed.hexdigest()[:16]
-
-
-def _unheard(done: int, total: int) -> None:
-    """Stand in for a progress bar."""

@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from histotune.ingest.datasets._base import BadFile, Picture, Saved
+from histotune.ingest.datasets._base import BadFile, FileFormat, Picture
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 RESIZES = ("area", "pad")
@@ -108,11 +108,11 @@ def _to_rgb(image: Image.Image, path: str) -> Picture:
     return Picture(np.asarray(image.convert("RGB")), converted)
 
 
-def _saved(image: Image.Image) -> Saved:
+def _saved(image: Image.Image) -> FileFormat:
     tables = getattr(image, "quantization", None) or {}  # {number: 64 steps} of a JPEG
     steps = [step for table in tables.values() for step in table]
     width, height = image.size
-    return Saved(str(image.format), width, height, sum(steps) / len(steps) if steps else math.nan)
+    return FileFormat(str(image.format), width, height, sum(steps) / len(steps) if steps else math.nan)
 
 
 def _is_16_bit_png(path: str) -> bool:

@@ -26,13 +26,13 @@ from histotune.errors import DataError, suggest
 from histotune.ingest.cells import CATEGORIES, NUMBERS
 from histotune.ingest.datasets import BadFile, fit, read_image
 from histotune.ingest.images import SUFFIXES
-from histotune.ingest.tables import CASE_ID, PARQUET, Known, known_columns, read_known
+from histotune.ingest.tables import CASE_ID, PARQUET, KnownRows, known_columns, read_known
 
 TABLES = (".csv", ".csv.gz", *PARQUET)
 _SLIDES, _DONE = "slides", "features.npy"
 _OF_SLIDES = ("slides.csv", "problems.csv", "labels.csv")  # beside prepared slides
-Problem = Mapping[str, str]
-Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray
+FileProblem = Mapping[str, str]
+ImageFiles = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray
 """A file, a folder, a CSV with a column `path`, a list of files, or uint8 [n, H, W, 3]."""
 
 
@@ -92,7 +92,7 @@ class CaseFiles:
         Raises:
             DataError: there are none of what is read, a name that stands for two files, or as `read_known`.
         """
-        self.problems: list[Problem] = []
+        self.problems: list[FileProblem] = []
         self._given: dict[str, Given] = {}
         places = _places(root, reads)
         for name, place in places.items():
@@ -139,7 +139,7 @@ def of_frame(frame: pd.DataFrame, reads: Mapping[str, Reads]) -> tuple[list[str]
 
 @dataclass(frozen=True)
 class _Rows:
-    known: Known
+    known: KnownRows
 
     @property
     def ids(self) -> list[str]:
@@ -150,7 +150,7 @@ class _Rows:
 
 
 class _Images:
-    def __init__(self, folder: Path, resize: str, problems: list[Problem]) -> None:
+    def __init__(self, folder: Path, resize: str, problems: list[FileProblem]) -> None:
         self._resize, self._problems, self._paths = resize, problems, dict[str, Path]()
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES and path.is_file():
@@ -169,7 +169,7 @@ class _Images:
                     self._add({"path": str(path), "kind": error.kind, "reason": error.reason})
         return Column("image", pixels, present)
 
-    def _add(self, problem: Problem) -> None:
+    def _add(self, problem: FileProblem) -> None:
         if problem not in self._problems:  # another image size has told it already
             self._problems.append(problem)
 

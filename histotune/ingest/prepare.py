@@ -19,7 +19,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,18 @@ import pandas as pd
 
 from histotune.core import files
 from histotune.core.files import read_table
+from histotune.core.progress import Progress, silent
 from histotune.data.cohort import COHORT, FORMAT, MODALITY, PRESENT, PROPERTIES, Cohort, load
 from histotune.data.modalities import MODALITIES, Column
 from histotune.data.modalities.image import FILE
 from histotune.errors import ConfigError, DataError
 from histotune.ingest.datasets import RESIZES, Dataset, Listing, Problem
-from histotune.ingest.datasets._base import Saved
-from histotune.ingest.decode import SMALLEST_SIDE, Job, decode
+from histotune.ingest.datasets._base import FileFormat
+from histotune.ingest.decode import SMALLEST_SIDE, DecodeJob, decode
 from histotune.ingest.images import ImagesFile
 
 IMAGE = "image"  # the modality that a reader's images are
 _DIGEST = 1  # version of a cohort's digest
-Progress = Callable[[int, int], None]
 """Hears (cases decoded, cases in all)."""
 _USUAL = 0.9  # share of the images from which on their size counts as the usual one
 
@@ -78,20 +78,22 @@ def prepare(
         raise ConfigError(f"image_size must be at least {SMALLEST_SIDE} px, got {image_size}")
     listing = dataset.scan(root)
     _refuse_one_class(listing.table["label"], listing, f"the {len(listing.table)} cases in {root}")
-    job = Job(dataset, root, image_size, resize)
+    job = DecodeJob(dataset, root, image_size, resize)
     name = f"{dataset.name}-{image_size}-{_fingerprint(job, listing)}"
     folder = cache.absolute() / name
     if not (folder / COHORT).exists():
         with _turn(cache, name) as temporary:
             if temporary is not None:
-                _write(temporary, cache.absolute(), job, listing, workers, progress or _unheard)
+                _write(temporary, cache.absolute(), job, listing, workers, progress or silent)
     cohort = load(folder)
     if strict:
         _refuse_problems(cohort)
     return cohort
 
 
-def _write(folder: Path, cache: Path, job: Job, listing: Listing, workers: int | None, progress: Progress) -> None:
+def _write(
+    folder: Path, cache: Path, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress
+) -> None:
     """Fill `folder` with the prepared cohort."""
     found, columns = Found(listing.table, list(listing.problems)), dict[str, Column]()
     if job.dataset.images:
@@ -158,7 +160,7 @@ def _refuse_absent(columns: Mapping[str, Column]) -> None:
 
 
 def _facts(
-    table: pd.DataFrame, columns: Mapping[str, Column], job: Job, listing: Listing, problems: pd.DataFrame
+    table: pd.DataFrame, columns: Mapping[str, Column], job: DecodeJob, listing: Listing, problems: pd.DataFrame
 ) -> dict[str, Any]:
     info = job.dataset.info
     kinds = {kept: Counter(problems.loc[problems["kept"] == kept, "kind"]) for kept in (True, False)}
@@ -179,7 +181,7 @@ def _facts(
     }
 
 
-def _facts_of_images(table: pd.DataFrame, job: Job) -> dict[str, Any]:
+def _facts_of_images(table: pd.DataFrame, job: DecodeJob) -> dict[str, Any]:
     return {
         "image_size": job.side,
         "resize": job.resize,
@@ -188,7 +190,7 @@ def _facts_of_images(table: pd.DataFrame, job: Job) -> dict[str, Any]:
     }
 
 
-def _fingerprint(job: Job, listing: Listing) -> str:
+def _fingerprint(job: DecodeJob, listing: Listing) -> str:
     """Name what would be prepared, from paths, sizes, times and options, without opening a file."""
     hashed = hashlib.blake2b(digest_size=6)
     options = [FORMAT, job.dataset.options(), job.side, job.resize, listing.classes, listing.positive]
@@ -199,7 +201,7 @@ def _fingerprint(job: Job, listing: Listing) -> str:
     return hashed.hexdigest()
 
 
-def _digest(table: pd.DataFrame, job: Job, classes: tuple[str, ...]) -> str:
+def _digest(table: pd.DataFrame, job: DecodeJob, classes: tuple[str, ...]) -> str:
     """Name what was prepared; unlike the fingerprint it is the same wherever and whenever the files lie."""
     columns = ["id", "patient", "site", "content", "label", "part"]
     form = [_DIGEST, job.side, job.resize, classes] if job.dataset.images else [_DIGEST, classes]
@@ -256,19 +258,15 @@ def _refuse_problems(cohort: Cohort) -> None:
         raise DataError(f"{len(problems)} files have problems (--strict), all listed in {path}; the first:\n{first}")
 
 
-def _unheard(done: int, total: int) -> None:
-    """Stand in for a progress bar."""
-
-
 @dataclass(frozen=True)
 class Found:
-    """table: the listing's with `content`, `size`, `converted`, `keep`, `Saved`; problems: what came to light."""
+    """table: the listing's with `content`, `size`, `converted`, `keep`, `FileFormat`; problems: what came to light."""
 
     table: pd.DataFrame
     problems: list[Problem]
 
 
-def write_images(folder: Path, job: Job, listing: Listing, workers: int | None, progress: Progress) -> Found:
+def write_images(folder: Path, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress) -> Found:
     """Decode every image; those that cannot be read and copies of others are left out of the array."""
     folder.mkdir(parents=True)
     with ImagesFile(folder / FILE, len(listing.table), job.side) as images:
@@ -283,15 +281,17 @@ def write_images(folder: Path, job: Job, listing: Listing, workers: int | None, 
     return Found(found.table, problems)
 
 
-def _decode_into(images: ImagesFile, job: Job, listing: Listing, workers: int | None, progress: Progress) -> Found:
-    table = listing.table
+def _decode_into(
+    images: ImagesFile, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress
+) -> Found:
+    table, what = listing.table, f"preparing {job.dataset.name}"
     paths = table["path"] if "path" in table else table["id"]
     contents: list[str] = []
     sizes: list[tuple[int, int]] = []
     converted: list[str] = []
-    saved: list[Saved] = []
+    saved: list[FileFormat] = []
     problems: list[Problem] = []
-    progress(0, len(table))
+    progress(what, 0, len(table))
     for done in decode(job, listing, workers):
         images.append(done.pixels)
         problems += [Problem(paths[len(contents) + at], *note) for at, note in done.notes.items()]
@@ -299,9 +299,9 @@ def _decode_into(images: ImagesFile, job: Job, listing: Listing, workers: int | 
         sizes += done.sizes
         converted += done.converted
         saved += done.saved
-        progress(len(contents), len(table))
+        progress(what, len(contents), len(table))
     columns = {"content": contents, "size": [f"{w}x{h}" for w, h in sizes], "converted": converted}
-    table = table.join(pd.DataFrame(saved, columns=Saved._fields, index=table.index))
+    table = table.join(pd.DataFrame(saved, columns=FileFormat._fields, index=table.index))
     return Found(table.assign(**columns, keep=[content != "" for content in contents]), problems)
 
 

@@ -93,7 +93,7 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRows:
     """Rows of a table that a model reads, the id of every row once, and who has anything in it, bool [n]."""
 
     ids: list[str]
@@ -107,7 +107,7 @@ class Known:
         return Table(values, self.table.columns), (places >= 0) & self.there[places]
 
 
-def read_known(path: Path, kinds: Mapping[str, str], needed: Sequence[str]) -> Known:
+def read_known(path: Path, kinds: Mapping[str, str], needed: Sequence[str]) -> KnownRows:
     """Read the columns that a model was trained on; others are left out.
 
     The column of case ids is `case_id`, or the first one.
@@ -129,7 +129,7 @@ def read_known(path: Path, kinds: Mapping[str, str], needed: Sequence[str]) -> K
     return known_columns(path, frame.set_index(own), kinds, needed)
 
 
-def known_columns(where: Path, frame: pd.DataFrame, kinds: Mapping[str, str], needed: Sequence[str]) -> Known:
+def known_columns(where: Path, frame: pd.DataFrame, kinds: Mapping[str, str], needed: Sequence[str]) -> KnownRows:
     """Take the columns that a model was trained on from a table whose index is the case ids; see `read_known`.
 
     Args:
@@ -145,7 +145,7 @@ def known_columns(where: Path, frame: pd.DataFrame, kinds: Mapping[str, str], ne
     there = frame[[name for name in frame.columns if name in kinds]].notna().any(axis=1).to_numpy()
     found = [read_column(where, frame[name], ids, kinds[name]) for name in needed]
     table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
-    return Known(ids, table, there)
+    return KnownRows(ids, table, there)
 
 
 def read_frame(path: Path, as_words: Callable[[str], bool], expected: str) -> tuple[pd.DataFrame, list[str]]:

@@ -13,21 +13,8 @@ import numpy as np
 
 from histotune.errors import DataError
 from histotune.metrics import scores as metrics
-from histotune.metrics.intervals import LEVEL, Difference, Interval, Seeded
+from histotune.metrics.intervals import LEVEL, ConfidenceInterval, Difference, Seeded
 from histotune.metrics.measured import Measured, MetricFn
-
-__all__ = [
-    "Difference",
-    "Interval",
-    "Seeded",
-    "bootstrap_of_seeds",
-    "holm",
-    "intervals",
-    "over_seeds",
-    "paired_bootstrap",
-    "paired_bootstrap_of_seeds",
-    "patient_bootstrap",
-]
 
 REPLICATES = 2000
 
@@ -43,7 +30,7 @@ def patient_bootstrap(
     replicates: int = REPLICATES,
     seed: int = 0,
     level: float = LEVEL,
-) -> Interval:
+) -> ConfidenceInterval:
     """Return a metric on all cases with its expanded percentile interval over resampled patients.
 
     Replicates in which the metric is undefined are left out; the bounds are NaN when more than half are, or when there
@@ -72,7 +59,7 @@ def intervals(
     replicates: int = REPLICATES,
     seed: int = 0,
     level: float = LEVEL,
-) -> dict[str, Interval]:
+) -> dict[str, ConfidenceInterval]:
     """Return every metric of `metrics.evaluate` with its interval; see `patient_bootstrap`."""
     about = {"positive": positive, "threshold": threshold, "replicates": replicates, "seed": seed, "level": level}
     names = metrics.evaluate(probabilities, labels, positive=positive, threshold=threshold)
@@ -151,7 +138,7 @@ def bootstrap_of_seeds(
     replicates: int = REPLICATES,
     seed: int = 0,
     level: float = LEVEL,
-) -> Interval:
+) -> ConfidenceInterval:
     """Return the mean of a metric over training seeds with its interval over other patients and other seeds.
 
     Arguments are those of `paired_bootstrap_of_seeds`, probabilities [n, C] seed by seed.

@@ -25,7 +25,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A value on all cases and its confidence interval; the bounds are NaN where they cannot be known."""
 
     value: float
@@ -83,10 +83,12 @@ class Seeded:
         drawn, without = self.drawn - other.drawn, self.without - other.without
         return Seeded(self.values - other.values, drawn, without, self.patients)
 
-    def interval(self, level: float = LEVEL) -> Interval:
+    def interval(self, level: float = LEVEL) -> ConfidenceInterval:
         """Return the mean over trainings and its interval; the bounds are NaN where they cannot be known."""
         low, high, _ = self._bounds(level)
-        return Interval(float(self.values.mean()), *(float(np.clip(bound, *self.range)) for bound in (low, high)))
+        return ConfidenceInterval(
+            float(self.values.mean()), *(float(np.clip(bound, *self.range)) for bound in (low, high))
+        )
 
     def difference(self, level: float = LEVEL) -> Difference:
         """Return the mean over trainings, its interval and its p-value."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from histotune.errors import ConfigError, StudyError, suggest
-from histotune.metrics.bootstrap import Interval
 from histotune.metrics.calibration import THRESHOLD_METRICS, choose_threshold
+from histotune.metrics.intervals import ConfidenceInterval
 
 SENSITIVITY, SPECIFICITY, YOUDEN, COST = "sensitivity", "specificity", "youden", "cost"
 RULES = (SENSITIVITY, SPECIFICITY, YOUDEN, COST, *THRESHOLD_METRICS)
@@ -94,7 +94,7 @@ class OperatingPoint:
             raise StudyError(self._unreachable(curve))
         return float(curve.thresholds[at])
 
-    def _place(self, curve: Curve) -> int:
+    def _place(self, curve: ThresholdCurve) -> int:
         if self.rule == SENSITIVITY:
             return int(np.flatnonzero(curve.sensitivity >= (self.asked or 0) - 1e-12)[-1])
         if self.rule == SPECIFICITY:
@@ -107,7 +107,7 @@ class OperatingPoint:
         best = np.flatnonzero(gain >= gain.max() - 1e-9 * max(1.0, abs(gain.max())))
         return int(best[np.abs(curve.thresholds[best] - 0.5).argmin()])
 
-    def _unreachable(self, curve: Curve) -> str:
+    def _unreachable(self, curve: ThresholdCurve) -> str:
         if self.rule in (YOUDEN, COST):
             return (
                 f"operating point {self}: on these cases nothing is better than calling all of them alike, so no "
@@ -129,7 +129,7 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
-class Reached:
+class ThresholdResult:
     """What an operating point reaches on patients that had no part in choosing it.
 
     Attributes:
@@ -142,8 +142,8 @@ class Reached:
     rule: str
     asked: float | None
     threshold: float
-    sensitivity: Interval
-    specificity: Interval
+    sensitivity: ConfidenceInterval
+    specificity: ConfidenceInterval
     fitted_on: str
 
 
@@ -167,7 +167,7 @@ def _warn_of_few(rule: str, asked: float, count: int) -> None:
         )
 
 
-class Curve(NamedTuple):
+class ThresholdCurve(NamedTuple):
     """Every threshold that makes a difference, ascending: the first calls all cases positive, the last none."""
 
     thresholds: np.ndarray
@@ -177,7 +177,7 @@ class Curve(NamedTuple):
     negatives: int
 
 
-def curve_of(scores: np.ndarray, hits: np.ndarray) -> Curve:
+def curve_of(scores: np.ndarray, hits: np.ndarray) -> ThresholdCurve:
     """Return what every threshold reaches on scores [n] of cases that are hits or not, bool [n].
 
     Raises:
@@ -195,4 +195,4 @@ def curve_of(scores: np.ndarray, hits: np.ndarray) -> Curve:
     middles = np.where(middles > distinct[:-1], middles, distinct[1:])  # neighbouring doubles have no middle
     missed, spared = (np.concatenate([[0], np.cumsum(counts)]) for counts in (true, false))
     thresholds = np.concatenate([[0.0], middles, [np.nextafter(1.0, 2.0)]])
-    return Curve(thresholds, 1 - missed / positives, spared / negatives, positives, negatives)
+    return ThresholdCurve(thresholds, 1 - missed / positives, spared / negatives, positives, negatives)

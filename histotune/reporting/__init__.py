@@ -1,1 +1,1 @@
-"""reporting."""
+"""The report: page, figures, sections, templates."""

@@ -21,17 +21,17 @@ from histotune.errors import ConfigError, HistotuneError
 from histotune.reporting import figures
 from histotune.reporting._pdf import print_page
 from histotune.reporting.figure_page import inline, plotly_script
-from histotune.reporting.figures import FIGURES, Source
+from histotune.reporting.figures import FIGURES, FigureSource
 from histotune.reporting.html import words
-from histotune.reporting.sections import SECTIONS, Content, Findings, Section, Wanted
+from histotune.reporting.sections import SECTIONS, Content, Findings, Section, SectionRequest
 from histotune.reporting.sections.summary import lead
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 _HERE = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportPage:
     """A report as written.
 
     Attributes:
@@ -46,7 +46,7 @@ class Report:
 
 
 def write_report(
-    store: StudyStore,
+    store: StudyFolder,
     path: str | os.PathLike[str] | None = None,
     *,
     places: Places | None = None,
@@ -54,7 +54,7 @@ def write_report(
     images: bool = False,
     watts: float | None = None,
     command: str = "",
-) -> Report:
+) -> ReportPage:
     """Write everything that is known of a study as one self-contained page.
 
     It opens without a network and asks for none. What cannot be said or drawn of the study is a sentence in its place.
@@ -72,7 +72,7 @@ def write_report(
         ConfigError: the page would be named as its PDF.
         HistotuneError: the page cannot be written.
     """
-    findings = Findings(Source(store, places or Places.of(), data), command, watts, images)
+    findings = Findings(FigureSource(store, places or Places.of(), data), command, watts, images)
     name = findings.settings.name
     target = Path(path) if path is not None else Path("reports") / f"{name}.html"
     if target.suffix.lower() == ".pdf":
@@ -90,7 +90,7 @@ def write_report(
         sections.append((key, section.title, body))
     page = _page(f"{name}: histotune report", sections, {**plain, "figures": drawn})
     files.write_text(target, page)
-    return Report(target, lead(findings), missing)
+    return ReportPage(target, lead(findings), missing)
 
 
 def write_pdf(page: Path) -> Path:
@@ -107,7 +107,7 @@ def ordered() -> list[str]:
     return sorted(SECTIONS.names(), key=lambda name: SECTIONS.build(name).order)
 
 
-def known(wanted: Wanted) -> bool:
+def known(wanted: SectionRequest) -> bool:
     """Say whether a wanted figure is registered."""
     return wanted.name in FIGURES.names()
 
@@ -119,7 +119,7 @@ def _content(section: Section, findings: Findings) -> Content:
         return Content(Markup('<p class="absent">This cannot be said: {}</p>').format(error))
 
 
-def _figure(wanted: Wanted, source: Source, drawn: dict[str, Any], missing: dict[str, str]) -> Markup:
+def _figure(wanted: SectionRequest, source: FigureSource, drawn: dict[str, Any], missing: dict[str, str]) -> Markup:
     """Set the place of a figure, or say why there is none."""
     try:
         numbers = FIGURES.build(wanted.name, **wanted.options).compute(source)

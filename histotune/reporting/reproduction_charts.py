@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from histotune.metrics.bootstrap import Interval
+from histotune.metrics.intervals import ConfidenceInterval
 from histotune.reporting import charts as _style
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ImbalanceCurve:
 
     makeups: Sequence[str]
     counts: Sequence[tuple[int, int]]
-    panels: Mapping[str, Mapping[str, Sequence[Interval]]]
+    panels: Mapping[str, Mapping[str, Sequence[ConfidenceInterval]]]
     cases: int
     patients: int
     seeds: int
@@ -79,7 +79,7 @@ def draw(curve: ImbalanceCurve) -> PlotlyFigure:
     return _style.figure(title, caption, traces, layout, height=height, below=_LEGEND + 20)
 
 
-def _trace(row: str, place: int, values: Sequence[Interval], number: str, rows: int) -> dict[str, Any]:
+def _trace(row: str, place: int, values: Sequence[ConfidenceInterval], number: str, rows: int) -> dict[str, Any]:
     shift = _APART * (place - (rows - 1) / 2)
     return {
         "type": "scatter",

@@ -1,1 +1,1 @@
-"""reproductions."""
+"""A paper's comparison, measured again."""

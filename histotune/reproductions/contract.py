@@ -134,7 +134,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparisonTable:
     """A table of the paper as it is written here.
 
     Args:
@@ -179,7 +179,7 @@ class Reproduction:
     reference: str
     members: Sequence[str]
     ensembles: Mapping[str, str]
-    tables: Sequence[Table]
+    tables: Sequence[ComparisonTable]
     settings: Mapping[str, Setting]
     figures: Sequence[str] = ()
     confused: Sequence[str] = ()
@@ -193,7 +193,7 @@ class Reproduction:
         """
         return named(on, self.settings, "nothing to reproduce on")
 
-    def written(self, *, elsewhere: bool) -> list[Table]:
+    def written(self, *, elsewhere: bool) -> list[ComparisonTable]:
         """Return the tables of the study's own test part, or those of an external dataset."""
         return [table for table in self.tables if table.elsewhere == elsewhere]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 
 from histotune.core import files
 from histotune.core.config import unparse
+from histotune.core.progress import Message
 from histotune.data.cohort import Cohort, select
 from histotune.errors import DataError
 from histotune.evaluation.external import correspondence
@@ -23,8 +23,17 @@ from histotune.ingest.datasets import DATASETS
 from histotune.metrics.calibration import apply_temperatures, fit_temperature
 from histotune.models.predictor import load_model
 from histotune.reproductions.contract import Reproduction
-from histotune.reproductions.rows import Cases, Measured, Probabilities, Trained, joined, measure_rows, move, thresholds
-from histotune.storage.study_folder import StudyStore
+from histotune.reproductions.rows import (
+    MeasuredCases,
+    MeasuredContender,
+    Probabilities,
+    TrainingsByContender,
+    joined,
+    measure_rows,
+    move,
+    thresholds,
+)
+from histotune.storage.study_folder import StudyFolder
 from histotune.training.efficiency import Efficiency, efficiency
 
 CHUNK = 256  # images in memory at once
@@ -44,12 +53,12 @@ class Meter:
     """
 
     reproduction: Reproduction
-    trained: Trained
-    store: StudyStore
-    said: Callable[[str], None]
+    trained: TrainingsByContender
+    store: StudyFolder
+    said: Message
     replicates: int = 2000
 
-    def sealed(self, cohort: Cohort, *, command: str) -> Measured:
+    def sealed(self, cohort: Cohort, *, command: str) -> MeasuredContender:
         """Score the test part with every training, open the seal once, on the record, and measure all rows.
 
         What was measured before, of the very same trainings, is read from the study's `reproduction.json` instead.
@@ -72,9 +81,9 @@ class Meter:
         labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
         patients = table["patient"].to_numpy(str)
         parts = {part: table["part"].to_numpy() == part for part in ("train", "val", "test")}
-        measured = Measured(
+        measured = MeasuredContender(
             subject=subject,
-            **self._rows(found, Cases(labels, patients[rows], settings.positive, replicates=self.replicates)),
+            **self._rows(found, MeasuredCases(labels, patients[rows], settings.positive, replicates=self.replicates)),
             cases={part: int(where.sum()) for part, where in parts.items()},
             patients={part: len(np.unique(patients[where])) for part, where in parts.items()},
             classes=settings.classes,
@@ -86,7 +95,7 @@ class Meter:
         self.store.close_seal(before, means)
         return measured
 
-    def elsewhere(self, cohort: Cohort, labels: np.ndarray) -> dict[str, Measured]:
+    def elsewhere(self, cohort: Cohort, labels: np.ndarray) -> dict[str, MeasuredContender]:
         """Measure all rows on other data, to which nothing is fitted, by image and by patient.
 
         A patient's probability is the mean over the images. Where the dataset names strata, such as magnifications,
@@ -115,8 +124,10 @@ class Meter:
             groups = _groups(patients[chosen], strata[chosen]) if level == BY_PATIENT else np.arange(len(chosen))
             first = chosen[np.unique(groups, return_index=True)[1]]
             within = strata[first] if name == MEAN else None
-            cases = Cases(translation[labels[first]], patients[first], settings.positive, within, self.replicates)
-            found[", ".join(filter(None, (name, level)))] = Measured(
+            cases = MeasuredCases(
+                translation[labels[first]], patients[first], settings.positive, within, self.replicates
+            )
+            found[", ".join(filter(None, (name, level)))] = MeasuredContender(
                 subject=subject,
                 **self._rows(_grouped(scored, chosen, groups), cases, elsewhere=True),
                 cases={"test": len(chosen)},
@@ -130,8 +141,8 @@ class Meter:
     def _thresholds(self) -> dict[str, dict[int, float]]:
         return thresholds(self.reproduction, self.trained, self.store.settings().positive)
 
-    def _rows(self, found: Probabilities, cases: Cases, *, elsewhere: bool = False) -> dict[str, Any]:
-        """Return the rows of `Measured`."""
+    def _rows(self, found: Probabilities, cases: MeasuredCases, *, elsewhere: bool = False) -> dict[str, Any]:
+        """Return the rows of `MeasuredContender`."""
         written = self.reproduction.written(elsewhere=elsewhere)
         plain = [table for table in written if not table.at_threshold]
         moved = [table for table in written if table.at_threshold]
@@ -172,7 +183,7 @@ class Meter:
         return hashlib.sha256(json.dumps([models, decisive, *further], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_elsewhere(store: StudyStore | None, cohort: Cohort, labels: np.ndarray) -> None:
+def check_elsewhere(store: StudyFolder | None, cohort: Cohort, labels: np.ndarray) -> None:
     """Refuse other data that are not apart from a study's, or whose patients have no label of their own.
 
     Args:
@@ -197,13 +208,13 @@ def check_elsewhere(store: StudyStore | None, cohort: Cohort, labels: np.ndarray
         )
 
 
-def _known(path: Path, subject: str) -> dict[str, Measured] | None:
+def _known(path: Path, subject: str) -> dict[str, MeasuredContender] | None:
     """Return what was measured before of the same subject, by arm."""
     if not path.exists():
         return None
     saved = files.read_json(path, cure=_MEASURED)
     saved = {"": saved} if "subject" in saved else saved  # one arm alone, as earlier versions wrote it
-    known = {name: files.restored(Measured, values, path, _MEASURED) for name, values in saved.items()}
+    known = {name: files.restored(MeasuredContender, values, path, _MEASURED) for name, values in saved.items()}
     return known if {measured.subject for measured in known.values()} == {subject} else None
 
 

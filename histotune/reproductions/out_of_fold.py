@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from histotune.core import files
 from histotune.core.config import Spec, TrialConfig, parse
+from histotune.core.progress import Message
 from histotune.errors import ConfigError, suggest
 from histotune.reproductions.contract import Published, Scale, named
 from histotune.space import Space
 
 if TYPE_CHECKING:
-    from histotune.reproductions.out_of_fold_measure import Compared, Scored
+    from histotune.reproductions.out_of_fold_measure import Compared, OutOfFoldPredictions
 import math
 import os
 import re
@@ -28,13 +29,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from histotune.core.progress import Progress
 from histotune.core.runtime import Places
 from histotune.data.splits import KFOLD, TrainingData
 from histotune.errors import StudyError
-from histotune.reproductions.out_of_fold_measure import Scored
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, read_record
+from histotune.reproductions.out_of_fold_measure import OutOfFoldPredictions
+from histotune.storage.records import TrialRecord, read_record
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.studies.controls import STRENGTHS, fit_linear
-from histotune.studies.create import Progress, Wanted, begin
+from histotune.studies.create import StudyRequest, begin
 from histotune.tracking.tracker import MlflowTracker
 from histotune.training.loop import run_trial
 
@@ -150,7 +153,7 @@ class OutOfFold:
 
     title: str
     settings: Mapping[str, FoldedSetting]
-    compare: Callable[[Scored, FoldedSetting], Compared]
+    compare: Callable[[OutOfFoldPredictions, FoldedSetting], Compared]
 
     def setting(self, on: str) -> FoldedSetting:
         """Return the setting called `on`.
@@ -172,7 +175,7 @@ def read_folded_settings(path: Path) -> dict[str, FoldedSetting]:
 
 
 @dataclass(frozen=True)
-class FoldedAsked:
+class OutOfFoldRequest:
     """A comparison out of folds as it was called.
 
     Attributes:
@@ -193,13 +196,13 @@ class FoldedAsked:
     space: Space
     place: Places
     data: str | os.PathLike[str] | None
-    say: Callable[[str], None]
+    say: Message
     progress: Progress | None = None
     tracking_uri: str | None = None
 
-    def store(self, seed: int) -> StudyStore:
+    def store(self, seed: int) -> StudyFolder:
         """Return the study of a seed."""
-        return StudyStore(self.place.runs / f"{self.name}-{self.on}-{KFOLD}-{self.spent}-seed{seed}")
+        return StudyFolder(self.place.runs / f"{self.name}-{self.on}-{KFOLD}-{self.spent}-seed{seed}")
 
     @property
     def seeds(self) -> range:
@@ -207,7 +210,7 @@ class FoldedAsked:
         return range(1, self.scale.seeds + 1)
 
 
-def train_out_of_fold(asked: FoldedAsked) -> Scored:
+def train_out_of_fold(asked: OutOfFoldRequest) -> OutOfFoldPredictions:
     """Train and fit what is missing, and gather what every patient was given out of folds.
 
     Raises:
@@ -218,7 +221,7 @@ def train_out_of_fold(asked: FoldedAsked) -> Scored:
     lines = _Lines(asked, len(configs) * asked.scale.seeds)
     found: dict[str, dict[int, TrialRecord]] = {}
     for seed in asked.seeds:
-        wanted = Wanted(asked.space, asked.data, protocol=KFOLD, seed=seed)
+        wanted = StudyRequest(asked.space, asked.data, protocol=KFOLD, seed=seed)
         store, cohorts = begin(wanted, asked.store(seed).folder.name, asked.place, asked.progress)
         data = store.training_data(next(iter(cohorts.values())))
         with store.lock("histotune reproduce"):
@@ -229,10 +232,12 @@ def train_out_of_fold(asked: FoldedAsked) -> Scored:
                 found.setdefault(row, {})[seed] = record
         if asked.tracking_uri is not None:
             MlflowTracker(store, asked.place.runs, uri=asked.tracking_uri).mirror()
-    return Scored.of(found, {seed: asked.store(seed) for seed in asked.seeds}, data, sorted(setting.contenders))
+    return OutOfFoldPredictions.of(
+        found, {seed: asked.store(seed) for seed in asked.seeds}, data, sorted(setting.contenders)
+    )
 
 
-def _controls(setting: FoldedSetting, store: StudyStore, data: TrainingData) -> Iterator[tuple[str, TrialRecord]]:
+def _controls(setting: FoldedSetting, store: StudyFolder, data: TrainingData) -> Iterator[tuple[str, TrialRecord]]:
     for row, modalities in setting.linear.items():
         yield row, fit_linear(data, store.controls / _slug(row), modalities)
     for row, modalities in setting.tuned.items():
@@ -254,12 +259,12 @@ def kept(data: TrainingData, config: TrialConfig) -> TrainingData:
 class _Lines:
     """Trains, and says a line when a training ends, and how long the rest will take."""
 
-    def __init__(self, asked: FoldedAsked, size: int) -> None:
+    def __init__(self, asked: OutOfFoldRequest, size: int) -> None:
         self._asked, self._size = asked, size
         self._done, self._fresh, self._began = 0, 0, time.monotonic()
 
     def trained(
-        self, row: str, seed: int, store: StudyStore, config: TrialConfig, data: TrainingData, contender: Contender
+        self, row: str, seed: int, store: StudyFolder, config: TrialConfig, data: TrainingData, contender: Contender
     ) -> TrialRecord:
         """Return the record of a training; one that has ended is not repeated."""
         folder = (store.folder / "complete" if contender.complete else store.singles) / config.digest()

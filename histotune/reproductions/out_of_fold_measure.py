@@ -13,13 +13,15 @@ import numpy as np
 from histotune.data.splits import TrainingData
 from histotune.ensembles.strategies import ENSEMBLES, Ensemble
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, holm, paired_bootstrap_of_seeds
+from histotune.metrics.bootstrap import holm, paired_bootstrap_of_seeds
 from histotune.metrics.calibration import apply_temperatures, fit_temperature
+from histotune.metrics.intervals import Difference
 from histotune.metrics.scores import in_words
-from histotune.reproductions.contract import Published, Table
-from histotune.reproductions.report import Arm, Section, lines, shown_p
-from histotune.reproductions.rows import Cases, Measured, Probabilities, measure_rows
-from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.reproductions.contract import ComparisonTable, Published
+from histotune.reproductions.report import Arm, TableSection, lines, shown_p
+from histotune.reproductions.rows import MeasuredCases, MeasuredContender, Probabilities, measure_rows
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import StudyFolder
 
 REPLICATES = 2000
 TESTED = "auroc"
@@ -28,7 +30,7 @@ Seeds = Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Scored:
+class OutOfFoldPredictions:
     """Everything that was scored out of folds.
 
     Attributes:
@@ -51,7 +53,7 @@ class Scored:
     heard: Mapping[str, Mapping[int, np.ndarray]]
     networks: Sequence[str]
     records: Mapping[str, Mapping[int, TrialRecord]]
-    stores: Mapping[int, StudyStore]
+    stores: Mapping[int, StudyFolder]
     classes: tuple[str, ...]
     positive: int
 
@@ -59,10 +61,10 @@ class Scored:
     def of(
         cls,
         records: Mapping[str, Mapping[int, TrialRecord]],
-        stores: Mapping[int, StudyStore],
+        stores: Mapping[int, StudyFolder],
         data: TrainingData,
         networks: Sequence[str],
-    ) -> Scored:
+    ) -> OutOfFoldPredictions:
         """Read the saved predictions of all rows.
 
         Args:
@@ -118,7 +120,7 @@ class Scored:
     def over(
         self,
         name: str,
-        tables: Sequence[Table],
+        tables: Sequence[ComparisonTable],
         found: Probabilities,
         rows: np.ndarray,
         reference: str,
@@ -132,9 +134,9 @@ class Scored:
         """
         chosen = {row: {s: p[rows] for s, p in seeds.items()} for row, seeds in found.items()}
         known = {row: seeds for row, seeds in chosen.items() if all(np.isfinite(p).all() for p in seeds.values())}
-        cases = Cases(self.labels[rows], self.patients[rows], self.positive, replicates=REPLICATES)
+        cases = MeasuredCases(self.labels[rows], self.patients[rows], self.positive, replicates=REPLICATES)
         counted = {"test": len(np.unique(self.patients[rows]))}
-        measured = Measured(
+        measured = MeasuredContender(
             subject=_subject(known),
             rows=measure_rows(reference, tables, known, cases),
             cases={"test": len(rows)},
@@ -147,7 +149,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ComparisonFigure:
     """A picture of a comparison.
 
     Attributes:
@@ -173,8 +175,8 @@ class Compared:
     """What a comparison gave: tables by arm, further sections, pictures, and sentences for the head of the report."""
 
     arms: Sequence[Arm]
-    sections: Sequence[Section]
-    pictures: Sequence[Picture]
+    sections: Sequence[TableSection]
+    pictures: Sequence[ComparisonFigure]
     head: Sequence[str] = ()
 
 
@@ -246,7 +248,7 @@ class Pair(NamedTuple):
     other: tuple[str, Seeds]
 
 
-def difference(one: Seeds, other: Seeds, scored: Scored, rows: np.ndarray) -> Difference:
+def difference(one: Seeds, other: Seeds, scored: OutOfFoldPredictions, rows: np.ndarray) -> Difference:
     """Return AUROC of one minus the other over some patients, with its interval over other patients and seeds."""
     both = sorted(one.keys() & other.keys())
     first, second = ([p[seed][rows] for seed in both] for p in (one, other))
@@ -254,7 +256,7 @@ def difference(one: Seeds, other: Seeds, scored: Scored, rows: np.ndarray) -> Di
     return paired_bootstrap_of_seeds(TESTED, first, second, *on, positive=scored.positive, replicates=REPLICATES)
 
 
-def pairs_section(title: str, pairs: Sequence[Pair], scored: Scored, rows: np.ndarray) -> Section:
+def pairs_section(title: str, pairs: Sequence[Pair], scored: OutOfFoldPredictions, rows: np.ndarray) -> TableSection:
     """Compare the two rows of every pair."""
     found = [difference(pair.one[1], pair.other[1], scored, rows) for pair in pairs]
     corrected = holm([one.p for one in found])
@@ -265,7 +267,7 @@ def pairs_section(title: str, pairs: Sequence[Pair], scored: Scored, rows: np.nd
         about = {"difference": d.value, "low": d.low, "high": d.high, "p": d.p, "p_corrected": p}
         numbers.append({"row": names, "metric": TESTED, **about})
     head = ["", "rows", f"{in_words(TESTED)}, difference [95 %]", "p", "p corrected"]
-    return Section(title, "", head, cells, numbers)
+    return TableSection(title, "", head, cells, numbers)
 
 
 def shown_difference(d: Difference) -> str:

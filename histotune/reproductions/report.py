@@ -13,12 +13,13 @@ import numpy as np
 
 from histotune.core import files
 from histotune.core.config import unparse
-from histotune.metrics.bootstrap import Difference, Interval, holm
+from histotune.metrics.bootstrap import holm
+from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.scores import direction, in_words
-from histotune.reproductions.contract import Published, Table
-from histotune.reproductions.rows import Measured, Trained
-from histotune.reproductions.train import Asked, LineUp, choose, describe
-from histotune.storage.study_folder import COMPLETE, StudySettings, StudyStore
+from histotune.reproductions.contract import ComparisonTable, Published
+from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
+from histotune.reproductions.train import LineUp, ReproductionRequest, choose, describe
+from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.training.efficiency import Efficiency
 
 HOW = (
@@ -59,7 +60,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Section:
+class TableSection:
     """A further table of a report.
 
     Attributes:
@@ -76,7 +77,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReproductionReport:
     """What a report says besides its tables.
 
     Attributes:
@@ -103,11 +104,11 @@ class Report:
     times: Mapping[str, Mapping[str, float]]
     notes: Sequence[str]
     facts: Mapping[str, Any]
-    sections: Sequence[Section] = ()
+    sections: Sequence[TableSection] = ()
     how: Sequence[str] = HOW
 
 
-def write(report: Report, arms: Sequence[Arm], folder: Path) -> list[Path]:
+def write(report: ReproductionReport, arms: Sequence[Arm], folder: Path) -> list[Path]:
     """Write `<name>.md`, `.csv` and `.json` into `folder` and return them."""
     everything = {
         **report.facts,
@@ -130,7 +131,7 @@ def write(report: Report, arms: Sequence[Arm], folder: Path) -> list[Path]:
     return [text, numbers, whole]
 
 
-def markdown(report: Report, arms: Sequence[Arm]) -> str:
+def markdown(report: ReproductionReport, arms: Sequence[Arm]) -> str:
     """Return the report for people."""
     parts = [f"# {report.title}", *report.head]
     parts += ["## Against the paper", _grid(["", "here", "in the paper"], report.scaled)]
@@ -150,7 +151,7 @@ def markdown(report: Report, arms: Sequence[Arm]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(table: Table, rows: Sequence[Line], measured: Measured, reference: str) -> str:
+def _table(table: ComparisonTable, rows: Sequence[ResultLine], measured: MeasuredContender, reference: str) -> str:
     """Write every metric that is known of a row, what is published of it right beside what was measured."""
     columns: dict[str, list[str]] = {
         "": [line.label for line in rows],
@@ -187,13 +188,13 @@ def _efficiencies(costs: Mapping[str, Efficiency]) -> str:
     return _grid([f"on {device}", *head[1:]], rows)
 
 
-def _chosen(report: Report, arm: str) -> str:
+def _chosen(report: ReproductionReport, arm: str) -> str:
     head = ["", "complete trials", "published, the first trial", "best here", f"validation {in_words(report.metric)}"]
     rows = [[*map(str, cells), f"{value:.3f}"] for *cells, value in report.chosen[arm]]
     return _under(arm, _grid(head, rows)) if rows else "Nothing: each contender has one configuration, its first."
 
 
-def _times(report: Report, arm: str) -> str:
+def _times(report: ReproductionReport, arm: str) -> str:
     base = report.times[arm][report.reference]
     rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times[arm].items()]
     head = ["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"]
@@ -204,7 +205,7 @@ def _under(arm: str, text: str) -> str:
     return f"{arm}:\n\n{text}" if arm else text
 
 
-def _csv(arms: Sequence[Arm], sections: Sequence[Section]) -> str:
+def _csv(arms: Sequence[Arm], sections: Sequence[TableSection]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV, lineterminator="\n")
     writer.writeheader()
@@ -217,7 +218,7 @@ def _csv(arms: Sequence[Arm], sections: Sequence[Section]) -> str:
     return out.getvalue()
 
 
-def _numbers(table: Table, line: Line, measured: Measured) -> list[dict[str, Any]]:
+def _numbers(table: ComparisonTable, line: ResultLine, measured: MeasuredContender) -> list[dict[str, Any]]:
     """Return everything that is known of a row, one mapping per metric."""
     found, row = [], measured.of(table).get(line.label)
     for metric in table.metrics:
@@ -244,7 +245,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """A row of a table.
 
     Attributes:
@@ -262,7 +263,7 @@ class Line:
     published: Published | None
     difference: Difference | None
     corrected: float | None
-    interval: Interval | None = None
+    interval: ConfidenceInterval | None = None
 
     def cell(self, metric: str) -> str:
         """Write what was measured of a metric, "" when nothing was."""
@@ -296,7 +297,7 @@ class Line:
         return own | self.compared(metric, reference)
 
 
-Tables = Sequence[tuple[Table, Sequence[Line]]]
+FilledTables = Sequence[tuple[ComparisonTable, Sequence[ResultLine]]]
 
 
 @dataclass(frozen=True)
@@ -313,18 +314,18 @@ class Arm:
     """
 
     name: str
-    store: StudyStore
-    trained: Trained
-    measured: Measured
-    tables: Tables
+    store: StudyFolder
+    trained: TrainingsByContender
+    measured: MeasuredContender
+    tables: FilledTables
     reference: str = ""
 
-    def title(self, table: Table) -> str:
+    def title(self, table: ComparisonTable) -> str:
         """Name one of its tables."""
         return f"{self.name}: {table.title}" if self.name else table.title
 
 
-def lines(table: Table, measured: Measured, published: Mapping[str, Published]) -> list[Line]:
+def lines(table: ComparisonTable, measured: MeasuredContender, published: Mapping[str, Published]) -> list[ResultLine]:
     """Return the rows of a table of which something is known; p-values are corrected over them (Holm)."""
     rows = measured.of(table)
     known = {label: rows.get(label) for label in table.rows if label in rows or label in published}
@@ -332,7 +333,7 @@ def lines(table: Table, measured: Measured, published: Mapping[str, Published]) 
     tested = {label: difference.p for label, difference in differences.items() if difference is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
-        Line(
+        ResultLine(
             label=label,
             seeds=len(row.seeds) if row is not None else 0,
             here={m: (row.mean(m), row.spread(m)) for m in table.metrics if m in row.values} if row is not None else {},
@@ -345,7 +346,7 @@ def lines(table: Table, measured: Measured, published: Mapping[str, Published]) 
     ]
 
 
-def verdict(table: Table, rows: Sequence[Line], reference: str) -> str:
+def verdict(table: ComparisonTable, rows: Sequence[ResultLine], reference: str) -> str:
     """Say in a sentence which rows differ from the reference after correction."""
     sides: dict[str, list[str]] = {"Better": [], "Worse": []}
     for line in rows:
@@ -362,7 +363,7 @@ def shown_p(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def report_of(asked: Asked, arms: Sequence[Arm]) -> Report:
+def report_of(asked: ReproductionRequest, arms: Sequence[Arm]) -> ReproductionReport:
     """Say what was asked and done, for the arms that came of it."""
     facts: dict[str, Any] = {
         "reproduction": asked.name,
@@ -373,7 +374,7 @@ def report_of(asked: Asked, arms: Sequence[Arm]) -> Report:
     facts |= {"seeds": asked.scale.seeds}
     studies = {arm.store.folder: arm for arm in arms}.values()  # one of each study
     named = {arm.name if len(studies) > 1 else "": arm for arm in studies}
-    return Report(
+    return ReproductionReport(
         name=f"{asked.name}-{asked.on}-{asked.protocol}",
         title=f"{asked.name} on {asked.on}, split `{asked.protocol}`, budget `{asked.spent}`",
         head=_head(asked, facts, arms),
@@ -394,7 +395,7 @@ def report_of(asked: Asked, arms: Sequence[Arm]) -> Report:
     )
 
 
-def _head(asked: Asked, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:
+def _head(asked: ReproductionRequest, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:
     name, *options = facts.items()
     command = " ".join([f"histotune reproduce {name[1]}", *(f"--{option} {value}" for option, value in options)])
     head = [f"{asked.reproduction.title}, measured again by `{command}`."]
@@ -428,14 +429,14 @@ def _head(asked: Asked, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[s
     return head
 
 
-def _counted(measured: Measured) -> str:
+def _counted(measured: MeasuredContender) -> str:
     return f"{measured.cases['test']:,} images of {measured.patients['test']} patients"
 
 
-def _scaled(asked: Asked, arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
+def _scaled(asked: ReproductionRequest, arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
     setting, scale, table = asked.setting, asked.scale, arms[0].store.split_table()
 
-    def part(store: StudyStore, name: str) -> str:
+    def part(store: StudyFolder, name: str) -> str:
         rows = store.split_table()
         rows = rows[rows["part"] == name]
         return f"{len(rows):,} images of {rows['patient'].nunique()} patients"
@@ -461,7 +462,7 @@ def _in_brackets(text: str) -> str:
     return f" ({text})" if text else ""
 
 
-def _chosen_values(line_up: LineUp, store: StudyStore) -> list[tuple[str, str, str, str, float]]:
+def _chosen_values(line_up: LineUp, store: StudyFolder) -> list[tuple[str, str, str, str, float]]:
     if not line_up.searches:
         return []
     ended, rows = {record.digest: record for record in store.trials()}, []

@@ -10,22 +10,23 @@ import numpy as np
 
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, Interval, bootstrap_of_seeds, paired_bootstrap_of_seeds
+from histotune.metrics.bootstrap import bootstrap_of_seeds, paired_bootstrap_of_seeds
 from histotune.metrics.calibration import apply_temperatures, choose_threshold, fit_temperature
-from histotune.reproductions.contract import Reproduction, Table
-from histotune.storage.study_folder import TrialRecord
+from histotune.metrics.intervals import ConfidenceInterval, Difference
+from histotune.reproductions.contract import ComparisonTable, Reproduction
+from histotune.storage.records import TrialRecord
 from histotune.training.efficiency import Efficiency
 
 Scores = Mapping[str, Mapping[int, np.ndarray]]
 """{contender: {seed: calibrated logits [n, C]}}."""
 Probabilities = Mapping[str, Mapping[int, np.ndarray]]
 """{row: {seed: [n, C]}}."""
-Trained = Mapping[str, Sequence[TrialRecord]]
+TrainingsByContender = Mapping[str, Sequence[TrialRecord]]
 """{contender: the trainings of its best configuration, one per seed}."""
 
 
 @dataclass(frozen=True)
-class Cases:
+class MeasuredCases:
     """The cases that are measured.
 
     Attributes:
@@ -44,7 +45,7 @@ class Cases:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """What a contender or an ensemble reaches.
 
     Attributes:
@@ -59,7 +60,7 @@ class Row:
     values: Mapping[str, list[float]]
     differences: Mapping[str, Difference]
     confusions: list[list[list[int]]]
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    intervals: Mapping[str, ConfidenceInterval] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float:
         """Return the mean over seeds."""
@@ -71,7 +72,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredContender:
     """Everything that was read off one set of cases.
 
     Attributes:
@@ -85,15 +86,15 @@ class Measured:
     """
 
     subject: str
-    rows: Mapping[str, Row]
+    rows: Mapping[str, ResultRow]
     cases: Mapping[str, int]
     patients: Mapping[str, int]
     classes: list[str] = field(default_factory=list)
     openings_before: int = 0
-    at_threshold: Mapping[str, Row] = field(default_factory=dict)
+    at_threshold: Mapping[str, ResultRow] = field(default_factory=dict)
     efficiencies: Mapping[str, Efficiency] = field(default_factory=dict)
 
-    def of(self, table: Table) -> Mapping[str, Row]:
+    def of(self, table: ComparisonTable) -> Mapping[str, ResultRow]:
         """Return the rows that a table shows."""
         return self.at_threshold if table.at_threshold else self.rows
 
@@ -109,7 +110,9 @@ def joined(reproduction: Reproduction, scores: Scores) -> dict[str, dict[int, np
     return found
 
 
-def measure_rows(compared_with: str, tables: Sequence[Table], found: Probabilities, cases: Cases) -> dict[str, Row]:
+def measure_rows(
+    compared_with: str, tables: Sequence[ComparisonTable], found: Probabilities, cases: MeasuredCases
+) -> dict[str, ResultRow]:
     """Measure every row; intervals of the metrics that a table shows of it, differences of those that one tests.
 
     Args:
@@ -126,7 +129,7 @@ def measure_rows(compared_with: str, tables: Sequence[Table], found: Probabiliti
         pairs = [seeds[seed] for seed in both], [reference[seed] for seed in both]
         asked = sorted({table.tested for table in tables if label in table.rows and both})
         every = [seeds[seed] for seed in sorted(seeds)]
-        rows[label] = Row(
+        rows[label] = ResultRow(
             seeds=sorted(seeds),
             values={name: [value[name] for value in values] for name in values[0]},
             differences={name: paired_bootstrap_of_seeds(name, *pairs, *on, **about) for name in asked},
@@ -136,7 +139,7 @@ def measure_rows(compared_with: str, tables: Sequence[Table], found: Probabiliti
     return rows
 
 
-def thresholds(reproduction: Reproduction, trained: Trained, positive: int) -> dict[str, dict[int, float]]:
+def thresholds(reproduction: Reproduction, trained: TrainingsByContender, positive: int) -> dict[str, dict[int, float]]:
     """Choose {row: {seed: threshold}} on the validation part, by balanced accuracy, for every seed apart."""
     validation: dict[str, dict[int, np.ndarray]] = {}
     for label, records in trained.items():
@@ -168,7 +171,7 @@ def move(probabilities: np.ndarray, threshold: float, positive: int) -> np.ndarr
     return moved
 
 
-def _evaluate(probabilities: np.ndarray, cases: Cases) -> dict[str, float]:
+def _evaluate(probabilities: np.ndarray, cases: MeasuredCases) -> dict[str, float]:
     """Return every metric, its mean over strata where there are."""
     if cases.strata is None:
         return metrics.evaluate(probabilities, cases.labels, positive=cases.positive)

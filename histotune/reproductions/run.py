@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from histotune.core.progress import Message, Progress, silent
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
 from histotune.data.splits import KFOLD
@@ -18,16 +19,16 @@ from histotune.ingest.datasets import DATASETS, locate
 from histotune.reporting.figure_page import write_page
 from histotune.reporting.reproduction_charts import draw_bars, draw_heat
 from histotune.reproductions.measure import Meter, check_elsewhere
-from histotune.reproductions.out_of_fold import FoldedAsked, train_out_of_fold
-from histotune.reproductions.out_of_fold_measure import Compared, Picture, Scored
-from histotune.reproductions.papers import REPRODUCTIONS, FoldedSetting, OutOfFold, Scale, Setting, Table
+from histotune.reproductions.out_of_fold import OutOfFoldRequest, train_out_of_fold
+from histotune.reproductions.out_of_fold_measure import Compared, ComparisonFigure, OutOfFoldPredictions
+from histotune.reproductions.papers import REPRODUCTIONS, ComparisonTable, FoldedSetting, OutOfFold, Scale, Setting
 from histotune.reproductions.pictures import draw, draw_imbalances
-from histotune.reproductions.report import Arm, Line, Report, Section, lines, report_of, write
-from histotune.reproductions.rows import Measured
-from histotune.reproductions.train import Asked, LineUp, train
+from histotune.reproductions.report import Arm, ReproductionReport, ResultLine, TableSection, lines, report_of, write
+from histotune.reproductions.rows import MeasuredContender
+from histotune.reproductions.train import LineUp, ReproductionRequest, train
 from histotune.space import load_space
-from histotune.storage.study_folder import StudyStore
-from histotune.studies.create import Progress, Wanted, check_asked, prepare_cohort, study_cohort
+from histotune.storage.study_folder import StudyFolder
+from histotune.studies.create import StudyRequest, check_asked, prepare_cohort, study_cohort
 
 HOW = (
     "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another "
@@ -71,7 +72,7 @@ def reproduce(
     tracking_uri: str | None = None,
     command: str = "histotune.reproduce",
     progress: Progress | None = None,
-    said: Callable[[str], None] | None = None,
+    said: Message | None = None,
 ) -> Reproduced:
     """Measure a paper's comparison again; the same call goes on where it stood, and only writes when all is done.
 
@@ -92,7 +93,7 @@ def reproduce(
     Raises:
         HistotuneError: an unknown name (the nearest is offered), data that are not there, or a split that they lack.
     """
-    reproduction, say = REPRODUCTIONS.build(name), said or _unheard
+    reproduction, say = REPRODUCTIONS.build(name), said or silent
     setting = reproduction.setting(on)
     scale = budget if isinstance(budget, Scale) else setting.scale(budget)
     scale = scale if seeds is None else replace(scale, seeds=seeds)
@@ -102,7 +103,7 @@ def reproduce(
         assert isinstance(setting, FoldedSetting)
         _check_folded(name, protocol, external_data)
         space = load_space(setting.space)
-        folded = FoldedAsked(
+        folded = OutOfFoldRequest(
             name, on, reproduction, setting, scale, spent, space, place, data, say, progress, tracking_uri
         )
         compared, files = run_out_of_fold(folded, Path(out))
@@ -110,7 +111,7 @@ def reproduce(
     assert isinstance(setting, Setting)
     line_up = LineUp.of(reproduction, setting, scale)
     space = load_space(setting.space, fix=line_up.fix)
-    asked = Asked(
+    asked = ReproductionRequest(
         name,
         on,
         reproduction,
@@ -146,16 +147,18 @@ def _check_folded(name: str, protocol: str | None, external_data: object) -> Non
         raise ConfigError(f"{name!r} measures on no external dataset: leave --external-data out")
 
 
-def _check(asked: Asked) -> None:
+def _check(asked: ReproductionRequest) -> None:
     """Refuse what began otherwise, before anything is trained."""
     for imbalance, store in asked.stores().items():
         if store.exists():
-            wanted = Wanted(asked.space, asked.data, None, asked.protocol, None, False, imbalance, asked.scale.cases)
+            wanted = StudyRequest(
+                asked.space, asked.data, None, asked.protocol, None, False, imbalance, asked.scale.cases
+            )
             check_asked(store, wanted, space=True)
 
 
 def _elsewhere(
-    asked: Asked, data: str | os.PathLike[str] | None, progress: Progress | None
+    asked: ReproductionRequest, data: str | os.PathLike[str] | None, progress: Progress | None
 ) -> tuple[Cohort, np.ndarray]:
     """Prepare the external cohort and check it, before anything is trained."""
     name, found = asked.setting.external, locate(asked.setting.external, data, "--external-data")
@@ -167,7 +170,9 @@ def _elsewhere(
     return cohort, labels
 
 
-def _arms(asked: Asked, elsewhere: tuple[Cohort, np.ndarray] | None, command: str, **how: Any) -> list[Arm]:
+def _arms(
+    asked: ReproductionRequest, elsewhere: tuple[Cohort, np.ndarray] | None, command: str, **how: Any
+) -> list[Arm]:
     """Train every study, then measure it."""
     stores, trained = asked.stores(), {}
     count = asked.line_up.size() * len(stores)
@@ -200,7 +205,7 @@ def _arms(asked: Asked, elsewhere: tuple[Cohort, np.ndarray] | None, command: st
     return arms
 
 
-def _arm(asked: Asked, name: str, store: StudyStore, meter: Meter, measured: Measured) -> Arm:
+def _arm(asked: ReproductionRequest, name: str, store: StudyFolder, meter: Meter, measured: MeasuredContender) -> Arm:
     """Write the rows of every table that compares anything here."""
     printed = asked.setting.printed(name)
     written = asked.reproduction.written(elsewhere=bool(asked.setting.external))
@@ -210,7 +215,9 @@ def _arm(asked: Asked, name: str, store: StudyStore, meter: Meter, measured: Mea
     return Arm(name, store, meter.trained, measured, told)
 
 
-def _within(one: tuple[Table, Sequence[Line]], other: tuple[Table, Sequence[Line]]) -> bool:
+def _within(
+    one: tuple[ComparisonTable, Sequence[ResultLine]], other: tuple[ComparisonTable, Sequence[ResultLine]]
+) -> bool:
     """Whether a table shows nothing that a larger one does not show; a setting may leave contenders out."""
     tables = [replace(table, title="", rows=(), note="") for table, _ in (one, other)]
     rows, others = ({line.label for line in lines} for _, lines in (one, other))
@@ -221,7 +228,7 @@ def _unheard(line: str) -> None:
     pass
 
 
-def run_out_of_fold(asked: FoldedAsked, out: Path) -> tuple[Compared, list[Path]]:
+def run_out_of_fold(asked: OutOfFoldRequest, out: Path) -> tuple[Compared, list[Path]]:
     """Train what is missing and write the report; the same call goes on where it stood."""
     count = len(asked.setting.contenders) * asked.scale.seeds
     asked.say(f"{asked.reproduction.title}, on {asked.on}: {count} trainings, each of every fold")
@@ -234,14 +241,14 @@ def run_out_of_fold(asked: FoldedAsked, out: Path) -> tuple[Compared, list[Path]
     return compared, written + [_drawn(picture, out / report.name) for picture in compared.pictures]
 
 
-def _drawn(picture: Picture, folder: Path) -> Path:
+def _drawn(picture: ComparisonFigure, folder: Path) -> Path:
     figure = (draw_bars if picture.kind == "bars" else draw_heat)(
         picture.title, picture.caption, picture.rows, picture.values, picture.marked
     )
     return write_page(figure, folder / f"{picture.stem}.html")
 
 
-def _report(asked: FoldedAsked, scored: Scored, compared: Compared) -> Report:
+def _report(asked: OutOfFoldRequest, scored: OutOfFoldPredictions, compared: Compared) -> ReproductionReport:
     facts: dict[str, Any] = {"reproduction": asked.name, "on": asked.on, "protocol": KFOLD, "budget": asked.spent}
     facts |= {"seeds": asked.scale.seeds}
     command = f"histotune reproduce {asked.name} --on {asked.on} --budget {asked.spent} --seeds {asked.scale.seeds}"
@@ -249,7 +256,7 @@ def _report(asked: FoldedAsked, scored: Scored, compared: Compared) -> Report:
     head = [f"{asked.reproduction.title}, measured again by `{command}`.", _patients(scored), *compared.head]
     head += ["**The data are made up.**"] if first.facts.get("synthetic") else []
     kept = ("dataset", "digests", "classes", "protocol", "folds", "metric", "version")
-    return Report(
+    return ReproductionReport(
         name=f"{asked.name}-{asked.on}-{KFOLD}",
         title=f"{asked.name} on {asked.on}, split `{KFOLD}`, budget `{asked.spent}`",
         head=head,
@@ -270,7 +277,7 @@ def _report(asked: FoldedAsked, scored: Scored, compared: Compared) -> Report:
     )
 
 
-def _patients(scored: Scored) -> str:
+def _patients(scored: OutOfFoldPredictions) -> str:
     counts = np.bincount(scored.labels, minlength=len(scored.classes))
     classes = ", ".join(f"{name} {n}" for name, n in zip(scored.classes, counts, strict=True))
     lacking = ", ".join(f"{name} {(~there).sum()}" for name, there in sorted(scored.present.items()))
@@ -280,7 +287,7 @@ def _patients(scored: Scored) -> str:
     )
 
 
-def _scaled(asked: FoldedAsked, scored: Scored) -> list[tuple[str, str, str]]:
+def _scaled(asked: OutOfFoldRequest, scored: OutOfFoldPredictions) -> list[tuple[str, str, str]]:
     first, paper = scored.stores[scored.seeds[0]].settings(), asked.setting.paper
     here = {
         "task": f"{len(scored.classes)} classes: {', '.join(scored.classes)}",
@@ -294,17 +301,17 @@ def _scaled(asked: FoldedAsked, scored: Scored) -> list[tuple[str, str, str]]:
     return [(what, here.get(what, ""), paper.get(what, "")) for what in {**here, **paper}]
 
 
-def _printed(printed: Mapping[str, str]) -> list[Section]:
+def _printed(printed: Mapping[str, str]) -> list[TableSection]:
     rows = [[row, text] for row, text in printed.items()]
     note = "On another task and other patients, in other metrics: beside ours, not against ours."
-    return [Section("What the paper prints", note, ["", "published"], rows)] if rows else []
+    return [TableSection("What the paper prints", note, ["", "published"], rows)] if rows else []
 
 
-def _times(scored: Scored) -> Section:
+def _times(scored: OutOfFoldPredictions) -> TableSection:
     rows = []
     for row in scored.records:
         records = list(scored.records[row].values())
         what = f"{records[0].parameters:,}" if records[0].parameters else ""
         rows.append([row, f"{np.median([record.seconds for record in records]):.1f}", what])
     head = ["", "seconds for all folds, median over seeds; as busy as the machine was", "weights"]
-    return Section("Time", "", head, rows)
+    return TableSection("Time", "", head, rows)

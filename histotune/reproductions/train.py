@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,21 @@ import yaml
 from histotune.api import search
 from histotune.core import files
 from histotune.core.config import Spec, TrialConfig
+from histotune.core.progress import Message
 from histotune.core.runtime import Places
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
 from histotune.reproductions.contract import Reproduction, Scale, Setting
 from histotune.space import Fixed, Space, load_space
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 
 Trainings = Mapping[str, Sequence[TrialConfig]]
 """{contender: its configurations}."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReproductionRequest:
     """A reproduction as it was called.
 
     Attributes:
@@ -59,19 +61,19 @@ class Asked:
     protocol: str
     place: Places
     data: str | os.PathLike[str] | None
-    say: Callable[[str], None]
+    say: Message
 
     @property
     def image_size(self) -> int:
         """Side of the images, pixels."""
         return TrialConfig.from_dict(self.space.default()).image_size
 
-    def stores(self) -> dict[str, StudyStore]:
+    def stores(self) -> dict[str, StudyFolder]:
         """Return the study of every imbalance of the training part."""
         name = f"{self.name}-{self.setting.trained_as or self.on}-{self.protocol}-{self.spent}"
         several = len(self.setting.imbalances) > 1
         return {
-            arm: StudyStore(self.place.runs / (f"{name}-{arm.replace(':', '-')}" if several else name))
+            arm: StudyFolder(self.place.runs / (f"{name}-{arm.replace(':', '-')}" if several else name))
             for arm in self.setting.arms(self.scale)
         }
 
@@ -154,7 +156,7 @@ def candidates(space: str, narrowing: Sequence[str], count: int, label: str = ""
     )
 
 
-def train(line_up: LineUp, store: StudyStore, said: Callable[[str], None], **how: Any) -> dict[str, list[TrialRecord]]:
+def train(line_up: LineUp, store: StudyFolder, said: Message, **how: Any) -> dict[str, list[TrialRecord]]:
     """Train what is missing, and return the trainings of each contender's best configuration, one per seed.
 
     Args:
@@ -185,7 +187,7 @@ def train(line_up: LineUp, store: StudyStore, said: Callable[[str], None], **how
     return complete
 
 
-def choose(line_up: LineUp, store: StudyStore) -> dict[str, TrialConfig]:
+def choose(line_up: LineUp, store: StudyFolder) -> dict[str, TrialConfig]:
     """Return each contender's best configuration by the study's metric on the validation part; the earliest of equals.
 
     Raises:
@@ -220,7 +222,7 @@ def _described(spec: Spec) -> str:
 class Lines:
     """Says a line when a training ends, and how long the rest will take."""
 
-    def __init__(self, line_up: LineUp, said: Callable[[str], None]) -> None:
+    def __init__(self, line_up: LineUp, said: Message) -> None:
         self._said, self._size, self._metric = said, line_up.size(), line_up.metric
         self._labels = {config.digest(): label for label, configs in line_up.searched.items() for config in configs}
         self._began, self._fresh, self._done = 0.0, 0, 0
@@ -250,7 +252,7 @@ class Lines:
         )
 
 
-def _run(line_up: LineUp, store: StudyStore, parts: Sequence[Trainings], lines: Lines, **how: Any) -> None:
+def _run(line_up: LineUp, store: StudyFolder, parts: Sequence[Trainings], lines: Lines, **how: Any) -> None:
     """Train what is missing of the configurations, contender by contender in turn."""
     rows = (row for part in parts for row in itertools.zip_longest(*part.values()))
     configs = {config.digest(): config for row in rows for config in row if config is not None}
@@ -280,5 +282,5 @@ def _run(line_up: LineUp, store: StudyStore, parts: Sequence[Trainings], lines: 
         raise StudyError(f"{len(missing)} trainings are missing: {study.summary.message if study.summary else ''}")
 
 
-def _ended(store: StudyStore) -> dict[str, TrialRecord]:
+def _ended(store: StudyFolder) -> dict[str, TrialRecord]:
     return {record.digest: record for record in store.trials()} if store.exists() else {}

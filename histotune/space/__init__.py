@@ -22,7 +22,18 @@ from histotune.space._check import check_config, check_sizes, check_values, samp
 from histotune.space._compile import compile_group
 from histotune.space._each import EACH, expand
 from histotune.space._edit import apply_edits, read_values
-from histotune.space._nodes import Choice, Condition, Constant, Draws, Fixed, Group, Parameter, Range, Switch, constants
+from histotune.space._nodes import (
+    Choice,
+    Condition,
+    Constant,
+    Draws,
+    Fixed,
+    Group,
+    Range,
+    SearchParameter,
+    Switch,
+    constants,
+)
 from histotune.space._positions import locate
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
@@ -31,11 +42,11 @@ __all__ = [
     "Condition",
     "Draws",
     "Fixed",
-    "Parameter",
     "Range",
-    "Row",
+    "SearchParameter",
     "Share",
     "Space",
+    "SpaceRow",
     "awaits_cohort",
     "check_config",
     "load_space",
@@ -51,7 +62,7 @@ OWN_KEYS = ("description", "dataset", "options", "metric", "protocol", "resize",
 _KINDS = {"options": (dict, "a mapping"), "folds": (int, "a whole number"), "repeats": (int, "a whole number")}
 
 
-class Row(NamedTuple):
+class SpaceRow(NamedTuple):
     """One line of `histotune show-space`."""
 
     path: str
@@ -103,7 +114,7 @@ class Space:
         values = {p.path: p.default for p, _ in self._tree.parameters()}
         return {p.path: p.default for p, condition in self._tree.parameters() if _active(condition, values)}
 
-    def parameters(self) -> list[Parameter]:
+    def parameters(self) -> list[SearchParameter]:
         """Return everything that is searched, in the order in which it is drawn."""
         return [parameter for parameter, _ in self._tree.parameters()]
 
@@ -187,13 +198,15 @@ class Space:
         """Return the effective space as plain data, which `read_space` reads."""
         return dict(self._plain)
 
-    def describe(self) -> list[Row]:
+    def describe(self) -> list[SpaceRow]:
         """Return one row per searched parameter and per value that the space fixes."""
         rows = [
-            Row(p.path, *p.describe(), str(p.default), " and ".join(f"{path}={option}" for path, option in condition))
+            SpaceRow(
+                p.path, *p.describe(), str(p.default), " and ".join(f"{path}={option}" for path, option in condition)
+            )
             for p, condition in self._tree.parameters()
         ]
-        return rows + [Row(path, "fixed", str(value), str(value), "") for path, value in constants(self._tree, "")]
+        return rows + [SpaceRow(path, "fixed", str(value), str(value), "") for path, value in constants(self._tree, "")]
 
 
 def load_space(

@@ -38,7 +38,7 @@ class Constant:
         """Return the value."""
         return self.value
 
-    def parameters(self, condition: Condition = ()) -> Iterator[tuple[Parameter, Condition]]:
+    def parameters(self, condition: Condition = ()) -> Iterator[tuple[SearchParameter, Condition]]:
         """Yield nothing: there is nothing to propose."""
         yield from ()
 
@@ -65,7 +65,7 @@ class Range:
         # samplers reach a step by different sums: 0.3 and 0.1 + 0.2 are one configuration
         return value if self.step is None else round(value, 12)
 
-    def parameters(self, condition: Condition = ()) -> Iterator[tuple[Parameter, Condition]]:
+    def parameters(self, condition: Condition = ()) -> Iterator[tuple[SearchParameter, Condition]]:
         """Yield itself."""
         yield self, condition
 
@@ -110,7 +110,7 @@ class Choice:
         """Propose one of the options."""
         return draws.suggest_categorical(self.path, self.options)
 
-    def parameters(self, condition: Condition = ()) -> Iterator[tuple[Parameter, Condition]]:
+    def parameters(self, condition: Condition = ()) -> Iterator[tuple[SearchParameter, Condition]]:
         """Yield itself."""
         yield self, condition
 
@@ -141,7 +141,7 @@ class Switch:
         name = draws.suggest_categorical(self.path, list(self.options))
         return {"name": name, **self.options[name].draw(draws)}
 
-    def parameters(self, condition: Condition = ()) -> Iterator[tuple[Parameter, Condition]]:
+    def parameters(self, condition: Condition = ()) -> Iterator[tuple[SearchParameter, Condition]]:
         """Yield itself, then the parameters of every option."""
         yield self, condition
         for name, group in self.options.items():
@@ -170,13 +170,13 @@ class Group:
         """Draw every child."""
         return {key: child.draw(draws) for key, child in self.children.items()}
 
-    def parameters(self, condition: Condition = ()) -> Iterator[tuple[Parameter, Condition]]:
+    def parameters(self, condition: Condition = ()) -> Iterator[tuple[SearchParameter, Condition]]:
         """Yield the parameters of every child."""
         for child in self.children.values():
             yield from child.parameters(condition)
 
 
-Parameter = Range | Choice | Switch
+SearchParameter = Range | Choice | Switch
 Node = Constant | Range | Choice | Switch | Group
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from histotune.metrics.scores import in_words
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation is of
 
 
-def seal_sentence(store: StudyStore) -> str:
+def seal_sentence(store: StudyFolder) -> str:
     """Say how often the sealed test part was opened, for what, and what that means; "" while it is closed."""
     found = store.openings()
     if not found:
@@ -28,7 +28,7 @@ def seal_sentence(store: StudyStore) -> str:
     )
 
 
-def opening_lines(store: StudyStore) -> list[str]:
+def opening_lines(store: StudyFolder) -> list[str]:
     """Write the record for people, a line for each opening, first to last."""
     return [f"{opening['time']}, {_found(opening, store)}: `{opening['command']}`" for opening in store.openings()]
 
@@ -37,7 +37,7 @@ def _day(opening: Mapping[str, Any]) -> str:
     return str(opening["time"])[:10]
 
 
-def _found(opening: Mapping[str, Any], store: StudyStore) -> str:
+def _found(opening: Mapping[str, Any], store: StudyFolder) -> str:
     """Say for which model, and what was seen: the study's metric, or that nothing is on record."""
     if shows := opening.get("shows"):
         return f"to show {shows} beside predictions of model {opening['subject']}"

@@ -11,12 +11,12 @@ import numpy as np
 
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.metrics import scores as metrics
-from histotune.storage.records import read_ensemble
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord, read_ensemble
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 
 
 @dataclass(frozen=True)
-class Member:
+class SelectedTrial:
     """A trial that takes part.
 
     Attributes:
@@ -26,11 +26,11 @@ class Member:
     """
 
     record: TrialRecord
-    store: StudyStore
+    store: StudyFolder
     modality: str = ""
 
 
-def best_trials(store: StudyStore, top: int) -> list[TrialRecord]:
+def best_trials(store: StudyFolder, top: int) -> list[TrialRecord]:
     """Return up to `top` complete trials of distinct configurations, best first by the study's metric.
 
     Raises:
@@ -66,8 +66,8 @@ def modality_of(config: Mapping[str, Any]) -> str:
 
 
 def by_modality(
-    store: StudyStore, modalities: Sequence[str], *, add: Mapping[str, StudyStore] | None = None
-) -> list[Member]:
+    store: StudyFolder, modalities: Sequence[str], *, add: Mapping[str, StudyFolder] | None = None
+) -> list[SelectedTrial]:
     """Return the best complete trial that hears one modality alone, for each; best first by the study's metric.
 
     Args:
@@ -80,13 +80,13 @@ def by_modality(
     """
     sources = [(name, store) for name in modalities] + list((add or {}).items())
     _check_names([name for name, _ in sources])
-    members = [Member(_best_of(other, name), other, name) for name, other in sources]
+    members = [SelectedTrial(_best_of(other, name), other, name) for name, other in sources]
     for member in members:
         _refuse_other_split(store, member)
     return joined(store, members)
 
 
-def joined(store: StudyStore, members: Sequence[Member]) -> list[Member]:
+def joined(store: StudyFolder, members: Sequence[SelectedTrial]) -> list[SelectedTrial]:
     """Return members best first.
 
     Raises:
@@ -98,7 +98,7 @@ def joined(store: StudyStore, members: Sequence[Member]) -> list[Member]:
     return sorted(members, key=lambda member: -sign * member.record.metrics[metric])
 
 
-def again(store: StudyStore, strategy: str, drop: Sequence[str]) -> list[Member]:
+def again(store: StudyFolder, strategy: str, drop: Sequence[str]) -> list[SelectedTrial]:
     """Return the members of the latest ensemble of this strategy that was made by modality, without those dropped.
 
     Raises:
@@ -118,13 +118,13 @@ def again(store: StudyStore, strategy: str, drop: Sequence[str]) -> list[Member]
             raise ConfigError(f"{told['name']} has no modality {modality!r}. {suggest(modality, told['modalities'])}")
     members = []
     for number, study, modality in zip(told["members"], told["studies"], told["modalities"], strict=True):
-        other = StudyStore(Path(study)) if study else store
+        other = StudyFolder(Path(study)) if study else store
         if modality not in drop:
-            members.append(Member(complete_trial(other, number), other, modality))
+            members.append(SelectedTrial(complete_trial(other, number), other, modality))
     return members
 
 
-def complete_trial(store: StudyStore, number: int) -> TrialRecord:
+def complete_trial(store: StudyFolder, number: int) -> TrialRecord:
     """Return a complete trial by its number.
 
     Raises:
@@ -149,7 +149,7 @@ def _check_names(names: Sequence[str]) -> None:
         raise ConfigError("no modality is left: name at least one, such as --modalities image,cnv")
 
 
-def ranked_trials(store: StudyStore) -> list[TrialRecord]:
+def ranked_trials(store: StudyFolder) -> list[TrialRecord]:
     """Return the complete trials whose metric is known, best first."""
     metric = store.settings().metric
     sign = metrics.direction(metric)
@@ -161,7 +161,7 @@ def ranked_trials(store: StudyStore) -> list[TrialRecord]:
     return sorted(known, key=lambda trial: (-sign * trial.metrics[metric], trial.number))
 
 
-def _best_of(store: StudyStore, modality: str) -> TrialRecord:
+def _best_of(store: StudyFolder, modality: str) -> TrialRecord:
     heard = [(modality_of(trial.config()), trial) for trial in ranked_trials(store)]
     for name, trial in heard:
         if name == modality:
@@ -173,7 +173,7 @@ def _best_of(store: StudyStore, modality: str) -> TrialRecord:
     )
 
 
-def _refuse_other_split(store: StudyStore, member: Member) -> None:
+def _refuse_other_split(store: StudyFolder, member: SelectedTrial) -> None:
     """Refuse a member whose study parts other cases, or parts them otherwise: it may have trained on our test part."""
     if member.store.folder == store.folder:
         return

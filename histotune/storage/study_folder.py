@@ -37,21 +37,7 @@ from histotune.data.imbalance import NATURAL
 from histotune.data.splits import TEST, TRAIN, VAL, Split, TrainingData
 from histotune.errors import StudyError, suggest
 from histotune.storage import trial_index
-from histotune.storage.records import Predictions, TrialRecord, networks, read_record, to_record, write_record
-
-__all__ = [
-    "COMPLETE",
-    "FAILED",
-    "INFEASIBLE",
-    "STOPPED",
-    "Predictions",
-    "StudySettings",
-    "StudyStore",
-    "TrialRecord",
-    "networks",
-    "read_record",
-    "write_record",
-]
+from histotune.storage.records import TrialRecord, to_record
 
 _CURE = "restore it from a copy, or begin a new study"
 COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
@@ -110,7 +96,7 @@ class StudySettings:
         return [self.metric, *self.others]
 
 
-class StudyStore:
+class StudyFolder:
     """Paths and files of one study; the only door to them."""
 
     def __init__(self, folder: Path) -> None:

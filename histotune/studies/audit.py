@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from histotune.core import files
+from histotune.core.progress import Progress, silent
 from histotune.data.audits import AUDITS, LEAK, WARNING, Finding, Subject, worst_first
 from histotune.data.cohort import Cohort
 from histotune.data.splits import Split
 from histotune.errors import DataError, StudyError
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 AUDIT = "audit.json"  # in a study's folder
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class AuditReport:
     """What an audit found.
 
     Attributes:
@@ -62,23 +62,21 @@ def _listed(word: str, findings: Sequence[Finding]) -> str:
     return f"{len(findings)} {word}{plural if len(findings) > 1 else ''} ({names}{more})"
 
 
-def run(subject: Subject, *, progress: Progress | None = None, command: str = "") -> Report:
+def run(subject: Subject, *, progress: Progress = silent, command: str = "") -> AuditReport:
     """Make every check; a check sees labels of the training and validation part only."""
     started, names, findings = time.perf_counter(), AUDITS.names(), []
     for done, name in enumerate(names):
-        if progress is not None:
-            progress("auditing", done, len(names))
+        progress("auditing", done, len(names))
         findings.append(AUDITS.entry(name).build(subject))
-    if progress is not None:
-        progress("auditing", len(names), len(names))
+    progress("auditing", len(names), len(names))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     seconds = round(time.perf_counter() - started, 2)
-    return Report(now, command or " ".join(["histotune", *sys.argv[1:]]), worst_first(findings), seconds)
+    return AuditReport(now, command or " ".join(["histotune", *sys.argv[1:]]), worst_first(findings), seconds)
 
 
 def of_study(
-    store: StudyStore, cohort: Cohort, *, fresh: bool = False, progress: Progress | None = None, command: str = ""
-) -> Report:
+    store: StudyFolder, cohort: Cohort, *, fresh: bool = False, progress: Progress = silent, command: str = ""
+) -> AuditReport:
     """Audit a study's own split and write it to the study's folder; what stands there of these checks is only read.
 
     Args:
@@ -97,7 +95,7 @@ def of_study(
     return report
 
 
-def read(store: StudyStore) -> Report | None:
+def read(store: StudyFolder) -> AuditReport | None:
     """Read a study's audit; None where there is none, or none that this version can read: it is made anew."""
     path = store.folder / AUDIT
     if not path.exists():
@@ -105,11 +103,11 @@ def read(store: StudyStore) -> Report | None:
     try:
         saved = files.read_json(path)
         checks = [files.restored(Finding, check, path) for check in saved["checks"]]
-        return Report(saved["time"], saved["command"], checks, saved["seconds"])
+        return AuditReport(saved["time"], saved["command"], checks, saved["seconds"])
     except StudyError:
         return None
 
 
-def line(store: StudyStore) -> str:
+def line(store: StudyFolder) -> str:
     """Return the line that a search prints of its study's audit."""
     return f"{read(store) or 'Audit: none'}. All of it: histotune audit {store.folder.name}"

@@ -21,7 +21,8 @@ from histotune.core import files
 from histotune.data.modalities import MODALITIES
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError, suggest
-from histotune.storage.study_folder import COMPLETE, Predictions, TrialRecord, read_record, write_record
+from histotune.storage.records import Predictions, TrialRecord, read_record, write_record
+from histotune.storage.study_folder import COMPLETE
 from histotune.training.pooling import pooled, scored
 
 MAJORITY, COLOR_HISTOGRAM, LINEAR, JOINED = "majority_class", "color_histogram", "linear_", "joined"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from histotune._version import __version__
 from histotune.core.config import TrialConfig
+from histotune.core.progress import Progress, silent
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
 from histotune.data.fold_assignment import check_folds, check_patience, deal_folds
@@ -24,16 +25,15 @@ from histotune.ingest.prepare import prepare
 from histotune.metrics.scores import check_metrics
 from histotune.models.network import check_modalities
 from histotune.space import Space, awaits_cohort
-from histotune.storage.study_folder import StudySettings, StudyStore
+from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies import audit as _audit
 from histotune.studies.controls import fit_controls
 
-Progress = Callable[[str, int, int], None]
 """Hears (what is being done, how much of it is done, of how much)."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StudyRequest:
     """What a user asked a study to be about.
 
     Args:
@@ -104,10 +104,9 @@ def prepare_cohort(
     Raises:
         DataError: the data are not there (the message says where to get them) or cannot be used.
     """
-    reader = DATASETS.build(dataset, **options)
-    root = locate(dataset, data)
-    hear = None if progress is None else lambda done, total: progress(f"preparing {dataset}", done, total)
-    return prepare(reader, root, image_size=image_size, cache=places.cache, resize=resize, strict=strict, progress=hear)
+    reader, root = DATASETS.build(dataset, **options), locate(dataset, data)
+    how: dict[str, Any] = {"resize": resize, "strict": strict, "progress": progress}
+    return prepare(reader, root, image_size=image_size, cache=places.cache, **how)
 
 
 def kinds_of(
@@ -123,7 +122,7 @@ def kinds_of(
     open_space = awaits_cohort(space)
     if open_space is None:
         return None
-    store = StudyStore(places.runs / (study or open_space.name))
+    store = StudyFolder(places.runs / (study or open_space.name))
     if data is None and store.exists():
         data = store.settings().data or None
     options, size = {**open_space.options, **(options or {})}, open_space.image_sizes()[0]
@@ -134,16 +133,16 @@ def kinds_of(
 
 
 def begin(
-    wanted: Wanted, name: str | None, places: Places, progress: Progress | None = None
-) -> tuple[StudyStore, dict[int, Cohort]]:
+    wanted: StudyRequest, name: str | None, places: Places, progress: Progress | None = None
+) -> tuple[StudyFolder, dict[int, Cohort]]:
     """Open the study of that name, or create it: returns its store and its cohort at every image size of the space.
 
     Raises:
         StudyError: the study began with other data, another space, split, seed or metric; the message says which.
         DataError, ConfigError: the data or the split are impossible.
     """
-    space = wanted.space
-    store = StudyStore(places.runs / (name or space.name))
+    space, progress = wanted.space, progress or silent
+    store = StudyFolder(places.runs / (name or space.name))
     data = wanted.data
     if data is None and store.exists():
         data = store.settings().data or None
@@ -163,15 +162,13 @@ def begin(
         report = _audit.of_study(store, cohorts[min(cohorts)], progress=progress)
         if wanted.strict:
             report.refuse()
-        if progress is not None:
-            progress("fitting controls", 0, 1)
+        progress("fitting controls", 0, 1)
         fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)  # an ended control is only read
-        if progress is not None:
-            progress("fitting controls", 1, 1)
+        progress("fitting controls", 1, 1)
     return store, cohorts
 
 
-def study_cohort(store: StudyStore, places: Places, image_size: int, data: str | os.PathLike[str] | None) -> Cohort:
+def study_cohort(store: StudyFolder, places: Places, image_size: int, data: str | os.PathLike[str] | None) -> Cohort:
     """Find the cohort of an existing study again, preparing it anew where the cache lost it.
 
     Args:
@@ -187,7 +184,7 @@ def study_cohort(store: StudyStore, places: Places, image_size: int, data: str |
     return cohort
 
 
-def divide(wanted: Wanted, cohort: Cohort) -> tuple[Split, np.ndarray]:
+def divide(wanted: StudyRequest, cohort: Cohort) -> tuple[Split, np.ndarray]:
     """Divide a cohort as a study of it that begins would; returns the split and all labels, int64 [N].
 
     Raises:
@@ -200,7 +197,7 @@ def divide(wanted: Wanted, cohort: Cohort) -> tuple[Split, np.ndarray]:
     return deal_folds(cohort, labels, parts, *wanted.dealt, seed=seed), labels
 
 
-def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, Cohort]) -> None:
+def _create(store: StudyFolder, wanted: StudyRequest, data: Any, cohorts: Mapping[int, Cohort]) -> None:
     space, first = wanted.space, cohorts[min(cohorts)]
     parts, labels = divide(wanted, first)
     folds, repeats = wanted.dealt
@@ -231,7 +228,7 @@ def _create(store: StudyStore, wanted: Wanted, data: Any, cohorts: Mapping[int, 
     store.create(settings, first, parts, labels)
 
 
-def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> None:
+def check_asked(store: StudyFolder, wanted: StudyRequest, *, space: bool = False) -> None:
     """Check that what a user asks of an existing study is what it began with.
 
     Args:
@@ -264,7 +261,7 @@ def check_asked(store: StudyStore, wanted: Wanted, *, space: bool = False) -> No
             )
 
 
-def _check_data(store: StudyStore, cohorts: Mapping[int, Cohort]) -> None:
+def _check_data(store: StudyFolder, cohorts: Mapping[int, Cohort]) -> None:
     settings = store.settings()
     for size, cohort in cohorts.items():
         change = describe_change(store.split_table(), cohort, settings.digests.get(str(size)))

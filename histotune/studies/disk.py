@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from histotune.core import files
 from histotune.core.config import TrialConfig
+from histotune.core.format import megabytes
 from histotune.errors import StudyError
 from histotune.metrics.scores import direction
+from histotune.storage.records import networks
 from histotune.storage.selection import modality_of
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, networks
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.tuning.retention import WEIGHTS, members
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Waste:
     why: str
 
 
-def waste(store: StudyStore, keep: int = 10) -> list[Waste]:
+def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
     """List what can be freed of a study that nobody searches in: never a result, never a control.
 
     - checkpoints and half-written files of trials that have ended; a search with `pbt` that goes on then has nothing
@@ -113,7 +115,7 @@ def free(found: Iterable[Waste]) -> int:
 
 
 def need(
-    store: StudyStore,
+    store: StudyFolder,
     config: TrialConfig,
     *,
     trials: int,
@@ -139,7 +141,7 @@ def need(
 
 
 def preflight(
-    store: StudyStore,
+    store: StudyFolder,
     config: TrialConfig,
     *,
     trials: int | None,
@@ -176,15 +178,6 @@ def preflight(
         warnings.warn(f"the search needs {disk} in {store.folder}: that is tight", stacklevel=2)
     total = "" if memory is None else f" and {megabytes(memory)} of memory"
     return f"{at_once} at once on {cpus:g} CPUs, {gpus:g} GPUs{total}; {disk}"
-
-
-def megabytes(size: float) -> str:
-    """Write a number of bytes for a person.
-
-    >>> megabytes(3_500_000), megabytes(81_000_000_000)
-    ('4 MB', '81.0 GB')
-    """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _waste(path: Path, why: str) -> Waste:
@@ -240,10 +233,10 @@ def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bo
     return Tidied(found, freed, skipped)
 
 
-def _stores(places: Places, study: str | None) -> Iterator[StudyStore]:
+def _stores(places: Places, study: str | None) -> Iterator[StudyFolder]:
     if study is None:
-        yield from (StudyStore(path.parent) for path in sorted(places.runs.glob("*/study.json")))
+        yield from (StudyFolder(path.parent) for path in sorted(places.runs.glob("*/study.json")))
         return
-    store = StudyStore(places.runs / study)
+    store = StudyFolder(places.runs / study)
     store.settings()  # refuses a study that is not there
     yield store

@@ -13,17 +13,18 @@ import pandas as pd
 from histotune import space
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import Difference, paired_bootstrap
+from histotune.metrics.bootstrap import paired_bootstrap
+from histotune.metrics.intervals import Difference
 from histotune.metrics.pareto import front
-from histotune.storage.records import read_parent
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.storage.records import TrialRecord, read_parent, read_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 
 TRIAL, SINGLE, CONTROL, ENSEMBLE = "trial", "single", "control", "ensemble"
 LEAKY = "leaky reproduction"
 
 
 @dataclass(frozen=True)
-class Line:
+class LeaderboardLine:
     """One line of the table before it is a table.
 
     Attributes:
@@ -36,7 +37,7 @@ class Line:
     record: TrialRecord
 
 
-def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.DataFrame:
+def leaderboard(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> pd.DataFrame:
     """Rank what has ended, best first; stopped trials stand below, failed ones last, both without a rank.
 
     A stopped trial had fewer epochs than the others, so its number says little about what it would have reached.
@@ -74,7 +75,7 @@ def leaderboard(store: StudyStore, entries: Sequence[Line] | None = None) -> pd.
     return board
 
 
-def option_shares(store: StudyStore, entries: Sequence[Line] | None = None) -> list[space.Share]:
+def option_shares(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> list[space.Share]:
     """Return how many of the study's ended trials took each option of each switch of its space.
 
     `entries` is as for `leaderboard`.
@@ -83,9 +84,9 @@ def option_shares(store: StudyStore, entries: Sequence[Line] | None = None) -> l
     return space.option_shares(store.settings().space, (record.config() for record in trials))
 
 
-def lines(store: StudyStore) -> list[Line]:
+def lines(store: StudyFolder) -> list[LeaderboardLine]:
     """Return every ended trial, control and ensemble, in no particular order."""
-    trials = [Line(TRIAL, str(record.number), record) for record in store.trials()]
+    trials = [LeaderboardLine(TRIAL, str(record.number), record) for record in store.trials()]
     named = ((SINGLE, store.singles), (CONTROL, store.controls), (ENSEMBLE, store.ensembles))
     return trials + [line for kind, folder in named for line in _named(kind, folder)]
 
@@ -110,7 +111,7 @@ class Verdict:
 
 
 def verdict(
-    store: StudyStore, entries: Sequence[Line] | None = None, *, replicates: int = 2000, seed: int = 0
+    store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None, *, replicates: int = 2000, seed: int = 0
 ) -> Verdict:
     """Compare the best trial or ensemble with the best control by a paired bootstrap over validation patients.
 
@@ -136,7 +137,9 @@ def verdict(
     return Verdict(beats, text, f"{winner.kind} {winner.name}", control.name, difference)
 
 
-def gain(store: StudyStore, entries: Sequence[Line] | None = None, *, replicates: int = 2000, seed: int = 0) -> Verdict:
+def gain(
+    store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None, *, replicates: int = 2000, seed: int = 0
+) -> Verdict:
     """Compare the best trial or ensemble with the space's default, which is trial 0, as `verdict` does with a control.
 
     `entries` is as for `leaderboard`.
@@ -157,20 +160,20 @@ def gain(store: StudyStore, entries: Sequence[Line] | None = None, *, replicates
     return Verdict(beats, text, f"{models[0].kind} {models[0].name}", "trial 0", difference)
 
 
-def ranked(store: StudyStore, entries: Sequence[Line] | None = None) -> list[Line]:
+def ranked(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> list[LeaderboardLine]:
     """Return what is complete, best first by the study's metric; `entries` is as for `leaderboard`."""
     metric = store.settings().metric
     complete = (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE)
     return sorted(complete, key=lambda line: _order(line, metric, metrics.direction(metric)))
 
 
-def _named(kind: str, folder: Path) -> list[Line]:
+def _named(kind: str, folder: Path) -> list[LeaderboardLine]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     records = ((path.name, read_record(path)) for path in folders)
-    return [Line(kind, name, record) for name, record in records if record is not None]
+    return [LeaderboardLine(kind, name, record) for name, record in records if record is not None]
 
 
-def _order(line: Line, metric: str, sign: float) -> tuple[int, float, int, str]:
+def _order(line: LeaderboardLine, metric: str, sign: float) -> tuple[int, float, int, str]:
     """Sort key: complete, stopped, the rest; then by metric, an undefined one last; then by number and name."""
     group = {COMPLETE: 0, STOPPED: 1}.get(line.record.state, 2)
     value = sign * line.record.metrics.get(metric, float("nan"))
@@ -182,7 +185,7 @@ def _columns(names: Sequence[str]) -> list[str]:
     return ["kind", "number", "name", "state", *names, *after, "digest", "protocol", "note"]
 
 
-def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
+def _row(line: LeaderboardLine, names: Sequence[str], protocol: str) -> dict[str, Any]:
     record = line.record
     loss, backbone = components(line)
     return {
@@ -204,12 +207,12 @@ def _row(line: Line, names: Sequence[str], protocol: str) -> dict[str, Any]:
     }
 
 
-def _descent(line: Line) -> str:
+def _descent(line: LeaderboardLine) -> str:
     parent = read_parent(line.record.folder) if line.kind == TRIAL else None
     return f"goes on from {parent.number} after epoch {parent.epoch}" if parent else ""
 
 
-def components(line: Line) -> tuple[str, str]:
+def components(line: LeaderboardLine) -> tuple[str, str]:
     """Name a trial's loss and the backbones that it hears, of what if there is a choice; "" for what is no trial."""
     record = line.record
     if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / "config.yaml").exists()):
@@ -222,7 +225,9 @@ def components(line: Line) -> tuple[str, str]:
     return config["loss"]["name"], " + ".join(f"{name} ({modality})" if several else name for name, modality in named)
 
 
-def _compare(winner: Line, control: Line, metric: str, positive: int, replicates: int, seed: int) -> Difference:
+def _compare(
+    winner: LeaderboardLine, control: LeaderboardLine, metric: str, positive: int, replicates: int, seed: int
+) -> Difference:
     first, second = winner.record.predictions(), control.record.predictions()
     if not np.array_equal(first.ids, second.ids):
         raise StudyError(
@@ -241,7 +246,7 @@ def _compare(winner: Line, control: Line, metric: str, positive: int, replicates
     )
 
 
-def _words(winner: Line, rival: str, metric: str, difference: Difference, beats: bool) -> str:
+def _words(winner: LeaderboardLine, rival: str, metric: str, difference: Difference, beats: bool) -> str:
     who, what = f"{winner.kind} {winner.name}", metrics.in_words(metric)
     interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     if np.isnan(difference.low):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histotune.core.config import TrialConfig
+from histotune.core.progress import Message, Progress
 from histotune.core.registry import PLUGINS
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
@@ -19,23 +20,25 @@ from histotune.errors import StudyInUse
 from histotune.exports.mlflow_registry import log_models
 from histotune.space import Space, check_config, load_space, set_values
 from histotune.space.presets import starting_point
-from histotune.storage.study_folder import StudyStore, TrialRecord, read_record
+from histotune.storage.records import TrialRecord, read_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.studies.audit import line as audit_line
-from histotune.studies.create import Progress, Wanted, begin, check_asked, kinds_of, study_cohort
+from histotune.studies.create import StudyRequest, begin, check_asked, kinds_of, study_cohort
 from histotune.studies.disk import preflight
 from histotune.tracking.tracker import MlflowTracker
 from histotune.training.loop import run_trial
 from histotune.training.memory import total_memory
 from histotune.training.session import shapes
-from histotune.tuning.failures import Watch
+from histotune.tuning.budget import Budget, Ledger
+from histotune.tuning.events import Listener, Resources, SearchSummary
+from histotune.tuning.failures import HangDetector
 from histotune.tuning.follower import follow
 from histotune.tuning.pbt import check_scheduler
 from histotune.tuning.ray_cluster import head_of
 from histotune.tuning.retention import KEEP
-from histotune.tuning.run import Budget, Ledger, Listener, Resources, Summary
 from histotune.tuning.run import run as run_search
 from histotune.tuning.samplers import check_sampler
-from histotune.tuning.schedulers import Population
+from histotune.tuning.schedulers import PopulationBasedTraining
 from histotune.tuning.warm_start import begin_with, read_starts
 
 
@@ -76,10 +79,10 @@ def search(
     ray_address: str | None = None,
     storage: str | None = None,
     progress: Progress | None = None,
-    opened: Callable[[StudyStore, Budget, Ledger], None] | None = None,
-    said: Callable[[str], None] | None = None,
+    opened: Callable[[StudyFolder, Budget, Ledger], None] | None = None,
+    said: Message | None = None,
     listeners: Sequence[Listener] = (),
-) -> tuple[StudyStore, Summary]:
+) -> tuple[StudyFolder, SearchSummary]:
     """Search a space for its best configuration; the same call again continues the study where it stood.
 
     Args:
@@ -129,20 +132,20 @@ def search(
     resources = Resources(cpus_per_trial, gpus_per_trial, max_concurrent)
     if ray_address is None:
         resources.check()
-    Watch(trial_timeout)
+    HangDetector(trial_timeout)
     runs, storage = (runs, storage) if "://" in (storage or "://") else (storage, None)
     place = Places.of(runs, cache)
     kinds = kinds_of(space, data, place, study, options=options or {}, progress=progress)
     loaded = load_space(space, fix=fix, ranges=ranges, choices=choices, options=options or {}, kinds=kinds)
-    wanted = Wanted(loaded, data, metric, protocol, seed, strict, imbalance, training_cases, folds, repeats)
+    wanted = StudyRequest(loaded, data, metric, protocol, seed, strict, imbalance, training_cases, folds, repeats)
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
-    kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * Population.KEPT
+    kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * PopulationBasedTraining.KEPT
     first = read_starts([Path(path) for path in start_with], loaded)
     other = None if warm_start is None else _other_study(warm_start, place)
     joined = ray_address is not None
     if ray_address is not None:
         head_of(ray_address)
-    there = StudyStore(place.runs / (study or loaded.name))
+    there = StudyFolder(place.runs / (study or loaded.name))
     while True:
         if join and there.exists() and (holder := there.holder()):
             if said is not None:
@@ -188,22 +191,22 @@ def search(
     return store, summary
 
 
-def _other_study(name: str | os.PathLike[str], place: Places) -> StudyStore:
+def _other_study(name: str | os.PathLike[str], place: Places) -> StudyFolder:
     """Find a study by name or folder; it must exist."""
-    named = StudyStore(place.runs / name)
-    store = named if named.exists() or not StudyStore(Path(name)).exists() else StudyStore(Path(name))
+    named = StudyFolder(place.runs / name)
+    store = named if named.exists() or not StudyFolder(Path(name)).exists() else StudyFolder(Path(name))
     store.settings()  # there is none: says so, and offers the nearest
     return store
 
 
 def _check_room(
-    store: StudyStore,
+    store: StudyFolder,
     space: Space,
     budget: Budget,
     keep: int,
     kept: int,
     joined: bool,
-    said: Callable[[str], None] | None,
+    said: Message | None,
     prepared: Mapping[int, Cohort],
     resources: Resources,
     at_once: int,
@@ -270,9 +273,9 @@ def train(
     loaded, start = starting_point(space, preset, kinds)
     config = TrialConfig.from_dict(set_values(start.config, assignments))
     check_config(config)
-    store = StudyStore(place.runs / (study or loaded.name))
+    store = StudyFolder(place.runs / (study or loaded.name))
     protocol, imbalance = protocol or start.protocol, imbalance or start.imbalance
-    wanted = Wanted(loaded, data, None, protocol, seed, strict, imbalance, folds=folds, repeats=repeats)
+    wanted = StudyRequest(loaded, data, None, protocol, seed, strict, imbalance, folds=folds, repeats=repeats)
     if store.exists():
         check_asked(store, wanted)
     else:

@@ -1,1 +1,1 @@
-"""tracking."""
+"""The mirror of a study in MLflow."""

@@ -16,7 +16,7 @@ from histotune.core import runtime
 from histotune.errors import StudyError
 
 if TYPE_CHECKING:
-    from histotune.storage.study_folder import TrialRecord
+    from histotune.storage.records import TrialRecord
 
 BATCH = 800  # MLflow takes 1000 metrics, parameters and tags together in one call
 _SETTINGS = {

@@ -14,7 +14,7 @@ from typing import Any
 from histotune.metrics import scores as metrics
 from histotune.storage.records import TrialRecord
 from histotune.storage.seal import seal_sentence
-from histotune.storage.study_folder import COMPLETE, StudyStore
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.tracking.client import flatten
 
 KEY = "trials"
@@ -32,7 +32,7 @@ def address(experiment: str) -> str:
     return f"#/experiments/{experiment}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
 
 
-def experiment_tags(store: StudyStore, trials: Sequence[TrialRecord], experiment: str) -> dict[str, str]:
+def experiment_tags(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) -> dict[str, str]:
     """Return the tags that describe a study's experiment and hold its view.
 
     Args:
@@ -46,7 +46,7 @@ def experiment_tags(store: StudyStore, trials: Sequence[TrialRecord], experiment
     return tags | ({VIEW: view} if len(view) <= _LONGEST else {})
 
 
-def _note(store: StudyStore, trials: Sequence[TrialRecord], experiment: str) -> str:
+def _note(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) -> str:
     """Describe a study in Markdown."""
     settings, facts = store.settings(), store.settings().facts
     ended = ", ".join(f"{sum(t.state == state for t in trials)} {state}" for state in sorted({t.state for t in trials}))
@@ -77,7 +77,7 @@ def _varied(trials: Sequence[TrialRecord]) -> list[str]:
     return sorted(found, key=lambda name: (order.get(name, len(order)), name))
 
 
-def _view(store: StudyStore, varied: Sequence[str]) -> dict[str, Any]:
+def _view(store: StudyFolder, varied: Sequence[str]) -> dict[str, Any]:
     """Return the state of the interface: what it searches for and in which order, columns, charts."""
     settings = store.settings()
     metric, two = settings.metric, len(settings.classes) == 2

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from histotune.core import files
 from histotune.metrics.scores import METRICS
-from histotune.storage.records import inherited, read_parent
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.storage.records import TrialRecord, inherited, read_parent, read_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.tracking import client as _mlflow
 from histotune.tracking import saved_view as _mlflow_view
 
@@ -32,7 +32,7 @@ _STATUS = {COMPLETE: "FINISHED", STOPPED: "KILLED"}  # everything else: FAILED
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """Something of a study that has a run of its own; `key` names it among them ("trial/7", "control/majority")."""
 
     key: str
@@ -55,7 +55,7 @@ class MlflowTracker:
         experiment, parent: ids of the study's experiment and run, once connected.
     """
 
-    def __init__(self, store: StudyStore, runs: Path, *, uri: str | None = None) -> None:
+    def __init__(self, store: StudyFolder, runs: Path, *, uri: str | None = None) -> None:
         self.store = store
         self.runs = runs.absolute()
         self.uri = uri or _mlflow.database_uri(self.runs)
@@ -170,7 +170,7 @@ class MlflowTracker:
         client.set_terminated(run, "FINISHED")
         return str(run)
 
-    def _catch_up(self, client: Any, others: Sequence[Entry], trials: Sequence[TrialRecord]) -> int:
+    def _catch_up(self, client: Any, others: Sequence[RunEntry], trials: Sequence[TrialRecord]) -> int:
         """Add what is missing; the study's run remembers up to which number nothing is, so that nobody asks again."""
         done = int(client.get_run(self.parent).data.tags.get(MIRRORED, 0))
         self._there |= set(range(done))
@@ -186,7 +186,7 @@ class MlflowTracker:
     def _first_gap(self) -> int:
         return next(number for number in range(len(self._there) + 1) if number not in self._there)
 
-    def _add(self, client: Any, entries: Sequence[Entry], there: Mapping[str, Any]) -> int:
+    def _add(self, client: Any, entries: Sequence[RunEntry], there: Mapping[str, Any]) -> int:
         added = 0
         for entry in entries:
             run = there.get(entry.key)
@@ -198,7 +198,7 @@ class MlflowTracker:
                 self._there.add(entry.record.number)
         return added
 
-    def _write(self, client: Any, entry: Entry, run: str | None) -> None:
+    def _write(self, client: Any, entry: RunEntry, run: str | None) -> None:
         record = entry.record
         began = record.started or (record.folder / "metrics.json").stat().st_mtime - record.seconds
         ended = began + record.seconds
@@ -251,7 +251,7 @@ class MlflowTracker:
                     client.set_tag(run.info.run_id, "rank", rank)
 
 
-def study_tags(store: StudyStore) -> dict[str, str]:
+def study_tags(store: StudyFolder) -> dict[str, str]:
     """Return what every run of a study is tagged with."""
     settings = store.settings()
     return _mlflow.tags(
@@ -270,18 +270,18 @@ def study_tags(store: StudyStore) -> dict[str, str]:
     )
 
 
-def _trial(record: TrialRecord) -> Entry:
-    return Entry(f"trial/{record.number}", "trial", record)
+def _trial(record: TrialRecord) -> RunEntry:
+    return RunEntry(f"trial/{record.number}", "trial", record)
 
 
-def _folders(kind: str, root: Path) -> Iterator[Entry]:
+def _folders(kind: str, root: Path) -> Iterator[RunEntry]:
     for folder in sorted(root.glob("*/")):
         record = read_record(folder)
         if record is not None:
-            yield Entry(f"{kind}/{folder.name}", kind, record)
+            yield RunEntry(f"{kind}/{folder.name}", kind, record)
 
 
-def _trial_tags(entry: Entry, config: Mapping[str, Any]) -> dict[str, str]:
+def _trial_tags(entry: RunEntry, config: Mapping[str, Any]) -> dict[str, str]:
     record, model = entry.record, config.get("model", {})
     return _mlflow.tags(
         {

@@ -1,1 +1,1 @@
-"""training."""
+"""One trial: loop, optimiser, checkpoint, memory, cross-validation, trial folder."""

@@ -26,7 +26,7 @@ _NO_CHECKPOINT = (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, Val
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training has come.
 
     Attributes:
@@ -110,7 +110,7 @@ class Checkpoint:
         """Whether writing now keeps to the share of time; the first one is always due."""
         return (time.monotonic() - self._written) * _SHARE >= self._cost
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainingProgress) -> None:
         """Write `progress`, whole or not at all, unless it already stands there."""
         if progress.epoch == self._epoch:
             return
@@ -120,7 +120,7 @@ class Checkpoint:
         self._cost = self._written - began
         self._epoch = progress.epoch
 
-    def keep(self, progress: Progress) -> None:
+    def keep(self, progress: TrainingProgress) -> None:
         """Write `progress` beside it, under a name of its own, for other trials to go on from."""
         _write(self.path.with_name(kept(progress.epoch)), progress)
 
@@ -133,7 +133,7 @@ class Checkpoint:
         progress = _read(source)
         _write(self.path, replace(progress, digest=digest, started=time.time(), inherited=progress.epoch))
 
-    def load(self) -> Progress | None:
+    def load(self) -> TrainingProgress | None:
         """Read what `save` wrote, with tensors on the CPU; None when there is none. Nothing is unpickled but tensors.
 
         Raises:
@@ -162,16 +162,16 @@ def kept_after(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
-def _write(path: Path, progress: Progress) -> None:
+def _write(path: Path, progress: TrainingProgress) -> None:
     shallow = {f.name: getattr(progress, f.name) for f in fields(progress)}
     buffer = io.BytesIO()
     torch.save(shallow, buffer)
     files.write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
-def _read(path: Path) -> Progress:
+def _read(path: Path) -> TrainingProgress:
     try:
-        return Progress(**torch.load(path, map_location="cpu", weights_only=True))
+        return TrainingProgress(**torch.load(path, map_location="cpu", weights_only=True))
     except _NO_CHECKPOINT as error:
         raise StudyError(
             f"{path} is no checkpoint that this version can read ({error}): delete it to train anew"

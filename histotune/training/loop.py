@@ -26,19 +26,17 @@ from histotune.errors import StudyError, TrialFailed
 from histotune.metrics.scores import INFORMATION, check_metric, direction, evaluate, softmax
 from histotune.models.network import Inputs, Present
 from histotune.models.predictor import predict
-from histotune.storage.records import read_epoch
-from histotune.storage.study_folder import STOPPED, TrialRecord
+from histotune.storage.records import TrialRecord, read_epoch
+from histotune.storage.study_folder import STOPPED
 from histotune.training import memory, probe
-from histotune.training.checkpoint import Checkpoint, Epoch, Progress
+from histotune.training.checkpoint import Checkpoint, Epoch, TrainingProgress
 from histotune.training.cross_validation import Fold, lockstep
 from histotune.training.efficiency import costs
 from histotune.training.optimizer import learning_rate
 from histotune.training.session import Session, named_failures, start
 from histotune.training.trial_folder import CURVE, complete, conclude, describe, ended, fail, open_folder
 
-__all__ = ["Epoch", "Report", "StopTrial", "conclude", "epochs", "fail", "run_trial", "train_epoch"]
-
-Report = Callable[[int, Mapping[str, float]], None]
+EpochReport = Callable[[int, Mapping[str, float]], None]
 """Hears (epoch from 1, metrics) after every epoch; may raise `StopTrial`."""
 
 _LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps between two looks at the loss: a look makes a GPU wait
@@ -53,7 +51,7 @@ def run_trial(
     config: TrialConfig,
     data: TrainingData,
     folder: Path,
-    report: Report | None = None,
+    report: EpochReport | None = None,
     *,
     metric: str = "balanced_accuracy",
     share: float = 1.0,
@@ -219,7 +217,7 @@ def _backward(session: Session, inputs: Inputs, present: Present, labels: Tensor
     return torch.stack(losses).sum()
 
 
-def _stored(checkpoint: Checkpoint, config: TrialConfig) -> Progress | None:
+def _stored(checkpoint: Checkpoint, config: TrialConfig) -> TrainingProgress | None:
     progress = checkpoint.load()
     if progress and progress.digest != config.digest():
         raise StudyError(
@@ -229,7 +227,7 @@ def _stored(checkpoint: Checkpoint, config: TrialConfig) -> Progress | None:
     return progress
 
 
-def _begin(session: Session, folder: Path) -> Progress:
+def _begin(session: Session, folder: Path) -> TrainingProgress:
     describe(folder, session)
     data = session.data
     validation = {
@@ -238,17 +236,17 @@ def _begin(session: Session, folder: Path) -> Progress:
         "labels": data.labels[data.val].tolist(),
         "present": session.heard[data.val].tolist(),
     }
-    return Progress(session.config.digest(), time.time(), session.model.parameter_count(), validation)
+    return TrainingProgress(session.config.digest(), time.time(), session.model.parameter_count(), validation)
 
 
-def _resume(session: Session, folder: Path, progress: Progress) -> Progress:
+def _resume(session: Session, folder: Path, progress: TrainingProgress) -> TrainingProgress:
     session.load_state(progress.state)
     if progress.epoch == progress.inherited:
         describe(folder, session)
     return progress
 
 
-def _over(progress: Progress, config: TrialConfig) -> bool:
+def _over(progress: TrainingProgress, config: TrialConfig) -> bool:
     waited = progress.epoch - progress.best_epoch
     return progress.epoch >= config.epochs or 0 < config.patience <= waited
 

@@ -16,18 +16,20 @@ from histotune.core.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
 from histotune.metrics.scores import reported
 from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_preparations, save_weights
-from histotune.storage.records import FOLDS, inherited, networks, read_config, read_curve
-from histotune.storage.study_folder import (
-    COMPLETE,
-    FAILED,
-    STOPPED,
+from histotune.storage.records import (
+    FOLDS,
     Predictions,
     TrialRecord,
+    inherited,
+    networks,
+    read_config,
+    read_curve,
     read_record,
     write_record,
 )
+from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED
 from histotune.training import memory
-from histotune.training.checkpoint import Checkpoint, Progress, forget
+from histotune.training.checkpoint import Checkpoint, TrainingProgress, forget
 from histotune.training.pooling import PREDICTIONS, pool
 from histotune.training.session import Session
 
@@ -70,7 +72,7 @@ def describe(folder: Path, session: Session) -> None:
     files.write_json(folder / ENVIRONMENT, runtime.environment() | how | cases | memory.facts(session))
 
 
-def complete(folder: Path, progress: Progress, metrics: Mapping[str, float]) -> TrialRecord:
+def complete(folder: Path, progress: TrainingProgress, metrics: Mapping[str, float]) -> TrialRecord:
     """End a trial that trained to its end, or until patience ran out."""
     _write_best(folder, progress)
     return _end(folder, COMPLETE, progress, metrics)
@@ -107,23 +109,29 @@ def fail(
     return _end(folder, state, _nothing(folder), {}, kind=error.kind, reason=error.reason)
 
 
-def _nothing(folder: Path) -> Progress:
+def _nothing(folder: Path) -> TrainingProgress:
     """Gather what is known of a trial without a result."""
     config = folder / CONFIG
     if not config.exists():
-        return Progress("", time.time())
+        return TrainingProgress("", time.time())
     digest = files.restored(TrialConfig, read_config(folder), config).digest()
-    return Progress(digest, config.stat().st_mtime, curve=read_curve(folder))
+    return TrainingProgress(digest, config.stat().st_mtime, curve=read_curve(folder))
 
 
-def _write_best(folder: Path, progress: Progress) -> None:
+def _write_best(folder: Path, progress: TrainingProgress) -> None:
     save_weights(progress.best_weights, folder / WEIGHTS)
     rows = {name: np.array(values) for name, values in progress.validation.items()}
     Predictions(logits=progress.best_logits.numpy(), **rows).save(folder / PREDICTIONS)
 
 
 def _end(
-    folder: Path, state: str, progress: Progress, metrics: Mapping[str, float], *, kind: str = "", reason: str = ""
+    folder: Path,
+    state: str,
+    progress: TrainingProgress,
+    metrics: Mapping[str, float],
+    *,
+    kind: str = "",
+    reason: str = "",
 ) -> TrialRecord:
     record = {
         "state": state,

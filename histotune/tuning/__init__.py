@@ -1,1 +1,1 @@
-"""tuning."""
+"""The search: controller, samplers, schedulers, journal, budget, failures, and Ray."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histotune.core import files
-from histotune.storage.records import Parent
+from histotune.storage.records import Parent, TrialRecord, read_record
 from histotune.storage.selection import modality_of
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.training import memory
 from histotune.tuning.budget import TRIALS, Budget, Ledger
-from histotune.tuning.events import EXHAUSTED, FAILURES, Listener, Summary
-from histotune.tuning.failures import Mishaps, Watch
+from histotune.tuning.events import EXHAUSTED, FAILURES, Listener, SearchSummary
+from histotune.tuning.failures import FailurePolicy, HangDetector
 from histotune.tuning.journal import CONFIG, DEATHS, DIGEST, PARENT, Journal
-from histotune.tuning.pbt import Nursery
+from histotune.tuning.pbt import PbtQueue
 from histotune.tuning.proposer import Proposal, Proposer
 from histotune.tuning.retention import ModelRetention
 from histotune.tuning.schedulers import Scheduler
@@ -39,7 +39,7 @@ class Assignment:
 
 
 @dataclass
-class History:
+class TrialHistory:
     """What earlier searches of the study left.
 
     Attributes:
@@ -59,7 +59,7 @@ class History:
     longest: float = 0.0
 
 
-class Conductor:
+class SearchController:
     """Hands out trials, hears of them, and writes down what is decided, in an order that survives a crash at any point.
 
     Args:
@@ -75,24 +75,24 @@ class Conductor:
         nursery: hands out trials that go on from another's checkpoint; None where the scheduler leaves no place to any.
         listeners: hear of everything, after it was decided.
         notes: what the summary shall tell from the start.
-        trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `Watch` has them.
+        trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `HangDetector` has them.
         keep_models: complete trials whose weights are kept, as `ModelRetention` has it.
         clock: seconds that only grow.
     """
 
     def __init__(
         self,
-        store: StudyStore,
+        store: StudyFolder,
         journal: Journal,
         proposer: Proposer,
         scheduler: Scheduler,
-        history: History,
+        history: TrialHistory,
         *,
         budget: Budget,
         at_once: int,
         metric: tuple[str, int],
         others: Sequence[str] = (),
-        nursery: Nursery | None = None,
+        nursery: PbtQueue | None = None,
         listeners: Sequence[Listener] = (),
         notes: Sequence[str] = (),
         trial_timeout: float | None = None,
@@ -111,7 +111,7 @@ class Conductor:
         self._counts: Counter[str] = Counter()
         self._end: tuple[str, str] | None = None
         self._exhausted = False
-        self._mishaps = Mishaps(history.deaths, Watch(trial_timeout, longest=history.longest))
+        self._mishaps = FailurePolicy(history.deaths, HangDetector(trial_timeout, longest=history.longest))
         self._keeper = ModelRetention(store, keep_models)
         self._notes = list(notes)
         self._began = clock()
@@ -206,7 +206,7 @@ class Conductor:
             self._waiting.appendleft((number, self._live.pop(number)))
             self._end_if_hopeless()
             return
-        from histotune.training.loop import fail  # torch: the driver needs it for nothing else
+        from histotune.training.trial_folder import fail
 
         fail(folder, failure, config=self._live[number])
         self.ended(number)
@@ -241,10 +241,10 @@ class Conductor:
                     self._listeners.remove(listener)
                     self._notes.append(f"{type(listener).__name__} stopped listening: {error!r}")
 
-    def summary(self) -> Summary:
+    def summary(self) -> SearchSummary:
         """Say how the search ended."""
         reason, message = self._end or (TRIALS, "")
-        return Summary(
+        return SearchSummary(
             reason=reason,
             message=message,
             ended=self._ledger.ended,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from histotune.errors import ConfigError
-from histotune.storage.study_folder import TrialRecord
+from histotune.storage.records import TrialRecord
 
 # Why a search came to its end before its budget was spent.
 INTERRUPTED, FAILURES, EXHAUSTED = "interrupted", "failures", "exhausted"
@@ -95,7 +95,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Summary:
+class SearchSummary:
     """How a search ended.
 
     Attributes:

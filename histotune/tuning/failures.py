@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from histotune.errors import ConfigError, TrialFailed
-from histotune.storage.study_folder import FAILED, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import FAILED
 from histotune.training import memory
 
 STARTS = 3  # of a trial whose worker dies under it; the last death is its result
@@ -17,7 +18,7 @@ LEAST, TIMES = 600.0, 10.0  # seconds, and multiples of the longest wait for an 
 LOOK = 30.0  # seconds between two looks that count at most: who was away himself cannot say who was silent
 
 
-class Mishaps:
+class FailurePolicy:
     """Counts deaths by trial, stillbirths and failures in a row, and watches who is silent.
 
     Args:
@@ -28,7 +29,7 @@ class Mishaps:
         end: why the search cannot go on, as a sentence; "" while it can.
     """
 
-    def __init__(self, deaths: Counter[int], watch: Watch) -> None:
+    def __init__(self, deaths: Counter[int], watch: HangDetector) -> None:
         self.end = ""
         self._deaths, self._watch = deaths, watch
         self._begun: set[int] = set()
@@ -101,7 +102,7 @@ class Mishaps:
             self.end = f"{FAILURES_IN_A_ROW} trials in a row failed with {record.kind}: {record.reason}"
 
 
-class Watch:
+class HangDetector:
     """Measures how long running trials have been silent.
 
     A trial is silent from its worker's last word, or from the last epoch that it reported. Silence is added up between

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from histotune.metrics.scores import direction, reported
-from histotune.storage.records import inherited, read_config, read_curve
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord, read_record
+from histotune.storage.records import TrialRecord, inherited, read_config, read_curve, read_record
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.tuning.budget import Budget, Ledger
 from histotune.tuning.events import Listener
 
@@ -16,10 +16,10 @@ SETTLED = 15.0  # seconds for which a study is free before its search counts as 
 
 
 def follow(
-    store: StudyStore,
+    store: StudyFolder,
     budget: Budget,
     listeners: Sequence[Listener] = (),
-    opened: Callable[[StudyStore, Budget, Ledger], None] | None = None,
+    opened: Callable[[StudyFolder, Budget, Ledger], None] | None = None,
     *,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
@@ -51,7 +51,7 @@ def follow(
 class _Watcher:
     """Turns what stands in trial folders into the events of a search; what had ended before is not told."""
 
-    def __init__(self, store: StudyStore, listeners: Sequence[Listener]) -> None:
+    def __init__(self, store: StudyFolder, listeners: Sequence[Listener]) -> None:
         self._store, self._listeners = store, listeners
         self._metric = store.settings().metric
         self.ledger = Ledger()

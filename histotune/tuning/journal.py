@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from histotune.core import files
 from histotune.errors import HistotuneError, StudyError
-from histotune.storage.study_folder import COMPLETE, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE
 
 CONFIG, DIGEST, RECORD, DEATHS, PARENT = "config", "digest", "record", "deaths", "parent"  # user attributes of a trial
 ORDER = "order"  # in `record`: how many trials of the study had ended before it

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 
-from histotune.space import Parameter, Range
+from histotune.space import Range, SearchParameter
 
 LEAST, LEAST_BEST = 12, 4  # trials that an importance needs, and complete ones among them
 MOST = 250  # trials that are looked at, evenly drawn from more: a branch then takes a tenth of a second
@@ -45,7 +45,7 @@ class Importance:
 
 
 def importances(
-    parameters: Sequence[Parameter], values: Sequence[Mapping[str, Any]], scores: np.ndarray, *, seed: int = 0
+    parameters: Sequence[SearchParameter], values: Sequence[Mapping[str, Any]], scores: np.ndarray, *, seed: int = 0
 ) -> list[Importance]:
     """Return the importance of each parameter that takes several values, the largest first.
 
@@ -77,7 +77,7 @@ def importances(
     return sorted(ranked, key=lambda one: (-one.share, one.name))
 
 
-def _study(parameters: Sequence[Parameter], values: Sequence[Mapping[str, Any]]) -> optuna.Study:
+def _study(parameters: Sequence[SearchParameter], values: Sequence[Mapping[str, Any]]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {one.path: _distribution(one, [v[one.path] for v in values if one.path in v]) for one in parameters}
     study = optuna.create_study()
@@ -105,7 +105,7 @@ def _divergences(study: optuna.Study, names: list[str], losses: np.ndarray, quan
         return evaluator.evaluate(study, names, target=lambda trial: float(losses[trial.number]))
 
 
-def _distribution(parameter: Parameter, values: Sequence[Any]) -> BaseDistribution:
+def _distribution(parameter: SearchParameter, values: Sequence[Any]) -> BaseDistribution:
     """Describe where a parameter's values lie; population-based training may have left the space."""
     if not isinstance(parameter, Range):
         return CategoricalDistribution(list(dict.fromkeys([*parameter.values(), *values])))

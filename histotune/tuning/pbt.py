@@ -21,14 +21,14 @@ from optuna.trial import FrozenTrial
 
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.space import Choice, Parameter, Range, Space
-from histotune.storage.records import Parent
-from histotune.storage.study_folder import STOPPED, StudyStore, TrialRecord
+from histotune.space import Choice, Range, SearchParameter, Space
+from histotune.storage.records import Parent, TrialRecord
+from histotune.storage.study_folder import STOPPED, StudyFolder
 from histotune.training.checkpoint import KEPT, kept, kept_after
 from histotune.tuning.journal import PARENT, RECORD
 from histotune.tuning.proposer import Proposal, Replay
-from histotune.tuning.remote_storage import Depot
-from histotune.tuning.schedulers import Population, Scheduler, build_scheduler
+from histotune.tuning.remote_storage import RemoteStorage
+from histotune.tuning.schedulers import PopulationBasedTraining, Scheduler, build_scheduler
 
 FACTORS, RESAMPLED = (0.8, 1.2), 0.25  # of a number, and the share of parameters that are drawn anew
 _DRAWS = 20  # until the parameters differ from the parent's
@@ -36,7 +36,7 @@ _OPTIMIZER = ("learning_rate", "weight_decay", "momentum", "clip_norm")
 _FREE = (*(f"optimizer.{name}" for name in _OPTIMIZER), "model.head.dropout")
 
 
-class Nursery:
+class PbtQueue:
     """Hands out descendants and keeps the checkpoints that they may begin from.
 
     Args:
@@ -50,9 +50,9 @@ class Nursery:
 
     def __init__(
         self,
-        store: StudyStore,
-        depot: Depot | None,
-        population: Population,
+        store: StudyFolder,
+        depot: RemoteStorage | None,
+        population: PopulationBasedTraining,
         space: Space,
         *,
         seed: int,
@@ -187,12 +187,12 @@ def check_scheduler(name: str, space: Space, folds: int = 0) -> Scheduler:
             or the trials of the study train on `folds`.
     """
     scheduler = build_scheduler(name, space.epochs())
-    if isinstance(scheduler, Population) and folds:
+    if isinstance(scheduler, PopulationBasedTraining) and folds:
         raise ConfigError(
             f"scheduler 'pbt' hands on the checkpoint of one training, and with {folds} folds a trial has {folds} of "
             "them: choose asha, hyperband, median or none, or leave folds out"
         )
-    if isinstance(scheduler, Population) and not free(space):
+    if isinstance(scheduler, PopulationBasedTraining) and not free(space):
         raise ConfigError(
             f"scheduler 'pbt' changes {', '.join(_FREE)}, augment.* and the real numbers of loss.* in mid-training, "
             f"and the space {space.name!r} searches none of them: choose asha, hyperband, median or none, or give "
@@ -201,14 +201,14 @@ def check_scheduler(name: str, space: Space, folds: int = 0) -> Scheduler:
     return scheduler
 
 
-def _structural(parameter: Parameter) -> bool:
+def _structural(parameter: SearchParameter) -> bool:
     """Whether a parameter must stay what it was when the weights began."""
     if parameter.path.startswith("loss."):
         return not _numbers(parameter)
     return parameter.path not in _FREE and not parameter.path.startswith("augment.")
 
 
-def _numbers(parameter: Parameter) -> bool:
+def _numbers(parameter: SearchParameter) -> bool:
     """Whether a parameter's values are real numbers: whole ones may be shapes, such as centres per class."""
     if isinstance(parameter, Range):
         return not parameter.whole

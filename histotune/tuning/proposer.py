@@ -21,7 +21,7 @@ from histotune.training.memory import INFEASIBLE
 from histotune.tuning.journal import CONFIG, PARENT, RECORD
 from histotune.tuning.samplers import GRID, build_sampler, draws, memory
 from histotune.tuning.schedulers import Scheduler
-from histotune.tuning.warm_start import Known, Start
+from histotune.tuning.warm_start import EarlierTrial, WarmStart
 
 RANDOM_DRAWS = 200  # of a repeated configuration, after those by the sampler
 SEEN = (TrialState.COMPLETE, TrialState.RUNNING)
@@ -79,7 +79,7 @@ class Proposer:
         maximize: bool,
         others: Sequence[bool] = (),
         history: list[FrozenTrial] | None = None,
-        start: Start | None = None,
+        start: WarmStart | None = None,
         explored: float = 0.0,
     ) -> None:
         history = history or []
@@ -93,7 +93,7 @@ class Proposer:
         )
         self._drafts: dict[int, int] = {}
         self._draft = -1
-        start = start or Start()
+        start = start or WarmStart()
         asked = filter(space.accepts, start.first)
         first = [*([] if history else [space.default_parameters()]), *asked, *_arms(space)]
         self._first = deque[Mapping[str, Any]](first)
@@ -188,7 +188,7 @@ class Proposer:
             if trial.number in numbers:
                 self._drafts[numbers[trial.number]] = draft
 
-    def _learn(self, known: Known) -> None:
+    def _learn(self, known: EarlierTrial) -> None:
         """Add a trial of another study, unless the present space is a narrower one."""
         if self._space.accepts(known.params):
             replay = Replay(known.params)

@@ -36,7 +36,7 @@ class Died:
 
 
 @dataclass(frozen=True)
-class Pool:
+class WorkerPool:
     """Workers that are there.
 
     Args:
@@ -89,7 +89,7 @@ class Pool:
 
 
 @contextlib.contextmanager
-def workers(owner: Path, resources: Resources, *, address: str | None, plugins: Sequence[Path]) -> Iterator[Pool]:
+def workers(owner: Path, resources: Resources, *, address: str | None, plugins: Sequence[Path]) -> Iterator[WorkerPool]:
     """Start a private Ray, or join the cluster at `address`; in the end its workers are gone.
 
     Args:
@@ -107,13 +107,13 @@ def workers(owner: Path, resources: Resources, *, address: str | None, plugins: 
             with joined_ray(address, owner):
                 signals.install()
                 there = resources.on(capacity())
-                yield Pool(there, there.check(capacity()), packed, signals)
+                yield WorkerPool(there, there.check(capacity()), packed, signals)
             return
         at_once = resources.check()
         cpus, gpus = at_once * resources.cpus_per_trial, math.ceil(at_once * resources.gpus - 1e-9)
         with private_ray(owner, cpus=cpus, gpus=gpus, at_once=at_once):
             signals.install()  # Ray's own SIGTERM handler exits at once
-            yield Pool(resources, at_once, packed, signals)
+            yield WorkerPool(resources, at_once, packed, signals)
 
 
 def share(gpus: float, cpus: float, at_once: int) -> float:

@@ -19,14 +19,15 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from histotune.storage.study_folder import StudyStore, read_record
+from histotune.storage.records import read_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.training import memory
 from histotune.training.checkpoint import forget
 from histotune.training.memory import ENVIRONMENT
-from histotune.tuning.controller import STOP, Assignment, Conductor
+from histotune.tuning.controller import STOP, Assignment, SearchController
 from histotune.tuning.events import FAILURES, INTERRUPTED, Resources, Signals
 from histotune.tuning.ray_worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
-from histotune.tuning.remote_storage import Depot
+from histotune.tuning.remote_storage import RemoteStorage
 from histotune.tuning.trial_workspace import pack
 
 
@@ -34,7 +35,7 @@ class _SearchOver(BaseException):
     """Leaves Ray Tune's loop at a safe place; a BaseException, so that Tune does not treat it as a trial's failure."""
 
 
-class Bridge:
+class RayBridge:
     """The conductor as Ray Tune's searcher, scheduler and callback see it.
 
     An error within a decision is kept and raised from the loop's next step: Tune would wrap it, or blame the trial.
@@ -42,10 +43,10 @@ class Bridge:
 
     def __init__(
         self,
-        conductor: Conductor,
+        conductor: SearchController,
         signals: Signals,
         describe: Callable[[Assignment], Mapping[str, Any]],
-        courier: Courier,
+        courier: TrialSync,
     ) -> None:
         self.conductor = conductor
         self.error: BaseException | None = None
@@ -129,10 +130,10 @@ def kill_process(node: str, process: int) -> None:
     ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
 
 
-class Courier:
+class TrialSync:
     """Carries trial folders between the study and a storage that stands between driver and workers, where one does."""
 
-    def __init__(self, store: StudyStore, depot: Depot | None) -> None:
+    def __init__(self, store: StudyFolder, depot: RemoteStorage | None) -> None:
         self._store, self._depot = store, depot
 
     def send(self, number: int, *names: str) -> None:
@@ -172,7 +173,7 @@ def reason_of(trace: str) -> str:
 
 
 def drive(
-    conductor: Conductor,
+    conductor: SearchController,
     signals: Signals,
     *,
     study: Path,
@@ -182,7 +183,7 @@ def drive(
     at_once: int,
     scratch: Path,
     plugins: Sequence[Path] = (),
-    depot: Depot | None = None,
+    depot: RemoteStorage | None = None,
     keep: Sequence[int] = (),
 ) -> None:
     """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes.
@@ -208,7 +209,7 @@ def drive(
             "depot": depot.uri if depot else None,
         }
 
-    bridge = Bridge(conductor, signals, describe, Courier(StudyStore(study), depot))
+    bridge = RayBridge(conductor, signals, describe, TrialSync(StudyFolder(study), depot))
     with contextlib.suppress(_SearchOver), _starved_workers_are_dead():
         tune.run(
             TrialWorker,
@@ -247,7 +248,7 @@ def _starved_workers_are_dead() -> Iterator[None]:
 
 
 class _Searcher(Searcher):  # type: ignore[misc]
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: RayBridge) -> None:
         super().__init__()
         self._bridge = bridge
 
@@ -265,7 +266,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
 
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: RayBridge) -> None:
         super().__init__()
         self._bridge = bridge
 
@@ -278,7 +279,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class _Callback(Callback):  # type: ignore[misc]
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: RayBridge) -> None:
         self._bridge = bridge
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:

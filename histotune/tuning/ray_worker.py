@@ -15,15 +15,16 @@ from histotune.core import runtime
 from histotune.core.config import TrialConfig
 from histotune.data.splits import TrainingData
 from histotune.errors import HistotuneError, StudyError, TrialFailed
-from histotune.storage.records import Parent
-from histotune.storage.study_folder import STOPPED, StudyStore, read_record
+from histotune.storage.records import Parent, read_record
+from histotune.storage.study_folder import STOPPED, StudyFolder
 from histotune.training import memory
-from histotune.training.checkpoint import forget
-from histotune.training.loop import Epoch, conclude, epochs, fail
+from histotune.training.checkpoint import Epoch, forget
+from histotune.training.loop import epochs
 from histotune.training.session import named_failures
+from histotune.training.trial_folder import conclude, fail
 from histotune.tuning.controller import STOP
 from histotune.tuning.ray_pool import share
-from histotune.tuning.trial_workspace import Desk, unpack
+from histotune.tuning.trial_workspace import TrialWorkspace, unpack
 
 # What a step answers: always whether the trial has ended; an epoch; who the worker is; what a person should know; why
 # nobody can go on.
@@ -42,7 +43,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         unpack(config["plugins"])
         runtime.share_gpu(config["gpus"])
         self._share = share(config["gpus"], config["cpus"], config["at_once"])
-        self._studies: dict[str, StudyStore] = {}
+        self._studies: dict[str, StudyFolder] = {}
         self._data: dict[str, TrainingData] = {}
         self.reset_config(config)
 
@@ -50,7 +51,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         """Leave the last trial behind and turn to the next."""
         runtime.set_threads(new_config["threads"])
         self._assignment = new_config
-        self._desk = Desk(new_config, self._studies)
+        self._desk = TrialWorkspace(new_config, self._studies)
         self._folder = self._desk.folder
         self._epochs: Generator[Epoch, None, None] | None = None
         self._begun = False

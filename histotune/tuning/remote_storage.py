@@ -17,7 +17,7 @@ import fsspec
 from histotune.core import files
 from histotune.data.cohort import COHORT, load, training_files
 from histotune.errors import ConfigError, StudyError
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.training.checkpoint import KEPT
 from histotune.training.checkpoint import NAME as CHECKPOINT
 
@@ -26,7 +26,7 @@ LAST = "metrics.json"  # once it stands, a trial has ended: it travels after all
 
 
 @dataclass(frozen=True)
-class Depot:
+class RemoteStorage:
     """A study's part of the storage.
 
     Args:
@@ -36,7 +36,7 @@ class Depot:
     uri: str
 
     @classmethod
-    def of(cls, storage: str, store: StudyStore) -> Depot:
+    def of(cls, storage: str, store: StudyFolder) -> RemoteStorage:
         """Return the study's part of `storage`, with the study's files in it.
 
         Raises:
@@ -75,10 +75,10 @@ class Depot:
         load(mine)
         return mine
 
-    def study(self, cache: Path) -> StudyStore:
+    def study(self, cache: Path) -> StudyFolder:
         """Return a node's own folder of the study, with the files that a trial reads."""
         name = f"{self.uri.rpartition('/')[2]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
-        store = StudyStore(cache / "nodes" / "studies" / name)
+        store = StudyFolder(cache / "nodes" / "studies" / name)
         with files.lock(store.folder.parent / f".{name}" / "lock", "copying a study", wait=True), self._reached():
             for file in STUDY_FILES:
                 self._get(file, store.folder / file)
@@ -95,7 +95,7 @@ class Depot:
                 if not fnmatch.fnmatch(name, KEPT):
                     self._get(f"{place}/{name}", folder / name)
 
-    def pull_all(self, store: StudyStore) -> None:
+    def pull_all(self, store: StudyFolder) -> None:
         """Bring every trial that has not ended in the study's folder up to what the storage has of it."""
         with self._reached():
             found = [store.folder / "trials" / name for name in self._names("trials")]

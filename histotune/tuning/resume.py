@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from histotune.core import files
-from histotune.storage.records import Parent, read_curve, read_parent
+from histotune.storage.records import Parent, TrialRecord, read_curve, read_parent, read_record
 from histotune.storage.selection import modality_of
-from histotune.storage.study_folder import StudyStore, TrialRecord, read_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.tuning.budget import Ledger
-from histotune.tuning.controller import STOP, History, settle
+from histotune.tuning.controller import STOP, TrialHistory, settle
 from histotune.tuning.journal import CONFIG, DEATHS, DIGEST, ORDER, PARENT, RECORD, Journal, facts
 from histotune.tuning.schedulers import Scheduler
 
 
 def take_up(
-    store: StudyStore, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int, others: Sequence[str] = ()
-) -> History:
+    store: StudyFolder, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int, others: Sequence[str] = ()
+) -> TrialHistory:
     """Bring journal and trial folders into agreement and say what is left to do.
 
     - A trial that the journal holds for running and whose folder is complete: told to the journal, never run again.
@@ -31,7 +31,7 @@ def take_up(
     for order, record in enumerate(_unheard(store, journal), start=_ended(journal)):
         settle(journal, record, [metric, *others], order=order)
     longest = max((r.seconds / r.epochs for r in records if r.epochs), default=0.0)
-    history = History(ledger(journal.trials(), sign), longest=longest)
+    history = TrialHistory(ledger(journal.trials(), sign), longest=longest)
     for trial in journal.trials():
         if DIGEST in trial.user_attrs:
             history.digests[trial.user_attrs[DIGEST]] = trial.number
@@ -65,7 +65,7 @@ def ledger(trials: list[FrozenTrial], sign: int) -> Ledger:
     return found
 
 
-def _unheard(store: StudyStore, journal: Journal) -> list[TrialRecord]:
+def _unheard(store: StudyFolder, journal: Journal) -> list[TrialRecord]:
     """Return the trials that ended before the journal could hear of it."""
     running = [trial.number for trial in journal.trials() if not trial.state.is_finished()]
     records = (read_record(store.trial_folder(number), number) for number in running)
@@ -77,7 +77,7 @@ def _ended(journal: Journal) -> int:
 
 
 def _catch_up(
-    store: StudyStore, journal: Journal, scheduler: Scheduler, trial: FrozenTrial, *, metric: str, sign: int
+    store: StudyFolder, journal: Journal, scheduler: Scheduler, trial: FrozenTrial, *, metric: str, sign: int
 ) -> None:
     """Decide on the last epoch of an interrupted trial as if there had been no interruption."""
     folder = store.trial_folder(trial.number)

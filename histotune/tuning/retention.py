@@ -7,9 +7,9 @@ from pathlib import Path
 
 from histotune.errors import ConfigError
 from histotune.metrics.scores import direction
-from histotune.storage.records import read_ensemble
+from histotune.storage.records import TrialRecord, networks, read_ensemble
 from histotune.storage.selection import modality_of
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, networks
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 
 WEIGHTS = "model.safetensors"
 KEEP = 20  # trials whose weights a search keeps
@@ -29,7 +29,7 @@ class ModelRetention:
         ConfigError: `keep` is negative.
     """
 
-    def __init__(self, store: StudyStore, keep: int) -> None:
+    def __init__(self, store: StudyFolder, keep: int) -> None:
         if keep < 0:
             raise ConfigError(f"keep_models must be at least 0, got {keep}")
         self._store, self._keep = store, keep
@@ -72,7 +72,7 @@ def _free_weights(folder: Path) -> None:
         (place / WEIGHTS).unlink(missing_ok=True)
 
 
-def members(store: StudyStore) -> set[int]:
+def members(store: StudyFolder) -> set[int]:
     """Return the trials that saved ensembles are made of."""
     saved = (read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json"))
     return {

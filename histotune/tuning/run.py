@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING
 from histotune.errors import ConfigError
 from histotune.metrics.scores import METRICS, check_metrics
 from histotune.space import Space
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.tuning.budget import Budget, Ledger
-from histotune.tuning.events import Listener, Resources, Summary
-from histotune.tuning.warm_start import Start
+from histotune.tuning.events import Listener, Resources, SearchSummary
+from histotune.tuning.warm_start import WarmStart
 
 if TYPE_CHECKING:
-    from histotune.tuning.controller import Conductor
-    from histotune.tuning.remote_storage import Depot
-
-
-__all__ = ["Budget", "Ledger", "Listener", "Resources", "Summary", "run"]
+    from histotune.tuning.controller import SearchController
+    from histotune.tuning.remote_storage import RemoteStorage
 
 
 def run(
-    store: StudyStore,
+    store: StudyFolder,
     space: Space,
     cohorts: Mapping[int, Path],
     budget: Budget,
@@ -41,10 +38,10 @@ def run(
     storage: str | None = None,
     opened: Callable[[Ledger], None] | None = None,
     room: Callable[[Resources, int], None] | None = None,
-    start: Start | None = None,
+    start: WarmStart | None = None,
     trial_timeout: float | None = None,
     keep_models: int = 0,
-) -> Summary:
+) -> SearchSummary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
     Every proposal is new: a configuration that the study has is drawn again instead of trained again, and when
@@ -72,13 +69,13 @@ def run(
         StudyError: another process searches in this study, no cluster answers, or the storage cannot be used.
     """
     # Optuna and Ray are imported by those who search, not by those who read a study
-    from histotune.tuning.controller import Conductor
+    from histotune.tuning.controller import SearchController
     from histotune.tuning.journal import Journal
-    from histotune.tuning.pbt import Nursery, check_scheduler
+    from histotune.tuning.pbt import PbtQueue, check_scheduler
     from histotune.tuning.proposer import Proposer, explored
     from histotune.tuning.resume import take_up
     from histotune.tuning.samplers import check_sampler
-    from histotune.tuning.schedulers import Population
+    from histotune.tuning.schedulers import PopulationBasedTraining
 
     resources = resources or Resources()
     if address is None:
@@ -109,9 +106,9 @@ def run(
             explored=explored(stopper, site.at_once),
         )
         nursery = None
-        if isinstance(stopper, Population):
-            nursery = Nursery(store, site.depot, stopper, space, seed=seed, history=past)
-        conductor = Conductor(
+        if isinstance(stopper, PopulationBasedTraining):
+            nursery = PbtQueue(store, site.depot, stopper, space, seed=seed, history=past)
+        conductor = SearchController(
             store,
             journal,
             proposer,
@@ -139,7 +136,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class Site:
+class RunEnvironment:
     """Where trials run.
 
     Args:
@@ -152,7 +149,7 @@ class Site:
     resources: Resources
     at_once: int
     joined: Path | None = None
-    depot: Depot | None = None
+    depot: RemoteStorage | None = None
 
 
 @contextlib.contextmanager
@@ -161,9 +158,9 @@ def found(
     storage: str | None,
     resources: Resources,
     *,
-    store: StudyStore,
+    store: StudyFolder,
     cohorts: Mapping[int, Path],
-) -> Iterator[Site]:
+) -> Iterator[RunEnvironment]:
     """Join the cluster at `address`, if one is given, and bring study and cohorts to the storage, if one is given.
 
     Raises:
@@ -171,20 +168,20 @@ def found(
         StudyError: no cluster answers, or the storage cannot be used.
     """
     if address is None:
-        yield Site(resources, resources.check(), depot=_supplied(storage, store, cohorts))
+        yield RunEnvironment(resources, resources.check(), depot=_supplied(storage, store, cohorts))
         return
     from histotune.tuning.ray_cluster import capacity, joined_ray
 
     with joined_ray(address, store.folder) as scratch:
         there = resources.on(capacity())
-        yield Site(there, there.check(capacity()), scratch, _supplied(storage, store, cohorts))
+        yield RunEnvironment(there, there.check(capacity()), scratch, _supplied(storage, store, cohorts))
 
 
 def run_at(
-    site: Site,
-    conductor: Conductor,
+    site: RunEnvironment,
+    conductor: SearchController,
     *,
-    store: StudyStore,
+    store: StudyFolder,
     cohorts: Mapping[int, Path],
     plugins: Sequence[Path],
     keep: Sequence[int] = (),
@@ -215,12 +212,12 @@ def run_at(
         )
 
 
-def _supplied(storage: str | None, store: StudyStore, cohorts: Mapping[int, Path]) -> Depot | None:
+def _supplied(storage: str | None, store: StudyFolder, cohorts: Mapping[int, Path]) -> RemoteStorage | None:
     if storage is None:
         return None
-    from histotune.tuning.remote_storage import Depot
+    from histotune.tuning.remote_storage import RemoteStorage
 
-    depot = Depot.of(storage, store)
+    depot = RemoteStorage.of(storage, store)
     depot.pull_all(store)
     for folder in cohorts.values():
         depot.offer_cohort(folder)

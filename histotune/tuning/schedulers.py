@@ -133,7 +133,7 @@ class Median(Scheduler):
         return max((value for at, value in own.items() if at <= epoch), default=-math.inf) < median
 
 
-class Population(Scheduler):
+class PopulationBasedTraining(Scheduler):
     """Who gives way in population based training (Jaderberg et al., 2017), by truncation, at five turns of a training.
 
     A trial whose score after a turn is in the worst quarter of those that were seen there is stopped; in its place
@@ -214,7 +214,7 @@ SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
     "asha": Asha,
     "hyperband": Hyperband,
     "median": Median,
-    "pbt": Population,
+    "pbt": PopulationBasedTraining,
     "none": lambda epochs: Scheduler(),
 }
 """Name -> builder from the epochs of a full training."""

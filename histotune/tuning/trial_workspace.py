@@ -14,15 +14,15 @@ from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, load
 from histotune.errors import StudyError, TrialFailed
 from histotune.storage.records import Parent, write_parent
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.training.checkpoint import Checkpoint, kept
 from histotune.tuning.controller import STOP
-from histotune.tuning.remote_storage import Depot
+from histotune.tuning.remote_storage import RemoteStorage
 
 ADVICE = "give --storage URI, or put --runs and --cache where all nodes see them"
 
 
-class Desk:
+class TrialWorkspace:
     """One trial's place.
 
     Args:
@@ -36,13 +36,13 @@ class Desk:
         StudyError: this node does not see the study.
     """
 
-    def __init__(self, assignment: Mapping[str, Any], studies: dict[str, StudyStore]) -> None:
+    def __init__(self, assignment: Mapping[str, Any], studies: dict[str, StudyFolder]) -> None:
         uri = assignment["depot"]
-        self._depot = Depot(uri) if uri else None
+        self._depot = RemoteStorage(uri) if uri else None
         self._sent: dict[str, int] = {}
         if self._depot and uri not in studies:
             studies[uri] = self._depot.study(Places.of().cache)
-        self.store = studies[uri] if uri else StudyStore(Path(assignment["study"]))
+        self.store = studies[uri] if uri else StudyFolder(Path(assignment["study"]))
         if not self.store.exists():
             raise StudyError(f"node {socket.gethostname()} does not see the study {self.store.folder}: {ADVICE}")
         self.folder = self.store.trial_folder(assignment["number"])

@@ -21,15 +21,15 @@ from histotune.core import files
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
 from histotune.space import Space, read_configuration
-from histotune.storage.records import read_parent
-from histotune.storage.study_folder import COMPLETE, StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord, read_parent
+from histotune.storage.study_folder import COMPLETE, StudyFolder
 
 _CURE = "restore it from a copy, or delete it and search on without --warm-start"
 BEST = 3  # configurations of a study whose scores are not comparable
 
 
 @dataclass(frozen=True)
-class Known:
+class EarlierTrial:
     """A complete trial of another study.
 
     Args:
@@ -42,7 +42,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Start:
+class WarmStart:
     """What a search begins with.
 
     Args:
@@ -53,7 +53,7 @@ class Start:
     """
 
     first: list[Mapping[str, Any]] = field(default_factory=list)
-    known: list[Known] = field(default_factory=list)
+    known: list[EarlierTrial] = field(default_factory=list)
     study: str = ""
     note: str = ""
 
@@ -67,7 +67,9 @@ def read_starts(paths: Sequence[Path | str], space: Space) -> list[Mapping[str, 
     return [space.locate(read_configuration(Path(path))) for path in paths]
 
 
-def begin_with(store: StudyStore, space: Space, first: Sequence[Mapping[str, Any]], other: StudyStore | None) -> Start:
+def begin_with(
+    store: StudyFolder, space: Space, first: Sequence[Mapping[str, Any]], other: StudyFolder | None
+) -> WarmStart:
     """Join what is asked for now with what the study began with, and write it down.
 
     Args:
@@ -79,7 +81,7 @@ def begin_with(store: StudyStore, space: Space, first: Sequence[Mapping[str, Any
         StudyError: the other study does not fit, or is another one than the study was started with.
     """
     path = store.folder / "warm_start.json"
-    kept = _read(path) if path.exists() else Start()
+    kept = _read(path) if path.exists() else WarmStart()
     if other is not None and kept.study and kept.study != str(other.folder):
         raise StudyError(
             f"study {store.folder.name!r} began with a warm start from {kept.study}, not from {other.folder}: "
@@ -88,19 +90,19 @@ def begin_with(store: StudyStore, space: Space, first: Sequence[Mapping[str, Any
     found = kept if other is None or kept.study else _learn(store, space, other)
     asked = [*kept.first, *first, *found.first]
     unique = {json.dumps(params, sort_keys=True): params for params in asked}
-    start = Start(list(unique.values()), found.known, found.study, found.note)
-    if start not in (kept, Start()):
+    start = WarmStart(list(unique.values()), found.known, found.study, found.note)
+    if start not in (kept, WarmStart()):
         files.write_json(path, asdict(start))
     return start
 
 
-def _read(path: Path) -> Start:
+def _read(path: Path) -> WarmStart:
     saved = files.read_json(path, cure=_CURE)
-    start = files.restored(Start, saved, path, _CURE)
-    return replace(start, known=[files.restored(Known, known, path, _CURE) for known in saved["known"]])
+    start = files.restored(WarmStart, saved, path, _CURE)
+    return replace(start, known=[files.restored(EarlierTrial, known, path, _CURE) for known in saved["known"]])
 
 
-def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:
+def _learn(store: StudyFolder, space: Space, other: StudyFolder) -> WarmStart:
     _check_comparable(store, other)
     settings = store.settings()
     complete = [record for record in other.trials() if record.state == COMPLETE]
@@ -118,15 +120,17 @@ def _learn(store: StudyStore, space: Space, other: StudyStore) -> Start:
             f"Study {name} has other {change}, so its scores are not comparable with those here: its {len(best)} best "
             f"configurations are trained here, instead of its scores being shown to the sampler{left}."
         )
-        return Start([one.params for one in best], [], study, note)
+        return WarmStart([one.params for one in best], [], study, note)
     known = f"{len(fitting)} complete trial{'s' if len(fitting) > 1 else ''}"
     note = f"The sampler knows {known} of study {name}{left}. They are no results of this study."
-    return Start([], fitting, study, note)
+    return WarmStart([], fitting, study, note)
 
 
-def _fitting(space: Space, records: Sequence[TrialRecord], metrics: Sequence[str]) -> tuple[list[Known], Counter[str]]:
+def _fitting(
+    space: Space, records: Sequence[TrialRecord], metrics: Sequence[str]
+) -> tuple[list[EarlierTrial], Counter[str]]:
     """Sort trials into those that lie in the space, and counts of what keeps the others outside."""
-    found, reasons = list[Known](), Counter[str]()
+    found, reasons = list[EarlierTrial](), Counter[str]()
     for record in records:
         values = [record.metrics.get(name, float("nan")) for name in metrics]
         try:
@@ -134,13 +138,13 @@ def _fitting(space: Space, records: Sequence[TrialRecord], metrics: Sequence[str
                 raise ConfigError("it trained on from another trial's checkpoint")
             if any(value != value for value in values):
                 raise ConfigError(f"no value of {' and '.join(metrics)}")
-            found.append(Known(space.locate(record.config(), whole=True), values))
+            found.append(EarlierTrial(space.locate(record.config(), whole=True), values))
         except ConfigError as error:
             reasons[str(error)] += 1
     return found, reasons
 
 
-def _check_comparable(store: StudyStore, other: StudyStore) -> None:
+def _check_comparable(store: StudyFolder, other: StudyFolder) -> None:
     """Refuse a study of which nothing can be learnt."""
     here, there = store.settings(), other.settings()
     name = other.folder.name
@@ -157,7 +161,7 @@ def _check_comparable(store: StudyStore, other: StudyStore) -> None:
             )
 
 
-def _other_cases(store: StudyStore, other: StudyStore) -> str:
+def _other_cases(store: StudyFolder, other: StudyFolder) -> str:
     """Say whether data or split differ; "" when scores are comparable."""
     here, there = store.settings().digests, other.settings().digests
     if any(here[size] != there[size] for size in set(here) & set(there)):

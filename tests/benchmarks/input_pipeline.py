@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from histotune.data.batches import shuffled
-from histotune.data.modalities.image import ImagePreprocessing, Images
+from histotune.data.modalities.image import ImagePreprocessing, ImageSource
 from histotune.ingest.datasets import DATASETS
 from histotune.ingest.prepare import prepare
 
@@ -51,7 +51,7 @@ class PngFiles(Dataset[Tensor]):
         return (tensor - self.mean) / self.std
 
 
-def prepared_batches(images: Images, preprocessing: ImagePreprocessing, epoch: int) -> Iterator[Tensor]:
+def prepared_batches(images: ImageSource, preprocessing: ImagePreprocessing, epoch: int) -> Iterator[Tensor]:
     """What histotune does: rows of one memory-mapped array, the whole batch at a time."""
     rng = np.random.default_rng(epoch)
     rows = np.arange(len(images.array))
@@ -103,7 +103,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         array = cohort.arrays["image"]
         preprocessing = ImagePreprocessing.fit(array, np.arange(len(array)))
-        images = Images(array, torch.device("cpu"))
+        images = ImageSource(array, torch.device("cpu"))
         loader = DataLoader(PngFiles(paths, preprocessing), BATCH, shuffle=True, num_workers=2)
         rows = [
             ("PIL + DataLoader(num_workers=2)", len(paths), *rate(lambda _: iter(loader))),

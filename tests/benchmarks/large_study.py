@@ -30,7 +30,8 @@ from optuna.trial import TrialState, create_trial
 from histotune.api import train
 from histotune.core.config import TrialConfig
 from histotune.space import Space, load_space
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, read_record
+from histotune.storage.records import TrialRecord, read_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.storage.trial_index import NAME as INDEX
 from histotune.tuning.journal import CONFIG, DIGEST, RECORD, Journal, facts
 from histotune.tuning.proposer import Proposer
@@ -53,10 +54,10 @@ class _Lines(BaseJournalBackend):
         return self.lines[log_number_from:]
 
 
-def build(home: Path, trials: int) -> tuple[StudyStore, Space]:
+def build(home: Path, trials: int) -> tuple[StudyFolder, Space]:
     """Write the study: one real training, then its folder again and again with other values."""
     template = train("demo", ["epochs=2", "batch_size=64"], runs=home, cache=home)
-    store, space, rng = StudyStore(home / "demo"), load_space("demo"), np.random.default_rng(0)
+    store, space, rng = StudyFolder(home / "demo"), load_space("demo"), np.random.default_rng(0)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     backend = _Lines()
@@ -125,7 +126,7 @@ def main() -> None:
     home = given.keep or Path(tempfile.mkdtemp())
     if not (home / "demo" / "journal.log").exists():
         build(home, given.trials)
-    store, space = StudyStore(home / "demo"), load_space("demo")
+    store, space = StudyFolder(home / "demo"), load_space("demo")
     (store.folder / INDEX).unlink(missing_ok=True)
     print(f"first leaderboard, which builds the cache: {command(home):.2f} s")
     seconds = min(command(home) for _ in range(3))

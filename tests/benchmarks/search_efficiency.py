@@ -141,11 +141,12 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from histotune.space import Space, read_space
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, write_record
-from histotune.tuning.controller import Conductor, History
+from histotune.storage.records import write_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
+from histotune.tuning.budget import Budget
+from histotune.tuning.controller import SearchController, TrialHistory
 from histotune.tuning.journal import Journal
 from histotune.tuning.proposer import Proposer, explored
-from histotune.tuning.run import Budget
 from histotune.tuning.schedulers import Asha, Scheduler
 
 FOLDER = Path(__file__).parents[2] / "../shared/bench/lcbench"
@@ -283,13 +284,13 @@ def search(
     """Search until `epochs` are spent; `workers` train at once, each at the pace of its trial."""
     proposer, scheduler = POLICIES[policy](_space(), seed, workers)
     journal = journal or cast(Journal, MemoryJournal())
-    store, outcome = StudyStore(home), Outcome()
-    conductor = Conductor(
+    store, outcome = StudyFolder(home), Outcome()
+    conductor = SearchController(
         store,
         journal,
         proposer,
         scheduler,
-        History(),
+        TrialHistory(),
         budget=Budget(epochs),
         at_once=workers,
         metric=(METRIC, 1),

@@ -24,9 +24,10 @@ import numpy as np
 import yaml
 
 from histotune.api import search
-from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import StudyFolder
+from histotune.tuning.budget import Budget, Ledger
 from histotune.tuning.ray_cluster import _mark, _marked
-from histotune.tuning.run import Budget, Ledger
 
 SPACE = {
     "dataset": "synthetic",
@@ -50,7 +51,7 @@ class Meter:
         self.workers: set[int] = set()
         self.mark = ""
 
-    def opened(self, store: StudyStore, budget: Budget, ledger: Ledger) -> None:
+    def opened(self, store: StudyFolder, budget: Budget, ledger: Ledger) -> None:
         """Note by which mark the search's processes are known."""
         self.mark = _mark(store.folder)
 

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from histotune.cli.progress import LiveDisplay, PlainDisplay, describe
 from histotune.core.config import TrialConfig
-from histotune.storage.study_folder import StudyStore, TrialRecord
-from histotune.tuning.run import Budget, Ledger
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import StudyFolder
+from histotune.tuning.budget import Budget, Ledger
 
 
 def screen(display: PlainDisplay) -> str:
@@ -25,7 +26,7 @@ def console() -> Console:
     return Console(file=io.StringIO(), width=100, force_terminal=False)
 
 
-def record(store: StudyStore, number: int, value: float, state: str = "complete") -> TrialRecord:
+def record(store: StudyFolder, number: int, value: float, state: str = "complete") -> TrialRecord:
     return TrialRecord(number, state, store.trial_folder(number), metrics={"balanced_accuracy": value}, epochs=3)
 
 
@@ -38,7 +39,7 @@ def test_a_stage_is_one_line_however_often_it_is_heard(console: Console) -> None
     display.close()
 
 
-def test_plain_lines_say_the_best_so_far(console: Console, small_study: StudyStore) -> None:
+def test_plain_lines_say_the_best_so_far(console: Console, small_study: StudyFolder) -> None:
     display = PlainDisplay(console)
     ledger = Ledger()
     display.began(small_study, Budget(3, epochs=90, patience=2), ledger)
@@ -52,7 +53,7 @@ def test_plain_lines_say_the_best_so_far(console: Console, small_study: StudySto
     assert lines[2].endswith("best 0.9000 (trial 1)")
 
 
-def test_a_stopped_trial_is_never_the_best(console: Console, small_study: StudyStore) -> None:
+def test_a_stopped_trial_is_never_the_best(console: Console, small_study: StudyFolder) -> None:
     display = PlainDisplay(console)
     display.began(small_study, Budget(2), Ledger())
     display.ended(record(small_study, 0, 0.99, state="stopped"))
@@ -61,7 +62,7 @@ def test_a_stopped_trial_is_never_the_best(console: Console, small_study: StudyS
 
 @pytest.mark.parametrize("kind", [PlainDisplay, LiveDisplay])
 def test_who_takes_a_search_over_goes_on_counting(
-    console: Console, trained_study: StudyStore, kind: type[PlainDisplay]
+    console: Console, trained_study: StudyFolder, kind: type[PlainDisplay]
 ) -> None:
     display = kind(console)
     display.began(trained_study, Budget(5), Ledger(ended=2))
@@ -72,7 +73,7 @@ def test_who_takes_a_search_over_goes_on_counting(
     display.close()
 
 
-def test_a_running_trial_shows_no_figure_before_its_first_epoch(console: Console, small_study: StudyStore) -> None:
+def test_a_running_trial_shows_no_figure_before_its_first_epoch(console: Console, small_study: StudyFolder) -> None:
     display = LiveDisplay(console)
     display.began(small_study, Budget(2), Ledger())
     display.started(0, TrialConfig().to_dict())

@@ -19,10 +19,10 @@ from scipy.stats import binomtest
 from histotune.data.audits import AUDITS, LEAK, NOTE, OK, SEVERITIES, WARNING, Finding, Subject, _hashes, _predict
 from histotune.data.audits.small_parts import wilson
 from histotune.data.cohort import PROPERTIES, UNKNOWN, Cohort, read_labels
-from histotune.data.modalities.table import Column, Table
+from histotune.data.modalities.table import Table, TableColumn
 from histotune.data.splits import Split, split
 from histotune.errors import ConfigError
-from histotune.studies.audit import Report
+from histotune.studies.audit import AuditReport
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_labels_of_the_test_part_change_nothing(tmp_path: Path, name: str) -> No
 def test_tables_without_images_places_files_and_sites_are_no_error(name: str, tmp_path: Path) -> None:
     subject, rng = by_patient(*clean_cohort(tmp_path / "images")), np.random.default_rng(0)
     n = len(subject.labels)
-    stored = Table(rng.normal(size=(n, 4)).astype(np.float32), tuple(Column(f"c{k}") for k in range(4)))
+    stored = Table(rng.normal(size=(n, 4)).astype(np.float32), tuple(TableColumn(f"c{k}") for k in range(4)))
     table = subject.cohort.table.assign(site="", x=-1, y=-1)
     own: dict[str, Any] = {
         "arrays": {"genes": stored},
@@ -135,7 +135,7 @@ def test_pairs_that_were_too_many_to_compare_are_told(clean: Subject, monkeypatc
 
 def test_a_check_that_could_not_be_made_does_not_count_as_one() -> None:
     checks = [Finding("sites", NOTE, 0, 0, "not checked: no site is known"), Finding("patients", OK, 0, 9, "apart")]
-    assert str(Report("", "", checks, 0.0)) == "Audit: no leak in 1 check, 1 could not be made, no warning"
+    assert str(AuditReport("", "", checks, 0.0)) == "Audit: no leak in 1 check, 1 could not be made, no warning"
 
 
 def test_blank_images_and_padded_edges_are_no_copies(clean: Subject) -> None:
@@ -207,7 +207,7 @@ def test_identical_rows_of_a_table_are_found_and_called_chance_where_they_may_be
     drawn = rng.integers(0, levels, (n, columns)) if levels else rng.normal(size=(n, columns))
     values: np.ndarray = drawn.astype(np.float32)
     values[on(clean, 3)[0]] = values[on(clean, 1)[0]]
-    kinds, stored = {"genes": "table"}, Table(values, tuple(Column(f"c{k}") for k in range(columns)))
+    kinds, stored = {"genes": "table"}, Table(values, tuple(TableColumn(f"c{k}") for k in range(columns)))
     contents = [row.tobytes().hex() for row in values]
     own: dict[str, Any] = {"arrays": {"genes": stored}, "kinds": kinds, "present": {"genes": np.ones(n, bool)}}
     cohort = replace(clean.cohort, table=clean.cohort.table.assign(content=contents), **own)
@@ -220,7 +220,7 @@ def test_one_modality_with_identical_rows_is_enough(clean: Subject) -> None:
     rng, n = np.random.default_rng(0), len(clean.labels)
     values = rng.normal(size=(n, 9)).astype(np.float32)
     values[on(clean, 3)[0]] = values[on(clean, 1)[0]]
-    stored = Table(values, tuple(Column(f"c{k}") for k in range(9)))
+    stored = Table(values, tuple(TableColumn(f"c{k}") for k in range(9)))
     arrays, present = {**clean.cohort.arrays, "genes": stored}, {**clean.cohort.present, "genes": np.ones(n, bool)}
     both = replace(clean.cohort, arrays=arrays, present=present, kinds={"image": "image", "genes": "table"})
     found = find("identical", replace(clean, cohort=both))

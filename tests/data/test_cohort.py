@@ -96,11 +96,11 @@ def test_loading_gives_what_preparing_gave(folder: Path, tmp_path: Path) -> None
 
 def test_a_second_call_decodes_nothing(folder: Path, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
-    first = prepared(folder, tmp_path / "cache", progress=lambda *done: heard.append(done))
+    first = prepared(folder, tmp_path / "cache", progress=lambda what, *done: heard.append(done))
     assert heard[0] == (0, 28)
     assert heard[-1] == (28, 28)
     heard.clear()
-    assert prepared(folder, tmp_path / "cache", progress=lambda *done: heard.append(done)).digest == first.digest
+    assert prepared(folder, tmp_path / "cache", progress=lambda what, *done: heard.append(done)).digest == first.digest
     assert heard == []
 
 

@@ -23,7 +23,7 @@ from histotune.data.splits import split
 from histotune.errors import ConfigError, StudyError
 from histotune.ingest.datasets.crc import CLASSES
 from histotune.space import load_space
-from histotune.studies.create import Wanted, begin
+from histotune.studies.create import StudyRequest, begin
 from histotune.study import open_study
 
 CRC = np.array([10407, 10566, 11512, 11557, 8896, 13536, 8763, 10446, 14317])  # of NCT-CRC-HE-100K, in class order
@@ -312,8 +312,10 @@ def test_a_study_keeps_its_limit(tmp_path: Path) -> None:
         "dataset: synthetic\noptions: {cases: 240, patients: 24, side: 16}\nimage_size: 16\n"
     )
     space, places = load_space(tmp_path / "small.yaml"), Places.of(tmp_path / "runs", tmp_path / "cache")
-    store, cohorts = begin(Wanted(space, training_cases=60), None, places)
+    store, cohorts = begin(StudyRequest(space, training_cases=60), None, places)
     assert 58 <= len(store.training_data(cohorts[16]).train) <= 60
-    assert begin(Wanted(space), None, places)[0].settings().training_cases == 60, "who asks nothing gets what there is"
+    assert begin(StudyRequest(space), None, places)[0].settings().training_cases == 60, (
+        "who asks nothing gets what there is"
+    )
     with pytest.raises(StudyError, match="began with another number of training cases: 60 then, 50 now"):
-        begin(Wanted(space, training_cases=50), None, places)
+        begin(StudyRequest(space, training_cases=50), None, places)

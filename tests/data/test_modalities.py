@@ -17,8 +17,8 @@ from histotune.core.registry import Registry, load_plugins
 from histotune.data.modalities import MODALITIES, Bag, Batch, Column
 from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import connect
-from histotune.data.modalities.table import Column as TableColumn
 from histotune.data.modalities.table import Table
+from histotune.data.modalities.table import TableColumn as TableColumn
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError, StudyError
 from histotune.models.backbones import BACKBONES, reading

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from histotune.data.cohort import Cohort, read_labels
 from histotune.data.splits import FRACTIONS, PROTOCOLS, Split, describe_change, split
 from histotune.errors import ConfigError, DataError
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 
 def cohort_of(patients: list[str], *, parts: list[str] | None = None, known: bool = True, name: str = "own") -> Cohort:
@@ -213,7 +213,7 @@ def test_the_official_lists_on_the_real_patches(idc_cohort: Cohort) -> None:
         assert len(rows) / len(cohort) == pytest.approx(fraction, abs=0.01)
 
 
-def test_unchanged_data_have_no_change_to_describe(small_study: StudyStore, small_cohort: Cohort) -> None:
+def test_unchanged_data_have_no_change_to_describe(small_study: StudyFolder, small_cohort: Cohort) -> None:
     assert describe_change(small_study.split_table(), small_cohort, small_cohort.digest) is None
 
 
@@ -232,7 +232,7 @@ def changed(cohort: Cohort, table: pd.DataFrame) -> Cohort:
         ("labels", "labels, sites, prescribed parts or options differ"),
     ],
 )
-def test_every_change_is_said(small_study: StudyStore, small_cohort: Cohort, what: str, said: str) -> None:
+def test_every_change_is_said(small_study: StudyFolder, small_cohort: Cohort, what: str, said: str) -> None:
     table = small_cohort.table.copy()
     if what == "added":
         table = pd.concat([table, table[:1].assign(id="zzz")])

@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from histotune.data.modalities import MODALITIES
 from histotune.data.modalities._table_fit import anova, distinct
-from histotune.data.modalities.table import FARTHEST, Column, Table, TablePreprocessing
+from histotune.data.modalities.table import FARTHEST, Table, TableColumn, TablePreprocessing
 from histotune.errors import ConfigError, DataError
 
 TABLE = MODALITIES.build("table")
@@ -34,9 +34,9 @@ def made_up(seed: int = 0, n: int = 80, numbers: int = 6, missing: float = 0.2) 
     values[:, 0] += 3 * labels * np.abs(values[:, 0]).mean()
     values[:, -2:] = rng.integers(0, 3, (n, 2))
     values[rng.random(values.shape) < missing] = np.nan
-    columns = [Column(f"gene{at}") for at in range(numbers)] + [
-        Column("grade", GRADES),
-        Column("race", ("a", "b", "c")),
+    columns = [TableColumn(f"gene{at}") for at in range(numbers)] + [
+        TableColumn("grade", GRADES),
+        TableColumn("race", ("a", "b", "c")),
     ]
     return Table(values.astype(np.float32), tuple(columns)), labels
 
@@ -113,7 +113,7 @@ def test_selection_by_f_and_by_variance() -> None:
 
 def test_log_shifts_only_what_is_negative_and_stops_at_the_least_of_training() -> None:
     values = np.array([[-3.0, 2.0], [0.0, 7.0], [5.0, 3.0], [-9.0, -9.0]], np.float32)
-    table, train = Table(values, (Column("a"), Column("b"))), np.arange(3)
+    table, train = Table(values, (TableColumn("a"), TableColumn("b"))), np.arange(3)
     found = features(fit(table, np.array([0, 1, 1, 0]), train, log1p=True), table)
     logged = np.log1p(np.array([[0, 2], [3, 7], [8, 3]]))
     floor = np.array([[0.0, 0.0]])
@@ -131,7 +131,7 @@ def test_log_shifts_only_what_is_negative_and_stops_at_the_least_of_training() -
 def test_clipping_stops_at_the_limits_of_training(options: dict[str, Any], share: float, reach: float) -> None:
     rng = np.random.default_rng(0)
     values = np.append(rng.normal(size=60), [36_893, -1e30]).astype(np.float32)[:, None]
-    table, train = Table(values, (Column("gene"),)), np.arange(61)
+    table, train = Table(values, (TableColumn("gene"),)), np.arange(61)
     low, high = np.quantile(values[train].astype(np.float64), [share, 1 - share])
     low, high = low - reach * (high - low), high + reach * (high - low)
     clipped = np.clip(values.astype(np.float64), low, high)
@@ -142,13 +142,13 @@ def test_clipping_stops_at_the_limits_of_training(options: dict[str, Any], share
 def test_a_rare_mutation_is_not_clipped_away() -> None:
     values = np.zeros((50, 1), np.float32)
     values[7] = 1
-    table = Table(values, (Column("TP53"),))
+    table = Table(values, (TableColumn("TP53"),))
     for clip in ("iqr", "quantile"):
         assert np.unique(features(fit(table, np.arange(50) % 2, clip=clip, tail=0.05), table)).size == 2
 
 
 def test_indicators_say_what_is_missing_and_what_is_unseen() -> None:
-    columns = (Column("age"), Column("grade", GRADES), Column("whole"))
+    columns = (TableColumn("age"), TableColumn("grade", GRADES), TableColumn("whole"))
     values = [[1, 0, 1], [2, 1, 2], [np.nan, np.nan, 3], [3, 1, 5], [4, 2, np.nan]]
     table = Table(np.array(values, np.float32), columns)
     fitted = fit(table, np.array([0, 1, 0, 1, 0]), np.arange(4), indicator=True)
@@ -165,12 +165,12 @@ def test_duplicates_and_constants_leave() -> None:
     rng = np.random.default_rng(0)
     first = rng.normal(size=20)
     values = np.stack([first, np.ones(20), first, np.full(20, np.nan), -first], axis=1).astype(np.float32)
-    table = Table(values, tuple(Column(name) for name in "abcde"))
+    table = Table(values, tuple(TableColumn(name) for name in "abcde"))
     assert fit(table, np.arange(20) % 2, indicator=True).names == ["a", "e"]
 
 
 def test_nothing_to_learn_from_is_said() -> None:
-    table = Table(np.ones((5, 2), np.float32), (Column("a"), Column("b")))
+    table = Table(np.ones((5, 2), np.float32), (TableColumn("a"), TableColumn("b")))
     with pytest.raises(DataError, match="none of 2 columns varies over the 5 training cases"):
         fit(table, np.arange(5))
     with pytest.raises(DataError, match="no training case has this table"):
@@ -196,7 +196,7 @@ def test_only_the_training_rows_are_seen(options: dict[str, Any]) -> None:
     changed.values[others, -2:] = np.random.default_rng(9).integers(0, 3, (40, 2))
     changed.values[others[:3], 6] = 3  # a category that nobody else has, and that moves the codes of all others
     changed.values[:, 6] = (changed.values[:, 6] + 1) % 4
-    changed = Table(changed.values, (*table.columns[:6], Column("grade", ("absent", *GRADES)), table.columns[7]))
+    changed = Table(changed.values, (*table.columns[:6], TableColumn("grade", ("absent", *GRADES)), table.columns[7]))
     turned = labels.copy()
     turned[others] = 2 - turned[others]
     after = fit(changed, turned, train, **options)
@@ -261,10 +261,10 @@ def test_columns_are_found_by_name_and_categories_by_word() -> None:
     order = np.array([7, 3, 0, 6, 1, 2, 5, 4])
     words = ("unheard of", *GRADES[::-1])
     columns = [table.columns[at] for at in order]
-    columns[3] = Column("grade", words)
+    columns[3] = TableColumn("grade", words)
     values = table.values[:, order].copy()
     values[:, 3] = 3 - values[:, 3]
-    moved = Table(np.column_stack([np.zeros(80, np.float32), values]), (Column("new"), *columns))
+    moved = Table(np.column_stack([np.zeros(80, np.float32), values]), (TableColumn("new"), *columns))
     assert np.array_equal(features(fitted, moved), features(fitted, table))
     unseen = Table(moved.values.copy(), moved.columns)
     unseen.values[:, 4] = 0
@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_named() -> None:
     fitted = fit(table, labels)
     with pytest.raises(DataError, match=r"lacks the columns 'gene0', 'gene1', 'gene2' and 3 more.*such as grade, race"):
         fitted.check(Table(table.values[:, 6:], table.columns[6:]))
-    renamed = (*table.columns[:6], Column("grade"), table.columns[7])
+    renamed = (*table.columns[:6], TableColumn("grade"), table.columns[7])
     with pytest.raises(DataError, match="'grade' holds numbers; the model was trained on categories"):
         fitted.check(Table(table.values, renamed))
     wild = Table(table.values.copy(), table.columns)
@@ -336,7 +336,7 @@ def test_digests_are_of_the_content_of_a_row() -> None:
     assert len(set(digests)) == 80
     chosen = TABLE.select(table, np.array([7, 2]))
     assert TABLE.digests(chosen) == [digests[7], digests[2]]
-    more = (*table.columns[:6], Column("grade", ("a new one", *GRADES)), table.columns[7])
+    more = (*table.columns[:6], TableColumn("grade", ("a new one", *GRADES)), table.columns[7])
     recoded = Table(table.values + np.eye(8, dtype=np.float32)[6], more)
     assert TABLE.digests(recoded) == digests  # what other rows hold moves the codes, not the content
     for at in (0, 6):
@@ -358,7 +358,9 @@ def test_a_summary_is_plain_numbers() -> None:
 
 def test_1558_genes_are_saved_small_and_fast() -> None:
     rng = np.random.default_rng(0)
-    table = Table(rng.normal(size=(600, 1558)).astype(np.float32), tuple(Column(f"G{at}_rnaseq") for at in range(1558)))
+    table = Table(
+        rng.normal(size=(600, 1558)).astype(np.float32), tuple(TableColumn(f"G{at}_rnaseq") for at in range(1558))
+    )
     started = time.perf_counter()
     fitted = fit(table, rng.integers(0, 5, 600), log1p=True, clip="iqr", indicator=True)
     text = json.dumps(fitted.to_dict())

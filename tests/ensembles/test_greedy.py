@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from histotune.ensembles.strategies import ENSEMBLES
-from histotune.ensembles.strategies._selection import METRICS, Pool, _auroc, select
+from histotune.ensembles.strategies._selection import METRICS, CandidatePool, _auroc, select
 from histotune.errors import ConfigError
 from histotune.metrics import scores as metrics
 
@@ -65,7 +65,7 @@ def test_it_chooses_what_brute_force_chooses(metric: str, classes: int, missing:
         probabilities, labels = drawn(seed, classes=classes)
         present = np.random.default_rng(seed).random(probabilities.shape[:2]) < (0.7 if missing else 1.0)
         present[0] |= ~present.any(axis=0)
-        pool = Pool(probabilities, present, labels, metric)
+        pool = CandidatePool(probabilities, present, labels, metric)
         found = select(pool, np.arange(4), rounds=6, start=2)
         expected = brute_force(metric, probabilities, present, labels, rounds=6, start=2)
         values = [
@@ -80,7 +80,7 @@ def test_it_chooses_what_brute_force_chooses(metric: str, classes: int, missing:
 def selected(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Measure what greedy selection makes of members that have seen every case."""
     members, present = np.arange(len(probabilities)), np.ones(probabilities.shape[:2], bool)
-    counts = select(Pool(probabilities, present, labels, "nll"), members, rounds=8, start=3)
+    counts = select(CandidatePool(probabilities, present, labels, "nll"), members, rounds=8, start=3)
     return mean_value("nll", probabilities, present, labels, np.repeat(members, counts).tolist())
 
 
@@ -148,7 +148,7 @@ def test_an_auroc_of_many_cases_is_scikit_learns() -> None:
 def test_sums_of_many_cases_measure_what_metrics_measures(metric: str) -> None:
     probabilities, labels = drawn(6, cases=6000)
     present = np.ones(probabilities.shape[:2], bool)
-    pool = Pool(probabilities, present, labels, metric)
+    pool = CandidatePool(probabilities, present, labels, metric)
     total = pool.nobody()
     pool.add(total, 2)
     found, expected = pool.value(total, 1), mean_value(metric, probabilities, present, labels, [1, 2])

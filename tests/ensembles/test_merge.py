@@ -17,13 +17,14 @@ from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError, DataError, StudyError
 from histotune.metrics.calibration import OF_CALIBRATED, apply_temperatures, fit_temperature
 from histotune.metrics.scores import evaluate, negative_log_likelihood, score, softmax
+from histotune.storage.records import Predictions, write_record
 from histotune.storage.selection import best_trials
-from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, Predictions, StudyStore, write_record
+from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyFolder
 from histotune.studies.leaderboard import leaderboard
 
 
 def add(
-    store: StudyStore, data: TrainingData, number: int, skill: float, sharpness: float = 1.0, **record: Any
+    store: StudyFolder, data: TrainingData, number: int, skill: float, sharpness: float = 1.0, **record: Any
 ) -> None:
     """Write trial `number`, whose logits know the label as well as `skill` says and are as sure as `sharpness`."""
     folder, labels = store.trial_folder(number), data.labels[data.val]
@@ -35,7 +36,7 @@ def add(
 
 
 @pytest.fixture
-def study(small_study: StudyStore, small_data: TrainingData) -> StudyStore:
+def study(small_study: StudyFolder, small_data: TrainingData) -> StudyFolder:
     """Five trials that count, from poor to good, and three that do not."""
     for number, skill in enumerate([0.4, 0.8, 1.2, 1.6, 2.0]):
         add(small_study, small_data, number, skill, sharpness=1.0 + 2.0 * number)
@@ -45,14 +46,14 @@ def study(small_study: StudyStore, small_data: TrainingData) -> StudyStore:
     return small_study
 
 
-def test_the_best_complete_trials_are_taken_best_first(study: StudyStore) -> None:
+def test_the_best_complete_trials_are_taken_best_first(study: StudyFolder) -> None:
     values = {trial.number: trial.metrics.get("balanced_accuracy", 0.0) for trial in study.trials()}
     taken = [trial.number for trial in best_trials(study, 3)]
     assert taken == sorted(range(5), key=lambda number: -values[number])[:3]
     assert len(best_trials(study, 99)) == 5
 
 
-def test_one_configuration_counts_once(study: StudyStore, small_data: TrainingData) -> None:
+def test_one_configuration_counts_once(study: StudyFolder, small_data: TrainingData) -> None:
     add(study, small_data, 8, 2.0, digest="digest4")
     chosen = [trial.digest for trial in best_trials(study, 99)]
     assert sorted(chosen) == [f"digest{number}" for number in range(5)]
@@ -68,7 +69,7 @@ def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("strategy", ENSEMBLES.names())
-def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study: StudyStore) -> None:
+def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study: StudyFolder) -> None:
     merged = merge(study, top=3, strategy=strategy, replicates=50)
     chosen = merged.candidates or merged.members
     saved = [Predictions.load(study.trial_folder(number) / "predictions.npz") for number in chosen]
@@ -103,7 +104,7 @@ def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study
     assert merged.folder == study.ensembles / f"{strategy}-top3"
 
 
-def test_it_stands_beside_its_best_member_and_the_uniform_mean(study: StudyStore) -> None:
+def test_it_stands_beside_its_best_member_and_the_uniform_mean(study: StudyFolder) -> None:
     merged = merge(study, top=4, strategy="vote", replicates=50)
     mean = merge(study, top=4, strategy="average", replicates=50)
     best = best_trials(study, 1)[0]
@@ -117,13 +118,13 @@ def test_it_stands_beside_its_best_member_and_the_uniform_mean(study: StudyStore
     assert (mean.gains["uniform_mean"].low, mean.gains["uniform_mean"].high) == (0.0, 0.0)
 
 
-def test_one_member_gains_nothing(study: StudyStore) -> None:
+def test_one_member_gains_nothing(study: StudyFolder) -> None:
     merged = merge(study, top=1, strategy="max", replicates=50)
     assert merged.gains["best_member"].value == 0.0
     assert len(merged.members) == 1
 
 
-def test_what_is_written_can_be_read_and_made_again(study: StudyStore) -> None:
+def test_what_is_written_can_be_read_and_made_again(study: StudyFolder) -> None:
     first = merge(study, top=3, replicates=50)
     text = (first.folder / "ensemble.json").read_text()
     saved = json.loads(text)
@@ -135,7 +136,7 @@ def test_what_is_written_can_be_read_and_made_again(study: StudyStore) -> None:
     assert (first.folder / "ensemble.json").read_text() == text
 
 
-def test_the_threshold_is_the_best_on_the_validation_part(study: StudyStore) -> None:
+def test_the_threshold_is_the_best_on_the_validation_part(study: StudyFolder) -> None:
     merged = merge(study, top=3, replicates=50)
     saved = Predictions.load(merged.folder / "predictions.npz")
     probabilities = softmax(saved.logits)
@@ -143,7 +144,7 @@ def test_the_threshold_is_the_best_on_the_validation_part(study: StudyStore) -> 
     assert chosen >= merged.metrics["balanced_accuracy"]
 
 
-def test_it_becomes_a_line_of_the_leaderboard(study: StudyStore) -> None:
+def test_it_becomes_a_line_of_the_leaderboard(study: StudyFolder) -> None:
     merged = merge(study, top=5, replicates=50)
     line = leaderboard(study).set_index("name").loc["average-top5"]
     assert line["kind"] == "ensemble"
@@ -152,13 +153,13 @@ def test_it_becomes_a_line_of_the_leaderboard(study: StudyStore) -> None:
     assert line["digest"] == merged.digest
 
 
-def test_an_own_name_and_parameters_are_kept(study: StudyStore) -> None:
+def test_an_own_name_and_parameters_are_kept(study: StudyFolder) -> None:
     merged = merge(study, top=2, strategy="average", params={"mean": "geometric"}, name="mine", replicates=50)
     assert merged.name == "mine"
     assert merged.digest != merge(study, top=2, replicates=50).digest
 
 
-def test_greedy_takes_the_studys_metric_and_exports_only_those_that_count(study: StudyStore) -> None:
+def test_greedy_takes_the_studys_metric_and_exports_only_those_that_count(study: StudyFolder) -> None:
     merged = merge(study, top=5, strategy="greedy", params={"rounds": 1, "start": 1}, replicates=50)
     assert merged.params["metric"] == "balanced_accuracy"
     assert len(merged.candidates) == 5
@@ -171,7 +172,7 @@ def test_greedy_takes_the_studys_metric_and_exports_only_those_that_count(study:
     assert len(told["diversity"]["disagreement"]) == len(merged.members)
 
 
-def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyStore) -> None:
+def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyFolder) -> None:
     merged = merge(study, top=5, replicates=20)
     found = {
         number: score(
@@ -184,7 +185,7 @@ def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyStore) ->
     assert merged.intervals["best_member"]["balanced_accuracy"].value == pytest.approx(max(found.values()))
 
 
-def test_an_operating_point_is_kept_with_the_ensemble(study: StudyStore) -> None:
+def test_an_operating_point_is_kept_with_the_ensemble(study: StudyFolder) -> None:
     merged = merge(study, top=3, operating_point="specificity=0.8", replicates=50)
     told = json.loads((merged.folder / "ensemble.json").read_text())["operating_point"]
     assert (told["rule"], told["asked"], told["threshold"]) == ("specificity", 0.8, merged.threshold)
@@ -196,7 +197,7 @@ def test_an_operating_point_is_kept_with_the_ensemble(study: StudyStore) -> None
         merge(study, operating_point="youdn")
 
 
-def test_a_class_absent_from_validation_is_said(study: StudyStore) -> None:
+def test_a_class_absent_from_validation_is_said(study: StudyFolder) -> None:
     for trial in study.trials():
         saved = trial.predictions()
         Predictions(saved.ids, saved.patients, np.zeros_like(saved.labels), saved.logits).save(
@@ -206,7 +207,7 @@ def test_a_class_absent_from_validation_is_said(study: StudyStore) -> None:
         merge(study, top=2, replicates=20)
 
 
-def test_what_cannot_be_combined_is_refused(study: StudyStore, small_data: TrainingData) -> None:
+def test_what_cannot_be_combined_is_refused(study: StudyFolder, small_data: TrainingData) -> None:
     with pytest.raises(ConfigError, match="top=0"):
         merge(study, top=0)
     with pytest.raises(ConfigError, match="Did you mean 'average'"):
@@ -222,7 +223,7 @@ def test_what_cannot_be_combined_is_refused(study: StudyStore, small_data: Train
         merge(study, top=2)
 
 
-def test_a_study_without_a_complete_trial_says_so(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_a_study_without_a_complete_trial_says_so(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 1.0, state=STOPPED)
     with pytest.raises(StudyError, match="no complete trial to combine"):
         merge(small_study)

@@ -32,16 +32,17 @@ from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.errors import ConfigError, DataError, StudyError
 from histotune.evaluation._contenders import contenders
 from histotune.evaluation._outer_folds import SCORES, Outer
-from histotune.evaluation.confirm import Cases, confirm
-from histotune.evaluation.confirmation import Row, cheapest, judge, sentence
-from histotune.metrics.bootstrap import Interval, Seeded, bootstrap_of_seeds, over_seeds, paired_bootstrap_of_seeds
+from histotune.evaluation.confirm import DevelopmentCases, confirm
+from histotune.evaluation.confirmation import ConfirmationRow, cheapest, judge, sentence
+from histotune.metrics.bootstrap import bootstrap_of_seeds, over_seeds, paired_bootstrap_of_seeds
+from histotune.metrics.intervals import ConfidenceInterval, Seeded
 from histotune.space import read_space
 from histotune.storage.records import Parent, Predictions, networks, read_record, write_parent
-from histotune.storage.study_folder import COMPLETE, StudyStore
-from histotune.studies.create import Wanted, begin
+from histotune.storage.study_folder import COMPLETE, StudyFolder
+from histotune.studies.create import StudyRequest, begin
 from histotune.training.loop import run_trial
+from histotune.tuning.events import Resources
 from histotune.tuning.ray_cluster import _mark, _marked
-from histotune.tuning.run import Resources
 
 SPACE: dict[str, Any] = {
     "dataset": "synthetic",
@@ -68,14 +69,14 @@ def deadly(given):
     'Kills whoever trains with it.'
     return Deadly(given)
 """
-UNSURE = Interval(float("nan"), float("nan"), float("nan"))
-Started = tuple[StudyStore, Cohort, Places]
+UNSURE = ConfidenceInterval(float("nan"), float("nan"), float("nan"))
+Started = tuple[StudyFolder, Cohort, Places]
 
 
 def started(folder: Path, rates: list[float], **changes: Any) -> Started:
     """Begin a study and train a trial for every learning rate."""
     places = Places(folder / "runs", folder / "cache")
-    store, cohorts = begin(Wanted(read_space(SPACE | changes, "tried")), "tried", places)
+    store, cohorts = begin(StudyRequest(read_space(SPACE | changes, "tried")), "tried", places)
     cohort = next(iter(cohorts.values()))
     data, default = store.training_data(cohort), read_space(store.settings().space, "tried").default()
     for number, rate in enumerate(rates):
@@ -104,14 +105,14 @@ def study(tried: Started, tmp_path: Path) -> Started:
     """The study before it was confirmed, of its own."""
     store, cohort, places = tried
     shutil.copytree(store.folder, tmp_path / "runs" / "tried", ignore=shutil.ignore_patterns("confirm"))
-    return StudyStore(tmp_path / "runs" / "tried"), cohort, Places(tmp_path / "runs", places.cache)
+    return StudyFolder(tmp_path / "runs" / "tried"), cohort, Places(tmp_path / "runs", places.cache)
 
 
-def seed_folders(store: StudyStore) -> list[Path]:
+def seed_folders(store: StudyFolder) -> list[Path]:
     return sorted((store.folder / "confirm" / "outer-2").glob("*/seed-*"))
 
 
-def bits(store: StudyStore) -> dict[str, bytes]:
+def bits(store: StudyFolder) -> dict[str, bytes]:
     """Return every saved prediction of a confirmation."""
     found: dict[str, bytes] = {}
     for folder in seed_folders(store):
@@ -186,7 +187,7 @@ def test_the_sealed_labels_are_not_needed(study: Started, tmp_path: Path) -> Non
     assert store.openings() == []
 
 
-def add_trial(store: StudyStore, changes: dict[str, dict[str, Any]]) -> str:
+def add_trial(store: StudyFolder, changes: dict[str, dict[str, Any]]) -> str:
     """Add the best of all trials to a study, as if it had trained with other parameters; returns its name."""
     trial, folder = store.trials()[1], store.trial_folder(2)
     config = TrialConfig.from_dict(trial.config() | {key: trial.config()[key] | new for key, new in changes.items()})
@@ -198,7 +199,7 @@ def add_trial(store: StudyStore, changes: dict[str, dict[str, Any]]) -> str:
     return "trial 2"
 
 
-def agrees(store: StudyStore, other: tuple[Started, dict[str, Any]]) -> None:
+def agrees(store: StudyFolder, other: tuple[Started, dict[str, Any]]) -> None:
     """Check that a confirmation has the bits and the numbers of another one."""
     assert bits(store) == bits(other[0][0])
     told = json.loads((store.folder / "confirm" / "confirm.json").read_text())
@@ -344,7 +345,7 @@ def test_with_folds_the_last_epoch_counts_and_the_search_is_measured_by_its_own_
     assert (found.outer, [row.name for row in found.contenders]) == (2, ["default"])
     trial, row = store.trials()[0], found.contenders[0]
     outer = Outer(store, cohort, 2)
-    assert Cases(store, outer, 20)._search(trial).values.mean() == pytest.approx(trial.metrics["auroc"])
+    assert DevelopmentCases(store, outer, 20)._search(trial).values.mean() == pytest.approx(trial.metrics["auroc"])
     assert row.optimism_gap.value == pytest.approx(trial.metrics["auroc"] - row.confirmed.value)
     assert outer.trained_on == 0.5
     assert not found.beats_default
@@ -358,7 +359,7 @@ def test_a_search_over_noise_is_found_out(tiny_folder: Callable[..., Path], tmp_
     data = tiny_folder({f"p{at:02d}": {"benign": 4, "tumour": 4} for at in range(20)})
     space = read_space(SPACE | {"dataset": "image_folder", "options": {}, "image_size": 16}, "noise")
     places = Places(tmp_path / "runs", tmp_path / "cache")
-    store, cohorts = begin(Wanted(space, data), "noise", places)
+    store, cohorts = begin(StudyRequest(space, data), "noise", places)
     train = store.training_data(cohorts[16])
     for number in range(10):
         config = TrialConfig.from_dict(space.default() | {"optimizer": {"learning_rate": 1e-3 * 1.3**number}})
@@ -436,15 +437,15 @@ def test_less_is_better_where_it_is() -> None:
     assert (judged.best, list(judged.tied)) == ("default", ["default"])
 
 
-def row(name: str, **changes: Any) -> Row:
+def row(name: str, **changes: Any) -> ConfirmationRow:
     about = {
         "number": 1,
         "digest": "d",
         "search_score": 0.7,
-        "confirmed": Interval(0.6, 0.5, 0.7),
+        "confirmed": ConfidenceInterval(0.6, 0.5, 0.7),
         "optimism_gap": UNSURE,
     }
-    return Row(**{"name": name, "latency_ms": 1.0, "parameters": 100, **about, **changes})
+    return ConfirmationRow(**{"name": name, "latency_ms": 1.0, "parameters": 100, **about, **changes})
 
 
 def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
@@ -452,7 +453,7 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
     assert cheapest([slow, quick], 1.0) == ("trial 2", "1.00 ms a case")
     small = row("trial 3", latency_ms=1.05, parameters=50)
     assert cheapest([slow, quick, small], 1.0) == ("trial 3", "1.05 ms a case and 50 weights")
-    better = row("trial 4", confirmed=Interval(0.65, 0.5, 0.7))
+    better = row("trial 4", confirmed=ConfidenceInterval(0.65, 0.5, 0.7))
     assert cheapest([slow, quick, better], 1.0)[0] == "trial 4"
     assert cheapest([slow, quick, better], -1.0)[0] == "trial 2"
     untimed = row("trial 5", latency_ms=float("nan"), parameters=1)
@@ -494,7 +495,7 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
 def test_the_sentence_says_what_the_numbers_say(low: float, difference: dict[str, float], said: str) -> None:
     judged = judge({"trial 1": Seeded(np.array([0.6, 0.6]), np.full((2, 9), 0.6), np.zeros((2, 0)), 9)}, "auroc")
     judged = replace(judged, against_default={"trial 1": difference})
-    text, beats = sentence(row("trial 1", confirmed=Interval(0.6, low, 0.7)), judged, "auroc", 2)
+    text, beats = sentence(row("trial 1", confirmed=ConfidenceInterval(0.6, low, 0.7)), judged, "auroc", 2)
     assert said in text
     assert beats == (difference["p"] < 0.05 and difference["value"] > 0)
 
@@ -524,7 +525,7 @@ def test_a_class_in_too_few_patients_is_refused(tiny_folder: Callable[..., Path]
     rare = {f"p{at}": {"benign": 4, **({"tumour": 4} if at < 5 else {})} for at in range(14)}
     space = read_space(SPACE | {"dataset": "image_folder", "options": {}, "image_size": 16}, "rare")
     places = Places(tmp_path / "runs", tmp_path / "cache")
-    store, cohorts = begin(Wanted(space, tiny_folder(rare)), "rare", places)
+    store, cohorts = begin(StudyRequest(space, tiny_folder(rare)), "rare", places)
     config = TrialConfig.from_dict(space.default())
     run_trial(config, store.training_data(cohorts[16]), store.trial_folder(0), metric="auroc", probed=False)
     with pytest.raises(DataError, match="tumour"):
@@ -534,7 +535,7 @@ def test_a_class_in_too_few_patients_is_refused(tiny_folder: Callable[..., Path]
 
 def test_a_thinned_training_part_is_refused(tmp_path: Path) -> None:
     places = Places(tmp_path / "runs", tmp_path / "cache")
-    store, _ = begin(Wanted(read_space(SPACE, "thin"), imbalance="90:10"), "thin", places)
+    store, _ = begin(StudyRequest(read_space(SPACE, "thin"), imbalance="90:10"), "thin", places)
     with pytest.raises(ConfigError, match="thins its training part"):
         confirm(store, places)
 

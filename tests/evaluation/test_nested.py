@@ -21,10 +21,10 @@ from histotune.evaluation.nested import Nested, nested_search
 from histotune.metrics.scores import score
 from histotune.space import load_space
 from histotune.storage.records import Predictions
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.study import open_study
 from histotune.training.loop import run_trial
-from histotune.tuning.run import Summary
+from histotune.tuning.events import SearchSummary
 
 SPACE: dict[str, Any] = {
     "dataset": "synthetic",
@@ -35,7 +35,7 @@ SPACE: dict[str, Any] = {
     "model": {"branches": {"image": {"backbone": {"name": "alexnet", "width": 4}}}},
     "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True, "default": 3e-3}},
 }
-Found = tuple[StudyStore, Summary | None]
+Found = tuple[StudyFolder, SearchSummary | None]
 Search = Callable[..., Found]
 
 
@@ -50,17 +50,17 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def two_rates(space: str | Path, *, study: str, runs: Path, **asked: Any) -> Found:
     """Search without Ray: two learning rates, in this process."""
-    from histotune.studies.create import Wanted, begin
+    from histotune.studies.create import StudyRequest, begin
 
     loaded = load_space(space)
-    store, cohorts = begin(Wanted(loaded, asked.get("data"), folds=asked.get("folds")), study, Places.of(runs))
+    store, cohorts = begin(StudyRequest(loaded, asked.get("data"), folds=asked.get("folds")), study, Places.of(runs))
     for number, rate in enumerate((3e-3, 2e-2)):
         config = TrialConfig.from_dict(loaded.default() | {"optimizer": {"learning_rate": rate}})
         run_trial(config, store.training_data(cohorts[32]), store.trial_folder(number), metric="auroc", probed=False)
     return store, None
 
 
-def parts(store: StudyStore) -> dict[str, set[str]]:
+def parts(store: StudyFolder) -> dict[str, set[str]]:
     table = store.split_table()
     return {part: set(table.loc[table["part"] == part, "patient"]) for part in ("train", "val", "test")}
 
@@ -72,7 +72,7 @@ def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Pa
     whole = parts(store)
     development, scored, values = whole["train"] | whole["val"], set[str](), []
     for number in (1, 2):
-        own = StudyStore(store.folder / "outer" / str(number))
+        own = StudyFolder(store.folder / "outer" / str(number))
         inside = parts(own)
         assert inside["test"].isdisjoint(inside["train"] | inside["val"])
         assert set.union(*inside.values()) == development, "whom the study sealed stays sealed"
@@ -155,7 +155,7 @@ def test_the_command_searches_with_ray_once_for_each_fold(file: Path) -> None:
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     assert [one["outer"] for one in json.loads(answer.stdout)["folds"]] == [1, 2]
-    assert [len(StudyStore(file.parent / "runs/tried/outer" / str(k)).trials()) for k in (1, 2)] == [2, 2]
+    assert [len(StudyFolder(file.parent / "runs/tried/outer" / str(k)).trials()) for k in (1, 2)] == [2, 2]
     assert histotune.nested_search is nested_search
     wrong = CliRunner().invoke(app, [*command, "--join"])
     assert wrong.exit_code == 2

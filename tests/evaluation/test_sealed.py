@@ -20,13 +20,13 @@ from histotune.evaluation.sealed import _patients_note, evaluate
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.model import Export, load
 from histotune.metrics import scores as metrics
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 REPLICATES = 50
 
 
 @pytest.fixture
-def model(trained_study: StudyStore, tmp_path: Path) -> Export:
+def model(trained_study: StudyFolder, tmp_path: Path) -> Export:
     merged = merge(trained_study, top=2, replicates=20)
     return load(export_ensemble(trained_study, merged, tmp_path / "export"))
 
@@ -43,7 +43,7 @@ def stranger(small_cohort: Cohort) -> Cohort:
 
 
 def test_it_measures_the_sealed_cases(
-    model: Export, small_cohort: Cohort, trained_study: StudyStore, small_split: Split, small_labels: np.ndarray
+    model: Export, small_cohort: Cohort, trained_study: StudyFolder, small_split: Split, small_labels: np.ndarray
 ) -> None:
     found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     probabilities = model.probabilities({32: small_cohort.arrays["image"][small_split.test]})
@@ -59,7 +59,7 @@ def test_it_measures_the_sealed_cases(
 
 
 def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(
-    model: Export, small_cohort: Cohort, trained_study: StudyStore
+    model: Export, small_cohort: Cohort, trained_study: StudyFolder
 ) -> None:
     path = trained_study.folder / "study.json"
     told = json.loads(path.read_text(encoding="utf-8"))
@@ -74,14 +74,14 @@ def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(
     assert "narrower" in _patients_note(trained_study.settings())
 
 
-def test_intervals_hold_their_value(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
+def test_intervals_hold_their_value(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=200)
     interval = found.metrics["accuracy"]
     assert interval.low <= interval.value <= interval.high
     assert interval.low < interval.high
 
 
-def test_controls_and_members_stand_beside_it(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
+def test_controls_and_members_stand_beside_it(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     assert set(found.beside) == {"best member", "uniform mean", "control majority_class", "control color_histogram"}
     assert set(found.gains) == set(found.beside)
@@ -91,7 +91,7 @@ def test_controls_and_members_stand_beside_it(model: Export, small_cohort: Cohor
 
 
 def test_a_single_model_has_no_members_beside_it(
-    small_cohort: Cohort, trained_study: StudyStore, tmp_path: Path
+    small_cohort: Cohort, trained_study: StudyFolder, tmp_path: Path
 ) -> None:
     single = load(export_trial(trained_study, 0, tmp_path / "single"))
     found = evaluate(single, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
@@ -99,7 +99,7 @@ def test_a_single_model_has_no_members_beside_it(
 
 
 def test_every_opening_is_on_record_and_the_second_warns(
-    model: Export, small_cohort: Cohort, trained_study: StudyStore
+    model: Export, small_cohort: Cohort, trained_study: StudyFolder
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -117,7 +117,7 @@ def test_every_opening_is_on_record_and_the_second_warns(
 
 
 def test_a_failure_before_the_labels_are_needed_leaves_the_seal_closed(
-    model: Export, small_cohort: Cohort, trained_study: StudyStore
+    model: Export, small_cohort: Cohort, trained_study: StudyFolder
 ) -> None:
     changed = replace(small_cohort, digest="f" * 16)
     with pytest.raises(StudyError, match="restore the data that it began with"):
@@ -125,7 +125,7 @@ def test_a_failure_before_the_labels_are_needed_leaves_the_seal_closed(
     assert trained_study.openings() == []
 
 
-def test_another_studys_export_is_refused(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
+def test_another_studys_export_is_refused(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     path = trained_study.folder / "study.json"
     created = trained_study.settings().created
     path.write_text(path.read_text(encoding="utf-8").replace(created, "2031-01-01T00:00:00+00:00"), encoding="utf-8")
@@ -134,13 +134,13 @@ def test_another_studys_export_is_refused(model: Export, small_cohort: Cohort, t
     assert trained_study.openings() == []
 
 
-def test_a_size_that_was_not_prepared_is_named(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
+def test_a_size_that_was_not_prepared_is_named(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     with pytest.raises(StudyError, match="no cohort was prepared at 32 px"):
         evaluate(model, {64: small_cohort}, trained_study, command="test")
 
 
 def test_an_external_cohort_is_measured_apart(
-    model: Export, stranger: Cohort, trained_study: StudyStore, small_labels: np.ndarray
+    model: Export, stranger: Cohort, trained_study: StudyFolder, small_labels: np.ndarray
 ) -> None:
     labels = small_labels[:60]
     found = evaluate_external(model, {32: stranger}, labels, replicates=REPLICATES)
@@ -179,7 +179,7 @@ def test_nobody_walks_around_the_seal(
 
 
 def test_cases_that_the_study_left_out_are_an_external_cohort(
-    model: Export, small_cohort: Cohort, small_labels: np.ndarray, trained_study: StudyStore
+    model: Export, small_cohort: Cohort, small_labels: np.ndarray, trained_study: StudyFolder
 ) -> None:
     table = trained_study.split_table()
     table.loc[:59, "part"] = ""  # as patients are who stand in none of the published lists

@@ -25,11 +25,11 @@ from histotune.evaluation.shift import (
 )
 from histotune.exports.export import export_trial
 from histotune.exports.model import Export, load
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 
 @pytest.fixture
-def model(trained_study: StudyStore, tmp_path: Path) -> Export:
+def model(trained_study: StudyFolder, tmp_path: Path) -> Export:
     return load(export_trial(trained_study, 0, tmp_path / "export"))
 
 
@@ -40,7 +40,7 @@ def tinted(cohort: Cohort, rows: np.ndarray, tint: tuple[float, float, float] = 
     return replace(cohort, table=table, arrays={"image": images}, present={"image": np.ones(len(rows), bool)})
 
 
-def test_the_studys_own_cases_are_not_shifted(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
+def test_the_studys_own_cases_are_not_shifted(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     rows = np.flatnonzero(trained_study.split_table()["part"] != "test")
     found = measure_shift(model, trained_study, {32: small_cohort}, {32: tinted(small_cohort, rows)})
     assert set(found) == {COLOUR, STAIN, EMBEDDING}
@@ -48,7 +48,7 @@ def test_the_studys_own_cases_are_not_shifted(model: Export, small_cohort: Cohor
     assert not any(one.shifted for one in found.values())
 
 
-def test_a_tint_is_flagged_by_all_indicators(model: Export, small_cohort: Cohort, trained_study: StudyStore) -> None:
+def test_a_tint_is_flagged_by_all_indicators(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     other = tinted(small_cohort, np.arange(len(small_cohort)), (1.0, 0.7, 0.85))
     found = measure_shift(model, trained_study, {32: small_cohort}, {32: other})
     assert all(one.shifted for one in found.values())

@@ -26,15 +26,15 @@ from histotune.metrics.scores import softmax
 from histotune.models.predictor import inputs_of
 from histotune.reporting import figures
 from histotune.space import read_space
-from histotune.storage.study_folder import COMPLETE, StudyStore
-from histotune.studies.create import Wanted, begin
+from histotune.storage.study_folder import COMPLETE, StudyFolder
+from histotune.studies.create import StudyRequest, begin
 from histotune.training.loop import run_trial
 
 SLIDES, SIDE = 60, 100.0
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["one split", "folds"])
-def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohort]:
+def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Cohort]:
     """A study: 0 attends to chunks of omics, 1 joins without attention, 2 has a single token each; read-only."""
     store, cohort = begun(tmp_path_factory.mktemp("runs") / "runs" / "shown", folds=request.param)
     train(store, cohort, 0, "image", "omics", fusion="cross_attention", epochs=2)
@@ -43,7 +43,7 @@ def tables(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return store, cohort
 
 
-def test_shares_are_multiples_of_an_equal_one_of_cases_that_have_both(tables: tuple[StudyStore, Cohort]) -> None:
+def test_shares_are_multiples_of_an_equal_one_of_cases_that_have_both(tables: tuple[StudyFolder, Cohort]) -> None:
     store, cohort = tables
     data = store.training_data(cohort)
     parts = scored_parts(store.trial_folder(0), data)
@@ -62,7 +62,7 @@ def test_shares_are_multiples_of_an_equal_one_of_cases_that_have_both(tables: tu
     assert shares[0] == pytest.approx(5 * layer["image", "omics"][0].mean(dim=0)[0].numpy(), abs=1e-5)
 
 
-def test_the_figure_of_features_states_its_check(tables: tuple[StudyStore, Cohort], tmp_path: Path) -> None:
+def test_the_figure_of_features_states_its_check(tables: tuple[StudyFolder, Cohort], tmp_path: Path) -> None:
     store, _ = tables
     places = Places(store.folder.parent, tmp_path)
     numbers = figures.compute("attention_over_features", store, places=places, of=0, repeats=2)
@@ -77,7 +77,7 @@ def test_the_figure_of_features_states_its_check(tables: tuple[StudyStore, Cohor
     assert page.exists()
 
 
-def test_where_there_is_nothing_to_see_it_is_said(tables: tuple[StudyStore, Cohort], tmp_path: Path) -> None:
+def test_where_there_is_nothing_to_see_it_is_said(tables: tuple[StudyFolder, Cohort], tmp_path: Path) -> None:
     store, _ = tables
     places = Places(store.folder.parent, tmp_path)
     with pytest.raises(StudyError, match="has no attention between branches"):
@@ -110,14 +110,14 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bags(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohort]:
+def bags(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Cohort]:
     """A study of slides: 0 is attention over a bag, 1 a graph and a bag that look at each other; read-only."""
     one = {"modality": "patches", "backbone": {"name": "attention_mil", "dim": 16, "hidden": 8, "dropout": 0.0}}
     two = {"modality": "graph", "backbone": {"name": "patch_graph", "dim": 16, "depth": 1}}
     trial = {"epochs": 10, "batch_size": 16, "optimizer": {"learning_rate": 0.01}}
     asked = {"dataset": "slides", "model": {"branches": {"bag": one}, "fusion": "none"}, "epochs": 2, "batch_size": 16}
     folder = tmp_path_factory.mktemp("runs") / "runs" / "slides"
-    wanted = Wanted(read_space(asked, "slides"), data=slides)
+    wanted = StudyRequest(read_space(asked, "slides"), data=slides)
     store, cohorts = begin(wanted, "slides", Places(folder.parent, folder.parent.parent / "cache"))
     cohort = cohorts[min(cohorts)]
     networks = [
@@ -131,7 +131,7 @@ def bags(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyS
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_an_effect_is_what_the_answer_loses_without_the_patch(bags: tuple[StudyStore, Cohort], number: int) -> None:
+def test_an_effect_is_what_the_answer_loses_without_the_patch(bags: tuple[StudyFolder, Cohort], number: int) -> None:
     store, cohort = bags
     data = store.training_data(cohort)
     (part,) = scored_parts(store.trial_folder(number), data)
@@ -154,7 +154,7 @@ def test_an_effect_is_what_the_answer_loses_without_the_patch(bags: tuple[StudyS
     assert bag_branches(part) == ["bag", "graph"][: number + 1]
 
 
-def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyStore, Cohort], tmp_path: Path) -> None:
+def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyFolder, Cohort], tmp_path: Path) -> None:
     store, _ = bags
     places = Places(store.folder.parent, tmp_path)
     numbers = figures.compute("attention_over_patches", store, places=places, of=0, cases=8)
@@ -176,7 +176,7 @@ def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyStore, C
 
 
 def test_a_prepared_folder_of_slides_is_predicted(
-    bags: tuple[StudyStore, Cohort], slides: Path, tmp_path: Path
+    bags: tuple[StudyFolder, Cohort], slides: Path, tmp_path: Path
 ) -> None:
     store, _ = bags
     export = export_trial(store, 1, tmp_path / "export")

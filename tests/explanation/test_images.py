@@ -29,14 +29,14 @@ from histotune.explanation.saliency import Key
 from histotune.explanation.slide_map import grid_of, spread_out
 from histotune.exports.export import export_trial
 from histotune.exports.model import Export, load
-from histotune.exports.scorer import Member
+from histotune.exports.scorer import LoadedMember
 from histotune.ingest.datasets import read_image
 from histotune.models.network import build_model
 from histotune.models.predictor import Predictor
 from histotune.reporting import explanation_page
 from histotune.reporting import explanation_page as _sheet
 from histotune.reporting.figures import _overlay
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.training.loop import run_trial
 
 CHROME = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -49,13 +49,18 @@ TWO = {
         "fusion": {"name": "cmaf", "dim": 16, "heads": 2},
     },
 }
+TWO_CONCAT = {
+    "image_size": 32,
+    "epochs": 1,
+    "model": {"branches": {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "cct_2"}}, "fusion": "concat"},
+}
 ALEXNET = {"image_size": 32, "model": {"branches": {"cnn": {"backbone": "alexnet"}}}}
 
 
 @pytest.fixture(scope="module")
 def study(
-    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], small_cohort: Cohort
-) -> StudyStore:
+    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyFolder], small_cohort: Cohort
+) -> StudyFolder:
     """A study with one trial of two branches, trained for an epoch; read-only."""
     store = new_study(tmp_path_factory.mktemp("explained") / "runs" / "two")
     record = run_trial(TrialConfig.from_dict(TWO), store.training_data(small_cohort), store.folder / "trials" / "00000")
@@ -64,7 +69,7 @@ def study(
 
 
 @pytest.fixture(scope="module")
-def exported(study: StudyStore) -> Path:
+def exported(study: StudyFolder) -> Path:
     return export_trial(study, 0, study.folder.parent.parent / "exports" / "two")
 
 
@@ -74,22 +79,22 @@ def model(exported: Path) -> Export:
 
 
 @pytest.fixture
-def own_study(study: StudyStore, model: Export, tmp_path: Path) -> Export:
+def own_study(study: StudyFolder, model: Export, tmp_path: Path) -> Export:
     """The export, whose study is a copy that may be changed."""
     folder = tmp_path / "runs" / "two"
     shutil.copytree(study.folder, folder)
     return dataclasses.replace(model, info={**model.info, "study": {**model.info["study"], "folder": str(folder)}})
 
 
-def untrained(trial: int, settings: dict[str, Any]) -> Member:
+def untrained(trial: int, settings: dict[str, Any]) -> LoadedMember:
     torch.manual_seed(trial)
     config = TrialConfig.from_dict(settings)
     preparations = {"image": ImagePreprocessing((0.7, 0.5, 0.6), (0.2, 0.2, 0.2), config.image_size)}
     network = build_model(config, (5, 9)).eval()
-    return Member(trial, 1.0, Predictor(config, CLASSES, 1, preparations, network, torch.device("cpu")))
+    return LoadedMember(trial, 1.0, Predictor(config, CLASSES, 1, preparations, network, torch.device("cpu")))
 
 
-def with_members(model: Export, *members: Member) -> Export:
+def with_members(model: Export, *members: LoadedMember) -> Export:
     return dataclasses.replace(model, members=members)
 
 
@@ -112,7 +117,7 @@ def slide(patches: pd.DataFrame, tmp_path: Path) -> Callable[..., Path]:
     """Factory of a CSV of the images of these parts of the study."""
 
     def write(model: Export, *parts: str, **columns: Any) -> Path:
-        table = StudyStore(model.study_folder).split_table()
+        table = StudyFolder(model.study_folder).split_table()
         rows = np.flatnonzero(table["part"].isin(parts)) if parts else np.arange(len(table))
         path = tmp_path / "slide.csv"
         patches.iloc[rows].assign(**columns).to_csv(path, index=False)
@@ -215,7 +220,7 @@ def test_maps_of_an_ensemble_are_the_mean_over_the_members_that_have_them(model:
     [
         ((ALEXNET,), "a single branch has no other"),
         ((TWO, ALEXNET), ""),
-        (({**TWO, "model": {**TWO["model"], "fusion": "concat"}},), "the fusion concat has none"),
+        ((TWO_CONCAT,), "the fusion concat has none"),
     ],
 )
 def test_it_says_why_there_is_no_attention(model: Export, small_cohort: Cohort, members: Any, said: str) -> None:
@@ -255,16 +260,16 @@ def test_truth_of_the_sealed_part_is_left_out(own_study: Export, slide: Callable
     assert parts == {TRAIN, TEST}
     for patch in explained.patches:
         assert bool(patch.truth) == (patch.part == TRAIN)
-    known = (StudyStore(own_study.study_folder).split_table()["part"] == TRAIN).sum()
+    known = (StudyFolder(own_study.study_folder).split_table()["part"] == TRAIN).sum()
     assert explained.slide is not None
     assert explained.slide.truth is not None
     assert np.isfinite(explained.slide.truth).sum() == known
     assert "are left out. `--open-seal` shows them" in " ".join(explained.notes)
-    assert StudyStore(own_study.study_folder).openings() == []
+    assert StudyFolder(own_study.study_folder).openings() == []
 
 
 def test_sealed_truth_is_shown_on_the_record_only(own_study: Export, slide: Callable[..., Path]) -> None:
-    store = StudyStore(own_study.study_folder)
+    store = StudyFolder(own_study.study_folder)
     explained = explain(own_study, slide(own_study, TEST), slide=True, seal="histotune explain ...")
     assert all(patch.truth for patch in explained.patches)
     assert [(one["command"], one["subject"]) for one in store.openings()] == [
@@ -279,7 +284,7 @@ def test_what_fails_leaves_the_seal_closed(own_study: Export, slide: Callable[..
     blind = untrained(8, {"image_size": 32, "model": {"branches": {"image": {"backbone": "timm/resnet18"}}}})
     with pytest.raises(ConfigError, match="no map can be drawn"):
         explain(with_members(own_study, blind), slide(own_study, TEST), seal="histotune explain ...")
-    assert StudyStore(own_study.study_folder).openings() == []
+    assert StudyFolder(own_study.study_folder).openings() == []
 
 
 def test_training_images_are_called_so(model: Export, slide: Callable[..., Path]) -> None:
@@ -294,7 +299,7 @@ def test_an_image_is_known_by_its_pixels_and_named_as_in_the_study(model: Export
 
 
 def test_a_cut_image_of_a_test_patient_is_sealed_too(own_study: Export, patches: pd.DataFrame, tmp_path: Path) -> None:
-    parts = StudyStore(own_study.study_folder).split_table()["part"].to_numpy()
+    parts = StudyFolder(own_study.study_folder).split_table()["part"].to_numpy()
     Image.fromarray(read_image(patches["path"][0]).pixels[:20]).save(tmp_path / "cut.png")
     whole = patches["path"][int(np.flatnonzero(parts == TEST)[0])]
     rows = [(tmp_path / "cut.png", "p", "benign"), (whole, "p", "benign")]
@@ -403,7 +408,7 @@ def test_attention_has_one_scale_around_an_equal_share() -> None:
 @pytest.fixture(scope="module")
 def explained(model: Export, patches: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Explanation:
     """A slide of the training part and five of its patches, one with a name that is a danger to a page."""
-    parts = StudyStore(model.study_folder).split_table()["part"].to_numpy()
+    parts = StudyFolder(model.study_folder).split_table()["part"].to_numpy()
     table = patches[parts == TRAIN].assign(patient="<b>&p")
     file = tmp_path_factory.mktemp("slide") / "slide.csv"
     table.to_csv(file, index=False)

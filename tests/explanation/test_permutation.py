@@ -20,12 +20,12 @@ from histotune.data.modalities.table import Table
 from histotune.data.splits import TrainingData
 from histotune.errors import StudyError
 from histotune.explanation.column_groups import alike, chunks_of, column_groups, steepest
-from histotune.explanation.permutation import Group, Permuted, Scored, exchange, permute, scored_parts
+from histotune.explanation.permutation import FeatureGroup, Permuted, ScoredCohort, exchange, permute, scored_parts
 from histotune.metrics.scores import softmax
 from histotune.reporting import figures
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
-Begun = tuple[StudyStore, Cohort]
+Begun = tuple[StudyFolder, Cohort]
 REPEATS = 2
 
 
@@ -45,20 +45,20 @@ def data(study: Begun) -> TrainingData:
 
 
 @pytest.fixture(scope="module")
-def parts(study: Begun, data: TrainingData) -> list[Scored]:
+def parts(study: Begun, data: TrainingData) -> list[ScoredCohort]:
     """Trial 0, ready."""
     return scored_parts(study[0].trial_folder(0), data)
 
 
 GROUPS = [
-    Group("omics", "omics"),
-    Group("two", "omics", ("GENE003", "GENE080")),
-    Group("stage", "clinical", ("stage",)),
+    FeatureGroup("omics", "omics"),
+    FeatureGroup("two", "omics", ("GENE003", "GENE080")),
+    FeatureGroup("stage", "clinical", ("stage",)),
 ]
 
 
 @pytest.fixture(scope="module")
-def permuted(parts: list[Scored], data: TrainingData) -> Permuted:
+def permuted(parts: list[ScoredCohort], data: TrainingData) -> Permuted:
     return permute(parts, data, [*GROUPS, *chunks_of(parts, "omics")], repeats=REPEATS)
 
 
@@ -88,7 +88,7 @@ def test_the_plain_score_is_the_trials(study: Begun, permuted: Permuted, data: T
     assert permuted.score(data, "nll") == pytest.approx(measured["nll"], abs=1e-5)
 
 
-def by_hand(parts: list[Scored], data: TrainingData, group: Group, repeat: int) -> np.ndarray:
+def by_hand(parts: list[ScoredCohort], data: TrainingData, group: FeatureGroup, repeat: int) -> np.ndarray:
     """Exchange the cells of the table itself, and ask the networks as anybody would; probabilities [n, C]."""
     found: dict[int, np.ndarray] = {}
     for number, part in enumerate(parts):
@@ -106,7 +106,7 @@ def by_hand(parts: list[Scored], data: TrainingData, group: Group, repeat: int) 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 def test_permuting_features_is_permuting_cells(
-    group: Group, parts: list[Scored], data: TrainingData, permuted: Permuted
+    group: FeatureGroup, parts: list[ScoredCohort], data: TrainingData, permuted: Permuted
 ) -> None:
     for repeat in range(REPEATS):
         expected = by_hand(parts, data, group, repeat)
@@ -137,7 +137,11 @@ def test_permuting_a_column_that_the_model_ignores_changes_nothing(study: Begun,
         first = next(module for module in part.predictor.model.modules() if isinstance(module, torch.nn.Linear))
         with torch.no_grad():
             first.weight[:, [place for place, name in enumerate(names) if name == "stage"]] = 0.0
-    groups = [Group("stage", "clinical", ("stage",)), Group("age", "clinical", ("age",)), Group("omics", "omics")]
+    groups = [
+        FeatureGroup("stage", "clinical", ("stage",)),
+        FeatureGroup("age", "clinical", ("age",)),
+        FeatureGroup("omics", "omics"),
+    ]
     found = permute(parts, data, groups, repeats=3)
     for ignored in (groups[0], groups[2]):
         assert (found.changed[ignored] == found.plain).all()
@@ -147,7 +151,7 @@ def test_permuting_a_column_that_the_model_ignores_changes_nothing(study: Begun,
     assert (columns[-1], read) == ("stage", 5)
 
 
-def test_tokens_are_the_features_that_a_branch_cuts(parts: list[Scored], permuted: Permuted) -> None:
+def test_tokens_are_the_features_that_a_branch_cuts(parts: list[ScoredCohort], permuted: Permuted) -> None:
     chunks = chunks_of(parts, "omics")
     assert [group.token for group in chunks] == [0, 1, 2, 3, 4]
     assert chunks_of(parts, "clinical") == []
@@ -182,7 +186,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_figure_is_drawn_of_sealed_studies_with_folds_and_without(name: str, study: Begun, tmp_path: Path) -> None:
-    copy = StudyStore(tmp_path / "runs" / "shown")
+    copy = StudyFolder(tmp_path / "runs" / "shown")
     shutil.copytree(study[0].folder, copy.folder, ignore=shutil.ignore_patterns("sealed"))
     places = Places(copy.folder.parent, tmp_path / "cache")
     numbers = figures.compute(name, copy, places=places, **OPTIONS[name])

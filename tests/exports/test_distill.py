@@ -17,7 +17,7 @@ from histotune.cli.app import app
 from histotune.core.config import TrialConfig
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
-from histotune.ensembles.merge import Merged, merge
+from histotune.ensembles.merge import EnsembleResult, merge
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.distill import Distilled, distill
 from histotune.exports.model import load
@@ -25,8 +25,8 @@ from histotune.metrics.bootstrap import paired_bootstrap
 from histotune.metrics.scores import softmax
 from histotune.space import read_space
 from histotune.storage.records import Predictions
-from histotune.storage.study_folder import StudyStore
-from histotune.studies.create import Wanted, begin
+from histotune.storage.study_folder import StudyFolder
+from histotune.studies.create import StudyRequest, begin
 from histotune.training.loop import run_trial
 from histotune.training.session import start
 from histotune.training.soft_targets import taught
@@ -42,10 +42,10 @@ SPACE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohort, Merged]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Cohort, EnsembleResult]:
     """A study of two folds with two trials, and their ensemble."""
     places = Places(tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("cache"))
-    store, cohorts = begin(Wanted(read_space(SPACE, "taught")), None, places)
+    store, cohorts = begin(StudyRequest(read_space(SPACE, "taught")), None, places)
     data = store.training_data(cohorts[32])
     for number, loss in enumerate(["focal", "cross_entropy"]):
         config = TrialConfig.from_dict({"epochs": 1, "batch_size": 32, "loss": loss, "seed": number})
@@ -55,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohort,
 
 @pytest.fixture(scope="module")
 def student(
-    study: tuple[StudyStore, Cohort, Merged], tmp_path_factory: pytest.TempPathFactory
+    study: tuple[StudyFolder, Cohort, EnsembleResult], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Distilled, Path]:
     """Their student, and its export."""
     store, cohort, merged = study
@@ -68,7 +68,7 @@ def student(
 
 
 def test_targets_are_a_mixture_of_what_was_said_out_of_folds_and_the_labels(
-    study: tuple[StudyStore, Cohort, Merged],
+    study: tuple[StudyFolder, Cohort, EnsembleResult],
 ) -> None:
     store, cohort, merged = study
     data, teacher = store.training_data(cohort), Predictions.load(merged.folder / "predictions.npz")
@@ -84,7 +84,7 @@ def test_targets_are_a_mixture_of_what_was_said_out_of_folds_and_the_labels(
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
-def test_the_loss_asks_for_the_targets(study: tuple[StudyStore, Cohort, Merged], mixup: float) -> None:
+def test_the_loss_asks_for_the_targets(study: tuple[StudyFolder, Cohort, EnsembleResult], mixup: float) -> None:
     store, cohort, _ = study
     cut = store.training_data(cohort).cuts()[0]
     targets = np.random.default_rng(0).dirichlet(np.ones(2), len(cut.labels)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_the_loss_asks_for_the_targets(study: tuple[StudyStore, Cohort, Merged],
 
 
 def test_the_export_is_one_network_with_its_own_temperature_and_threshold(
-    student: tuple[Distilled, Path], study: tuple[StudyStore, Cohort, Merged]
+    student: tuple[Distilled, Path], study: tuple[StudyFolder, Cohort, EnsembleResult]
 ) -> None:
     found, folder = student
     model = load(folder)
@@ -117,7 +117,7 @@ def test_the_export_is_one_network_with_its_own_temperature_and_threshold(
 
 
 def test_it_stands_beside_its_ensemble_and_the_best_trial_out_of_folds(
-    student: tuple[Distilled, Path], study: tuple[StudyStore, Cohort, Merged]
+    student: tuple[Distilled, Path], study: tuple[StudyFolder, Cohort, EnsembleResult]
 ) -> None:
     found, merged = student[0], study[2]
     own, teacher = (Predictions.load(place / "predictions.npz") for place in (found.folder, merged.folder))
@@ -133,7 +133,7 @@ def test_it_stands_beside_its_ensemble_and_the_best_trial_out_of_folds(
 
 
 def test_the_same_student_is_not_trained_twice_and_another_is(
-    student: tuple[Distilled, Path], study: tuple[StudyStore, Cohort, Merged], tmp_path: Path
+    student: tuple[Distilled, Path], study: tuple[StudyFolder, Cohort, EnsembleResult], tmp_path: Path
 ) -> None:
     store, cohort, merged = study
     record = student[0].folder / "metrics.json"
@@ -145,7 +145,7 @@ def test_the_same_student_is_not_trained_twice_and_another_is(
 
 
 def test_the_cheapest_member_is_taken_where_none_is_named(
-    study: tuple[StudyStore, Cohort, Merged],
+    study: tuple[StudyFolder, Cohort, EnsembleResult],
 ) -> None:
     from histotune.exports.distill import _student
 
@@ -156,7 +156,7 @@ def test_the_cheapest_member_is_taken_where_none_is_named(
 
 
 def test_what_cannot_be_distilled_is_refused_before_anything_is_trained(
-    study: tuple[StudyStore, Cohort, Merged], trained_study: StudyStore
+    study: tuple[StudyFolder, Cohort, EnsembleResult], trained_study: StudyFolder
 ) -> None:
     def no_data(size: int) -> Cohort:
         raise AssertionError("nothing is read")
@@ -175,7 +175,7 @@ def test_what_cannot_be_distilled_is_refused_before_anything_is_trained(
     assert not trained_study.ensembles.exists()
 
 
-def test_a_student_without_distilling_is_refused(study: tuple[StudyStore, Cohort, Merged]) -> None:
+def test_a_student_without_distilling_is_refused(study: tuple[StudyFolder, Cohort, EnsembleResult]) -> None:
     store = study[0]
     answer = CliRunner().invoke(
         app, ["ensemble", store.folder.name, "--runs", str(store.folder.parent), "--student", "0"]
@@ -184,7 +184,9 @@ def test_a_student_without_distilling_is_refused(study: tuple[StudyStore, Cohort
     assert "--student 0: nothing is distilled without --distill" in answer.output
 
 
-def test_the_command_says_what_flatters_a_student(study: tuple[StudyStore, Cohort, Merged], tmp_path: Path) -> None:
+def test_the_command_says_what_flatters_a_student(
+    study: tuple[StudyFolder, Cohort, EnsembleResult], tmp_path: Path
+) -> None:
     store = shutil.copytree(study[0].folder, tmp_path / "taught")
     places = ["--runs", str(store.parent), "--cache", str(study[1].folder.parent)]
     answer = CliRunner().invoke(app, ["ensemble", "taught", "--distill", *places])

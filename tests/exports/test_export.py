@@ -15,11 +15,12 @@ from histotune.errors import ConfigError, HistotuneError, StudyError
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.model import load
 from histotune.metrics import scores as metrics
-from histotune.storage.study_folder import Predictions, StudyStore, write_record
+from histotune.storage.records import Predictions, write_record
+from histotune.storage.study_folder import StudyFolder
 
 
 @pytest.fixture
-def exported(trained_study: StudyStore, tmp_path: Path) -> Path:
+def exported(trained_study: StudyFolder, tmp_path: Path) -> Path:
     merged = merge(trained_study, top=3, strategy="vote", replicates=20)
     return export_ensemble(trained_study, merged, tmp_path / "exports" / "vote")
 
@@ -34,7 +35,7 @@ def test_no_unfinished_folder_stays_beside_it(exported: Path) -> None:
     assert [path.name for path in exported.parent.iterdir()] == ["vote"]
 
 
-def test_export_json_says_how_it_was_made(exported: Path, trained_study: StudyStore) -> None:
+def test_export_json_says_how_it_was_made(exported: Path, trained_study: StudyFolder) -> None:
     info = json.loads((exported / "export.json").read_text(encoding="utf-8"))
     settings = trained_study.settings()
     assert info["strategy"] == "vote"
@@ -54,7 +55,7 @@ def test_the_readme_tells_people(exported: Path, said: str) -> None:
     assert said in (exported / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_shouts_about_a_leaky_split(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_the_readme_shouts_about_a_leaky_split(trained_study: StudyFolder, tmp_path: Path) -> None:
     path = trained_study.folder / "study.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"leaky": false', '"leaky": true'), encoding="utf-8")
     folder = export_trial(trained_study, 0, tmp_path / "leaky")
@@ -63,7 +64,7 @@ def test_the_readme_shouts_about_a_leaky_split(trained_study: StudyStore, tmp_pa
 
 @pytest.mark.parametrize("strategy", ["average", "max", "vote"])
 def test_an_exported_ensemble_predicts_as_on_validation(
-    trained_study: StudyStore, small_cohort: Cohort, tmp_path: Path, strategy: str
+    trained_study: StudyFolder, small_cohort: Cohort, tmp_path: Path, strategy: str
 ) -> None:
     merged = merge(trained_study, top=3, strategy=strategy, replicates=20)
     model = load(export_ensemble(trained_study, merged, tmp_path / strategy))
@@ -80,7 +81,7 @@ def test_an_exported_ensemble_predicts_as_on_validation(
 
 
 def test_an_exported_trial_predicts_its_tempered_validation_logits(
-    trained_study: StudyStore, small_cohort: Cohort, tmp_path: Path
+    trained_study: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
     model = load(export_trial(trained_study, 1, tmp_path / "one"))
     saved = trained_study.trials()[1].predictions()
@@ -90,14 +91,14 @@ def test_an_exported_trial_predicts_its_tempered_validation_logits(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_exporting_again_replaces_the_export(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_exporting_again_replaces_the_export(trained_study: StudyFolder, tmp_path: Path) -> None:
     first = load(export_trial(trained_study, 0, tmp_path / "same")).digest
     second = load(export_trial(trained_study, 1, tmp_path / "same")).digest
     assert first != second
     assert load(export_trial(trained_study, 0, tmp_path / "same")).digest == first
 
 
-def test_a_strangers_folder_is_never_replaced(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_strangers_folder_is_never_replaced(trained_study: StudyFolder, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ConfigError, match="exists and is no export"):
@@ -105,19 +106,19 @@ def test_a_strangers_folder_is_never_replaced(trained_study: StudyStore, tmp_pat
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
 
 
-def test_an_unknown_trial_is_refused(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_an_unknown_trial_is_refused(trained_study: StudyFolder, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"no ended trial 9\. .*Known: 0, 1, 2"):
         export_trial(trained_study, 9, tmp_path / "nine")
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])
-def test_only_complete_trials_are_exported(trained_study: StudyStore, tmp_path: Path, state: str) -> None:
+def test_only_complete_trials_are_exported(trained_study: StudyFolder, tmp_path: Path, state: str) -> None:
     write_record(trained_study.trial_folder(7), {"state": state})
     with pytest.raises(StudyError, match=f"trial 7 is {state}"):
         export_trial(trained_study, 7, tmp_path / "seven")
 
 
-def test_a_trial_without_weights_leaves_nothing_behind(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_trial_without_weights_leaves_nothing_behind(trained_study: StudyFolder, tmp_path: Path) -> None:
     (trained_study.trial_folder(0) / "model.safetensors").unlink()
     with pytest.raises(StudyError, match="the weights of trial 0 are not there"):
         export_trial(trained_study, 0, tmp_path / "exports" / "zero")

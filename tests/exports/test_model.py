@@ -22,13 +22,13 @@ from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.model import Export, load
 from histotune.ingest.datasets import DATASETS
 from histotune.ingest.prepare import prepare
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 SIZE = 6
 
 
 @pytest.fixture
-def model(trained_study: StudyStore, tmp_path: Path) -> Export:
+def model(trained_study: StudyFolder, tmp_path: Path) -> Export:
     merged = merge(trained_study, top=2, replicates=20)
     return load(export_ensemble(trained_study, merged, tmp_path / "export"))
 
@@ -160,7 +160,7 @@ def test_a_table_without_paths_is_refused(model: Export, tmp_path: Path) -> None
 
 
 def test_the_folder_is_enough_in_a_fresh_process(
-    trained_study: StudyStore, folder: Path, pixels: np.ndarray, tmp_path: Path
+    trained_study: StudyFolder, folder: Path, pixels: np.ndarray, tmp_path: Path
 ) -> None:
     expected = probabilities(load(export_trial(trained_study, 0, tmp_path / "export")).predict(pixels))
     shutil.move(tmp_path / "export", tmp_path / "moved")
@@ -174,7 +174,7 @@ def test_the_folder_is_enough_in_a_fresh_process(
     np.testing.assert_allclose(probabilities(pd.read_csv(tmp_path / "out.csv")), expected, atol=1e-6)
 
 
-def test_predicting_needs_no_search_engine(trained_study: StudyStore, folder: Path, tmp_path: Path) -> None:
+def test_predicting_needs_no_search_engine(trained_study: StudyFolder, folder: Path, tmp_path: Path) -> None:
     export = export_trial(trained_study, 0, tmp_path / "export")
     code = (
         "import sys; from histotune.exports.model import load; load(sys.argv[1]).predict(sys.argv[2]); "

@@ -33,7 +33,7 @@ from histotune.exports.onnx import add_onnx, largest_difference
 from histotune.models.backbones import reading
 from histotune.models.fusions import FUSIONS
 from histotune.models.losses import LOSSES
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.study import Study
 
 OTHERWISE: Mapping[str, Mapping[str, Any]] = {
@@ -135,7 +135,7 @@ def test_every_backbone(tmp_path: Path, backbone: str) -> None:
 
 @pytest.fixture(scope="module")
 def vote_once(
-    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], trained_trials: Path
+    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyFolder], trained_trials: Path
 ) -> Path:
     folder = tmp_path_factory.mktemp("vote")
     store = new_study(folder / "runs" / "small")
@@ -203,7 +203,7 @@ def test_a_changed_graph_is_refused_and_a_removed_one_is_not_missed(vote: Path) 
     load(vote)
 
 
-def test_a_graph_from_elsewhere_is_refused(vote: Path, trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_graph_from_elsewhere_is_refused(vote: Path, trained_study: StudyFolder, tmp_path: Path) -> None:
     plain = export_trial(trained_study, 0, tmp_path / "plain")
     shutil.copyfile(vote / "model.onnx", plain / "model.onnx")
     with pytest.raises(HistotuneError, match="changed after it was exported"):
@@ -218,7 +218,7 @@ def test_the_check_tells_one_model_from_another(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_differs_is_refused_and_leaves_nothing(
-    trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(one_graph, "TOLERANCE", 0.0)
     with pytest.raises(HistotuneError, match="gives other probabilities than PyTorch"):
@@ -239,7 +239,9 @@ def test_more_weights_than_a_file_holds_are_refused(tmp_path: Path, monkeypatch:
         add_onnx(folder)
 
 
-def test_a_missing_package_is_named(trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(
+    trained_study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"needs onnxscript: pip install 'histotune\[onnx\]'"):
         Study(trained_study).ensemble(top=2, export=tmp_path / "exports" / "two", onnx=True)
@@ -250,7 +252,7 @@ def test_a_missing_package_is_named(trained_study: StudyStore, tmp_path: Path, m
 
 
 def test_the_command_line_writes_a_graph_and_refuses_one_without_a_folder(
-    trained_study: StudyStore, tmp_path: Path
+    trained_study: StudyFolder, tmp_path: Path
 ) -> None:
     def call(*words: object) -> Result:
         return CliRunner().invoke(app, [*map(str, words), "--onnx", "--runs", str(trained_study.folder.parent)])

@@ -33,7 +33,7 @@ from histotune.exports.export import export_trial
 from histotune.exports.mlflow_registry import log_models
 from histotune.exports.model import Export, load
 from histotune.exports.serve import _files, application
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.tracking import client as _mlflow
 from histotune.tracking.tracker import MlflowTracker
 
@@ -84,7 +84,7 @@ def form(files: dict[str, bytes]) -> tuple[bytes, str]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, new_study: Any, trained_trials: Path) -> Export:
     """An export of one trial."""
-    store: StudyStore = new_study(tmp_path_factory.mktemp("served") / "runs" / "small")
+    store: StudyFolder = new_study(tmp_path_factory.mktemp("served") / "runs" / "small")
     (store.folder / "trials").symlink_to(trained_trials)
     return load(export_trial(store, 1, store.folder.parent / "one"))
 
@@ -235,7 +235,7 @@ def test_the_command_serves(model: Export, images: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_serves_a_logged_model(tmp_path: Path, trained_study: StudyStore, images: np.ndarray) -> None:
+def test_mlflow_serves_a_logged_model(tmp_path: Path, trained_study: StudyFolder, images: np.ndarray) -> None:
     tracker = MlflowTracker(trained_study, trained_study.folder.parent)
     tracker.mirror()
     assert log_models(tracker, top=1) == 1

@@ -22,7 +22,7 @@ from histotune.exports import graph as one_graph
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.model import load
 from histotune.exports.torch_export import add_torch_export
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_two_branches_and_the_flips_and_turns(tmp_path: Path) -> None:
     check_equal(exported(tmp_path / "all", [model_of("cmaf", SMALL), plain(tta=True)], "side_by_side"))
 
 
-def test_an_exported_ensemble_holds_its_program(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_an_exported_ensemble_holds_its_program(trained_study: StudyFolder, tmp_path: Path) -> None:
     merged = merge(trained_study, top=2, replicates=20)
     model = load(export_ensemble(trained_study, merged, tmp_path / "two", torch_export=True))
     images = images_for(model, 6)
@@ -74,7 +74,7 @@ def test_an_exported_ensemble_holds_its_program(trained_study: StudyStore, tmp_p
 
 
 def test_the_lines_of_the_card_score_images(
-    trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = export_trial(trained_study, 0, tmp_path / "zero", torch_export=True)
     example = re.search(r"```python\n(import torch\n.*?)```", (folder / "README.md").read_text("utf-8"), re.DOTALL)
@@ -88,7 +88,7 @@ def test_the_lines_of_the_card_score_images(
 
 
 def test_a_program_that_differs_is_refused_and_leaves_nothing(
-    trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(one_graph, "TOLERANCE", -1.0)
     with pytest.raises(HistotuneError, match="gives other probabilities than PyTorch"):
@@ -104,7 +104,7 @@ def test_tables_are_refused_in_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "zero").exists()
 
 
-def test_the_command_line_refuses_a_program_without_a_folder(trained_study: StudyStore) -> None:
+def test_the_command_line_refuses_a_program_without_a_folder(trained_study: StudyFolder) -> None:
     refused = CliRunner().invoke(
         app, ["ensemble", "small", "--torch-export", "--runs", str(trained_study.folder.parent)]
     )

@@ -23,9 +23,9 @@ from histotune.evaluation.sealed import evaluate
 from histotune.exports.export import export_trial
 from histotune.exports.model import load
 from histotune.storage.records import Predictions, read_config, read_curve, read_epoch, read_record
-from histotune.storage.study_folder import StudySettings, StudyStore
+from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies import audit as _audit
-from histotune.training.checkpoint import Checkpoint, Progress
+from histotune.training.checkpoint import Checkpoint, TrainingProgress
 
 LEADERBOARD, GC, AUDIT = "leaderboard small", "gc small", "audit small"
 EXPORT, EVALUATE, PREDICT = "export small 0 new", "evaluate out", "predict out cases"
@@ -73,7 +73,7 @@ OTHERWISE = {  # what the loss of these means; "" where it is no error
 @pytest.fixture(scope="module")
 def place(
     tmp_path_factory: pytest.TempPathFactory,
-    new_study: Callable[[Path], StudyStore],
+    new_study: Callable[[Path], StudyFolder],
     trained_trials: Path,
     small_cohort: Cohort,
 ) -> Iterator[Path]:
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_named(name: str, place: Path) -> None:
 
 
 def test_a_derived_file_is_made_anew(place: Path) -> None:
-    store = StudyStore(place / "runs" / "small")
+    store = StudyFolder(place / "runs" / "small")
 
     def check(how: str) -> None:
         if "trials" in how:
@@ -176,7 +176,7 @@ def test_the_others_are_there_once_a_damaged_trial_was_moved_away(place: Path, t
     shutil.move(folder, away)
     try:
         left = call(LEADERBOARD)
-        numbers = [record.number for record in StudyStore(place / "runs" / "small").trials()]
+        numbers = [record.number for record in StudyFolder(place / "runs" / "small").trials()]
     finally:
         shutil.move(away, folder)
         (folder / "metrics.json").write_bytes(whole)
@@ -306,7 +306,7 @@ def test_predictions_with_bytes_changed_are_read_whole_or_refused(tmp_path: Path
 
 def test_a_checkpoint_with_bytes_changed_is_read_or_refused(tmp_path: Path) -> None:
     checkpoint, refusals = Checkpoint(tmp_path), 0
-    checkpoint.save(Progress("digest", 0.0, curve=[{"epoch": 1}]))
+    checkpoint.save(TrainingProgress("digest", 0.0, curve=[{"epoch": 1}]))
     for _ in bytes_changed(checkpoint.path, 200):
         try:
             checkpoint.load()

@@ -15,7 +15,7 @@ from histotune.ingest.embeddings import BACKBONE, BATCH, Encoder, embed, load_en
 from histotune.models.backbones import BackboneInput, build_backbone
 from histotune.models.backbones._torchvision import import_timm
 from histotune.models.predictor import load_model
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 COUNT, SIDE = 150, 32
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
@@ -103,7 +103,7 @@ def test_other_images_weights_or_sizes_are_embedded_anew(encoder: Encoder, weigh
     assert load_encoder("timm/resnet10t", str(copied), SIDE).digest == encoder.digest
 
 
-def test_a_trained_trial_embeds_as_its_classifier_sees(trained_study: StudyStore) -> None:
+def test_a_trained_trial_embeds_as_its_classifier_sees(trained_study: StudyFolder) -> None:
     folder = trained_study.trials()[0].folder
     trained = load_encoder(str(folder))
     predictor = load_model(folder)

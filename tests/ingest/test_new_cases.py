@@ -30,10 +30,10 @@ from histotune.ingest.new_cases import CaseFiles, Reads
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import apply_temperatures
 from histotune.storage.selection import by_modality
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 ALL = ("image", "omics", "clinical")
-Begun = tuple[StudyStore, Cohort]
+Begun = tuple[StudyFolder, Cohort]
 
 
 @pytest.fixture(scope="module", params=[0, 3], ids=["one split", "folds"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from histotune.data.cohort import read_labels
-from histotune.data.modalities.table import Column
+from histotune.data.modalities.table import TableColumn
 from histotune.errors import ConfigError, DataError
 from histotune.ingest.datasets import DATASETS, Listing
 from histotune.ingest.datasets._description import describe
@@ -40,7 +40,7 @@ def joined(root: Path, **options: object) -> Listing:
     return Join(target, {"genes": TableFile("genes.csv", id="id", **options)}, "Download it.").listing(root)  # type: ignore[arg-type]
 
 
-def columns_of(root: Path, text: str, **options: object) -> dict[str, tuple[Column, list[float]]]:
+def columns_of(root: Path, text: str, **options: object) -> dict[str, tuple[TableColumn, list[float]]]:
     (root / "t.csv").write_text(text)
     table = read_rows(root, TableFile("t.csv", id="id", **options), "").table  # type: ignore[arg-type]
     return {column.name: (column, table.values[:, at].tolist()) for at, column in enumerate(table.columns)}

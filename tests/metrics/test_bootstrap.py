@@ -11,13 +11,13 @@ from scipy.stats import norm, t
 
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.bootstrap import (
-    Interval,
     bootstrap_of_seeds,
     intervals,
     paired_bootstrap,
     paired_bootstrap_of_seeds,
     patient_bootstrap,
 )
+from histotune.metrics.intervals import ConfidenceInterval
 from histotune.metrics.resampling import bounds
 from histotune.metrics.scores import BINARY_ONLY, COSTS, METRICS, evaluate, range_of, score, softmax
 
@@ -158,7 +158,7 @@ def test_two_thousand_replicates_take_seconds() -> None:
     start = time.process_time()
     found = patient_bootstrap("auroc", probabilities, labels, patients, replicates=2000)
     assert time.process_time() - start < 3
-    assert isinstance(found, Interval)
+    assert isinstance(found, ConfidenceInterval)
 
 
 def coverage(metric: str, studies: int, patients: int, replicates: int) -> float:

@@ -20,12 +20,13 @@ from histotune.errors import ConfigError
 from histotune.metrics.pareto import front
 from histotune.metrics.scores import COSTS, METRICS, check_metrics, score
 from histotune.space import read_space
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.studies.leaderboard import leaderboard
 from histotune.study import Study
-from histotune.tuning.run import Budget, run
+from histotune.tuning.budget import Budget
+from histotune.tuning.run import run
 
-NewStudy = Callable[[Path], StudyStore]
+NewStudy = Callable[[Path], StudyFolder]
 Values = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), max_size=12)
 DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE]
 ASKED = ["balanced_accuracy", "latency_ms", "parameters"]
@@ -66,7 +67,7 @@ def test_a_cost_is_less_the_better_and_no_function_of_scores(name: str) -> None:
         score(name, np.array([[0.5, 0.5]]), np.array([1]))
 
 
-def test_a_study_of_one_metric_from_before_still_opens(trained_study: StudyStore) -> None:
+def test_a_study_of_one_metric_from_before_still_opens(trained_study: StudyFolder) -> None:
     settings = unparse(trained_study.settings())
     del settings["others"]
     write_json(trained_study.folder / "study.json", settings)
@@ -77,7 +78,7 @@ def test_a_study_of_one_metric_from_before_still_opens(trained_study: StudyStore
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, small_cohort: Cohort, new_study: NewStudy) -> StudyStore:
+def searched(tmp_path_factory: pytest.TempPathFactory, small_cohort: Cohort, new_study: NewStudy) -> StudyFolder:
     """A study of three metrics after two searches with a real Ray."""
     store = new_study(tmp_path_factory.mktemp("runs") / "several")
     settings = dataclasses.replace(store.settings(), others=ASKED[1:])
@@ -98,7 +99,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, small_cohort: Cohort, new
     return store
 
 
-def test_optuna_reads_the_same_front_from_the_journal(searched: StudyStore) -> None:
+def test_optuna_reads_the_same_front_from_the_journal(searched: StudyFolder) -> None:
     backend = optuna.storages.journal.JournalFileBackend(str(searched.journal))
     study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
@@ -110,7 +111,7 @@ def test_optuna_reads_the_same_front_from_the_journal(searched: StudyStore) -> N
         assert len(trial.intermediate_values) == record.epochs  # of the first metric, for pruning
 
 
-def test_the_first_metric_ranks_and_stopped_trials_are_not_on_the_front(searched: StudyStore) -> None:
+def test_the_first_metric_ranks_and_stopped_trials_are_not_on_the_front(searched: StudyFolder) -> None:
     board = leaderboard(searched)
     ranked = board[board["state"] == COMPLETE]
     assert ranked["balanced_accuracy"].is_monotonic_decreasing
@@ -119,7 +120,7 @@ def test_the_first_metric_ranks_and_stopped_trials_are_not_on_the_front(searched
     assert board["front"].any()
 
 
-def test_complete_trials_have_their_costs(searched: StudyStore) -> None:
+def test_complete_trials_have_their_costs(searched: StudyFolder) -> None:
     for record in searched.trials():
         if record.state == COMPLETE:
             assert record.metrics["parameters"] == record.parameters > 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.models.backbones import BACKBONES, BackboneInput
-from histotune.models.backbones.cct import Attention, Block, CompactTransformer, ConvTokenizer
+from histotune.models.backbones.cct import Block, CompactTransformer, ConvTokenizer, SelfAttention
 from histotune.models.network import build_model
 
 
@@ -96,7 +96,7 @@ def test_the_tokenizer_pads_as_tensorflow_does(side: int) -> None:
 
 def test_attention_is_that_of_two_heads_of_128() -> None:
     torch.manual_seed(2)
-    attention, tokens = Attention(0.1).eval(), torch.randn(2, 5, 128)
+    attention, tokens = SelfAttention(0.1).eval(), torch.randn(2, 5, 128)
     mixed = []
     for head in range(2):
         rows = [slice(256 * part + 128 * head, 256 * part + 128 * (head + 1)) for part in range(3)]

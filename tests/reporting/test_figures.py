@@ -43,11 +43,11 @@ from histotune.reporting.figures.effect_of_beta import weights_by_beta
 from histotune.reporting.figures.effect_of_sigma import affinities
 from histotune.reporting.figures.learned_features import project
 from histotune.reporting.figures.runtime_per_epoch import timings
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.study import Study
 from histotune.training.loop import run_trial
 
-NewStudy = Callable[[Path], StudyStore]
+NewStudy = Callable[[Path], StudyFolder]
 
 OF_TABLES = {
     "attention_over_features",
@@ -74,7 +74,7 @@ LOSSES_TRIED: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_cohort: Cohort) -> StudyStore:
+def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_cohort: Cohort) -> StudyFolder:
     """A study of four short trials, one of two branches and an ensemble; read-only."""
     store = new_study(tmp_path_factory.mktemp("runs") / "shown")
     told = json.loads((store.folder / "study.json").read_text())
@@ -90,13 +90,13 @@ def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_c
 
 
 @pytest.fixture(scope="module")
-def places(study: StudyStore, tmp_path_factory: pytest.TempPathFactory) -> Places:
+def places(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Places:
     """Where the study of these tests lies, with a cache of its own."""
     return Places(study.folder.parent, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
-def numbers(study: StudyStore, places: Places) -> dict[str, Any]:
+def numbers(study: StudyFolder, places: Places) -> dict[str, Any]:
     """The numbers of every figure."""
     return {name: figures.compute(name, study, places=places) for name in SHOWN}
 
@@ -112,7 +112,7 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def test_numbers_need_no_plotly(study: StudyStore, places: Places) -> None:
+def test_numbers_need_no_plotly(study: StudyFolder, places: Places) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -128,7 +128,7 @@ for name in {SHOWN!r}:
 
 @every_figure
 def test_numbers_are_plain_and_come_out_the_same_again(
-    name: str, numbers: dict[str, Any], study: StudyStore, places: Places
+    name: str, numbers: dict[str, Any], study: StudyFolder, places: Places
 ) -> None:
     first, second = leaves(numbers[name]), leaves(figures.compute(name, study, places=places))
     for one, other in zip(first, second, strict=True):
@@ -162,15 +162,15 @@ def test_a_page_stands_alone_and_is_the_same_again(name: str, numbers: dict[str,
 
 
 @every_figure
-def test_the_seal_stays_closed(name: str, study: StudyStore, places: Places, tmp_path: Path) -> None:
-    copy = StudyStore(tmp_path / "runs" / "shown")
+def test_the_seal_stays_closed(name: str, study: StudyFolder, places: Places, tmp_path: Path) -> None:
+    copy = StudyFolder(tmp_path / "runs" / "shown")
     shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("sealed"))
     figures.compute(name, copy, places=places)
     assert not (copy.folder / "sealed").exists()
 
 
 @every_figure
-def test_an_unknown_option_is_refused(name: str, study: StudyStore) -> None:
+def test_an_unknown_option_is_refused(name: str, study: StudyFolder) -> None:
     with pytest.raises(ConfigError, match=f"figure '{name}' has no parameter 'colour'"):
         figures.compute(name, study, colour="red")
 
@@ -217,7 +217,7 @@ def test_a_chrome_that_does_not_start_is_an_error_in_words(
         figures.save("confusion_matrix", numbers["confusion_matrix"], tmp_path, png=True)
 
 
-def test_a_confusion_matrix_agrees_with_the_trial(study: StudyStore) -> None:
+def test_a_confusion_matrix_agrees_with_the_trial(study: StudyFolder) -> None:
     record = study.trials()[2]
     found = figures.compute("confusion_matrix", study, of=2)
     assert np.trace(found.counts) / found.counts.sum() == pytest.approx(record.metrics["accuracy"])
@@ -225,18 +225,18 @@ def test_a_confusion_matrix_agrees_with_the_trial(study: StudyStore) -> None:
     assert found.patients == len(np.unique(record.predictions().patients))
 
 
-def test_the_best_model_is_the_leaderboards(study: StudyStore) -> None:
+def test_the_best_model_is_the_leaderboards(study: StudyFolder) -> None:
     board = Study(study).leaderboard()
     best = board[board["rank"].notna()].iloc[0]
     assert figures.compute("confusion_matrix", study).model.startswith(f"{best['kind']} {best['name']}")
 
 
 @pytest.mark.parametrize("of", ["0", "average-top2"])
-def test_a_model_is_found_by_number_or_name(study: StudyStore, of: str) -> None:
+def test_a_model_is_found_by_number_or_name(study: StudyFolder, of: str) -> None:
     assert of in figures.compute("confusion_matrix", study, of=of).model
 
 
-def test_an_unknown_model_is_offered_the_nearest(study: StudyStore) -> None:
+def test_an_unknown_model_is_offered_the_nearest(study: StudyFolder) -> None:
     with pytest.raises(StudyError, match="Did you mean 'average-top2'"):
         figures.compute("confusion_matrix", study, of="average-top3")
     with pytest.raises(StudyError, match="histotune evaluate EXPORT"):
@@ -244,9 +244,9 @@ def test_an_unknown_model_is_offered_the_nearest(study: StudyStore) -> None:
 
 
 def test_the_matrix_of_an_evaluation_is_the_evaluations(
-    study: StudyStore, small_cohort: Cohort, tmp_path: Path
+    study: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
-    copy = StudyStore(tmp_path / "runs" / "shown")
+    copy = StudyFolder(tmp_path / "runs" / "shown")
     shutil.copytree(study.folder, copy.folder)
     model = load(export_trial(copy, 0, tmp_path / "export"))
     found = evaluate(model, {32: small_cohort}, copy, command="test", replicates=20)
@@ -274,7 +274,7 @@ def test_affinities_are_those_of_the_loss() -> None:
         assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_sigmas_are_of_the_trials_that_were_given_one(numbers: dict[str, Any], study: StudyStore) -> None:
+def test_sigmas_are_of_the_trials_that_were_given_one(numbers: dict[str, Any], study: StudyFolder) -> None:
     found = numbers["effect_of_sigma"]
     assert [(trial.model, trial.sigma) for trial in found.trials] == [("1", 80.0), ("2", 130.0)]
     assert found.alike
@@ -298,13 +298,13 @@ def test_the_betas_that_are_used_lie_on_the_axis(beta: float) -> None:
     assert volumes[-1] == pytest.approx(max(1e2, 1 / (1 - beta)))
 
 
-def test_betas_and_counts_are_the_studys(numbers: dict[str, Any], study: StudyStore, small_cohort: Cohort) -> None:
+def test_betas_and_counts_are_the_studys(numbers: dict[str, Any], study: StudyFolder, small_cohort: Cohort) -> None:
     found = numbers["effect_of_beta"]
     assert found.used == (0.0, 0.999)  # the defaults of losses that were given none included
     assert found.counts == tuple(study.training_data(small_cohort).counts)
 
 
-def test_every_epoch_is_timed_once(numbers: dict[str, Any], study: StudyStore) -> None:
+def test_every_epoch_is_timed_once(numbers: dict[str, Any], study: StudyFolder) -> None:
     found = {one.loss: one for one in numbers["runtime_per_epoch"].timings}
     assert {loss: (one.trials, len(one.seconds)) for loss, one in found.items()} == {
         "cross_entropy": (1, 2),
@@ -324,7 +324,7 @@ def test_settings_are_not_mixed() -> None:
     ]
 
 
-def test_the_objective_scores_the_features_that_are_shown(study: StudyStore, small_cohort: Cohort) -> None:
+def test_the_objective_scores_the_features_that_are_shown(study: StudyFolder, small_cohort: Cohort) -> None:
     predictor = load_model(study.trial_folder(2))
     images = small_cohort.arrays["image"][:20]
     features = predictor.features(images)
@@ -333,7 +333,7 @@ def test_the_objective_scores_the_features_that_are_shown(study: StudyStore, sma
 
 
 def test_each_loss_is_shown_by_its_best_trial_on_the_same_cases(
-    numbers: dict[str, Any], study: StudyStore, places: Places
+    numbers: dict[str, Any], study: StudyFolder, places: Places
 ) -> None:
     found = numbers["learned_features"]
     assert [panel.loss for panel in found.panels] == ["acbfl", "cfal", "cross_entropy"]
@@ -348,14 +348,14 @@ def test_each_loss_is_shown_by_its_best_trial_on_the_same_cases(
     assert [panel.points.shape for panel in few.panels] == [(10, 2)] * 3
 
 
-def test_trials_whose_weights_are_gone_cannot_be_shown(study: StudyStore, tmp_path: Path) -> None:
-    copy = StudyStore(tmp_path / "runs" / "shown")
+def test_trials_whose_weights_are_gone_cannot_be_shown(study: StudyFolder, tmp_path: Path) -> None:
+    copy = StudyFolder(tmp_path / "runs" / "shown")
     shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(StudyError, match="keep-models"):
         figures.compute("learned_features", copy)
 
 
-def test_information_is_what_training_measured(numbers: dict[str, Any], study: StudyStore) -> None:
+def test_information_is_what_training_measured(numbers: dict[str, Any], study: StudyFolder) -> None:
     found, record = numbers["information_over_epochs"], study.trials()[4]
     rows = [row["information"] for row in record.curve()]
     assert found.epochs.tolist() == [1, 2]
@@ -388,14 +388,14 @@ def test_attention_gets_even_with_temperature_and_its_mark_lies_on_its_line(numb
 
 @pytest.mark.parametrize("name", ["information_over_epochs", "attention_over_temperature"])
 def test_only_models_of_several_branches_have_information(
-    name: str, study: StudyStore, tmp_path: Path, places: Places
+    name: str, study: StudyFolder, tmp_path: Path, places: Places
 ) -> None:
     assert figures.compute(name, study, places=places, of=4).model.startswith("trial 4 (acbfl), fusion cmaf")
     with pytest.raises(StudyError, match=r"trial 1 of study 'shown' is none whose model .* space idc_cmaf"):
         figures.compute(name, study, of=1)
     with pytest.raises(StudyError, match=r"no trial '9' with a result.*Known: 0, 1, 2"):
         figures.compute(name, study, of=9)
-    copy = StudyStore(tmp_path / "runs" / "shown")
+    copy = StudyFolder(tmp_path / "runs" / "shown")
     shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("00004"))
     with pytest.raises(StudyError, match="has no complete trial whose model"):
         figures.compute(name, copy)
@@ -432,18 +432,18 @@ def test_too_few_cases_for_a_projection_are_refused() -> None:
         project(np.zeros((3, 5)), "pca")
 
 
-def test_a_study_draws_what_the_command_draws(study: StudyStore, numbers: dict[str, Any], tmp_path: Path) -> None:
+def test_a_study_draws_what_the_command_draws(study: StudyFolder, numbers: dict[str, Any], tmp_path: Path) -> None:
     drawn = Study(study).figure("confusion_matrix", tmp_path / "out")
     assert drawn == figures.draw("confusion_matrix", numbers["confusion_matrix"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["confusion_matrix.html"]
 
 
-def command(study: StudyStore, *arguments: str) -> Result:
+def command(study: StudyFolder, *arguments: str) -> Result:
     """Run `histotune figure ARGUMENTS` on the study of these tests."""
     return CliRunner().invoke(app, ["figure", *arguments, "--runs", str(study.folder.parent)])
 
 
-def test_the_command_writes_a_page_and_its_numbers(study: StudyStore, tmp_path: Path) -> None:
+def test_the_command_writes_a_page_and_its_numbers(study: StudyFolder, tmp_path: Path) -> None:
     result = command(study, "confusion_matrix", "shown", "--set", "of=0", "--out", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -465,7 +465,7 @@ def test_the_command_writes_a_page_and_its_numbers(study: StudyStore, tmp_path: 
         (["confusion_matrix", "shown", "--set", "off=1"], "Did you mean 'of'?"),
     ],
 )
-def test_bad_input_ends_with_code_2_and_the_nearest_name(study: StudyStore, arguments: list[str], words: str) -> None:
+def test_bad_input_ends_with_code_2_and_the_nearest_name(study: StudyFolder, arguments: list[str], words: str) -> None:
     result = command(study, *arguments)
     assert result.exit_code == 2, result.output
     assert words in " ".join(result.stderr.split())

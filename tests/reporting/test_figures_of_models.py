@@ -26,22 +26,23 @@ from histotune.reporting.figures.confidence import confident_mistakes
 from histotune.reporting.figures.ensemble_anatomy import pairwise
 from histotune.reporting.figures.precision_recall_curve import precision_recall_points, read_steps
 from histotune.reporting.figures.roc_curve import read_line, roc_points
-from histotune.storage.study_folder import Predictions, StudyStore, TrialRecord
+from histotune.storage.records import Predictions, TrialRecord
+from histotune.storage.study_folder import StudyFolder
 
-NewStudy = Callable[[Path], StudyStore]
+NewStudy = Callable[[Path], StudyFolder]
 OF_MODELS = ["confidence", "cost", "ensemble_anatomy", "errors_by_group", "precision_recall_curve", "roc_curve"]
 AWKWARD = "<b>benign</b> & <script>"
 
 
 @pytest.fixture
-def merged(trained_study: StudyStore) -> StudyStore:
+def merged(trained_study: StudyFolder) -> StudyFolder:
     """Three trained trials and an ensemble of them."""
     merge(trained_study, top=3, replicates=20)
     return trained_study
 
 
 @pytest.fixture
-def three_classes(merged: StudyStore) -> StudyStore:
+def three_classes(merged: StudyFolder) -> StudyFolder:
     """The same with a third class, whose logit is made up, and an awkward class name."""
     path = merged.folder / "study.json"
     told = json.loads(path.read_text())
@@ -86,7 +87,7 @@ def test_a_curve_is_read_between_its_points() -> None:
 
 
 @pytest.mark.parametrize(("name", "metric"), [("roc_curve", "auroc"), ("precision_recall_curve", "average_precision")])
-def test_areas_are_the_records_and_bands_hold_their_curve(name: str, metric: str, merged: StudyStore) -> None:
+def test_areas_are_the_records_and_bands_hold_their_curve(name: str, metric: str, merged: StudyFolder) -> None:
     found = figures.compute(name, merged)
     best = max(merged.trials(), key=lambda trial: trial.metrics["balanced_accuracy"])
     assert [one.name.split()[0] for one in found.curves] == ["trial", "ensemble"]
@@ -100,7 +101,7 @@ def test_areas_are_the_records_and_bands_hold_their_curve(name: str, metric: str
     assert found.prevalence == pytest.approx(np.mean(best.predictions().labels == 1))
 
 
-def test_of_several_classes_the_curve_is_their_mean_or_that_of_one(three_classes: StudyStore) -> None:
+def test_of_several_classes_the_curve_is_their_mean_or_that_of_one(three_classes: StudyFolder) -> None:
     macro = figures.compute("roc_curve", three_classes).curves[0]
     saved = merged_best(three_classes).predictions()
     probabilities = metrics.softmax(saved.logits)
@@ -112,7 +113,7 @@ def test_of_several_classes_the_curve_is_their_mean_or_that_of_one(three_classes
         figures.compute("roc_curve", three_classes, label="invasiv")
 
 
-def merged_best(store: StudyStore) -> TrialRecord:
+def merged_best(store: StudyFolder) -> TrialRecord:
     """Return the record of the best trial."""
     return max(store.trials(), key=lambda trial: trial.metrics["balanced_accuracy"])
 
@@ -124,7 +125,7 @@ def test_intervals_of_shares_are_scipys(errors: int) -> None:
     assert (low[0], high[0]) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
-def test_errors_by_patient_and_site_add_up(merged: StudyStore) -> None:
+def test_errors_by_patient_and_site_add_up(merged: StudyFolder) -> None:
     found = figures.compute("errors_by_group", merged, of=0)
     record = merged.trials()[0]
     saved = record.predictions()
@@ -137,7 +138,7 @@ def test_errors_by_patient_and_site_add_up(merged: StudyStore) -> None:
     assert len(found.sites.names) == 3
 
 
-def test_errors_by_patient_stand_without_the_data(merged: StudyStore, tmp_path: Path) -> None:
+def test_errors_by_patient_stand_without_the_data(merged: StudyFolder, tmp_path: Path) -> None:
     path = merged.folder / "study.json"
     told = json.loads(path.read_text())
     files.write_json(path, told | {"dataset": "idc", "data": str(tmp_path / "gone"), "options": {}})
@@ -147,7 +148,7 @@ def test_errors_by_patient_stand_without_the_data(merged: StudyStore, tmp_path: 
     assert figures.draw("errors_by_group", found).data
 
 
-def test_histograms_count_every_case_and_mistakes_are_the_surest(merged: StudyStore) -> None:
+def test_histograms_count_every_case_and_mistakes_are_the_surest(merged: StudyFolder) -> None:
     found = figures.compute("confidence", merged, of=1, most=5)
     saved = merged.trials()[1].predictions()
     probabilities = metrics.softmax(saved.logits)
@@ -164,7 +165,7 @@ def test_histograms_count_every_case_and_mistakes_are_the_surest(merged: StudySt
     assert confident_mistakes(merged, most=1000)["id"].is_unique
 
 
-def test_cost_has_a_front_and_the_ties_of_confirm(merged: StudyStore) -> None:
+def test_cost_has_a_front_and_the_ties_of_confirm(merged: StudyFolder) -> None:
     found = figures.compute("cost", merged)
     assert found.scores.tolist() == sorted(found.scores, reverse=True)
     for price in found.prices:
@@ -179,7 +180,7 @@ def test_cost_has_a_front_and_the_ties_of_confirm(merged: StudyStore) -> None:
     assert [name.split()[1] for name, tied in zip(again.names, again.tied, strict=True) if tied] == ["1"]
 
 
-def test_members_are_compared_case_by_case(merged: StudyStore) -> None:
+def test_members_are_compared_case_by_case(merged: StudyFolder) -> None:
     found = figures.compute("ensemble_anatomy", merged)
     saved = [merged.trials()[int(name.split()[0])].predictions() for name in found.members]
     predicted = [one.logits.argmax(axis=1) for one in saved]
@@ -211,7 +212,7 @@ def test_say_is_what_the_strategy_learned(told: dict[str, object], expected: lis
     assert say_of(told, 3, 2) == pytest.approx(expected, nan_ok=True)
 
 
-def test_without_an_ensemble_the_command_is_named(trained_study: StudyStore) -> None:
+def test_without_an_ensemble_the_command_is_named(trained_study: StudyFolder) -> None:
     with pytest.raises(StudyError, match="`histotune ensemble small --top 5` makes one"):
         figures.compute("ensemble_anatomy", trained_study)
     with pytest.raises(StudyError, match="is no ensemble"):
@@ -219,7 +220,7 @@ def test_without_an_ensemble_the_command_is_named(trained_study: StudyStore) -> 
 
 
 @pytest.mark.parametrize("name", [*OF_MODELS, "confusion_matrix"])
-def test_names_of_classes_are_no_markup(name: str, three_classes: StudyStore, tmp_path: Path) -> None:
+def test_names_of_classes_are_no_markup(name: str, three_classes: StudyFolder, tmp_path: Path) -> None:
     options: dict[str, Any] = {"label": AWKWARD} if name.endswith("_curve") else {}
     drawn = figures.draw(name, figures.compute(name, three_classes, **options))
     said = drawn.to_json()
@@ -229,7 +230,7 @@ def test_names_of_classes_are_no_markup(name: str, three_classes: StudyStore, tm
     assert AWKWARD not in page
 
 
-def test_the_name_of_the_positive_class_is_no_markup(merged: StudyStore) -> None:
+def test_the_name_of_the_positive_class_is_no_markup(merged: StudyFolder) -> None:
     path = merged.folder / "study.json"
     files.write_json(path, json.loads(path.read_text()) | {"classes": ["benign", AWKWARD]})
     drawn = figures.draw("confidence", figures.compute("confidence", merged))
@@ -239,7 +240,7 @@ def test_the_name_of_the_positive_class_is_no_markup(merged: StudyStore) -> None
 
 
 @pytest.mark.parametrize("name", OF_MODELS)
-def test_sealed_labels_are_not_needed(name: str, merged: StudyStore) -> None:
+def test_sealed_labels_are_not_needed(name: str, merged: StudyFolder) -> None:
     shutil.rmtree(merged.folder / "sealed")
     assert figures.draw(name, figures.compute(name, merged)).data
     assert not (merged.folder / "sealed").exists()

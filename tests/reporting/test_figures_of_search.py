@@ -22,10 +22,11 @@ from histotune.reporting.charts import text
 from histotune.reporting.figures.parameter_slices import sampled
 from histotune.reporting.figures.search_history import STATES, best_so_far
 from histotune.space import read_space
-from histotune.storage.study_folder import COMPLETE, FAILED, INFEASIBLE, STOPPED, Predictions, StudyStore, write_record
+from histotune.storage.records import Predictions, write_record
+from histotune.storage.study_folder import COMPLETE, FAILED, INFEASIBLE, STOPPED, StudyFolder
 from histotune.tuning.parameter_importance import importances
 
-NewStudy = Callable[[Path], StudyStore]
+NewStudy = Callable[[Path], StudyFolder]
 EPOCHS, TRIALS, SPREAD = 6, 60, 0.4
 SPACE: dict[str, Any] = {
     "dataset": "synthetic",
@@ -63,7 +64,12 @@ class Drawn:
 
 
 def write_trial(
-    store: StudyStore, number: int, config: Mapping[str, Any], score: float, state: str = COMPLETE, epochs: int = EPOCHS
+    store: StudyFolder,
+    number: int,
+    config: Mapping[str, Any],
+    score: float,
+    state: str = COMPLETE,
+    epochs: int = EPOCHS,
 ) -> None:
     """Write a trial folder whose validation metric rises to `score` and whose logits are as good as that."""
     folder = store.trial_folder(number)
@@ -83,7 +89,7 @@ def write_trial(
     write_record(folder, record | {"seconds": float(epochs), "parameters": 1000 + 10 * number})
 
 
-def predictions(store: StudyStore, seed: int, score: float) -> Predictions:
+def predictions(store: StudyFolder, seed: int, score: float) -> Predictions:
     """Make up logits of the validation part that follow the label more, the higher the score."""
     table = store.split_table()
     known = dict(line.split(",") for line in (store.folder / "labels.csv").read_text().split()[1:])
@@ -94,7 +100,7 @@ def predictions(store: StudyStore, seed: int, score: float) -> Predictions:
     return Predictions(rows["id"].to_numpy(str), rows["patient"].to_numpy(str), labels, logits.astype(np.float32))
 
 
-def begin(new_study: NewStudy, folder: Path, space: Mapping[str, Any] = SPACE) -> StudyStore:
+def begin(new_study: NewStudy, folder: Path, space: Mapping[str, Any] = SPACE) -> StudyFolder:
     """Begin a study with a search space."""
     store = new_study(folder)
     told = json.loads((folder / "study.json").read_text())
@@ -103,7 +109,7 @@ def begin(new_study: NewStudy, folder: Path, space: Mapping[str, Any] = SPACE) -
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy) -> StudyStore:
+def searched(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy) -> StudyFolder:
     """A search whose score is the learning rate's logarithm and little else; a tenth failed, a third was stopped."""
     store = begin(new_study, tmp_path_factory.mktemp("runs") / "searched")
     space = read_space(SPACE, "made up")
@@ -119,7 +125,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy) -> S
 
 
 @pytest.fixture
-def failed_only(new_study: NewStudy, tmp_path: Path) -> StudyStore:
+def failed_only(new_study: NewStudy, tmp_path: Path) -> StudyFolder:
     """A study none of whose trials has a result."""
     store = begin(new_study, tmp_path / "failed")
     for number in range(3):
@@ -131,7 +137,7 @@ OF_SEARCH = ["learning_curves", "parallel_coordinates", "parameter_slices", "sea
 
 
 @pytest.mark.parametrize("name", [*OF_SEARCH, "parameter_importance"])
-def test_a_study_whose_trials_all_failed_is_told_so(name: str, failed_only: StudyStore) -> None:
+def test_a_study_whose_trials_all_failed_is_told_so(name: str, failed_only: StudyFolder) -> None:
     with pytest.raises(StudyError, match=r"none of the 3 trials of study 'failed' has a result \(out_of_memory\)"):
         figures.compute(name, failed_only)
 
@@ -162,7 +168,7 @@ def test_the_best_so_far_only_gets_better(found: list[tuple[float, bool]], highe
     assert np.isnan(best[: len(best) - len(known)]).all(), "once there is a best, there is one for ever"
 
 
-def test_the_history_is_what_the_trials_wrote(searched: StudyStore) -> None:
+def test_the_history_is_what_the_trials_wrote(searched: StudyFolder) -> None:
     found = figures.compute("search_history", searched)
     trials = searched.trials()
     assert found.numbers.tolist() == list(range(TRIALS))
@@ -176,7 +182,7 @@ def test_the_history_is_what_the_trials_wrote(searched: StudyStore) -> None:
     assert float(line.y[-1]) == pytest.approx(found.best[-1], abs=1e-5)
 
 
-def test_curves_end_where_the_trial_was_stopped_and_the_best_comes_first(searched: StudyStore) -> None:
+def test_curves_end_where_the_trial_was_stopped_and_the_best_comes_first(searched: StudyFolder) -> None:
     found = figures.compute("learning_curves", searched, top=5)
     trials = {trial.number: trial for trial in searched.trials()}
     complete = [curve for curve in found.curves if not curve.stopped]
@@ -191,7 +197,7 @@ def test_curves_end_where_the_trial_was_stopped_and_the_best_comes_first(searche
     assert len(marks.x) == found.stopped
 
 
-def test_curves_of_folds_have_a_band(searched: StudyStore, new_study: NewStudy, tmp_path: Path) -> None:
+def test_curves_of_folds_have_a_band(searched: StudyFolder, new_study: NewStudy, tmp_path: Path) -> None:
     store = begin(new_study, tmp_path / "folded")
     write_trial(store, 0, read_space(SPACE, "").default(), 0.7)
     path = store.trial_folder(0) / "curve.jsonl"
@@ -207,7 +213,7 @@ def test_curves_of_folds_have_a_band(searched: StudyStore, new_study: NewStudy, 
     assert "means over folds" in drawn.layout.meta["caption"]
 
 
-def test_values_are_where_the_space_would_find_them(searched: StudyStore) -> None:
+def test_values_are_where_the_space_would_find_them(searched: StudyFolder) -> None:
     space = read_space(SPACE, "made up")
     for trial in searched.trials():
         assert space.values_of(trial.config()) == space.locate(trial.config())
@@ -238,7 +244,7 @@ def test_importance_within_a_branch_finds_what_matters_there_only() -> None:
 
 
 def test_importance_is_by_branch_and_says_where_trials_are_too_few(
-    searched: StudyStore, new_study: NewStudy, tmp_path: Path
+    searched: StudyFolder, new_study: NewStudy, tmp_path: Path
 ) -> None:
     found = figures.compute("parameter_importance", searched)
     assert [panel.branch for panel in found.panels] == ["all trials", "loss cross_entropy", "loss focal"]
@@ -260,7 +266,7 @@ def test_importance_is_by_branch_and_says_where_trials_are_too_few(
         figures.compute("parameter_importance", few)
 
 
-def test_slices_show_every_trial_where_it_lies(searched: StudyStore) -> None:
+def test_slices_show_every_trial_where_it_lies(searched: StudyFolder) -> None:
     found = figures.compute("parameter_slices", searched)
     trials = {trial.number: trial for trial in searched.trials()}
     columns = {one.name: one for one in found.columns}
@@ -288,7 +294,7 @@ def test_a_large_study_is_thinned_and_keeps_its_best() -> None:
     assert set(best) <= set(rows)
 
 
-def test_lines_are_the_best_trials_and_end_at_their_score(searched: StudyStore) -> None:
+def test_lines_are_the_best_trials_and_end_at_their_score(searched: StudyFolder) -> None:
     found = figures.compute("parallel_coordinates", searched, top=10)
     complete = [t for t in searched.trials() if t.state == COMPLETE]
     ranked = sorted(complete, key=lambda trial: -trial.metrics["balanced_accuracy"])

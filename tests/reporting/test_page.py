@@ -25,10 +25,11 @@ from histotune.core.runtime import Places
 from histotune.errors import StudyError
 from histotune.metrics.scores import evaluate, softmax
 from histotune.reporting import html
-from histotune.reporting.figures import FIGURES, Source
+from histotune.reporting.figures import FIGURES, FigureSource
 from histotune.reporting.page import ordered, script_json, write_report
 from histotune.reporting.sections import SECTIONS, Findings, summary
-from histotune.storage.study_folder import COMPLETE, STOPPED, Predictions, StudyStore, write_record
+from histotune.storage.records import Predictions, write_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 
 NASTY = st.text("<>&/\"'` =!-scriptSCRIPT\\{}\u2028", max_size=30)
 every_section = pytest.mark.parametrize("name", SECTIONS.names())
@@ -54,12 +55,12 @@ class Text(HTMLParser):
         self.words += "" if self._inside else data
 
 
-def findings(store: StudyStore, tmp_path: Path) -> Findings:
+def findings(store: StudyFolder, tmp_path: Path) -> Findings:
     """Read a study as the report does."""
-    return Findings(Source(store, Places(store.folder.parent, tmp_path / "cache")))
+    return Findings(FigureSource(store, Places(store.folder.parent, tmp_path / "cache")))
 
 
-def write(store: StudyStore, tmp_path: Path, **options: Any) -> str:
+def write(store: StudyFolder, tmp_path: Path, **options: Any) -> str:
     """Write a report and return the page."""
     places = Places(store.folder.parent, tmp_path / "cache")
     return write_report(store, tmp_path / "page.html", places=places, **options).path.read_text(encoding="utf-8")
@@ -70,7 +71,7 @@ def first_words(page: str) -> str:
     return Text(page.split('<p class="lead">')[1].split("</p>")[0]).words
 
 
-def with_settings(store: StudyStore, **changes: Any) -> StudyStore:
+def with_settings(store: StudyFolder, **changes: Any) -> StudyFolder:
     """Write other settings into a study."""
     files.write_json(store.folder / "study.json", unparse(replace(store.settings(), **changes)))
     return store
@@ -110,7 +111,7 @@ def test_an_evaluation_says_how_it_stands_to_the_controls(low: float | None, hig
 
 @every_section
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_section_speaks_of_every_study(name: str, trained: bool, trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_section_speaks_of_every_study(name: str, trained: bool, trained_study: StudyFolder, tmp_path: Path) -> None:
     if not trained:
         shutil.rmtree(trained_study.folder / "trials")
     content = SECTIONS.build(name).build(findings(trained_study, tmp_path))
@@ -120,7 +121,7 @@ def test_a_section_speaks_of_every_study(name: str, trained: bool, trained_study
 
 
 @every_section
-def test_a_section_escapes_names(name: str, trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_section_escapes_names(name: str, trained_study: StudyFolder, tmp_path: Path) -> None:
     table, labels = trained_study.split_table(), trained_study.known_labels()
     for column in ("id", "patient"):
         table[column] = table[column] + EVIL
@@ -136,7 +137,7 @@ def test_a_section_escapes_names(name: str, trained_study: StudyStore, tmp_path:
     assert not [attributes for _, attributes in shown.elements if any(key.startswith("on") for key in attributes)]
 
 
-def test_the_page_stands_alone(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_the_page_stands_alone(trained_study: StudyFolder, tmp_path: Path) -> None:
     page = write(trained_study, tmp_path)
     elements = Text(page).elements
     assert len(page) < 8e6
@@ -151,7 +152,7 @@ def test_the_page_stands_alone(trained_study: StudyStore, tmp_path: Path) -> Non
     assert sorted(json.loads(page.split('id="data">')[1].split("</script>")[0])) == ["board", "figures"]
 
 
-def test_a_page_of_evil_names_holds_no_element_of_theirs(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_page_of_evil_names_holds_no_element_of_theirs(trained_study: StudyFolder, tmp_path: Path) -> None:
     page = write(with_settings(trained_study, name=EVIL, classes=[EVIL, "b"]), tmp_path)
     shown = Text(page)
     assert not [found for tag, found in shown.elements if tag == "img"]
@@ -173,12 +174,12 @@ def test_a_table_shows_what_it_is_given_and_nothing_else(name: str) -> None:
     assert (name or "-") in shown.words
 
 
-def test_a_study_without_a_result_has_a_report_that_says_so(small_study: StudyStore, tmp_path: Path) -> None:
+def test_a_study_without_a_result_has_a_report_that_says_so(small_study: StudyFolder, tmp_path: Path) -> None:
     page = write(small_study, tmp_path)
     assert "No trial of this study is complete" in first_words(page)
 
 
-def test_an_unfinished_number_is_called_optimistic(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_an_unfinished_number_is_called_optimistic(trained_study: StudyFolder, tmp_path: Path) -> None:
     told = first_words(write(trained_study, tmp_path))
     assert "is optimistic: it is the best of 3 complete trials" in told
     assert "histotune confirm small" in told
@@ -218,7 +219,7 @@ def confirmation(*, beats: bool) -> dict[str, Any]:
 
 
 def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(
-    trained_study: StudyStore, tmp_path: Path
+    trained_study: StudyFolder, tmp_path: Path
 ) -> None:
     files.write_json(trained_study.folder / "confirm" / "confirm.json", confirmation(beats=False))
     page = write(trained_study, tmp_path)
@@ -231,7 +232,7 @@ def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(
     assert marked == {"0", "1"}, "the space's default is a trial, too"
 
 
-def test_a_contender_that_failed_is_neither_the_best_nor_the_winner(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_contender_that_failed_is_neither_the_best_nor_the_winner(trained_study: StudyFolder, tmp_path: Path) -> None:
     found = confirmation(beats=False)
     failed = {"name": "trial 2", "search_score": 0.9, "confirmed": {"value": None}, "failed": "oom: memory"}
     found["contenders"] = [failed, *found["contenders"]]
@@ -243,14 +244,14 @@ def test_a_contender_that_failed_is_neither_the_best_nor_the_winner(trained_stud
     assert '<div class="value">0.520</div>' in str(SECTIONS.build("summary").build(known).html)
 
 
-def test_a_page_is_not_named_as_its_print(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_page_is_not_named_as_its_print(trained_study: StudyFolder, tmp_path: Path) -> None:
     code, output = call(trained_study, "-o", str(tmp_path / "page.pdf"), "--pdf")
     assert code == 2
     assert "a report is a page, named .html" in " ".join(output.split())
     assert not list(tmp_path.glob("page*"))
 
 
-def noise(store: StudyStore, trials: int) -> None:
+def noise(store: StudyFolder, trials: int) -> None:
     """Write trials whose logits know nothing of the label, beside a control as good as they are."""
     table = store.split_table().merge(store.known_labels(), on="id")
     rows = table[table["part"] == "val"]
@@ -267,7 +268,7 @@ def noise(store: StudyStore, trials: int) -> None:
 
 
 def test_on_noise_the_first_paragraph_says_that_the_winner_is_no_better(
-    small_study: StudyStore, tmp_path: Path
+    small_study: StudyFolder, tmp_path: Path
 ) -> None:
     noise(small_study, trials=6)
     told = first_words(write(small_study, tmp_path))
@@ -280,7 +281,7 @@ def test_every_figure_that_a_section_names_is_registered() -> None:
     assert wanted <= set(FIGURES.names())
 
 
-def test_a_figure_that_cannot_be_drawn_is_a_sentence(small_study: StudyStore, tmp_path: Path) -> None:
+def test_a_figure_that_cannot_be_drawn_is_a_sentence(small_study: StudyFolder, tmp_path: Path) -> None:
     places = Places(small_study.folder.parent, tmp_path)
     written = write_report(small_study, tmp_path / "page.html", places=places)
     assert "no complete trial yet" in written.missing["confusion_matrix"]
@@ -290,19 +291,19 @@ def test_a_figure_that_cannot_be_drawn_is_a_sentence(small_study: StudyStore, tm
     )
 
 
-def test_a_damaged_file_is_a_sentence_where_it_belongs(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_damaged_file_is_a_sentence_where_it_belongs(trained_study: StudyFolder, tmp_path: Path) -> None:
     (trained_study.folder / "audit.json").write_text("{", encoding="utf-8")
     page = write(trained_study, tmp_path)
     assert "audit.json is damaged" in Text(page).words
 
 
-def test_a_broken_trial_folder_is_named(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_broken_trial_folder_is_named(trained_study: StudyFolder, tmp_path: Path) -> None:
     (trained_study.trial_folder(1) / "metrics.json").write_text('{"state"', encoding="utf-8")
     with pytest.raises(StudyError, match=r"00001/metrics.json.*move the whole folder of its trial away"):
         write(trained_study, tmp_path)
 
 
-def test_a_trial_without_predictions_leaves_the_rest_of_the_page(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_trial_without_predictions_leaves_the_rest_of_the_page(trained_study: StudyFolder, tmp_path: Path) -> None:
     for record in trained_study.trials():
         (record.folder / "predictions.npz").write_bytes(b"PK nonsense")
     page = write(trained_study, tmp_path)
@@ -310,13 +311,13 @@ def test_a_trial_without_predictions_leaves_the_rest_of_the_page(trained_study: 
     assert '"board":' in page
 
 
-def call(store: StudyStore, *options: str) -> tuple[int, str]:
+def call(store: StudyFolder, *options: str) -> tuple[int, str]:
     """Call the command and return exit code and output."""
     answer = CliRunner().invoke(app, ["report", store.folder.name, "--runs", str(store.folder.parent), *options])
     return answer.exit_code, answer.output
 
 
-def test_the_command_says_the_honest_sentence_and_where_the_page_is(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_the_command_says_the_honest_sentence_and_where_the_page_is(trained_study: StudyFolder, tmp_path: Path) -> None:
     code, output = call(trained_study, "-o", str(tmp_path / "out.html"))
     assert code == 0
     assert "is optimistic" in output
@@ -325,13 +326,13 @@ def test_the_command_says_the_honest_sentence_and_where_the_page_is(trained_stud
     assert json.loads(output)["files"] == [str(tmp_path / "out.html")]
 
 
-def test_no_such_study_is_an_error_with_the_nearest_name(trained_study: StudyStore) -> None:
-    code, output = call(StudyStore(trained_study.folder.parent / "smal"))
+def test_no_such_study_is_an_error_with_the_nearest_name(trained_study: StudyFolder) -> None:
+    code, output = call(StudyFolder(trained_study.folder.parent / "smal"))
     assert code == 2
     assert "Did you mean 'small'" in output
 
 
-def test_a_place_that_cannot_be_written_is_an_error(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_an_error(trained_study: StudyFolder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, output = call(trained_study, "-o", str(tmp_path / "file" / "page.html"))
     assert code == 2
@@ -339,7 +340,7 @@ def test_a_place_that_cannot_be_written_is_an_error(trained_study: StudyStore, t
 
 
 def test_without_a_browser_the_page_stands_and_the_error_says_what_to_install(
-    trained_study: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "none"))
     code, output = call(trained_study, "-o", str(tmp_path / "out.html"), "--pdf")
@@ -348,7 +349,7 @@ def test_without_a_browser_the_page_stands_and_the_error_says_what_to_install(
     assert (tmp_path / "out.html").exists()
 
 
-def grown(store: StudyStore, trials: int) -> StudyStore:
+def grown(store: StudyFolder, trials: int) -> StudyFolder:
     """Fill a study up with made-up trials, each of another configuration."""
     template = store.trials()[0]
     saved = json.loads((template.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -366,7 +367,7 @@ def grown(store: StudyStore, trials: int) -> StudyStore:
     return store
 
 
-def test_a_trial_adds_few_bytes_so_that_thousands_fit(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_trial_adds_few_bytes_so_that_thousands_fit(trained_study: StudyFolder, tmp_path: Path) -> None:
     few = len(write(grown(trained_study, 100), tmp_path))
     many = len(write(grown(trained_study, 300), tmp_path))
     assert few + (many - few) / 200 * 4900 < 8e6

@@ -11,7 +11,7 @@ from browser import Page, needs_browser, open_page
 
 from histotune.core.runtime import Places
 from histotune.reporting.page import write_pdf, write_report
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 pytestmark = needs_browser
 _ROWS = "[...document.querySelectorAll('#board-table tbody tr')]"
@@ -22,7 +22,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, new_study: object, trained
     """Where the report of a study of three trials lies."""
     assert callable(new_study)
     home = tmp_path_factory.mktemp("browser")
-    store: StudyStore = new_study(home / "runs" / "shown")
+    store: StudyFolder = new_study(home / "runs" / "shown")
     shutil.copytree(trained_trials, store.folder / "trials")
     return write_report(store, home / "shown.html", places=Places(home / "runs", home / "cache")).path.as_uri()
 

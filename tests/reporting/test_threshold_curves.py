@@ -13,7 +13,7 @@ from histotune.reporting import figures
 from histotune.reporting.figures._calibrated import band, sums_by_patient
 from histotune.reporting.figures.decision_curve import THRESHOLDS, DecisionCurves, net_benefit
 from histotune.reporting.figures.reliability import curve
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 
 def made_up(cases: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def test_a_band_is_the_bootstrap_over_patients() -> None:
     assert high[0] == pytest.approx(other.high, abs=0.01)
 
 
-def test_curves_of_a_study_are_of_held_out_cases(trained_study: StudyStore) -> None:
+def test_curves_of_a_study_are_of_held_out_cases(trained_study: StudyFolder) -> None:
     saved = trained_study.trials()[0].predictions()
     shown = figures.compute("reliability", trained_study, of=0)
     assert [one.name for one in shown.curves] == ["as trained", "after temperature"]

@@ -21,7 +21,7 @@ from histotune.reproductions.measure import check_elsewhere
 from histotune.reproductions.papers import Scale, Setting
 from histotune.reproductions.rows import move
 from histotune.reproductions.run import Reproduced, reproduce
-from histotune.storage.study_folder import TrialRecord
+from histotune.storage.records import TrialRecord
 from histotune.studies.create import prepare_cohort
 
 PLUGIN = """

@@ -39,7 +39,7 @@ from histotune.reproductions.run import Reproduced, reproduce
 from histotune.space import check_config, load_space
 from histotune.storage.records import Predictions, networks
 from histotune.studies.controls import STRENGTHS, fit_linear
-from histotune.studies.create import Wanted, begin
+from histotune.studies.create import StudyRequest, begin
 
 BUILT = {name: REPRODUCTIONS.build(name) for name in REPRODUCTIONS.names()}
 FOLDED = {name: one for name, one in BUILT.items() if isinstance(one, OutOfFold)}
@@ -109,7 +109,7 @@ def having(found: Reproduced, *modalities: str) -> np.ndarray:
     """Return the ids of the patients who have all of these modalities, from the cohort itself."""
     dataset = load_space("subtyping_demo")
     home = found.arms[0].store.folder.parents[1]
-    _, cohorts = begin(Wanted(dataset), "looked-up", Places(home / "runs", home / "cache"))
+    _, cohorts = begin(StudyRequest(dataset), "looked-up", Places(home / "runs", home / "cache"))
     (cohort,) = cohorts.values()
     there = np.all([cohort.present[name] for name in modalities], axis=0)
     ids: np.ndarray = cohort.table["id"].to_numpy(str)[there]
@@ -310,7 +310,7 @@ def test_a_member_that_is_withheld_says_nothing(way: str, members: Mapping[str, 
 @pytest.fixture(scope="module")
 def data(home: Path) -> TrainingData:
     """The made-up tables in three folds."""
-    store, cohorts = begin(Wanted(load_space("subtyping_demo")), "linear", Places(home / "runs", home / "cache"))
+    store, cohorts = begin(StudyRequest(load_space("subtyping_demo")), "linear", Places(home / "runs", home / "cache"))
     (cohort,) = cohorts.values()
     return store.training_data(cohort)
 

@@ -25,16 +25,17 @@ from histotune.core.registry import load_plugins
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError
 from histotune.ingest.datasets import DATASETS
-from histotune.metrics.bootstrap import Difference, holm
+from histotune.metrics.bootstrap import holm
+from histotune.metrics.intervals import Difference
 from histotune.metrics.scores import METRICS
 from histotune.reproductions import papers as reproductions
-from histotune.reproductions.papers import REPRODUCTIONS, Published, Reproduction, Scale, Table
-from histotune.reproductions.report import Arm, Report, lines, markdown, verdict
-from histotune.reproductions.rows import Measured, Row
+from histotune.reproductions.papers import REPRODUCTIONS, ComparisonTable, Published, Reproduction, Scale
+from histotune.reproductions.report import Arm, ReproductionReport, lines, markdown, verdict
+from histotune.reproductions.rows import MeasuredContender, ResultRow
 from histotune.reproductions.run import Reproduced, reproduce
 from histotune.reproductions.train import LineUp, candidates
 from histotune.space.presets import load_preset
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 FILES = (Path(reproductions.__file__).parent).glob("[!_]*.py")
 BUILT = {path.stem: REPRODUCTIONS.build(path.stem) for path in sorted(FILES)}
@@ -164,37 +165,39 @@ def test_a_published_number_needs_a_source_and_a_metric() -> None:
 # --- tables
 
 
-def row(*values: float, **differences: Difference) -> Row:
+def row(*values: float, **differences: Difference) -> ResultRow:
     found = {"macro_f1": [*values], "positive_f1": [value / 2 for value in values]}
-    return Row(list(range(1, len(values) + 1)), found, differences, [])
+    return ResultRow(list(range(1, len(values) + 1)), found, differences, [])
 
 
 @pytest.fixture
-def measured() -> Measured:
+def measured() -> MeasuredContender:
     rows = {
         "CCE": row(0.70, 0.72, 0.74),
         "A": row(0.80, 0.80, 0.86, macro_f1=Difference(0.10, 0.05, 0.15, 0.01)),
         "B": row(0.60, 0.61, 0.62, macro_f1=Difference(-0.11, -0.2, -0.01, 0.03)),
         "C": row(0.71, 0.71, 0.71, macro_f1=Difference(-0.01, -0.1, 0.1, 0.60)),
     }
-    return Measured("0" * 12, rows, {"train": 9, "val": 5, "test": 7}, {"train": 3, "val": 2, "test": 4}, ["no", "yes"])
+    return MeasuredContender(
+        "0" * 12, rows, {"train": 9, "val": 5, "test": 7}, {"train": 3, "val": 2, "test": 4}, ["no", "yes"]
+    )
 
 
-TABLE = Table("Losses", ("Other", "CCE", "A", "B", "C", "unknown"), ("macro_f1", "positive_f1"), "macro_f1")
+TABLE = ComparisonTable("Losses", ("Other", "CCE", "A", "B", "C", "unknown"), ("macro_f1", "positive_f1"), "macro_f1")
 PRINTED = {
     "Other": Published({"positive_f1": 0.7648}, "Table I"),
     "A": Published({"macro_f1": 0.83}, "Table II"),
 }
 
 
-REPORT = Report("x", "x on y", [], [], {}, "macro_f1", "CCE", {"": {"CCE": 1.0}}, [], {})
+REPORT = ReproductionReport("x", "x on y", [], [], {}, "macro_f1", "CCE", {"": {"CCE": 1.0}}, [], {})
 
 
-def arm(measured: Measured, *tables: Any) -> Arm:
-    return Arm("", StudyStore(Path("nowhere")), {}, measured, tables)
+def arm(measured: MeasuredContender, *tables: Any) -> Arm:
+    return Arm("", StudyFolder(Path("nowhere")), {}, measured, tables)
 
 
-def test_mean_spread_and_correction_by_hand(measured: Measured) -> None:
+def test_mean_spread_and_correction_by_hand(measured: MeasuredContender) -> None:
     found = {line.label: line for line in lines(TABLE, measured, PRINTED)}
     assert list(found) == ["Other", "CCE", "A", "B", "C"]
     mean, spread = found["A"].here["macro_f1"]
@@ -208,7 +211,7 @@ def test_mean_spread_and_correction_by_hand(measured: Measured) -> None:
     assert verdict(costs, better, "CCE").startswith("Better than CCE in NLL"), "less is better"
 
 
-def test_a_published_number_stands_under_its_own_metric_only(measured: Measured) -> None:
+def test_a_published_number_stands_under_its_own_metric_only(measured: MeasuredContender) -> None:
     text = markdown(REPORT, [arm(measured, (TABLE, lines(TABLE, measured, PRINTED)))])
     grid = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.split("## Losses")[1].splitlines()[2:9]]
     head, cells = grid[0], {line[0]: dict(zip(grid[0], line, strict=True)) for line in grid[2:]}
@@ -221,7 +224,7 @@ def test_a_published_number_stands_under_its_own_metric_only(measured: Measured)
     assert (cells["A"]["seeds"], cells["A"]["patients"], cells["A"]["published in"]) == ("3", "4", "Table II")
 
 
-def test_a_table_without_published_numbers_names_no_source(measured: Measured) -> None:
+def test_a_table_without_published_numbers_names_no_source(measured: MeasuredContender) -> None:
     table = replace(TABLE, rows=("CCE", "A"), metrics=("positive_f1",))
     text = markdown(REPORT, [arm(measured, (table, lines(table, measured, PRINTED)))])
     assert "Table II" not in text
@@ -378,7 +381,7 @@ def test_a_killed_reproduction_goes_on(tmp_path: Path) -> None:
                     break
             rest = process.stderr.read()
             assert process.wait() == (-signal.SIGKILL if line_of_death else 0), rest
-        store = StudyStore(tmp_path / "runs" / "tiny_killed-made-up-patient-small")
+        store = StudyFolder(tmp_path / "runs" / "tiny_killed-made-up-patient-small")
         ended.append({record.number for record in store.trials()})
     assert ended[0] < ended[1] < ended[2] == set(range(8))
     assert all(record.state == "complete" for record in store.trials())

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 import histotune
 from histotune.cli.app import app
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 PACKAGE = Path(histotune.__file__).parent
 SPACE = """
@@ -82,7 +82,7 @@ class Place:
 
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data, self.space = folder, data, folder / "space.yaml"
-        self.store = StudyStore(folder / "runs" / "sealed")
+        self.store = StudyFolder(folder / "runs" / "sealed")
         self.space.write_text(SPACE)
 
     def call(self, line: str) -> Result:
@@ -198,7 +198,7 @@ def test_labels_of_the_study_are_those_of_the_parts_that_may_be_seen(place: Plac
     assert not any(word in "".join(table["id"]) for word in ("benign", "tumour"))
 
 
-def test_a_kill_between_opening_and_figures_leaves_an_opening_without(small_study: StudyStore) -> None:
+def test_a_kill_between_opening_and_figures_leaves_an_opening_without(small_study: StudyFolder) -> None:
     code = """
 import os, sys
 from pathlib import Path

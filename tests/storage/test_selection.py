@@ -19,8 +19,8 @@ from histotune.exports.model import load
 from histotune.metrics.calibration import apply_temperatures, fit_temperature
 from histotune.space import Space, load_space
 from histotune.storage.selection import again, by_modality, modality_of
-from histotune.storage.study_folder import StudyStore
-from histotune.studies.create import Wanted, begin
+from histotune.storage.study_folder import StudyFolder
+from histotune.studies.create import StudyRequest, begin
 from histotune.studies.disk import waste
 from histotune.study import open_study
 from histotune.training.loop import run_trial
@@ -41,9 +41,9 @@ def config(modality: str, seed: int = 0) -> TrialConfig:
     return TrialConfig.from_dict(values | {"seed": seed, "model": values["model"] | {"fusion": fusion}})
 
 
-def train(runs: Path, name: str, modalities: tuple[str, ...]) -> StudyStore:
+def train(runs: Path, name: str, modalities: tuple[str, ...]) -> StudyFolder:
     """Begin a study and train a trial for every modality; "" is all of them, joined."""
-    store, cohorts = begin(Wanted(space()), name, Places.of(runs, runs / "cache"))
+    store, cohorts = begin(StudyRequest(space()), name, Places.of(runs, runs / "cache"))
     data = store.training_data(cohorts[32])
     for number, modality in enumerate(modalities):
         run_trial(config(modality, number), data, store.trial_folder(number), metric="auroc")
@@ -65,7 +65,7 @@ def runs(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def best(store: StudyStore, modality: str) -> int:
+def best(store: StudyFolder, modality: str) -> int:
     alone = [trial for trial in store.trials() if modality_of(trial.config()) == modality]
     return max(alone, key=lambda trial: trial.metrics["auroc"]).number
 
@@ -85,7 +85,7 @@ def test_a_trial_reads_one_modality_or_several() -> None:
 
 
 def test_the_best_of_each_modality_takes_part_best_first(runs: Path) -> None:
-    store = StudyStore(runs / "loose")
+    store = StudyFolder(runs / "loose")
     members = by_modality(store, ["clinical", "image", "omics"])
     assert {member.modality: member.record.number for member in members} == {
         name: best(store, name) for name in ("clinical", "image", "omics")
@@ -116,7 +116,7 @@ def test_a_modality_is_dropped_and_added_without_training(runs: Path) -> None:
     assert "9 numbers were fitted" in told  # (M + 1) C with M 2 and C 3
     assert "no network was trained" in told
     assert "(omics)" not in told
-    other = StudyStore(runs / "other")
+    other = StudyFolder(runs / "other")
     told = command(runs, *LOOSE, "--add-modality", "omics=other")
     assert "12 numbers were fitted" in told
     saved = json.loads((runs / "loose/ensembles/weighted_logits-clinical-image-omics/ensemble.json").read_text())
@@ -138,12 +138,12 @@ def test_an_ensemble_of_two_studies_is_exported_and_scores_who_lacks_a_modality(
     )
     export = load(tmp_path / "both")
     store = study.store
-    cohort = begin(Wanted(space()), "loose", Places.of(runs, runs / "cache"))[1][32]
+    cohort = begin(StudyRequest(space()), "loose", Places.of(runs, runs / "cache"))[1][32]
     rows = store.training_data(cohort).val
     columns = {name: column.select(rows) for name, column in cohort.columns.items()}
     logits, present = [], []
     for number, name in zip(merged.members, merged.modalities, strict=True):
-        record = StudyStore(runs / ("loose" if name == "image" else "other")).trials()[number]
+        record = StudyFolder(runs / ("loose" if name == "image" else "other")).trials()[number]
         logits.append(record.predictions().logits)
         present.append(columns[name].present)
     by_hand = ENSEMBLES.build("weighted_logits")
@@ -173,7 +173,7 @@ def test_what_cannot_be_is_said_in_a_sentence(runs: Path, words: list[str], mess
 
 
 def test_a_study_of_another_split_is_refused(runs: Path) -> None:
-    store, other = (StudyStore(runs / name) for name in ("loose", "other"))
+    store, other = (StudyFolder(runs / name) for name in ("loose", "other"))
     path = other.folder / "split.csv"
     text = path.read_text()
     assert ",train" in text
@@ -192,7 +192,7 @@ def test_the_latest_ensemble_is_the_one_that_is_changed(runs: Path) -> None:
 
 
 def test_the_best_of_every_modality_keeps_its_weights(runs: Path) -> None:
-    store = StudyStore(runs / "loose")
+    store = StudyFolder(runs / "loose")
     champions = {best(store, name) for name in ("image", "omics", "clinical")}
     first = max(store.trials(), key=lambda trial: trial.metrics["auroc"]).number
     freed = {int(found.path.parent.name) for found in waste(store, keep=1) if found.path.name == WEIGHTS}

@@ -8,24 +8,25 @@ from pathlib import Path
 import pytest
 
 from histotune.core import files
-from histotune.storage.study_folder import StudyStore, write_record
+from histotune.storage.records import write_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.storage.trial_index import NAME
 
 
-def end(store: StudyStore, number: int, **changes: object) -> None:
+def end(store: StudyFolder, number: int, **changes: object) -> None:
     folder = store.trial_folder(number)
     files.write_text(folder / "config.yaml", f"seed: {number}\n")
     write_record(folder, {"state": "complete", "digest": f"d{number}", "metrics": {"auroc": None}} | changes)
 
 
 @pytest.fixture
-def study(small_study: StudyStore) -> StudyStore:
+def study(small_study: StudyFolder) -> StudyFolder:
     for number in (0, 2, 11):
         end(small_study, number)
     return small_study
 
 
-def test_the_second_reading_says_what_the_first_said(study: StudyStore) -> None:
+def test_the_second_reading_says_what_the_first_said(study: StudyFolder) -> None:
     first = study.trials()
     assert [record.number for record in first] == [0, 2, 11]
     assert json.loads((study.folder / NAME).read_text())["trials"].keys() == {"0", "2", "11"}
@@ -36,13 +37,13 @@ def test_the_second_reading_says_what_the_first_said(study: StudyStore) -> None:
     assert all(record.metrics["auroc"] != record.metrics["auroc"] for record in second)
 
 
-def test_what_is_cached_is_not_read_from_the_folders(study: StudyStore) -> None:
+def test_what_is_cached_is_not_read_from_the_folders(study: StudyFolder) -> None:
     study.trials()
     (study.trial_folder(2) / "config.yaml").unlink()
     assert study.trials()[1].config() == {"seed": 2}
 
 
-def test_a_changed_a_new_and_a_deleted_trial_are_seen(study: StudyStore) -> None:
+def test_a_changed_a_new_and_a_deleted_trial_are_seen(study: StudyFolder) -> None:
     study.trials()
     end(study, 2, state="stopped", epochs=7)
     end(study, 5)
@@ -53,7 +54,7 @@ def test_a_changed_a_new_and_a_deleted_trial_are_seen(study: StudyStore) -> None
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 99, "trials": {}}', "[]", '{"format": 1, "trials": 3}'])
-def test_a_damaged_cache_is_built_anew(study: StudyStore, damage: str) -> None:
+def test_a_damaged_cache_is_built_anew(study: StudyFolder, damage: str) -> None:
     study.trials()
     before = (study.folder / NAME).read_text()
     (study.folder / NAME).write_text(damage)
@@ -61,11 +62,11 @@ def test_a_damaged_cache_is_built_anew(study: StudyStore, damage: str) -> None:
     assert (study.folder / NAME).read_text() == before
 
 
-def test_an_unwritable_place_does_not_hinder_reading(study: StudyStore, tmp_path: Path) -> None:
+def test_an_unwritable_place_does_not_hinder_reading(study: StudyFolder, tmp_path: Path) -> None:
     (study.folder / NAME).mkdir()  # nobody, root included, can put a file there
     assert [record.number for record in study.trials()] == [0, 2, 11]
 
 
-def test_a_study_without_trials_has_none_and_writes_nothing(small_study: StudyStore) -> None:
+def test_a_study_without_trials_has_none_and_writes_nothing(small_study: StudyFolder) -> None:
     assert small_study.trials() == []
     assert not (small_study.folder / NAME).exists()

@@ -19,9 +19,9 @@ from histotune.data.audits import AUDITS, SEVERITIES
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, DataError
 from histotune.space import load_space
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.studies import audit as _audit
-from histotune.studies.create import Wanted, begin
+from histotune.studies.create import StudyRequest, begin
 
 PATIENTS = {f"p{i}": {"benign": 6, "tumour": 4} for i in range(12)}
 SPACE = "dataset: image_folder\nimage_size: 16\nepochs: 1\nloss: {choice: {cross_entropy: {}, focal: {}}}\n"
@@ -88,12 +88,12 @@ def test_a_strict_search_stops_before_anything_trains(folder: Path) -> None:
     assert json.loads((study / "audit.json").read_text())["checks"][0]["severity"] == "leak"
     with pytest.raises(DataError, match="the audit found leaks"):
         histotune.train("space.yaml", data=folder, study="other", strict=True)
-    assert "1 LEAK (near_identical" in _audit.line(StudyStore(study))
+    assert "1 LEAK (near_identical" in _audit.line(StudyFolder(study))
     assert histotune.train("space.yaml", data=folder).state == "complete"
 
 
 def test_a_study_is_audited_once_and_anew_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, places = Wanted(load_space("space.yaml"), folder), Places.of()
+    wanted, places = StudyRequest(load_space("space.yaml"), folder), Places.of()
     store, _ = begin(wanted, None, places)
     written = (store.folder / "audit.json").read_text()
     begin(wanted, None, places)
@@ -111,7 +111,7 @@ def test_a_study_is_audited_once_and_anew_when_asked(folder: Path, monkeypatch: 
 
 
 def test_studies_are_audited_by_name_and_data_by_the_split_that_is_asked_for(
-    small_study: StudyStore, small_cohort: Cohort
+    small_study: StudyFolder, small_cohort: Cohort
 ) -> None:
     runs, cache = small_study.folder.parent, small_cohort.folder.parent
     of_study = histotune.audit("small", runs=runs, cache=cache)

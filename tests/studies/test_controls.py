@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from histotune.data.modalities.table import Column, Table
+from histotune.data.modalities.table import Table, TableColumn
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError
 from histotune.metrics.scores import METRICS, score, softmax
@@ -153,8 +153,8 @@ def tables(seed: int = 0, n: int = 300) -> TrainingData:
     clinic = np.stack([grade, rng.normal(size=n)], axis=1)
     clinic[rng.random(clinic.shape) < 0.1] = np.nan
     arrays = {
-        "genes": Table(genes.astype(np.float32), tuple(Column(f"g{at}") for at in range(80))),
-        "clinic": Table(clinic.astype(np.float32), (Column("grade", ("low", "high")), Column("age"))),
+        "genes": Table(genes.astype(np.float32), tuple(TableColumn(f"g{at}") for at in range(80))),
+        "clinic": Table(clinic.astype(np.float32), (TableColumn("grade", ("low", "high")), TableColumn("age"))),
     }
     rows = np.arange(n)
     return dataclasses.replace(

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from histotune.cli.app import app
 from histotune.core import files
 from histotune.core.config import TrialConfig
+from histotune.core.format import megabytes
 from histotune.core.runtime import Places
 from histotune.data.cohort import EMBEDDINGS
 from histotune.data.modalities.bag import join
@@ -24,8 +25,8 @@ from histotune.data.splits import TrainingData
 from histotune.ensembles.merge import merge
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.export import export_ensemble, export_trial
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, TrialRecord, write_record
-from histotune.studies import disk
+from histotune.storage.records import TrialRecord, write_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.studies.disk import CHECKPOINT, need, preflight, tidy, waste
 from histotune.training.session import shapes
 from histotune.tuning.ray_cluster import temporary_folder
@@ -34,12 +35,12 @@ from histotune.tuning.retention import WEIGHTS, ModelRetention
 METRIC = "balanced_accuracy"
 
 
-def kept(store: StudyStore) -> set[int]:
+def kept(store: StudyFolder) -> set[int]:
     """Return the trials that have their weights."""
     return {record.number for record in store.trials() if (record.folder / WEIGHTS).exists()}
 
 
-def ended(store: StudyStore, number: int, value: float, state: str = COMPLETE) -> TrialRecord:
+def ended(store: StudyFolder, number: int, value: float, state: str = COMPLETE) -> TrialRecord:
     """Write a made-up trial with weights."""
     folder = store.trial_folder(number)
     folder.mkdir(parents=True)
@@ -49,7 +50,7 @@ def ended(store: StudyStore, number: int, value: float, state: str = COMPLETE) -
     return TrialRecord(number, state, folder, metrics={METRIC: value})
 
 
-def test_the_best_keep_their_weights_whatever_the_order(small_study: StudyStore) -> None:
+def test_the_best_keep_their_weights_whatever_the_order(small_study: StudyFolder) -> None:
     values = [0.5, 0.9, 0.7, 0.9, 0.6, float("nan"), 0.8, 0.95]
     keeper = ModelRetention(small_study, 3)
     for number, value in enumerate(values):
@@ -60,19 +61,19 @@ def test_the_best_keep_their_weights_whatever_the_order(small_study: StudyStore)
     assert kept(small_study) == {7, 1, 8}
 
 
-def test_weights_of_stopped_trials_go_at_once_and_zero_keeps_all(small_study: StudyStore) -> None:
+def test_weights_of_stopped_trials_go_at_once_and_zero_keeps_all(small_study: StudyFolder) -> None:
     ModelRetention(small_study, 0).ended(ended(small_study, 0, 0.9, STOPPED))
     assert kept(small_study) == {0}
     ModelRetention(small_study, 5).ended(ended(small_study, 1, 0.9, STOPPED))
     assert kept(small_study) == set()
 
 
-def test_a_negative_number_to_keep_is_refused(small_study: StudyStore) -> None:
+def test_a_negative_number_to_keep_is_refused(small_study: StudyFolder) -> None:
     with pytest.raises(ConfigError, match="keep_models must be at least 0, got -1"):
         ModelRetention(small_study, -1)
 
 
-def test_members_of_ensembles_stay(trained_study: StudyStore) -> None:
+def test_members_of_ensembles_stay(trained_study: StudyFolder) -> None:
     merged = merge(trained_study, top=2)
     assert {one.path.parent.name for one in waste(trained_study, 0)} == {
         f"{number:05d}" for number in range(3) if number not in merged.members
@@ -82,7 +83,7 @@ def test_members_of_ensembles_stay(trained_study: StudyStore) -> None:
     assert set(merged.members) <= kept(trained_study)
 
 
-def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_gc_shows_first_and_frees_then(trained_study: StudyFolder, tmp_path: Path) -> None:
     places = Places.of(trained_study.folder.parent, tmp_path / "cache")
     first = trained_study.trial_folder(0)
     (first / CHECKPOINT).write_bytes(b"0" * 5000)
@@ -123,7 +124,7 @@ def test_gc_shows_first_and_frees_then(trained_study: StudyStore, tmp_path: Path
     assert tidy(places, keep=2).found == []
 
 
-def test_a_study_in_use_is_left_alone(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_a_study_in_use_is_left_alone(trained_study: StudyFolder, tmp_path: Path) -> None:
     places = Places.of(trained_study.folder.parent, tmp_path / "cache")
     with trained_study.lock("a test"):
         assert tidy(places, keep=0, remove=True).skipped == [trained_study.folder.name]
@@ -132,7 +133,7 @@ def test_a_study_in_use_is_left_alone(trained_study: StudyStore, tmp_path: Path)
     assert kept(trained_study) == {0, 1, 2}
 
 
-def test_an_export_of_freed_weights_says_what_to_do(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_an_export_of_freed_weights_says_what_to_do(trained_study: StudyFolder, tmp_path: Path) -> None:
     merged = merge(trained_study, top=3)
     number = merged.members[0]
     (trained_study.trial_folder(number) / WEIGHTS).unlink()
@@ -146,7 +147,7 @@ def test_an_export_of_freed_weights_says_what_to_do(trained_study: StudyStore, t
 
 
 def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
-    small_study: StudyStore, monkeypatch: pytest.MonkeyPatch
+    small_study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrialConfig()
     ask: dict[str, Any] = {"trials": 50, "checkpoints": 2, "keep": 20}
@@ -167,7 +168,7 @@ def test_a_search_that_cannot_fit_is_refused_with_the_numbers(
 
 
 def test_the_disk_that_networks_of_any_modality_need_is_known(
-    small_study: StudyStore, small_data: TrainingData
+    small_study: StudyFolder, small_data: TrainingData
 ) -> None:
     count = len(small_data.ids)
     bags = join([np.ones((3, 4))] * count, [np.zeros((3, 2))] * count)
@@ -181,7 +182,7 @@ def test_the_disk_that_networks_of_any_modality_need_is_known(
     assert need(small_study, config, trials=1, checkpoints=0, keep=0, given=given) > 4 * (4 + 128) * 500
 
 
-def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) -> None:
+def test_the_command_shows_and_frees(trained_study: StudyFolder, tmp_path: Path) -> None:
     where = ["--runs", str(trained_study.folder.parent), "--cache", str(tmp_path / "cache")]
     command = ["gc", trained_study.folder.name, "--keep", "1", *where]
     shown = CliRunner().invoke(app, command)
@@ -193,7 +194,7 @@ def test_the_command_shows_and_frees(trained_study: StudyStore, tmp_path: Path) 
     assert len(kept(trained_study)) == 1
     assert "Nothing to free" in CliRunner().invoke(app, command).output
     assert CliRunner().invoke(app, ["gc", "smal", *where]).exit_code == 2
-    assert disk.megabytes(2e9) == "2.0 GB"
+    assert megabytes(2e9) == "2.0 GB"
 
 
 def test_who_asks_for_the_holder_does_not_keep_a_search_from_beginning(

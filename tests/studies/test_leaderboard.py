@@ -17,12 +17,13 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import Split, TrainingData
 from histotune.errors import StudyError
 from histotune.metrics.scores import evaluate, softmax
-from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, Predictions, StudyStore, write_record
+from histotune.storage.records import Predictions, write_record
+from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyFolder
 from histotune.studies.controls import fit_controls
 from histotune.studies.leaderboard import LEAKY, gain, leaderboard, option_shares, verdict
 
 
-def add(store: StudyStore, data: TrainingData, number: int, skill: float, **record: Any) -> None:
+def add(store: StudyFolder, data: TrainingData, number: int, skill: float, **record: Any) -> None:
     """Write trial `number`, whose logits know the label as well as `skill` says."""
     config = TrialConfig(seed=number)
     folder, labels = store.trial_folder(number), data.labels[data.val]
@@ -34,9 +35,9 @@ def add(store: StudyStore, data: TrainingData, number: int, skill: float, **reco
     write_record(folder, found | {"digest": config.digest()} | record)
 
 
-def with_settings(store: StudyStore, folder: Path, **changes: Any) -> StudyStore:
+def with_settings(store: StudyFolder, folder: Path, **changes: Any) -> StudyFolder:
     """Copy the study's fixed files under other settings."""
-    changed = StudyStore(folder)
+    changed = StudyFolder(folder)
     settings = dataclasses.replace(store.settings(), **changes)
     folder.mkdir(parents=True)
     for name in ("split.csv", "labels.csv"):
@@ -45,13 +46,13 @@ def with_settings(store: StudyStore, folder: Path, **changes: Any) -> StudyStore
     return changed
 
 
-def test_an_empty_study_has_an_empty_table_with_its_columns(small_study: StudyStore) -> None:
+def test_an_empty_study_has_an_empty_table_with_its_columns(small_study: StudyFolder) -> None:
     board = leaderboard(small_study)
     assert board.empty
     assert list(board.columns[:6]) == ["rank", "kind", "number", "name", "state", "balanced_accuracy"]
 
 
-def test_best_first_then_stopped_then_failed(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_best_first_then_stopped_then_failed(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 0.5)
     add(small_study, small_data, 1, 3.0)
     add(small_study, small_data, 2, 9.0, state=STOPPED)
@@ -68,7 +69,7 @@ def test_best_first_then_stopped_then_failed(small_study: StudyStore, small_data
 
 @pytest.mark.parametrize("metric", ["auroc", "nll"])
 def test_the_metric_says_which_end_is_best(
-    metric: str, tmp_path: Path, small_study: StudyStore, small_data: TrainingData
+    metric: str, tmp_path: Path, small_study: StudyFolder, small_data: TrainingData
 ) -> None:
     store = with_settings(small_study, tmp_path / "other", metric=metric)
     for number, skill in enumerate([0.2, 2.0, 1.0]):
@@ -79,14 +80,14 @@ def test_the_metric_says_which_end_is_best(
     assert board[metric].is_monotonic_decreasing == (metric == "auroc")
 
 
-def test_an_undefined_metric_stands_last_among_the_complete(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_an_undefined_metric_stands_last_among_the_complete(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 1.0, metrics={"balanced_accuracy": float("nan")})
     add(small_study, small_data, 1, 0.0)
     add(small_study, small_data, 2, 1.0, state=STOPPED)
     assert leaderboard(small_study)["number"].tolist() == [1, 0, 2]
 
 
-def test_controls_are_lines_among_the_models(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_controls_are_lines_among_the_models(small_study: StudyFolder, small_data: TrainingData) -> None:
     fit_controls(small_data, small_study.controls)
     add(small_study, small_data, 0, -3.0)
     add(small_study, small_data, 1, 9.0)
@@ -97,7 +98,7 @@ def test_controls_are_lines_among_the_models(small_study: StudyStore, small_data
 
 
 def test_a_leaky_split_is_named_so_in_every_line(
-    tmp_path: Path, small_study: StudyStore, small_data: TrainingData
+    tmp_path: Path, small_study: StudyFolder, small_data: TrainingData
 ) -> None:
     store = with_settings(small_study, tmp_path / "leaky", leaky=True, protocol="patch_random_70_30")
     fit_controls(small_data, store.controls)
@@ -106,13 +107,13 @@ def test_a_leaky_split_is_named_so_in_every_line(
     assert LEAKY in str(verdict(store))
 
 
-def test_an_honest_split_is_not_called_leaky(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_an_honest_split_is_not_called_leaky(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 1.0)
     assert leaderboard(small_study)["protocol"].tolist() == [small_study.settings().protocol]
 
 
 def test_more_than_two_classes_have_no_positive_f1(
-    tmp_path: Path, small_study: StudyStore, small_data: TrainingData
+    tmp_path: Path, small_study: StudyFolder, small_data: TrainingData
 ) -> None:
     store = with_settings(small_study, tmp_path / "three", classes=["a", "b", "c"])
     assert "positive_f1" not in leaderboard(store)
@@ -128,7 +129,7 @@ def test_more_than_two_classes_have_no_positive_f1(
     ],
 )
 def test_the_verdict_says_whether_the_winner_beats_the_controls_beyond_noise(
-    skill: float, beats: bool, says: str, small_study: StudyStore, small_data: TrainingData
+    skill: float, beats: bool, says: str, small_study: StudyFolder, small_data: TrainingData
 ) -> None:
     fit_controls(small_data, small_study.controls)
     add(small_study, small_data, 0, skill)
@@ -139,7 +140,9 @@ def test_the_verdict_says_whether_the_winner_beats_the_controls_beyond_noise(
     assert (found.difference.low > 0) == beats
 
 
-def test_a_winner_ahead_by_less_than_the_noise_does_not_beat(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_a_winner_ahead_by_less_than_the_noise_does_not_beat(
+    small_study: StudyFolder, small_data: TrainingData
+) -> None:
     fit_controls(small_data, small_study.controls)
     control = Predictions.load(small_study.controls / "color_histogram" / "predictions.npz")
     add(small_study, small_data, 0, 1.0)
@@ -155,7 +158,7 @@ def test_a_winner_ahead_by_less_than_the_noise_does_not_beat(small_study: StudyS
 
 
 def test_where_less_is_better_the_verdict_turns_round(
-    tmp_path: Path, small_study: StudyStore, small_data: TrainingData
+    tmp_path: Path, small_study: StudyFolder, small_data: TrainingData
 ) -> None:
     store = with_settings(small_study, tmp_path / "nll", metric="nll")
     fit_controls(small_data, store.controls)
@@ -166,7 +169,7 @@ def test_where_less_is_better_the_verdict_turns_round(
     assert found.difference.high < 0
 
 
-def test_without_a_trial_or_a_control_there_is_no_verdict(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_without_a_trial_or_a_control_there_is_no_verdict(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 1.0)
     assert str(verdict(small_study)) == "No verdict: there is no complete control yet."
     fit_controls(small_data, small_study.controls)
@@ -175,7 +178,7 @@ def test_without_a_trial_or_a_control_there_is_no_verdict(small_study: StudyStor
 
 
 def test_models_scored_on_other_cases_are_not_compared(
-    small_study: StudyStore, small_data: TrainingData, small_cohort: Cohort, small_split: Split
+    small_study: StudyFolder, small_data: TrainingData, small_cohort: Cohort, small_split: Split
 ) -> None:
     fit_controls(small_data, small_study.controls)
     add(small_study, dataclasses.replace(small_data, val=small_data.val[1:]), 0, 1.0)
@@ -183,12 +186,12 @@ def test_models_scored_on_other_cases_are_not_compared(
         verdict(small_study)
 
 
-def rewrite(store: StudyStore, number: int, metrics: Mapping[str, float]) -> None:
+def rewrite(store: StudyFolder, number: int, metrics: Mapping[str, float]) -> None:
     write_record(store.trial_folder(number), {"state": COMPLETE, "metrics": dict(metrics)})
 
 
 def test_the_trials_per_option_are_counted_whatever_became_of_them(
-    small_study: StudyStore, small_data: TrainingData, tmp_path: Path
+    small_study: StudyFolder, small_data: TrainingData, tmp_path: Path
 ) -> None:
     space = {"dataset": "synthetic", "loss": {"choice": {"cross_entropy": {}, "focal": {}}}}
     study = with_settings(small_study, tmp_path / "optional", space=space)
@@ -199,7 +202,7 @@ def test_the_trials_per_option_are_counted_whatever_became_of_them(
     assert option_shares(with_settings(small_study, tmp_path / "flat", space={"dataset": "synthetic"})) == []
 
 
-def test_a_winner_is_held_against_the_default(small_study: StudyStore, small_data: TrainingData) -> None:
+def test_a_winner_is_held_against_the_default(small_study: StudyFolder, small_data: TrainingData) -> None:
     assert "trial 0 is not complete" in str(gain(small_study))
     add(small_study, small_data, 0, 0.5)
     assert str(gain(small_study)) == "The space's default, trial 0, is the best model so far."
@@ -214,7 +217,7 @@ def test_a_winner_is_held_against_the_default(small_study: StudyStore, small_dat
 
 @pytest.mark.parametrize("skill", [1.0, 1.05])
 def test_a_winner_by_a_hair_does_not_beat_the_default(
-    small_study: StudyStore, small_data: TrainingData, skill: float
+    small_study: StudyFolder, small_data: TrainingData, skill: float
 ) -> None:
     add(small_study, small_data, 0, 1.0)
     predictions = small_study.trials()[0].predictions()

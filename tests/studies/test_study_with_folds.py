@@ -28,17 +28,17 @@ from histotune.metrics.scores import evaluate, softmax
 from histotune.models.predictor import load_model
 from histotune.reporting.figures import compute
 from histotune.space import Space, read_space
-from histotune.storage.records import Predictions, networks
-from histotune.storage.study_folder import StudyStore, read_record
+from histotune.storage.records import Predictions, networks, read_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.studies import disk
 from histotune.studies.controls import predict_control
-from histotune.studies.create import Wanted, begin, check_asked
+from histotune.studies.create import StudyRequest, begin, check_asked
 from histotune.studies.leaderboard import leaderboard, verdict
 from histotune.tracking.client import final_metrics
 from histotune.training.loop import epochs, run_trial
 from histotune.training.pooling import by_fold
 from histotune.tuning.budget import Budget
-from histotune.tuning.remote_storage import Depot
+from histotune.tuning.remote_storage import RemoteStorage
 from histotune.tuning.retention import ModelRetention
 from histotune.tuning.run import run
 from histotune.tuning.warm_start import _other_cases
@@ -59,10 +59,10 @@ def space(**changes: Any) -> Space:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohort]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Cohort]:
     """A study of three folds with two complete trials; read-only."""
     place = tmp_path_factory.mktemp("folds")
-    store, cohorts = begin(Wanted(space()), "folded", Places(place / "runs", place / "cache"))
+    store, cohorts = begin(StudyRequest(space()), "folded", Places(place / "runs", place / "cache"))
     data = store.training_data(cohorts[32])
     for number in range(2):
         run_trial(TrialConfig(epochs=2, batch_size=32, seed=number), data, store.trial_folder(number))
@@ -70,18 +70,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohor
 
 
 @pytest.fixture
-def study(trained: tuple[StudyStore, Cohort], tmp_path: Path) -> StudyStore:
+def study(trained: tuple[StudyFolder, Cohort], tmp_path: Path) -> StudyFolder:
     """The same, of its own."""
     shutil.copytree(trained[0].folder, tmp_path / "folded")
-    return StudyStore(tmp_path / "folded")
+    return StudyFolder(tmp_path / "folded")
 
 
 @pytest.fixture
-def cohort(trained: tuple[StudyStore, Cohort]) -> Cohort:
+def cohort(trained: tuple[StudyFolder, Cohort]) -> Cohort:
     return trained[1]
 
 
-def means(saved: Predictions, store: StudyStore) -> tuple[dict[str, float], dict[str, float]]:
+def means(saved: Predictions, store: StudyFolder) -> tuple[dict[str, float], dict[str, float]]:
     """Measure predictions fold by fold, by hand."""
     table = store.split_table().set_index("id").loc[saved.ids]
     found = [
@@ -97,7 +97,7 @@ def means(saved: Predictions, store: StudyStore) -> tuple[dict[str, float], dict
 
 @pytest.mark.parametrize("name", ["majority_class", "color_histogram"])
 def test_controls_are_fitted_fold_by_fold_and_scored_as_trials_are(
-    study: StudyStore, cohort: Cohort, name: str
+    study: StudyFolder, cohort: Cohort, name: str
 ) -> None:
     record, data = read_record(study.controls / name), study.training_data(cohort)
     assert record is not None
@@ -117,7 +117,7 @@ def test_controls_are_fitted_fold_by_fold_and_scored_as_trials_are(
 
 
 def test_trials_are_ranked_by_their_mean_and_show_its_spread(
-    study: StudyStore, capsys: pytest.CaptureFixture[str]
+    study: StudyFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = leaderboard(study)
     assert board["balanced_accuracy"].is_monotonic_decreasing
@@ -137,7 +137,7 @@ def test_trials_are_ranked_by_their_mean_and_show_its_spread(
     assert "out of fold" in capsys.readouterr().out
 
 
-def test_an_ensemble_is_ranked_by_the_same_folds_as_its_members(study: StudyStore) -> None:
+def test_an_ensemble_is_ranked_by_the_same_folds_as_its_members(study: StudyFolder) -> None:
     merged = merge(study, top=2, replicates=20)
     record = read_record(merged.folder)
     assert record is not None
@@ -147,7 +147,7 @@ def test_an_ensemble_is_ranked_by_the_same_folds_as_its_members(study: StudyStor
     assert record.out_of_fold["auroc"] == pytest.approx(merged.metrics["auroc"])
 
 
-def test_repeats_are_cut_one_after_the_other(study: StudyStore) -> None:
+def test_repeats_are_cut_one_after_the_other(study: StudyFolder) -> None:
     saved = study.trials()[0].predictions()
     table = study.split_table()
     turned = table["fold"].map({"1": "2", "2": "3", "3": "1", "": ""})
@@ -160,7 +160,7 @@ def test_repeats_are_cut_one_after_the_other(study: StudyStore) -> None:
 
 
 def test_an_export_averages_the_networks_of_all_folds(
-    study: StudyStore, cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: StudyFolder, cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export_ensemble(study, merge(study, top=2, replicates=20), tmp_path / "export")
     model = load(tmp_path / "export")
@@ -181,13 +181,13 @@ def test_an_export_averages_the_networks_of_all_folds(
         load(tmp_path / "export")
 
 
-def replaced(model: Any, study: StudyStore) -> Any:
+def replaced(model: Any, study: StudyFolder) -> Any:
     """Return the export as made in the study where it lies now."""
     model.info["study"]["folder"] = str(study.folder)
     return model
 
 
-def test_maps_of_an_explanation_are_means_over_folds(study: StudyStore, cohort: Cohort, tmp_path: Path) -> None:
+def test_maps_of_an_explanation_are_means_over_folds(study: StudyFolder, cohort: Cohort, tmp_path: Path) -> None:
     model, images = load(export_trial(study, 0, tmp_path / "export")), np.array(cohort.arrays["image"][:2])
     (shown, *_) = explain(model, images, asked="benign").maps
     assert shown.members == (0,)
@@ -200,14 +200,14 @@ def test_maps_of_an_explanation_are_means_over_folds(study: StudyStore, cohort: 
 
 
 @pytest.mark.slow
-def test_a_graph_of_onnx_holds_all_folds(study: StudyStore, tmp_path: Path) -> None:
+def test_a_graph_of_onnx_holds_all_folds(study: StudyFolder, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     folder = export_trial(study, 0, tmp_path / "export", onnx=True)
     assert largest_difference(folder / "model.onnx", load(folder)) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["learned_features", "attention_over_temperature"])
-def test_figures_of_one_network_say_that_there_are_several(study: StudyStore, tmp_path: Path, name: str) -> None:
+def test_figures_of_one_network_say_that_there_are_several(study: StudyFolder, tmp_path: Path, name: str) -> None:
     with pytest.raises(StudyError, match="trains one for each of 3 folds"):
         compute(name, study, places=Places(study.folder.parent, tmp_path))
 
@@ -215,9 +215,9 @@ def test_figures_of_one_network_say_that_there_are_several(study: StudyStore, tm
 # --- disk, mirror, storage
 
 
-def test_weights_of_folds_are_kept_counted_and_freed(study: StudyStore) -> None:
+def test_weights_of_folds_are_kept_counted_and_freed(study: StudyFolder) -> None:
     config = TrialConfig(epochs=2, batch_size=32)
-    plain = StudyStore(study.folder.with_name("plain"))
+    plain = StudyFolder(study.folder.with_name("plain"))
     shutil.copytree(study.folder, plain.folder)
     settings = json.loads((plain.folder / "study.json").read_text())
     (plain.folder / "study.json").write_text(json.dumps(settings | {"folds": 0}))
@@ -237,7 +237,7 @@ def test_weights_of_folds_are_kept_counted_and_freed(study: StudyStore) -> None:
         export_trial(study, other, study.folder / "export")
 
 
-def test_mlflow_hears_of_mean_and_spread(study: StudyStore) -> None:
+def test_mlflow_hears_of_mean_and_spread(study: StudyFolder) -> None:
     record = study.trials()[0]
     values = {one.key: one.value for one in final_metrics(record, 0.0)}
     assert values["auroc"] == record.metrics["auroc"]
@@ -245,11 +245,11 @@ def test_mlflow_hears_of_mean_and_spread(study: StudyStore) -> None:
     assert values["out_of_fold/auroc"] == record.out_of_fold["auroc"]
 
 
-def test_folds_travel_through_a_storage(trained: tuple[StudyStore, Cohort], tmp_path: Path) -> None:
+def test_folds_travel_through_a_storage(trained: tuple[StudyFolder, Cohort], tmp_path: Path) -> None:
     store, cohort = trained
     data, config = store.training_data(cohort), TrialConfig(epochs=2, batch_size=32)
     first, second = tmp_path / "first" / "00007", tmp_path / "second" / "00007"
-    depot, sent = Depot.of(f"file://{tmp_path}/bucket", store), dict[str, int]()
+    depot, sent = RemoteStorage.of(f"file://{tmp_path}/bucket", store), dict[str, int]()
     training = epochs(config, data, first)
     next(training)
     training.close()
@@ -267,16 +267,16 @@ def test_folds_travel_through_a_storage(trained: tuple[StudyStore, Cohort], tmp_
 # --- asking for it
 
 
-def test_a_study_keeps_the_folds_that_it_began_with(study: StudyStore) -> None:
-    check_asked(study, Wanted(space(folds=5), folds=3))
+def test_a_study_keeps_the_folds_that_it_began_with(study: StudyFolder) -> None:
+    check_asked(study, StudyRequest(space(folds=5), folds=3))
     with pytest.raises(StudyError, match="another number of folds: 3 then, 5 now"):
-        check_asked(study, Wanted(space(), folds=5))
+        check_asked(study, StudyRequest(space(), folds=5))
     with pytest.raises(StudyError, match="another number of repeats: 1 then, 2 now"):
-        check_asked(study, Wanted(space(), repeats=2))
+        check_asked(study, StudyRequest(space(), repeats=2))
 
 
-def test_scores_of_other_folds_are_not_comparable(study: StudyStore) -> None:
-    other = StudyStore(study.folder.with_name("other"))
+def test_scores_of_other_folds_are_not_comparable(study: StudyFolder) -> None:
+    other = StudyFolder(study.folder.with_name("other"))
     shutil.copytree(study.folder, other.folder)
     assert _other_cases(study, other) == ""
     table = other.split_table()
@@ -284,7 +284,7 @@ def test_scores_of_other_folds_are_not_comparable(study: StudyStore) -> None:
     assert _other_cases(study, other) == "validation cases"
 
 
-def test_a_population_has_no_folds(study: StudyStore, cohort: Cohort, tmp_path: Path) -> None:
+def test_a_population_has_no_folds(study: StudyFolder, cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'pbt' hands on the checkpoint of one training, and with 3 folds"):
         run(study, space(), {32: cohort.folder}, Budget(2), scheduler="pbt")
     with pytest.raises(ConfigError, match="with 4 folds a trial has 4"):

@@ -13,10 +13,10 @@ import folds_process
 
 from histotune.core.runtime import Places
 from histotune.evaluation.confirm import confirm
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 
 if __name__ == "__main__":
     study, cache, killed_at = sys.argv[1:]
     folds_process.die_in(int(killed_at))
-    store = StudyStore(Path(study))
+    store = StudyFolder(Path(study))
     confirm(store, Places(store.folder.parent, Path(cache)), top=1, seeds=2, outer=2, replicates=50)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from histotune.core.config import TrialConfig
 from histotune.data.cohort import load
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.training.session import Session
 
 train = importlib.import_module(
@@ -45,5 +45,5 @@ def die_in(epoch: int) -> None:
 if __name__ == "__main__":
     study, cohort, folder, config, killed_at = sys.argv[1:]
     die_in(int(killed_at))
-    data = StudyStore(Path(study)).training_data(load(Path(cohort)))
+    data = StudyFolder(Path(study)).training_data(load(Path(cohort)))
     train.run_trial(TrialConfig.from_dict(json.loads(config)), data, Path(folder))

@@ -14,8 +14,8 @@ from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.data.modalities.table import Table
 from histotune.space import read_space
-from histotune.storage.study_folder import COMPLETE, StudyStore
-from histotune.studies.create import Wanted, begin
+from histotune.storage.study_folder import COMPLETE, StudyFolder
+from histotune.studies.create import StudyRequest, begin
 from histotune.training.loop import run_trial
 
 BACKBONES: Mapping[str, Any] = {
@@ -25,7 +25,7 @@ BACKBONES: Mapping[str, Any] = {
 }
 
 
-def begun(folder: Path, *, folds: int = 0, cases: int = 120, difficulty: float = 0.3) -> tuple[StudyStore, Cohort]:
+def begun(folder: Path, *, folds: int = 0, cases: int = 120, difficulty: float = 0.3) -> tuple[StudyFolder, Cohort]:
     """Begin a study of made-up tables of image features, omics and clinic, without any trial."""
     space = {
         "dataset": "multimodal_demo",
@@ -35,12 +35,12 @@ def begun(folder: Path, *, folds: int = 0, cases: int = 120, difficulty: float =
         "batch_size": 32,
         "metric": "auroc",
     }
-    wanted = Wanted(read_space(space, folder.name), folds=folds)
+    wanted = StudyRequest(read_space(space, folder.name), folds=folds)
     store, cohorts = begin(wanted, folder.name, Places(folder.parent, folder.parent.parent / "cache"))
     return store, cohorts[min(cohorts)]
 
 
-def train(store: StudyStore, cohort: Cohort, number: int, *branches: str, **changes: Any) -> Path:
+def train(store: StudyFolder, cohort: Cohort, number: int, *branches: str, **changes: Any) -> Path:
     """Train trial `number` on some of the modalities, joined side by side unless `fusion` says otherwise."""
     fusion = changes.pop("fusion", "concat" if len(branches) > 1 else "none")
     chosen = {name: BACKBONES[name] for name in branches}

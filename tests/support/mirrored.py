@@ -6,12 +6,13 @@ from typing import Any
 
 from histotune.core import files
 from histotune.core.config import TrialConfig
-from histotune.storage.study_folder import StudyStore, TrialRecord, read_record, write_record
+from histotune.storage.records import TrialRecord, read_record, write_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.tracking import client as _mlflow
 from histotune.tracking.tracker import MlflowTracker
 
 
-def end_trial(store: StudyStore, number: int, state: str = "complete", **changes: Any) -> TrialRecord:
+def end_trial(store: StudyFolder, number: int, state: str = "complete", **changes: Any) -> TrialRecord:
     """Write the files that an ended trial leaves."""
     folder = store.trial_folder(number)
     config = TrialConfig.from_dict({"loss": {"name": "focal", "gamma": 2.0}, "seed": number})
@@ -36,11 +37,11 @@ def end_trial(store: StudyStore, number: int, state: str = "complete", **changes
     return found
 
 
-def tracker_of(store: StudyStore) -> MlflowTracker:
+def tracker_of(store: StudyFolder) -> MlflowTracker:
     return MlflowTracker(store, store.folder.parent)
 
 
-def runs(store: StudyStore) -> dict[str, Any]:
+def runs(store: StudyFolder) -> dict[str, Any]:
     """Return all runs of the study by key; fails on a double."""
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     experiment = client.get_experiment_by_name(store.folder.name)

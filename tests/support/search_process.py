@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from histotune.space import load_space
-from histotune.storage.study_folder import StudyStore, TrialRecord
-from histotune.tuning.run import Budget, run
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import StudyFolder
+from histotune.tuning.budget import Budget
+from histotune.tuning.run import run
 
 
 class Lines:
@@ -37,7 +39,7 @@ if __name__ == "__main__":
     lines = Lines()
     lines.say("begun")
     summary = run(
-        StudyStore(Path(study)),
+        StudyFolder(Path(study)),
         load_space(space),
         {32: Path(cohort)},
         Budget(int(trials)),

@@ -19,7 +19,7 @@ from mirrored import end_trial, runs, tracker_of
 
 from histotune.core import files
 from histotune.core.config import TrialConfig
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.tracking import client as _mlflow
 from histotune.tracking.saved_view import NOTE, SEARCH, VIEW, address, experiment_tags
 
@@ -28,7 +28,7 @@ LOSSES = ("cross_entropy", "focal", "label_smoothing", "class_balanced")
 
 
 @pytest.fixture
-def store(small_study: StudyStore, database: Path) -> StudyStore:
+def store(small_study: StudyFolder, database: Path) -> StudyFolder:
     """A study of six trials that differ in loss and learning rate, mirrored; the last one stopped."""
     (small_study.folder.parent / "mlflow.db").write_bytes(database.read_bytes())
     for number in range(6):
@@ -43,12 +43,12 @@ def store(small_study: StudyStore, database: Path) -> StudyStore:
     return small_study
 
 
-def experiment(store: StudyStore) -> Any:
+def experiment(store: StudyFolder) -> Any:
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     return client.get_experiment_by_name(store.folder.name)
 
 
-def test_the_description_tells_the_study_and_leads_to_the_view(store: StudyStore) -> None:
+def test_the_description_tells_the_study_and_leads_to_the_view(store: StudyFolder) -> None:
     found = experiment(store)
     note = found.tags[NOTE]
     for said in ("240 cases of 24 patients", "split patient", "5 complete, 1 stopped", "The data are made up"):
@@ -57,7 +57,7 @@ def test_the_description_tells_the_study_and_leads_to_the_view(store: StudyStore
     assert found.tags["mlflow.experiment.primaryMetric.name"] == "balanced_accuracy"
 
 
-def test_the_view_shows_what_differs_best_first(store: StudyStore) -> None:
+def test_the_view_shows_what_differs_best_first(store: StudyFolder) -> None:
     view = json.loads(experiment(store).tags[VIEW])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`balanced_accuracy`", False)
     columns = view["selectedColumns"]
@@ -67,7 +67,7 @@ def test_the_view_shows_what_differs_best_first(store: StudyStore) -> None:
     assert {chart["type"] for chart in view["compareRunCharts"]} == {"PARALLEL", "BAR", "LINE"}
 
 
-def test_the_best_have_ranks_and_lose_them(store: StudyStore) -> None:
+def test_the_best_have_ranks_and_lose_them(store: StudyFolder) -> None:
     def ranks() -> dict[str, str]:
         return {key: run.data.tags["rank"] for key, run in runs(store).items() if "rank" in run.data.tags}
 
@@ -80,17 +80,17 @@ def test_the_best_have_ranks_and_lose_them(store: StudyStore) -> None:
     assert ranks()["trial/4"] == "2"
 
 
-def test_an_opened_seal_stands_in_the_description(store: StudyStore) -> None:
+def test_an_opened_seal_stands_in_the_description(store: StudyFolder) -> None:
     store.open_seal("histotune evaluate e", "abc")
     assert "ended without figures" in experiment_tags(store, store.trials(), "1")[NOTE]
 
 
-def test_a_description_fits_into_a_tag(store: StudyStore) -> None:
+def test_a_description_fits_into_a_tag(store: StudyFolder) -> None:
     assert all(len(value) <= 5000 for value in experiment_tags(store, store.trials(), "1").values())
 
 
 @pytest.fixture
-def interface(store: StudyStore, tmp_path: Path) -> Iterator[str]:
+def interface(store: StudyFolder, tmp_path: Path) -> Iterator[str]:
     """MLflow's server as `histotune ui` starts it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -116,7 +116,7 @@ def interface(store: StudyStore, tmp_path: Path) -> Iterator[str]:
 
 @needs_browser
 @pytest.mark.slow
-def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store: StudyStore, tmp_path: Path) -> None:
+def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store: StudyFolder, tmp_path: Path) -> None:
     shots, number = Path(SHOTS) if SHOTS else tmp_path, experiment(store).experiment_id
     two = [run.info.run_id for key, run in sorted(runs(store).items()) if key in ("trial/3", "trial/4")]
     with open_page(f"{interface}{address(number)}", width=1600, height=1000) as page:

@@ -25,21 +25,22 @@ from histotune.errors import StudyError
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.mlflow_registry import log_ensemble, log_models
 from histotune.exports.model import load
-from histotune.storage.study_folder import StudyStore, write_record
+from histotune.storage.records import write_record
+from histotune.storage.study_folder import StudyFolder
 from histotune.tracking import client as _mlflow
 from histotune.tracking.client import ui_command
 from histotune.tracking.tracker import MIRRORED, PARENT, MlflowTracker
 
 
 @pytest.fixture
-def store(small_study: StudyStore, database: Path) -> StudyStore:
+def store(small_study: StudyFolder, database: Path) -> StudyFolder:
     """A study without trials beside a fresh database."""
     (small_study.folder.parent / "mlflow.db").write_bytes(database.read_bytes())
     return small_study
 
 
 @pytest.fixture
-def mirrored(store: StudyStore) -> dict[str, Any]:
+def mirrored(store: StudyFolder) -> dict[str, Any]:
     end_trial(store, 0)
     end_trial(store, 1, "stopped", epochs=1)
     end_trial(store, 2, "failed", kind="nan_loss", reason="the loss was not finite in epoch 2")
@@ -82,13 +83,13 @@ def test_a_run_tells_what_compare_needs(mirrored: dict[str, Any]) -> None:
     assert mirrored["trial/2"].data.tags["failure"] == "nan_loss"
 
 
-def test_the_curve_has_epochs_as_steps(store: StudyStore, mirrored: dict[str, Any]) -> None:
+def test_the_curve_has_epochs_as_steps(store: StudyFolder, mirrored: dict[str, Any]) -> None:
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     points = client.get_metric_history(mirrored["trial/0"].info.run_id, "epoch/balanced_accuracy")
     assert [(point.step, point.value) for point in points] == [(1, 0.51), (2, 0.52), (3, 0.53)]
 
 
-def test_what_branches_share_is_a_metric_of_every_epoch(store: StudyStore) -> None:
+def test_what_branches_share_is_a_metric_of_every_epoch(store: StudyFolder) -> None:
     measured = {"hsic": {"cnn-transformer": 0.5, "genes-cnn": None}, "heads": [{"entropy": [0.9]}]}
     store.trial_folder(0).mkdir(parents=True, exist_ok=True)
     files.append_json(store.trial_folder(0) / "curve.jsonl", {"epoch": 1, "seconds": 1.0, "information": measured})
@@ -99,21 +100,21 @@ def test_what_branches_share_is_a_metric_of_every_epoch(store: StudyStore) -> No
     assert [name for name in run.data.metrics if "information" in name] == ["epoch/information/hsic/cnn-transformer"]
 
 
-def test_a_long_curve_is_kept_whole(store: StudyStore) -> None:
+def test_a_long_curve_is_kept_whole(store: StudyFolder) -> None:
     end_trial(store, 0, epochs=500)
     tracker_of(store).mirror()
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     assert len(client.get_metric_history(runs(store)["trial/0"].info.run_id, "epoch/train_loss")) == 500
 
 
-def test_mirroring_again_adds_only_what_is_missing(store: StudyStore, mirrored: dict[str, Any]) -> None:
+def test_mirroring_again_adds_only_what_is_missing(store: StudyFolder, mirrored: dict[str, Any]) -> None:
     assert tracker_of(store).mirror() == 0
     end_trial(store, 3)
     assert tracker_of(store).mirror() == 1
     assert set(runs(store)) == {*mirrored, "trial/3"}
 
 
-def test_a_trial_that_two_processes_saw_end_stands_once(store: StudyStore) -> None:
+def test_a_trial_that_two_processes_saw_end_stands_once(store: StudyFolder) -> None:
     first, second = tracker_of(store), tracker_of(store)
     first.mirror()
     record = end_trial(store, 0)
@@ -122,7 +123,7 @@ def test_a_trial_that_two_processes_saw_end_stands_once(store: StudyStore) -> No
     assert set(runs(store)) == {"study", "trial/0"}
 
 
-def test_a_run_that_a_kill_left_open_is_completed(store: StudyStore) -> None:
+def test_a_run_that_a_kill_left_open_is_completed(store: StudyFolder) -> None:
     record = end_trial(store, 0)
     tracker = tracker_of(store)
     tracker.mirror()
@@ -136,21 +137,21 @@ def test_a_run_that_a_kill_left_open_is_completed(store: StudyStore) -> None:
     assert len(client.get_metric_history(run.info.run_id, "epoch/train_loss")) == 3
 
 
-def test_a_run_that_a_person_deleted_stays_deleted(store: StudyStore, mirrored: dict[str, Any]) -> None:
+def test_a_run_that_a_person_deleted_stays_deleted(store: StudyFolder, mirrored: dict[str, Any]) -> None:
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     client.delete_run(mirrored["trial/1"].info.run_id)
     assert tracker_of(store).mirror() == 0
     assert "trial/1" not in runs(store)
 
 
-def test_a_study_begun_anew_under_an_old_name_has_runs_of_its_own(store: StudyStore, mirrored: dict[str, Any]) -> None:
+def test_a_study_begun_anew_under_an_old_name_has_runs_of_its_own(store: StudyFolder, mirrored: dict[str, Any]) -> None:
     text = (store.folder / "study.json").read_text(encoding="utf-8")
     created = store.settings().created
     (store.folder / "study.json").write_text(text.replace(created, "2031-01-01T00:00:00+00:00"), encoding="utf-8")
     assert tracker_of(store).mirror() == len(mirrored) - 1
 
 
-def test_finish_sums_up_the_study(store: StudyStore) -> None:
+def test_finish_sums_up_the_study(store: StudyFolder) -> None:
     tracker = tracker_of(store)
     for number in (1, 0, 2):
         tracker.ended(end_trial(store, number))
@@ -167,7 +168,7 @@ def test_finish_sums_up_the_study(store: StudyStore) -> None:
 
 
 def test_artifacts_lie_in_the_runs_folder_wherever_one_stands(
-    store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -177,7 +178,7 @@ def test_artifacts_lie_in_the_runs_folder_wherever_one_stands(
     assert not list(elsewhere.iterdir())
 
 
-def test_a_broken_database_warns_once_and_kills_nothing(store: StudyStore) -> None:
+def test_a_broken_database_warns_once_and_kills_nothing(store: StudyFolder) -> None:
     place = store.folder.parent / "mlflow.db"
     good = place.read_bytes()
     place.write_bytes(b"no database " * 1000)
@@ -192,7 +193,7 @@ def test_a_broken_database_warns_once_and_kills_nothing(store: StudyStore) -> No
     assert tracker_of(store).mirror() == 1
 
 
-def test_a_server_that_is_away_warns_and_kills_nothing(store: StudyStore) -> None:
+def test_a_server_that_is_away_warns_and_kills_nothing(store: StudyFolder) -> None:
     tracker = MlflowTracker(store, store.folder.parent, uri="http://127.0.0.1:9")
     end_trial(store, 0)
     with pytest.warns(UserWarning, match=r"http://127\.0\.0\.1:9"):
@@ -200,7 +201,7 @@ def test_a_server_that_is_away_warns_and_kills_nothing(store: StudyStore) -> Non
 
 
 def test_another_address_takes_the_mirror(
-    store: StudyStore, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: StudyFolder, database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -220,7 +221,7 @@ MIRROR = (
 
 
 @pytest.mark.slow
-def test_kill_9_loses_and_doubles_nothing(store: StudyStore) -> None:
+def test_kill_9_loses_and_doubles_nothing(store: StudyFolder) -> None:
     for number in range(120):
         end_trial(store, number)
     seen: list[int] = []
@@ -240,7 +241,7 @@ def test_kill_9_loses_and_doubles_nothing(store: StudyStore) -> None:
     assert all(run.data.metrics["epoch/train_loss"] for key, run in found.items() if key != "study")
 
 
-def test_two_processes_that_start_at_once_make_one_database(small_study: StudyStore) -> None:
+def test_two_processes_that_start_at_once_make_one_database(small_study: StudyFolder) -> None:
     end_trial(small_study, 0)
     both = [
         subprocess.Popen([sys.executable, "-W", "error::UserWarning", "-c", MIRROR, small_study.folder], stdout=-1)
@@ -263,13 +264,13 @@ table.to_csv(sys.argv[4], index=False)
 
 
 @pytest.fixture
-def trained(trained_study: StudyStore, database: Path) -> StudyStore:
+def trained(trained_study: StudyFolder, database: Path) -> StudyFolder:
     """A study with three trained trials beside a fresh database."""
     (trained_study.folder.parent / "mlflow.db").write_bytes(database.read_bytes())
     return trained_study
 
 
-def in_a_fresh_process(store: StudyStore, model: str, cases: Path, tmp_path: Path) -> pd.DataFrame:
+def in_a_fresh_process(store: StudyFolder, model: str, cases: Path, tmp_path: Path) -> pd.DataFrame:
     """Load a logged model by its MLflow address, with pickle forbidden, and predict the cases of a file."""
     uri = _mlflow.database_uri(store.folder.parent)
     arguments = [uri, model, str(cases), str(tmp_path / "out.csv")]
@@ -280,14 +281,14 @@ def in_a_fresh_process(store: StudyStore, model: str, cases: Path, tmp_path: Pat
     return pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
 
 
-def predict_in_a_fresh_process(store: StudyStore, model: str, images: np.ndarray, tmp_path: Path) -> np.ndarray:
+def predict_in_a_fresh_process(store: StudyFolder, model: str, images: np.ndarray, tmp_path: Path) -> np.ndarray:
     """Do so for images; returns the probabilities."""
     np.save(tmp_path / "images.npy", images)
     found = in_a_fresh_process(store, model, tmp_path / "images.npy", tmp_path)
     return found[["p_benign", "p_malignant"]].to_numpy()
 
 
-def test_the_top_trials_are_logged_as_models_once(trained: StudyStore) -> None:
+def test_the_top_trials_are_logged_as_models_once(trained: StudyFolder) -> None:
     tracker = tracker_of(trained)
     tracker.mirror()
     assert log_models(tracker, top=2) == 2
@@ -297,13 +298,13 @@ def test_the_top_trials_are_logged_as_models_once(trained: StudyStore) -> None:
     assert len(client.search_logged_models([tracker.experiment])) == 3
 
 
-def test_a_study_without_results_logs_no_model(store: StudyStore) -> None:
+def test_a_study_without_results_logs_no_model(store: StudyFolder) -> None:
     end_trial(store, 0, "failed", kind="nan_loss")
     assert log_models(tracker_of(store)) == 0
 
 
 def test_a_logged_trial_predicts_in_a_fresh_process_without_pickle(
-    trained: StudyStore, small_cohort: Cohort, tmp_path: Path
+    trained: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
     tracker = tracker_of(trained)
     tracker.mirror()
@@ -336,7 +337,7 @@ def test_a_logged_model_of_tables_predicts_a_table_of_all_modalities(database: P
 
 
 def test_the_registry_gets_the_ensemble_and_it_predicts(
-    trained: StudyStore, small_cohort: Cohort, tmp_path: Path
+    trained: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
     tracker = tracker_of(trained)
     merged = merge(trained, top=3, replicates=20)
@@ -350,7 +351,7 @@ def test_the_registry_gets_the_ensemble_and_it_predicts(
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_champion_is_the_version_that_is_best_on_validation(trained: StudyStore) -> None:
+def test_the_champion_is_the_version_that_is_best_on_validation(trained: StudyFolder) -> None:
     tracker = tracker_of(trained)
     merged = [merge(trained, top=top, replicates=20) for top in (1, 2, 3)]
     versions = [log_ensemble(tracker, one) for one in merged]
@@ -360,7 +361,7 @@ def test_the_champion_is_the_version_that_is_best_on_validation(trained: StudySt
     assert values[int(champion.version) - 1] == max(values)
 
 
-def test_no_artifact_is_a_pickle(trained: StudyStore) -> None:
+def test_no_artifact_is_a_pickle(trained: StudyFolder) -> None:
     tracker = tracker_of(trained)
     log_ensemble(tracker, merge(trained, top=2, replicates=20))
     kept = {path.suffix for path in (trained.folder.parent / "mlartifacts").rglob("*") if path.is_file()}
@@ -372,7 +373,7 @@ def test_no_interface_without_a_database(tmp_path: Path) -> None:
         ui_command(tmp_path)
 
 
-def test_the_interface_is_for_this_machine_and_small(store: StudyStore) -> None:
+def test_the_interface_is_for_this_machine_and_small(store: StudyFolder) -> None:
     command, environment = ui_command(store.folder.parent, 5123)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--workers") + 1] == "1"
@@ -381,7 +382,7 @@ def test_the_interface_is_for_this_machine_and_small(store: StudyStore) -> None:
 
 
 @pytest.fixture
-def interface(store: StudyStore, tmp_path: Path) -> Iterator[str]:
+def interface(store: StudyFolder, tmp_path: Path) -> Iterator[str]:
     command, environment = ui_command(store.folder.parent, 5731)
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(
@@ -405,7 +406,7 @@ def test_the_interface_answers(interface: str) -> None:
     pytest.fail("MLflow's interface did not answer within 120 s")
 
 
-def test_old_trials_are_not_asked_for_again(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_trials_are_not_asked_for_again(store: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         end_trial(store, number)
     assert tracker_of(store).mirror() == 3
@@ -423,7 +424,7 @@ def test_old_trials_are_not_asked_for_again(store: StudyStore, monkeypatch: pyte
     assert sorted(runs(store)) == ["study", "trial/0", "trial/1", "trial/2", "trial/3"]
 
 
-def test_a_gap_among_the_trials_is_filled_later(store: StudyStore) -> None:
+def test_a_gap_among_the_trials_is_filled_later(store: StudyFolder) -> None:
     end_trial(store, 0)
     end_trial(store, 2)
     assert tracker_of(store).mirror() == 2

@@ -32,13 +32,14 @@ from histotune.metrics.scores import COSTS, evaluate, softmax
 from histotune.models.predictor import load_model
 from histotune.space import read_space
 from histotune.storage.records import Predictions, networks, read_record
-from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyStore
-from histotune.studies.create import Wanted, begin
+from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyFolder
+from histotune.studies.create import StudyRequest, begin
 from histotune.training import memory
 from histotune.training.checkpoint import Checkpoint
-from histotune.training.loop import StopTrial, conclude, epochs, run_trial
+from histotune.training.loop import StopTrial, epochs, run_trial
 from histotune.training.pooling import pooled
 from histotune.training.session import Session, start
+from histotune.training.trial_folder import conclude
 
 MADE_UP: dict[str, Any] = {
     "dataset": "synthetic",
@@ -52,21 +53,21 @@ def config(**changes: Any) -> TrialConfig:
     return TrialConfig.from_dict({"epochs": 3, "batch_size": 32, **changes})
 
 
-def new_study(folder: Path, **changes: Any) -> tuple[StudyStore, Cohort]:
+def new_study(folder: Path, **changes: Any) -> tuple[StudyFolder, Cohort]:
     """Begin a study of the made-up cohort with folds."""
-    wanted = Wanted(read_space(MADE_UP, "folded"), **{"folds": 3, **changes})
+    wanted = StudyRequest(read_space(MADE_UP, "folded"), **{"folds": 3, **changes})
     store, cohorts = begin(wanted, folder.name, Places(folder.parent, folder.parent.parent / "cache"))
     return store, cohorts[32]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Cohort]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Cohort]:
     """A study with three folds, dealt twice; read-only."""
     return new_study(tmp_path_factory.mktemp("folds") / "runs" / "twice", repeats=2)
 
 
 @pytest.fixture(scope="module")
-def data(study: tuple[StudyStore, Cohort]) -> TrainingData:
+def data(study: tuple[StudyFolder, Cohort]) -> TrainingData:
     """Three folds, dealt once, of the same data."""
     dealt = study[0].training_data(study[1])
     assert dealt.folds is not None
@@ -234,21 +235,21 @@ def test_what_makes_no_sense_is_refused_before_anything_is_prepared(
     space: dict[str, Any], asked: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        Wanted(read_space(MADE_UP | space, "folded"), **asked)
+        StudyRequest(read_space(MADE_UP | space, "folded"), **asked)
 
 
 def test_the_space_says_folds_and_the_user_has_the_last_word() -> None:
     space = read_space(MADE_UP | {"folds": 4, "repeats": 2}, "folded")
-    assert Wanted(space).dealt == (4, 2)
-    assert Wanted(space, folds=3, repeats=1).dealt == (3, 1)
-    assert Wanted(space, folds=0).dealt == (0, 1)
+    assert StudyRequest(space).dealt == (4, 2)
+    assert StudyRequest(space, folds=3, repeats=1).dealt == (3, 1)
+    assert StudyRequest(space, folds=0).dealt == (0, 1)
 
 
 # --- the contract
 
 
 def test_every_case_is_predicted_once_per_repeat_by_a_model_that_never_saw_its_patient(
-    study: tuple[StudyStore, Cohort], tmp_path: Path
+    study: tuple[StudyFolder, Cohort], tmp_path: Path
 ) -> None:
     store, cohort = study
     data = store.training_data(cohort)
@@ -323,7 +324,7 @@ def test_repeats_are_averaged_by_case() -> None:
     assert found.logits[:, 0].tolist() == [4.0, 4.0, 2.0, 1.0]
 
 
-def test_the_model_of_a_trial_is_the_mean_of_its_folds(trained: Path, study: tuple[StudyStore, Cohort]) -> None:
+def test_the_model_of_a_trial_is_the_mean_of_its_folds(trained: Path, study: tuple[StudyFolder, Cohort]) -> None:
     predictor = load_model(trained)
     images = study[1].arrays["image"][:5]
     alone = [load_model(place).logits(images) for place in networks(trained)]
@@ -339,7 +340,7 @@ def test_the_model_of_a_trial_is_the_mean_of_its_folds(trained: Path, study: tup
 
 
 def test_killed_in_the_middle_of_a_fold_it_ends_with_the_same_bits(
-    study: tuple[StudyStore, Cohort], data: TrainingData, trained: Path, tmp_path: Path
+    study: tuple[StudyFolder, Cohort], data: TrainingData, trained: Path, tmp_path: Path
 ) -> None:
     changes = config().to_dict()
     folder = tmp_path / "trial"
@@ -457,7 +458,7 @@ def test_folds_share_the_images_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(image, "_upload", lambda array, device: torch.from_numpy(array.copy()))
     array, other = np.zeros((2, 3, 8, 8, 3), np.uint8)
     gpu = torch.device("cuda:0")
-    first, second, third = (image.Images(one, gpu) for one in (array, array, other))
+    first, second, third = (image.ImageSource(one, gpu) for one in (array, array, other))
     assert first.resident is second.resident
     assert first.resident is not third.resident
     held = len(image._HELD)

@@ -20,17 +20,19 @@ import yaml
 
 from histotune.core.config import TrialConfig
 from histotune.data.batches import in_order, shuffled, steps
-from histotune.data.modalities.image import ImagePreprocessing, Images
+from histotune.data.modalities.image import ImagePreprocessing, ImageSource
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError, DataError, HistotuneError, StudyError, TrialFailed
 from histotune.metrics.scores import COSTS, evaluate, softmax
 from histotune.models.losses.cross_entropy import CrossEntropy
 from histotune.models.network import build_model
 from histotune.models.predictor import load_model, load_preparations, save_preparations
-from histotune.storage.study_folder import Predictions, TrialRecord, read_record
-from histotune.training.loop import Epoch, StopTrial, conclude, epochs, fail, run_trial, train_epoch
+from histotune.storage.records import Predictions, TrialRecord, read_record
+from histotune.training.checkpoint import Epoch
+from histotune.training.loop import StopTrial, epochs, run_trial, train_epoch
 from histotune.training.optimizer import WeightAverage, build_optimizer, learning_rate
 from histotune.training.session import named_failures, start
+from histotune.training.trial_folder import conclude, fail
 
 SIDE = 16
 FILES = {
@@ -483,7 +485,7 @@ def test_preprocessing_is_saved_and_loaded(data: TrainingData, tmp_path: Path) -
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 9, 3), (4, 8, 8, 4)])
 def test_arrays_that_are_no_square_colour_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="must be uint8"):
-        Images(np.zeros(shape, np.uint8), torch.device("cpu"))
+        ImageSource(np.zeros(shape, np.uint8), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])

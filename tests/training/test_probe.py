@@ -25,7 +25,8 @@ from histotune.models.backbones import BackboneOutput, Widths
 from histotune.models.fusions import FUSIONS as FUSIONS_OF
 from histotune.models.fusions import Fusion
 from histotune.models.predictor import Predictor, load_model
-from histotune.storage.study_folder import StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import StudyFolder
 from histotune.training import information, probe
 from histotune.training.loop import StopTrial, run_trial
 
@@ -44,7 +45,7 @@ def config(fusion: str = "cmaf", **changes: Any) -> TrialConfig:
 
 @pytest.fixture(scope="module")
 def data(
-    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyStore], small_cohort: Cohort
+    tmp_path_factory: pytest.TempPathFactory, new_study: Callable[[Path], StudyFolder], small_cohort: Cohort
 ) -> TrainingData:
     """What the trials of these tests may see; read-only."""
     return new_study(tmp_path_factory.mktemp("runs") / "small").training_data(small_cohort)

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histotune.errors import ConfigError
-from histotune.tuning.budget import STARTUP
-from histotune.tuning.run import Budget, Ledger
+from histotune.tuning.budget import STARTUP, Budget, Ledger
 from histotune.tuning.samplers import build_sampler
 
 Events = st.lists(st.tuples(st.integers(1, 9), st.one_of(st.none(), st.floats(0, 1))), max_size=40)

@@ -14,17 +14,17 @@ from optuna.trial import TrialState
 from histotune.core.config import TrialConfig
 from histotune.errors import StudyError
 from histotune.space import Space, read_space
-from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyStore, TrialRecord, read_record, write_record
+from histotune.storage.records import TrialRecord, read_record, write_record
+from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyFolder
 from histotune.training.memory import INFEASIBLE
-from histotune.tuning.budget import STARTUP, Ledger
-from histotune.tuning.controller import STOP, Conductor
+from histotune.tuning.budget import STARTUP, Budget, Ledger
+from histotune.tuning.controller import STOP, SearchController
 from histotune.tuning.failures import STARTS
 from histotune.tuning.journal import RECORD, Journal
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.resume import ledger, take_up
-from histotune.tuning.run import Budget
 from histotune.tuning.schedulers import build_scheduler
-from histotune.tuning.warm_start import Start
+from histotune.tuning.warm_start import WarmStart
 
 METRIC = "balanced_accuracy"
 EPOCHS = 9
@@ -44,8 +44,8 @@ def space() -> Space:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StudyStore:
-    return StudyStore(tmp_path / "study")
+def store(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "study")
 
 
 def curve(config: Mapping[str, Any]) -> list[float]:
@@ -57,11 +57,11 @@ def curve(config: Mapping[str, Any]) -> list[float]:
 class Workers:
     """Trains made-up trials in this process, as a worker does: epoch by epoch, into the trial's folder."""
 
-    def __init__(self, store: StudyStore, outcome: Callable[[int], str] = lambda number: COMPLETE) -> None:
+    def __init__(self, store: StudyFolder, outcome: Callable[[int], str] = lambda number: COMPLETE) -> None:
         self.store, self.outcome = store, outcome
         self.epochs: list[tuple[int, int]] = []
 
-    def work(self, conductor: Conductor, steps: int = 100_000) -> None:
+    def work(self, conductor: SearchController, steps: int = 100_000) -> None:
         live: dict[int, list[float]] = {}
         for _ in range(steps):
             while (assignment := conductor.next()) is not None:
@@ -74,7 +74,7 @@ class Workers:
                 if self.advance(conductor, number, live[number]):
                     del live[number]
 
-    def advance(self, conductor: Conductor, number: int, values: list[float]) -> bool:
+    def advance(self, conductor: SearchController, number: int, values: list[float]) -> bool:
         folder = self.store.trial_folder(number)
         if self.outcome(number) == "stillborn":
             conductor.died(number, "no such file")
@@ -111,7 +111,7 @@ class Workers:
 
 
 def begin(
-    store: StudyStore,
+    store: StudyFolder,
     space: Space,
     trials: int | None = None,
     *,
@@ -121,14 +121,14 @@ def begin(
     epochs: int | None = None,
     patience: int | None = None,
     journal: Journal | None = None,
-    start: Start | None = None,
+    start: WarmStart | None = None,
     **options: Any,
-) -> Conductor:
+) -> SearchController:
     journal = journal or Journal(store.journal, "tests", maximize=True)
     stopper = build_scheduler(scheduler, EPOCHS)
     history = take_up(store, journal, stopper, metric=METRIC, sign=1)
     proposer = Proposer(space, sampler, seed=0, maximize=True, history=journal.trials(), start=start)
-    return Conductor(
+    return SearchController(
         store,
         journal,
         proposer,
@@ -141,7 +141,7 @@ def begin(
     )
 
 
-def journal_of(store: StudyStore) -> list[optuna.trial.FrozenTrial]:
+def journal_of(store: StudyFolder) -> list[optuna.trial.FrozenTrial]:
     backend = optuna.storages.journal.JournalFileBackend(str(store.journal))
     study = optuna.load_study(study_name="tests", storage=optuna.storages.JournalStorage(backend))
     return study.get_trials()
@@ -150,16 +150,16 @@ def journal_of(store: StudyStore) -> list[optuna.trial.FrozenTrial]:
 # Proposing
 
 
-def test_the_first_trial_is_the_default_and_none_repeats(store: StudyStore, space: Space) -> None:
+def test_the_first_trial_is_the_default_and_none_repeats(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, 12))
     configs = [trial.user_attrs["config"] for trial in journal_of(store)]
     assert configs[0] == TrialConfig.from_dict(space.default()).to_dict()
     assert len({TrialConfig.from_dict(config).digest() for config in configs}) == 12
 
 
-def test_given_configurations_are_trained_once_right_after_the_default(store: StudyStore, space: Space) -> None:
+def test_given_configurations_are_trained_once_right_after_the_default(store: StudyFolder, space: Space) -> None:
     mine = [space.locate({"loss": {"name": "focal", "gamma": gamma}}) for gamma in (1.0, 4.0)]
-    start = Start(first=[mine[0], space.default_parameters(), mine[1], mine[0]])
+    start = WarmStart(first=[mine[0], space.default_parameters(), mine[1], mine[0]])
     workers = Workers(store)
     for trials in (1, 2, 4):
         workers.work(begin(store, space, trials, start=start))
@@ -168,7 +168,7 @@ def test_given_configurations_are_trained_once_right_after_the_default(store: St
     assert len(set(digests)) == len(digests) == 4
 
 
-def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, space: Space) -> None:
+def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyFolder, space: Space) -> None:
     Workers(store, lambda number: FAILED if number == 4 else COMPLETE).work(begin(store, space, 25, scheduler="asha"))
     trials = journal_of(store)
     hidden = [t for t in trials if t.user_attrs[RECORD]["state"] != COMPLETE]
@@ -180,7 +180,7 @@ def test_the_sampler_does_not_see_stopped_and_failed_trials(store: StudyStore, s
 
 
 def test_the_sampler_learns_what_does_not_fit_and_a_continued_search_still_knows(
-    store: StudyStore, space: Space
+    store: StudyFolder, space: Space
 ) -> None:
     journal = Journal(store.journal, "tests", maximize=True)
 
@@ -197,7 +197,7 @@ def test_the_sampler_learns_what_does_not_fit_and_a_continued_search_still_knows
     assert [bool(trial.constraints) for trial in seen] == unfit.tolist()
 
 
-def test_facts_of_a_hidden_trial_stay_in_the_journal(store: StudyStore, space: Space) -> None:
+def test_facts_of_a_hidden_trial_stay_in_the_journal(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, 12, scheduler="asha"))
     stopped = next(t for t in journal_of(store) if t.user_attrs[RECORD]["state"] == STOPPED)
     facts = stopped.user_attrs[RECORD]
@@ -205,7 +205,7 @@ def test_facts_of_a_hidden_trial_stay_in_the_journal(store: StudyStore, space: S
     assert facts["metrics"][METRIC] == stopped.intermediate_values[facts["epochs"]]
 
 
-def test_the_default_is_never_stopped(store: StudyStore, space: Space) -> None:
+def test_the_default_is_never_stopped(store: StudyFolder, space: Space) -> None:
     poor = read_space(space.to_dict(), "tests", fix=[], ranges=["optimizer.learning_rate=1e-4:1e-1:log"])
     worst = read_space(
         {**poor.to_dict(), "optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True, "default": 1e-1}}},
@@ -217,7 +217,7 @@ def test_the_default_is_never_stopped(store: StudyStore, space: Space) -> None:
     assert any(record.state == STOPPED for record in records)
 
 
-def test_a_space_that_has_been_tried_ends_the_search(store: StudyStore) -> None:
+def test_a_space_that_has_been_tried_ends_the_search(store: StudyFolder) -> None:
     space = read_space({"dataset": "synthetic", "epochs": EPOCHS, "batch_size": {"choice": [8, 16, 32]}}, "tests")
     conductor = begin(store, space, 10)
     Workers(store).work(conductor)
@@ -225,14 +225,14 @@ def test_a_space_that_has_been_tried_ends_the_search(store: StudyStore) -> None:
     assert (summary.reason, summary.ended) == ("exhausted", 3)
 
 
-def test_a_continued_random_search_draws_anew(store: StudyStore, space: Space) -> None:
+def test_a_continued_random_search_draws_anew(store: StudyFolder, space: Space) -> None:
     for trials in (5, 10):
         Workers(store).work(begin(store, space, trials, sampler="random"))
     rates = [t.params["optimizer.learning_rate"] for t in journal_of(store)]
     assert len(set(rates)) == 10
 
 
-def test_a_narrowed_space_learns_from_what_lies_inside_it(store: StudyStore, space: Space) -> None:
+def test_a_narrowed_space_learns_from_what_lies_inside_it(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, 15))
     narrow = read_space(space.to_dict(), "tests", ranges=["optimizer.learning_rate=1e-3:1e-2:log"])
     seen = Proposer(narrow, "tpe", seed=0, maximize=True, history=journal_of(store))._seen.get_trials()
@@ -245,7 +245,7 @@ def test_a_narrowed_space_learns_from_what_lies_inside_it(store: StudyStore, spa
 # Ends
 
 
-def test_the_budget_counts_the_trials_of_earlier_searches(store: StudyStore, space: Space) -> None:
+def test_the_budget_counts_the_trials_of_earlier_searches(store: StudyFolder, space: Space) -> None:
     for trials, new in ((12, 12), (20, 8), (20, 0), (15, 0)):
         conductor = begin(store, space, trials)
         Workers(store).work(conductor)
@@ -253,7 +253,7 @@ def test_the_budget_counts_the_trials_of_earlier_searches(store: StudyStore, spa
     assert len(store.trials()) == 20
 
 
-def test_the_time_is_up_for_all_at_once(store: StudyStore, space: Space) -> None:
+def test_the_time_is_up_for_all_at_once(store: StudyFolder, space: Space) -> None:
     now = 0.0
 
     def clock() -> float:
@@ -269,11 +269,11 @@ def test_the_time_is_up_for_all_at_once(store: StudyStore, space: Space) -> None
     assert conductor.next() is None
 
 
-def replayed(store: StudyStore) -> Ledger:
+def replayed(store: StudyFolder) -> Ledger:
     return ledger(Journal(store.journal, "tests", maximize=True).trials(), 1)
 
 
-def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyStore, space: Space) -> None:
+def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyFolder, space: Space) -> None:
     workers = Workers(store, lambda number: FAILED if number % 5 == 3 else COMPLETE)
     conductor = begin(store, space, epochs=100, scheduler="asha")
     workers.work(conductor)
@@ -283,7 +283,7 @@ def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyStore, spa
     assert {record.state for record in store.trials()} == {COMPLETE, STOPPED, FAILED}
 
 
-def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyStore, space: Space) -> None:
+def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
     conductor = begin(store, space, epochs=EPOCHS + 4)
     workers.work(conductor)
@@ -298,7 +298,7 @@ def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyStore
 
 
 @pytest.mark.parametrize("patience", [1, 4, 9])
-def test_patience_ends_a_search_that_no_longer_gets_better(store: StudyStore, space: Space, patience: int) -> None:
+def test_patience_ends_a_search_that_no_longer_gets_better(store: StudyFolder, space: Space, patience: int) -> None:
     conductor = begin(store, space, 300, patience=patience, scheduler="asha")
     Workers(store).work(conductor)
     summary, spent = conductor.summary(), replayed(store)
@@ -311,7 +311,7 @@ def test_patience_ends_a_search_that_no_longer_gets_better(store: StudyStore, sp
 
 @pytest.mark.parametrize("patience", [3, 6])
 def test_a_search_in_pieces_ends_where_one_in_one_piece_does(tmp_path: Path, space: Space, patience: int) -> None:
-    one, pieces = StudyStore(tmp_path / "one"), StudyStore(tmp_path / "pieces")
+    one, pieces = StudyFolder(tmp_path / "one"), StudyFolder(tmp_path / "pieces")
     Workers(one).work(begin(one, space, patience=patience, sampler="random", epochs=10_000))
     workers = Workers(pieces)
     for _ in range(1000):
@@ -327,7 +327,7 @@ def test_a_search_in_pieces_ends_where_one_in_one_piece_does(tmp_path: Path, spa
     assert replayed(one).since_best >= patience
 
 
-def test_the_first_budget_that_is_spent_ends_the_search(store: StudyStore, space: Space) -> None:
+def test_the_first_budget_that_is_spent_ends_the_search(store: StudyFolder, space: Space) -> None:
     for budget, reason in (((3, None, 1000, 50), "trials"), ((50, None, 40, 50), "epochs")):
         trials, seconds, epochs, patience = budget
         conductor = begin(store, space, trials, seconds=seconds, epochs=epochs, patience=patience)
@@ -335,7 +335,7 @@ def test_the_first_budget_that_is_spent_ends_the_search(store: StudyStore, space
         assert conductor.summary().reason == reason
 
 
-def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyStore, space: Space) -> None:
+def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyFolder, space: Space) -> None:
     conductor = begin(store, space, 30)
     Workers(store, lambda number: FAILED if number not in (2, 5) else COMPLETE).work(conductor)
     summary = conductor.summary()
@@ -344,7 +344,7 @@ def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyStore, spac
     assert summary.ended < 20
 
 
-def test_infeasible_trials_do_not_end_a_search_of_which_one_trial_fits(store: StudyStore, space: Space) -> None:
+def test_infeasible_trials_do_not_end_a_search_of_which_one_trial_fits(store: StudyFolder, space: Space) -> None:
     conductor = begin(store, space, 8)
     Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(conductor, steps=EPOCHS - 2)
     assert conductor.summary().failed >= 5, "while the default has not ended"
@@ -356,7 +356,7 @@ def test_infeasible_trials_do_not_end_a_search_of_which_one_trial_fits(store: St
 
 @pytest.mark.parametrize("default", [INFEASIBLE, FAILED])
 def test_five_infeasible_trials_in_a_row_end_a_search_of_which_none_fits(
-    store: StudyStore, space: Space, default: str
+    store: StudyFolder, space: Space, default: str
 ) -> None:
     for ended in (range(5, 8), range(10, 16)):
         conductor = begin(store, space, 30)
@@ -367,7 +367,7 @@ def test_five_infeasible_trials_in_a_row_end_a_search_of_which_none_fits(
         assert summary.ended in ended
 
 
-def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyStore, space: Space) -> None:
+def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyFolder, space: Space) -> None:
     conductor = begin(store, space, 4)
     Workers(store, lambda number: "killed" if number == 1 else COMPLETE).work(conductor)
     records = {record.number: record for record in store.trials()}
@@ -376,7 +376,7 @@ def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyStore, s
     assert [records[n].state for n in (0, 2, 3)] == [COMPLETE] * 3
 
 
-def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(store: StudyStore, space: Space) -> None:
+def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(store: StudyFolder, space: Space) -> None:
     now = 0.0
 
     def clock() -> float:
@@ -406,7 +406,7 @@ def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(stor
     assert "no epoch for 100 s" in record.reason
 
 
-def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: StudyStore, space: Space) -> None:
+def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: StudyFolder, space: Space) -> None:
     conductor = begin(store, space, 4)
     Workers(store, lambda number: "stillborn").work(conductor)
     summary = conductor.summary()
@@ -416,7 +416,7 @@ def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: Study
     assert [record.state for record in store.trials()] == [COMPLETE] * 4
 
 
-def test_a_listener_that_raises_is_dropped_and_named(store: StudyStore, space: Space) -> None:
+def test_a_listener_that_raises_is_dropped_and_named(store: StudyFolder, space: Space) -> None:
     heard: list[tuple[str, int]] = []
 
     class Broken:
@@ -481,7 +481,7 @@ class Mortal(Journal):
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("every", [1, 2, 3, 7, 20])
-def test_crashes_lose_nothing_and_repeat_nothing(store: StudyStore, space: Space, every: int, after: bool) -> None:
+def test_crashes_lose_nothing_and_repeat_nothing(store: StudyFolder, space: Space, every: int, after: bool) -> None:
     workers = Workers(store)
     for attempt in range(1000):
         mortal = Mortal(store.journal, "tests", maximize=True)
@@ -498,7 +498,7 @@ def test_crashes_lose_nothing_and_repeat_nothing(store: StudyStore, space: Space
     assert [t.user_attrs[RECORD]["state"] for t in trials] == [record.state for record in records]
 
 
-def test_a_torn_last_line_and_a_dead_process_lock_are_mended(store: StudyStore, space: Space) -> None:
+def test_a_torn_last_line_and_a_dead_process_lock_are_mended(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, 3))
     before = store.journal.read_bytes()
     store.journal.write_bytes(before + b'{"op_code": 4, "study_')
@@ -508,7 +508,7 @@ def test_a_torn_last_line_and_a_dead_process_lock_are_mended(store: StudyStore, 
     assert len(journal_of(store)) == len(store.trials()) == 5
 
 
-def test_a_damaged_journal_says_so(store: StudyStore, space: Space) -> None:
+def test_a_damaged_journal_says_so(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, 2))
     lines = store.journal.read_bytes().splitlines(keepends=True)
     lines[3] = b"not a line of a journal\n"
@@ -517,7 +517,7 @@ def test_a_damaged_journal_says_so(store: StudyStore, space: Space) -> None:
         Journal(store.journal, "tests", maximize=True)
 
 
-def test_folders_that_a_lost_journal_does_not_know_keep_their_numbers(store: StudyStore, space: Space) -> None:
+def test_folders_that_a_lost_journal_does_not_know_keep_their_numbers(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, 4))
     store.journal.unlink()
     before = {record.number: record.metrics for record in store.trials()}

@@ -19,7 +19,8 @@ import pytest
 
 from histotune.core.config import TrialConfig
 from histotune.space import read_space
-from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED
 from histotune.tuning.journal import CONFIG, DIGEST, Journal
 from histotune.tuning.proposer import Proposer
 

@@ -21,15 +21,18 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
 from histotune.errors import HistotuneError, StudyError
 from histotune.space import read_space
-from histotune.storage.study_folder import COMPLETE, FAILED, StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE, FAILED, StudyFolder
 from histotune.training import memory
 from histotune.training.loop import run_trial
 from histotune.training.memory import INFEASIBLE
+from histotune.tuning.budget import Budget
+from histotune.tuning.events import Resources, SearchSummary
 from histotune.tuning.follower import SETTLED, follow
 from histotune.tuning.journal import DEATHS, Journal
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.ray_cluster import _mark, _marked
-from histotune.tuning.run import Budget, Resources, Summary, run
+from histotune.tuning.run import run
 
 SPACE = {"dataset": "synthetic", "epochs": 3, "batch_size": 16}
 RATE = {"optimizer": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}}
@@ -84,7 +87,7 @@ def micro_batch(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_killed_and_after_three_times_it_is_a_result(
-    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin
+    small_study: StudyFolder, small_cohort: Cohort, plugin: Plugin
 ) -> None:
     hangs = plugin("hangs", "time.sleep(10_000)")
     space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", "hangs"]}}, "hanging")
@@ -112,7 +115,7 @@ TAKES = LIMITED + "held = torch.empty(len(labels) * {} * 2**20, dtype=torch.uint
 
 @pytest.mark.parametrize("stored", [False, True], ids=["one folder", "storage"])
 def test_a_trial_that_runs_out_of_memory_goes_on_in_smaller_pieces(
-    small_study: StudyStore,
+    small_study: StudyFolder,
     small_cohort: Cohort,
     plugin: Plugin,
     tmp_path: Path,
@@ -143,7 +146,7 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_smaller_pieces(
     ("cases", "state"), [(0, FAILED), pytest.param(4, COMPLETE, marks=pytest.mark.slow)], ids=["never fits", "fits"]
 )
 def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_smaller_micro_batch(
-    small_study: StudyStore,
+    small_study: StudyFolder,
     small_cohort: Cohort,
     plugin: Plugin,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,7 +180,7 @@ def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_smaller_micro
 
 @pytest.mark.slow
 def test_through_a_storage_the_smaller_micro_batch_outlives_its_worker(
-    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_study: StudyFolder, small_cohort: Cohort, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is killed when it tries 8 cases, for 16 did not fit: the next one begins with 8 and ends with 2."""
     monkeypatch.setenv("HISTOTUNE_CACHE", str(tmp_path / "node"))
@@ -204,7 +207,7 @@ def test_through_a_storage_the_smaller_micro_batch_outlives_its_worker(
 
 
 def test_a_clock_that_jumps_changes_nothing(
-    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+    small_study: StudyFolder, small_cohort: Cohort, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clocks of driver and workers jump a day back and ten years forth, in turn, while time limits are set."""
     jumps = [0.0, -86_400.0, 3e8]
@@ -235,7 +238,7 @@ def test_a_clock_that_jumps_changes_nothing(
 
 
 def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goes_on(
-    small_study: StudyStore, small_cohort: Cohort, plugin: Plugin, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, plugin: Plugin, tmp_path: Path
 ) -> None:
     """The worker may write no file of more than 1000 bytes from its second epoch on, as long as there is a mark."""
     mark = tmp_path / "disk-is-full"
@@ -248,7 +251,7 @@ def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goe
     )
     space = read_space(SPACE | {"loss": "full"} | RATE, "full")
 
-    def search() -> Summary:
+    def search() -> SearchSummary:
         one = Resources(max_concurrent=1)
         return run(small_study, space, {32: small_cohort.folder}, Budget(3), one, scheduler="none", plugins=[full])
 
@@ -265,7 +268,7 @@ def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goe
         assert [row["epoch"] for row in record.curve()] == [1, 2, 3]
 
 
-def test_a_journal_that_cannot_grow_is_mended_at_the_next_start(small_study: StudyStore) -> None:
+def test_a_journal_that_cannot_grow_is_mended_at_the_next_start(small_study: StudyFolder) -> None:
     journal = Journal(small_study.journal, "small", maximize=True)
     number = journal.propose({}, {}, {"config": {}, "digest": "0"})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -286,7 +289,7 @@ def test_a_journal_that_cannot_grow_is_mended_at_the_next_start(small_study: Stu
 
 
 def test_who_joins_looks_on_and_takes_over_what_is_left(
-    small_study: StudyStore, small_data: TrainingData, tmp_path: Path
+    small_study: StudyFolder, small_data: TrainingData, tmp_path: Path
 ) -> None:
     """A process holds the study, ends a trial, and dies; the one that joined hears of the trial, and goes on."""
     code = (

@@ -8,41 +8,41 @@ import numpy as np
 import pytest
 
 from histotune.errors import ConfigError
-from histotune.tuning.failures import LEAST, TIMES, Watch
+from histotune.tuning.failures import LEAST, TIMES, HangDetector
 
 
-def looks(watch: Watch, seconds: float, *, start: float = 0.0, every: float = 1.0) -> list[int]:
+def looks(watch: HangDetector, seconds: float, *, start: float = 0.0, every: float = 1.0) -> list[int]:
     """Look once in a while, for as long, and return who was accused."""
     return [number for now in np.arange(start, start + seconds + every / 2, every) for number in watch.look(float(now))]
 
 
 def test_who_is_silent_for_longer_than_the_limit_hangs_once() -> None:
-    watch = Watch(60.0)
+    watch = HangDetector(60.0)
     watch.heard(3)
     assert looks(watch, 60) == []
     assert looks(watch, 600, start=61) == [3]
 
 
 def test_every_epoch_begins_a_new_wait() -> None:
-    watch = Watch(60.0)
+    watch = HangDetector(60.0)
     for start in range(0, 500, 50):
         watch.heard(0, epoch=True)
         assert looks(watch, 50, start=start) == []
 
 
 def test_the_limit_grows_with_the_longest_epoch() -> None:
-    watch = Watch()
+    watch = HangDetector()
     watch.heard(0)
     assert watch.limit == LEAST
     looks(watch, 500)
     watch.heard(0, epoch=True)
     assert watch.limit == TIMES * 500
-    assert Watch(longest=100.0).limit == TIMES * 100
+    assert HangDetector(longest=100.0).limit == TIMES * 100
 
 
 @pytest.mark.parametrize("jump", [1e9, 3600.0, -3600.0, -1e9])
 def test_a_clock_that_jumps_accuses_nobody(jump: float) -> None:
-    watch = Watch(60.0)
+    watch = HangDetector(60.0)
     watch.heard(0)
     assert looks(watch, 20) == []
     assert looks(watch, 8, start=20 + jump) == []
@@ -50,7 +50,7 @@ def test_a_clock_that_jumps_accuses_nobody(jump: float) -> None:
 
 
 def test_zero_waits_for_ever() -> None:
-    watch = Watch(0)
+    watch = HangDetector(0)
     watch.heard(0)
     assert looks(watch, 1e6, every=30.0) == []
 
@@ -58,4 +58,4 @@ def test_zero_waits_for_ever() -> None:
 @pytest.mark.parametrize("wrong", [-1.0, math.inf, math.nan])
 def test_a_limit_that_is_no_time_is_refused(wrong: float) -> None:
     with pytest.raises(ConfigError, match="trial_timeout"):
-        Watch(wrong)
+        HangDetector(wrong)

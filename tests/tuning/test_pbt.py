@@ -21,20 +21,22 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError
 from histotune.space import Space, load_space, read_space
-from histotune.storage.records import Parent, read_parent, write_parent
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, read_record, write_record
+from histotune.storage.records import Parent, read_parent, read_record, write_parent, write_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.studies.disk import waste
 from histotune.studies.leaderboard import leaderboard
-from histotune.training.checkpoint import Checkpoint, Progress, kept
-from histotune.training.loop import conclude, epochs
+from histotune.training.checkpoint import Checkpoint, TrainingProgress, kept
+from histotune.training.loop import epochs
 from histotune.training.session import start
-from histotune.tuning.controller import STOP, Conductor
+from histotune.training.trial_folder import conclude
+from histotune.tuning.budget import Budget
+from histotune.tuning.controller import STOP, SearchController
 from histotune.tuning.journal import CONFIG, DIGEST, PARENT, RECORD, Journal
-from histotune.tuning.pbt import FACTORS, Nursery, check_scheduler, explore, free
+from histotune.tuning.pbt import FACTORS, PbtQueue, check_scheduler, explore, free
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.resume import ledger, take_up
-from histotune.tuning.run import Budget, run
-from histotune.tuning.schedulers import Population
+from histotune.tuning.run import run
+from histotune.tuning.schedulers import PopulationBasedTraining
 
 METRIC, EPOCHS = "balanced_accuracy", 10
 SPACE = {
@@ -130,13 +132,13 @@ def test_a_space_with_nothing_to_change_is_refused() -> None:
     ("total", "turns"), [(1, ()), (2, (1,)), (3, (1, 2)), (10, (2, 4, 6, 8)), (52, (10, 20, 30, 40))]
 )
 def test_the_turns_leave_a_descendant_something_to_train(total: int, turns: tuple[int, ...]) -> None:
-    assert Population(total).turns == turns
+    assert PopulationBasedTraining(total).turns == turns
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40, unique=True))
 def test_the_worst_quarter_gives_way_to_the_best(scores: list[float]) -> None:
-    population = Population(EPOCHS)
+    population = PopulationBasedTraining(EPOCHS)
     for number, score in enumerate(scores):
         seen = scores[:number]
         stopped = population.report(number, 2, score)
@@ -149,7 +151,9 @@ def test_the_worst_quarter_gives_way_to_the_best(scores: list[float]) -> None:
 
 
 def test_an_epoch_that_is_no_turn_has_no_best() -> None:
-    assert Population(EPOCHS).best(3) == Population(EPOCHS).elite(3) == [], "a study that began with other epochs"
+    assert PopulationBasedTraining(EPOCHS).best(3) == PopulationBasedTraining(EPOCHS).elite(3) == [], (
+        "a study that began with other epochs"
+    )
 
 
 # A search without an engine
@@ -158,12 +162,12 @@ def test_an_epoch_that_is_no_turn_has_no_best() -> None:
 class Workers:
     """Trains made-up trials in this process: a trial's score grows with its epochs and its closeness to a good rate."""
 
-    def __init__(self, store: StudyStore) -> None:
+    def __init__(self, store: StudyFolder) -> None:
         self.store = store
         self.epochs: list[tuple[int, int]] = []
         self.most_kept = 0
 
-    def work(self, conductor: Conductor) -> None:
+    def work(self, conductor: SearchController) -> None:
         live: dict[int, Mapping[str, Any]] = {}
         while True:
             while (assignment := conductor.next()) is not None:
@@ -182,7 +186,7 @@ class Workers:
                     del live[number]
             self.most_kept = max(self.most_kept, len(list(self.store.folder.glob("trials/*/checkpoint-*.pt"))))
 
-    def advance(self, conductor: Conductor, number: int, config: Mapping[str, Any]) -> bool:
+    def advance(self, conductor: SearchController, number: int, config: Mapping[str, Any]) -> bool:
         folder = self.store.trial_folder(number)
         conductor.begun(number)
         done = (
@@ -195,7 +199,7 @@ class Workers:
             done.append((done[-1] if done else 0.5) + 0.04 - 0.02 * away)
             text = " ".join(map(str, done))
             files.write_text(folder / "progress", text)
-            if len(done) in Population(EPOCHS).turns:
+            if len(done) in PopulationBasedTraining(EPOCHS).turns:
                 files.write_text(folder / kept(len(done)), text)
             self.epochs.append((number, len(done)))
             if len(done) == EPOCHS:
@@ -210,29 +214,31 @@ class Workers:
         write_record(folder, {"state": state, "metrics": {METRIC: done[-1]}, "epochs": len(done)})
 
 
-def begin(store: StudyStore, space: Space, budget: Budget, journal: Journal | None = None) -> tuple[Conductor, Nursery]:
+def begin(
+    store: StudyFolder, space: Space, budget: Budget, journal: Journal | None = None
+) -> tuple[SearchController, PbtQueue]:
     journal = journal or Journal(store.journal, "tests", maximize=True)
-    population = Population(EPOCHS)
+    population = PopulationBasedTraining(EPOCHS)
     history = take_up(store, journal, population, metric=METRIC, sign=1)
     past = journal.trials()
     proposer = Proposer(space, "tpe", seed=0, maximize=True, history=past)
-    nursery = Nursery(store, None, population, space, seed=0, history=past)
-    conductor = Conductor(
+    nursery = PbtQueue(store, None, population, space, seed=0, history=past)
+    conductor = SearchController(
         store, journal, proposer, population, history, budget=budget, at_once=3, metric=(METRIC, 1), nursery=nursery
     )
     return conductor, nursery
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> StudyStore:
-    return StudyStore(tmp_path / "study")
+def store(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "study")
 
 
-def trials_of(store: StudyStore) -> list[Any]:
+def trials_of(store: StudyFolder) -> list[Any]:
     return Journal(store.journal, "tests", maximize=True).trials()
 
 
-def test_every_trial_that_gives_way_has_one_descendant(store: StudyStore, space: Space) -> None:
+def test_every_trial_that_gives_way_has_one_descendant(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
     conductor, nursery = begin(store, space, Budget(40))
     workers.work(conductor)
@@ -249,25 +255,25 @@ def test_every_trial_that_gives_way_has_one_descendant(store: StudyStore, space:
         assert min(trial.intermediate_values) == trial.user_attrs[PARENT][1] + 1
         assert read_parent(store.trial_folder(trial.number)) == Parent(*trial.user_attrs[PARENT])
     assert trials[0].state == TrialState.COMPLETE, "the default runs to its end"
-    assert workers.most_kept <= len(Population(EPOCHS).turns) * (Population.KEPT + 3)
+    assert workers.most_kept <= len(PopulationBasedTraining(EPOCHS).turns) * (PopulationBasedTraining.KEPT + 3)
     nursery.close()
     assert not list(store.folder.glob("trials/*/checkpoint-*.pt"))
 
 
-def test_epochs_of_a_parent_are_not_spent_twice(store: StudyStore, space: Space) -> None:
+def test_epochs_of_a_parent_are_not_spent_twice(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
     conductor, _ = begin(store, space, Budget(25))
     workers.work(conductor)
     spent = ledger(trials_of(store), 1)
     assert spent.trained == len(workers.epochs) == len(set(workers.epochs))
     assert any(PARENT in trial.user_attrs for trial in trials_of(store))
-    again = StudyStore(store.folder.parent / "again")
+    again = StudyFolder(store.folder.parent / "again")
     workers = Workers(again)
     workers.work(begin(again, space, Budget(epochs=120))[0])
     assert len(workers.epochs) == 120
 
 
-def test_the_sampler_learns_from_no_descendant(store: StudyStore, space: Space) -> None:
+def test_the_sampler_learns_from_no_descendant(store: StudyFolder, space: Space) -> None:
     Workers(store).work(begin(store, space, Budget(25))[0])
     trials = trials_of(store)
     proposer = Proposer(space, "tpe", seed=0, maximize=True, history=trials)
@@ -306,7 +312,7 @@ class Mortal(Journal):
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("every", [2, 5, 13, 40])
-def test_crashes_owe_neither_more_nor_less(store: StudyStore, space: Space, every: int, after: bool) -> None:
+def test_crashes_owe_neither_more_nor_less(store: StudyFolder, space: Space, every: int, after: bool) -> None:
     workers, lives = Workers(store), itertools.count()
     for attempt in lives:
         mortal = Mortal(store.journal, "tests", maximize=True)
@@ -327,7 +333,7 @@ def test_crashes_owe_neither_more_nor_less(store: StudyStore, space: Space, ever
     assert spent.trained == len(workers.epochs)
 
 
-def test_a_search_that_goes_on_without_its_checkpoints_asks_the_sampler(store: StudyStore, space: Space) -> None:
+def test_a_search_that_goes_on_without_its_checkpoints_asks_the_sampler(store: StudyFolder, space: Space) -> None:
     conductor, nursery = begin(store, space, Budget(12))
     Workers(store).work(conductor)
     nursery.close()
@@ -343,7 +349,7 @@ def test_a_search_that_goes_on_without_its_checkpoints_asks_the_sampler(store: S
 
 
 @pytest.fixture
-def data(small_study: StudyStore, small_cohort: Cohort) -> TrainingData:
+def data(small_study: StudyFolder, small_cohort: Cohort) -> TrainingData:
     return small_study.training_data(small_cohort)
 
 
@@ -360,7 +366,7 @@ def config(**changes: Any) -> TrialConfig:
 
 @pytest.mark.filterwarnings("ignore:affinities vanish")
 def test_a_descendant_with_its_parents_parameters_is_its_parent_bit_by_bit(data: TrainingData, tmp_path: Path) -> None:
-    def trained(name: str) -> Progress:
+    def trained(name: str) -> TrainingProgress:
         """Train until epoch 4, to the checkpoint that an interruption leaves."""
         training = epochs(config(), data, tmp_path / name, keep=(2,))
         while next(training).number < 4:
@@ -407,7 +413,7 @@ def test_a_descendant_trains_with_its_own_parameters(data: TrainingData, tmp_pat
 
 
 def test_the_best_epoch_of_a_descendant_is_its_own() -> None:
-    progress = Progress("", 0.0, inherited=2)
+    progress = TrainingProgress("", 0.0, inherited=2)
     progress.curve = [{"epoch": 1}, {"epoch": 2}]
     progress.best_epoch, progress.best_value = 2, 0.9
     for value in (0.5, 0.7, 0.6):
@@ -439,7 +445,7 @@ optimizer: {learning_rate: {low: 1.0e-6, high: 1.0e-1, log: true}}
 """
 
 
-def check(store: StudyStore, trials: int) -> list[Parent]:
+def check(store: StudyFolder, trials: int) -> list[Parent]:
     """Every trial ended once and says where it came from; returns the parents of the descendants."""
     records = store.trials()
     assert [record.number for record in records] == list(range(trials))
@@ -459,7 +465,7 @@ def check(store: StudyStore, trials: int) -> list[Parent]:
     return parents
 
 
-def test_a_real_search_with_descendants(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> None:
+def test_a_real_search_with_descendants(small_study: StudyFolder, small_cohort: Cohort, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     space = load_space(tmp_path / "tiny.yaml")
     told = json.loads((small_study.folder / "study.json").read_text())
@@ -469,7 +475,7 @@ def test_a_real_search_with_descendants(small_study: StudyStore, small_cohort: C
     assert check(small_study, 20)
 
 
-def test_what_is_kept_is_shown_and_freed(small_study: StudyStore, data: TrainingData) -> None:
+def test_what_is_kept_is_shown_and_freed(small_study: StudyFolder, data: TrainingData) -> None:
     folder = small_study.trial_folder(0)
     list(epochs(config(epochs=3, loss={"name": "cross_entropy"}), data, folder, keep=(1, 2)))
     assert [one.path.name for one in waste(small_study)] == [kept(1), kept(2)]

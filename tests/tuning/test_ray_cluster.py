@@ -20,18 +20,20 @@ from histotune.core.runtime import share_gpu
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, StudyError, TrialFailed
 from histotune.space import read_space
-from histotune.storage.records import Parent, read_parent
-from histotune.storage.study_folder import COMPLETE, FAILED, StudyStore, TrialRecord, read_record
+from histotune.storage.records import Parent, TrialRecord, read_parent, read_record
+from histotune.storage.study_folder import COMPLETE, FAILED, StudyFolder
 from histotune.training import memory
-from histotune.training.checkpoint import KEPT, Checkpoint, Progress, kept
+from histotune.training.checkpoint import KEPT, Checkpoint, TrainingProgress, kept
 from histotune.training.memory import ENVIRONMENT
 from histotune.tuning import ray_pool as pool
+from histotune.tuning.budget import Budget
 from histotune.tuning.controller import STOP
+from histotune.tuning.events import Resources
 from histotune.tuning.ray_cluster import _mark, _marked
-from histotune.tuning.ray_tune import Courier
-from histotune.tuning.remote_storage import Depot
-from histotune.tuning.run import Budget, Resources, run
-from histotune.tuning.trial_workspace import Desk
+from histotune.tuning.ray_tune import TrialSync
+from histotune.tuning.remote_storage import RemoteStorage
+from histotune.tuning.run import run
+from histotune.tuning.trial_workspace import TrialWorkspace
 
 TOKEN = "a-token-of-thirty-two-characters-"
 SPACE = {
@@ -85,7 +87,7 @@ class Killer:
 
 
 def test_a_search_joins_a_cluster_and_leaves_it_running(
-    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, cluster: Any, tmp_path: Path
 ) -> None:
     import ray
 
@@ -134,13 +136,13 @@ def test_a_share_of_a_gpu_is_what_was_asked(gpus: float, expected: float) -> Non
     assert pool.share(gpus, 1.0, 3) == expected
 
 
-def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: StudyStore, tmp_path: Path) -> None:
+def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: StudyFolder, tmp_path: Path) -> None:
     depot, first, second = (
-        Depot.of(f"file://{tmp_path}/bucket", small_study),
+        RemoteStorage.of(f"file://{tmp_path}/bucket", small_study),
         tmp_path / "a/00007",
         tmp_path / "b/00007",
     )
-    courier, ours = Courier(small_study, depot), small_study.trial_folder(7)
+    courier, ours = TrialSync(small_study, depot), small_study.trial_folder(7)
     courier.fetch(7)
     assert not courier.knows(7), "it died before its node could say"
     files.write_json(first / ENVIRONMENT, {"micro_batch": 32, "least_micro_batch": 1})
@@ -157,21 +159,23 @@ def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: S
     assert depot.has(second, STOP)
 
 
-def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyStore, tmp_path: Path) -> None:
-    depot, there = Depot.of(f"file://{tmp_path}/bucket", small_study), tmp_path / "a/00003"
-    progress = Progress("parent", 1.0, curve=[{"epoch": 1}, {"epoch": 2}], best_epoch=1, best_value=0.5)
+def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyFolder, tmp_path: Path) -> None:
+    depot, there = RemoteStorage.of(f"file://{tmp_path}/bucket", small_study), tmp_path / "a/00003"
+    progress = TrainingProgress("parent", 1.0, curve=[{"epoch": 1}, {"epoch": 2}], best_epoch=1, best_value=0.5)
     Checkpoint(there).keep(progress)
     depot.push(there, {})
     depot.pull(small_study.trial_folder(3))
     assert not small_study.trial_folder(3).exists(), "kept checkpoints do not travel with every look"
-    desk = Desk({"study": str(small_study.folder), "number": 9, "depot": depot.uri}, {})
+    desk = TrialWorkspace({"study": str(small_study.folder), "number": 9, "depot": depot.uri}, {})
     desk.inherit(Parent(3, 2), "child")
     found = Checkpoint(desk.folder).load()
     assert found is not None
     assert (found.digest, found.inherited, found.epoch, found.best_epoch) == ("child", 2, 2, 1)
     assert read_parent(desk.folder) == Parent(3, 2)
     with pytest.raises(TrialFailed, match="checkpoint of trial 4 after epoch 2 is gone"):
-        Desk({"study": str(small_study.folder), "number": 10, "depot": depot.uri}, {}).inherit(Parent(4, 2), "child")
+        TrialWorkspace({"study": str(small_study.folder), "number": 10, "depot": depot.uri}, {}).inherit(
+            Parent(4, 2), "child"
+        )
     assert depot.find(f"trials/*/{KEPT}") == [Path("trials/00003") / kept(2)]
     depot.remove(there, kept(2))
     assert not depot.has(there, kept(2))
@@ -179,7 +183,7 @@ def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyStore, t
 
 @pytest.mark.slow
 def test_a_population_trains_through_a_storage(
-    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, cluster: Any, tmp_path: Path
 ) -> None:
     told = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", told | {"metric": "auroc"})  # it differs after an epoch
@@ -193,7 +197,7 @@ def test_a_population_trains_through_a_storage(
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", [True, False])
 def test_a_search_goes_on_when_a_node_dies(
-    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path, storage: bool
+    small_study: StudyFolder, small_cohort: Cohort, cluster: Any, tmp_path: Path, storage: bool
 ) -> None:
     second = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False), after=3)
@@ -232,7 +236,7 @@ def hanging(given):
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_on_another_node_is_killed_there(
-    small_study: StudyStore, small_cohort: Cohort, cluster: Any, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, cluster: Any, tmp_path: Path
 ) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
@@ -251,7 +255,7 @@ def test_a_trial_that_hangs_on_another_node_is_killed_there(
     assert failed.config()["loss"]["name"] == "hanging_there"
 
 
-def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyStore, small_cohort: Cohort) -> None:
+def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyFolder, small_cohort: Cohort) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -262,7 +266,7 @@ def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyStor
 
 
 def test_another_token_is_refused_with_what_to_set(
-    small_study: StudyStore, small_cohort: Cohort, cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-of-thirty-two-characters")
     with pytest.raises(StudyError, match="RAY_AUTH_TOKEN"):
@@ -294,9 +298,9 @@ def test_a_trial_that_fits_no_single_node_is_refused() -> None:
 
 
 def test_a_node_copies_a_cohort_once_and_without_its_labels(
-    small_study: StudyStore, small_cohort: Cohort, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
-    depot = Depot.of(f"file://{tmp_path}/bucket", small_study)
+    depot = RemoteStorage.of(f"file://{tmp_path}/bucket", small_study)
     depot.offer_cohort(small_cohort.folder)
     elsewhere = tmp_path / "not-on-this-node" / small_cohort.folder.name
     first = depot.cohort(elsewhere, tmp_path / "node")
@@ -308,16 +312,16 @@ def test_a_node_copies_a_cohort_once_and_without_its_labels(
     assert depot.cohort(small_cohort.folder, tmp_path / "node") == small_cohort.folder
 
 
-def test_an_unknown_protocol_is_refused(small_study: StudyStore) -> None:
+def test_an_unknown_protocol_is_refused(small_study: StudyFolder) -> None:
     with pytest.raises(ConfigError, match="Protocol not known: nowhere"):
-        Depot.of("nowhere://bucket", small_study)
+        RemoteStorage.of("nowhere://bucket", small_study)
 
 
-def test_another_study_in_the_storage_is_not_overwritten(small_study: StudyStore, tmp_path: Path) -> None:
+def test_another_study_in_the_storage_is_not_overwritten(small_study: StudyFolder, tmp_path: Path) -> None:
     (tmp_path / "bucket" / "small").mkdir(parents=True)
     (tmp_path / "bucket" / "small" / "study.json").write_text("{}")
     with pytest.raises(StudyError, match="another study of this name"):
-        Depot.of(f"file://{tmp_path}/bucket", small_study)
+        RemoteStorage.of(f"file://{tmp_path}/bucket", small_study)
 
 
 SEES = """
@@ -338,7 +342,7 @@ def telling(given):
 
 @pytest.mark.parametrize(("share", "seen"), [(0.5, "0"), (0.0, "")])
 def test_trials_that_share_a_gpu_see_it_and_others_see_none(
-    small_study: StudyStore,
+    small_study: StudyFolder,
     small_cohort: Cohort,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from histotune.errors import ConfigError, DataError
+from histotune.tuning.events import Resources
 from histotune.tuning.ray_cluster import _folder, _mark, _marked
-from histotune.tuning.ray_pool import Died, Pool, workers
-from histotune.tuning.run import Resources
+from histotune.tuning.ray_pool import Died, WorkerPool, workers
 
 HALF = Resources(cpus_per_trial=0.5, gpus_per_trial=0, max_concurrent=2)
 
@@ -43,7 +43,7 @@ def refused(number: int, share: float) -> int:
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerPool]:
     """Two workers; of which nothing is left in the end."""
     owner = tmp_path_factory.mktemp("owner")
     with workers(owner, HALF, address=None, plugins=[]) as pool:
@@ -58,7 +58,7 @@ def jobs(numbers: range, drawn: list[int]) -> Iterator[Mapping[str, Any]]:
         yield {"number": number}
 
 
-def test_every_job_is_done_once_and_drawn_when_a_worker_is_free(pool: Pool) -> None:
+def test_every_job_is_done_once_and_drawn_when_a_worker_is_free(pool: WorkerPool) -> None:
     drawn: list[int] = []
     found, running = {}, []
     for job, answer in pool.run(answered, jobs(range(7), drawn)):
@@ -71,12 +71,12 @@ def test_every_job_is_done_once_and_drawn_when_a_worker_is_free(pool: Pool) -> N
     assert {answer["share"] for answer in found.values()} == {0.5}, "of the memory of one CPU"
 
 
-def test_an_error_comes_back_as_it_is(pool: Pool) -> None:
+def test_an_error_comes_back_as_it_is(pool: WorkerPool) -> None:
     with pytest.raises(DataError, match=r"^job 2 cannot be done: mend it$"):
         list(pool.run(refused, jobs(range(5), [])))
 
 
-def test_a_job_whose_worker_dies_starts_again_and_in_the_end_is_given_up(pool: Pool, tmp_path: Path) -> None:
+def test_a_job_whose_worker_dies_starts_again_and_in_the_end_is_given_up(pool: WorkerPool, tmp_path: Path) -> None:
     wanted = ({"number": number, "tries": tmp_path} for number in range(3))
     found = {job["number"]: answer for job, answer in pool.run(fragile, wanted)}
     assert found[1] == 1
@@ -86,7 +86,7 @@ def test_a_job_whose_worker_dies_starts_again_and_in_the_end_is_given_up(pool: P
     assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == {"0": 3, "1": 3, "2": 3}
 
 
-def test_a_signal_ends_the_waiting(pool: Pool) -> None:
+def test_a_signal_ends_the_waiting(pool: WorkerPool) -> None:
     drawn: list[int] = []
     pool.signals.received.append(signal.SIGTERM)
     try:

@@ -23,7 +23,7 @@ from histotune.core import files
 from histotune.data.cohort import Cohort
 from histotune.metrics.pareto import front
 from histotune.storage.records import Parent, read_parent
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.study import Study
 from histotune.tracking import client as _mlflow
 from histotune.tuning.journal import DEATHS, PARENT, RECORD, Journal
@@ -81,7 +81,7 @@ class Process:
 class Search(Process):
     """A search of a study that exists, by `search_process.py`."""
 
-    def __init__(self, store: StudyStore, cohort: Cohort, space: Path, trials: int, scheduler: str) -> None:
+    def __init__(self, store: StudyFolder, cohort: Cohort, space: Path, trials: int, scheduler: str) -> None:
         arguments = (store.folder, cohort.folder, space, trials, scheduler)
         super().__init__([sys.executable, str(SCRIPT), *map(str, arguments)])
 
@@ -100,7 +100,7 @@ class Search(Process):
 
 
 @pytest.fixture
-def search(small_study: StudyStore, small_cohort: Cohort, tmp_path: Path) -> Iterator[Callable[..., Search]]:
+def search(small_study: StudyFolder, small_cohort: Cohort, tmp_path: Path) -> Iterator[Callable[..., Search]]:
     """Factory of searches of one study; what still runs in the end is killed."""
     space, searches = tmp_path / "tiny.yaml", list[Search]()
     space.write_text(SPACE)
@@ -135,7 +135,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         kill_leftovers(_mark(study.parent))
 
 
-def check_whole(store: StudyStore, trials: int) -> None:
+def check_whole(store: StudyFolder, trials: int) -> None:
     """Every trial ended once, journal and folders agree, and nothing is left of any process."""
     records = store.trials()
     assert [record.number for record in records] == list(range(trials))
@@ -151,7 +151,7 @@ def check_whole(store: StudyStore, trials: int) -> None:
 
 
 def test_a_search_survives_kill_interrupt_and_a_dead_worker(
-    search: Callable[[int], Search], small_study: StudyStore
+    search: Callable[[int], Search], small_study: StudyFolder
 ) -> None:
     killed = search(6)
     killed.until(r"reported \d+ 3")
@@ -180,7 +180,7 @@ def test_a_search_survives_kill_interrupt_and_a_dead_worker(
 
 
 @pytest.mark.slow
-def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search], small_study: StudyStore) -> None:
+def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search], small_study: StudyFolder) -> None:
     rng = np.random.default_rng(0)
     for _ in range(10):
         one = search(30)
@@ -195,7 +195,7 @@ def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search],
 
 
 @pytest.mark.slow
-def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search], small_study: StudyStore) -> None:
+def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search], small_study: StudyFolder) -> None:
     told = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", told | {"metric": "auroc"})  # it differs after an epoch
     rng = np.random.default_rng(1)
@@ -225,7 +225,7 @@ def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search],
 
 
 @pytest.mark.slow
-def test_sigterm_ends_like_ctrl_c(search: Callable[[int], Search], small_study: StudyStore) -> None:
+def test_sigterm_ends_like_ctrl_c(search: Callable[[int], Search], small_study: StudyFolder) -> None:
     one = search(4)
     one.until(r"reported \d+ 2")
     assert one.interrupt(signal.SIGTERM) < PROMPT
@@ -236,7 +236,9 @@ def test_sigterm_ends_like_ctrl_c(search: Callable[[int], Search], small_study: 
 
 
 @pytest.mark.slow
-def test_a_second_search_of_the_same_study_is_refused(search: Callable[[int], Search], small_study: StudyStore) -> None:
+def test_a_second_search_of_the_same_study_is_refused(
+    search: Callable[[int], Search], small_study: StudyFolder
+) -> None:
     first = search(4)
     first.until("reported")
     second = search(4)
@@ -248,7 +250,7 @@ def test_a_second_search_of_the_same_study_is_refused(search: Callable[[int], Se
 
 @pytest.mark.slow
 def test_a_checkpoint_cut_short_costs_its_trial_only_time(
-    search: Callable[[int], Search], small_study: StudyStore
+    search: Callable[[int], Search], small_study: StudyFolder
 ) -> None:
     one = search(3)
     one.until(r"reported \d+ 3")
@@ -269,7 +271,7 @@ def test_a_checkpoint_cut_short_costs_its_trial_only_time(
 # The command itself, in processes of their own
 
 
-def check_mirror(store: StudyStore) -> None:
+def check_mirror(store: StudyFolder) -> None:
     """MLflow has one run for every trial, and none that pretends to be running."""
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -284,7 +286,7 @@ def test_of_two_that_join_a_search_one_takes_over_and_the_other_looks_on(
     command: Callable[..., Process], tmp_path: Path
 ) -> None:
     search = ("search", "small.yaml", "--trials", 8, "--fix", "batch_size=2")  # longer, so that two more can come
-    store = StudyStore(tmp_path / "runs" / "small")
+    store = StudyFolder(tmp_path / "runs" / "small")
     first = command(*search)
     first.until(r"trial \d+: ")
     joined = [command(*search, "--join") for _ in range(2)]
@@ -312,7 +314,7 @@ def test_who_joins_ends_when_the_search_does(command: Callable[..., Process], tm
     second.until(f"looking on, .* process {first.process.pid} ")
     first.finish()
     second.finish()
-    check_whole(StudyStore(tmp_path / "runs" / "small"), 6)
+    check_whole(StudyFolder(tmp_path / "runs" / "small"), 6)
     assert any("[6/6 trials] trial" in line for line in second.lines), second.lines
     assert not any("at once on" in line for line in second.lines), "it searched, too"
     shown = [[line for line in one.lines if "balanced_accuracy" in line] for one in (first, second)]
@@ -328,7 +330,7 @@ def test_several_metrics_survive_a_kill_and_the_front_is_what_the_folders_say(
     first = command(*search, "--scheduler", "none")
     first.until(r"trial 2: ")
     first.kill()
-    store = StudyStore(tmp_path / "runs" / "small")
+    store = StudyFolder(tmp_path / "runs" / "small")
     before = {record.number: record.metrics for record in store.trials()}
     assert 3 <= len(before) < 7
     again = command(*search, "--scheduler", "none")
@@ -346,7 +348,7 @@ def test_several_metrics_survive_a_kill_and_the_front_is_what_the_folders_say(
     assert any("* on the Pareto front with latency_ms" in line for line in again.lines)
 
 
-def workers_of(store: StudyStore) -> list[int]:
+def workers_of(store: StudyFolder) -> list[int]:
     """Return the process ids of the workers of a study's search."""
     named = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _marked(_mark(store.folder))}
     found = [pid for pid, command in named.items() if b"ray::TrialWorker" in command]

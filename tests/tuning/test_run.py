@@ -16,9 +16,12 @@ from optuna.trial import TrialState
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, StudyError
 from histotune.space import Space, read_space
-from histotune.storage.study_folder import COMPLETE, FAILED, StudyStore, TrialRecord
+from histotune.storage.records import TrialRecord
+from histotune.storage.study_folder import COMPLETE, FAILED, StudyFolder
+from histotune.tuning.budget import Budget
+from histotune.tuning.events import Resources, SearchSummary
 from histotune.tuning.ray_cluster import MARK, _folder, _mark, _marked
-from histotune.tuning.run import Budget, Resources, Summary, run
+from histotune.tuning.run import run
 
 LOOPBACK, LOOPBACK_6 = "0100007F", "0000000000000000FFFF00000100007F"
 TINY = {
@@ -60,9 +63,9 @@ class Ears:
 class Searched:
     """A study after two searches of it."""
 
-    store: StudyStore
-    first: Summary
-    second: Summary
+    store: StudyFolder
+    first: SearchSummary
+    second: SearchSummary
     ears: Ears
 
 
@@ -70,7 +73,7 @@ class Searched:
 def searched(
     tmp_path_factory: pytest.TempPathFactory,
     small_cohort: Cohort,
-    new_study: Callable[[Path], StudyStore],
+    new_study: Callable[[Path], StudyFolder],
     space: Space,
 ) -> Searched:
     ears, home = Ears(), tmp_path_factory.mktemp("home")
@@ -132,7 +135,7 @@ def test_nothing_is_left_behind(searched: Searched) -> None:
 
 
 def test_a_trial_that_raises_is_a_result_and_the_search_goes_on(
-    small_study: StudyStore, small_cohort: Cohort, tmp_path: Path
+    small_study: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
@@ -183,7 +186,7 @@ def listening(processes: list[int]) -> set[str]:
     ],
 )
 def test_more_than_there_is_is_refused_with_the_numbers(
-    small_study: StudyStore, space: Space, resources: Resources, words: str
+    small_study: StudyFolder, space: Space, resources: Resources, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         run(small_study, space, {32: small_study.folder}, Budget(1), resources)
@@ -205,11 +208,11 @@ def test_impossible_budgets_are_refused(wrong: dict[str, Any]) -> None:
         Budget.of(**wrong)
 
 
-def test_a_size_that_was_not_prepared_is_refused(small_study: StudyStore, space: Space) -> None:
+def test_a_size_that_was_not_prepared_is_refused(small_study: StudyFolder, space: Space) -> None:
     with pytest.raises(ConfigError, match=r"sizes \[32\], but the cohort was prepared at \[64\]"):
         run(small_study, space, {64: small_study.folder}, Budget(1))
 
 
-def test_a_second_search_of_a_study_says_who_holds_it(small_study: StudyStore, space: Space) -> None:
+def test_a_second_search_of_a_study_says_who_holds_it(small_study: StudyFolder, space: Space) -> None:
     with small_study.lock("a test"), pytest.raises(StudyError, match="a test"):
         run(small_study, space, {32: small_study.folder}, Budget(1))

@@ -20,12 +20,13 @@ from histotune.core.files import write_json
 from histotune.errors import ConfigError, StudyError
 from histotune.space import Space, load_space, read_space, space_names
 from histotune.space._nodes import Fixed
-from histotune.storage.study_folder import COMPLETE, STOPPED, StudyStore, write_record
+from histotune.storage.records import write_record
+from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.studies.leaderboard import leaderboard
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.warm_start import BEST, begin_with, read_starts
 
-NewStudy = Callable[[Path], StudyStore]
+NewStudy = Callable[[Path], StudyFolder]
 GAMMAS = [1.0, 2.0, 3.0, 4.0, 4.5]
 
 
@@ -43,7 +44,7 @@ def space() -> Space:
 
 
 @pytest.fixture
-def other(tmp_path: Path, new_study: NewStudy, space: Space) -> StudyStore:
+def other(tmp_path: Path, new_study: NewStudy, space: Space) -> StudyFolder:
     """Another study of the same cases: complete trials by gamma, one outside the space, one that was stopped."""
     store = new_study(tmp_path / "runs" / "other")
     for number, gamma in enumerate([*GAMMAS, 9.0, 2.5]):
@@ -56,7 +57,7 @@ def other(tmp_path: Path, new_study: NewStudy, space: Space) -> StudyStore:
     return store
 
 
-def change_settings(store: StudyStore, **changes: Any) -> None:
+def change_settings(store: StudyFolder, **changes: Any) -> None:
     write_json(store.folder / "study.json", unparse(dataclasses.replace(store.settings(), **changes)))
 
 
@@ -112,7 +113,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, space: Space) -> None
 
 
 def test_comparable_scores_are_knowledge_and_no_result(
-    small_study: StudyStore, space: Space, other: StudyStore
+    small_study: StudyFolder, space: Space, other: StudyFolder
 ) -> None:
     start = begin_with(small_study, space, [], other)
     assert [(known.params["loss.focal.gamma"], known.values) for known in start.known] == [
@@ -126,7 +127,7 @@ def test_comparable_scores_are_knowledge_and_no_result(
     assert leaderboard(small_study).empty
 
 
-def test_knowledge_replaces_the_random_start_up(small_study: StudyStore, space: Space, other: StudyStore) -> None:
+def test_knowledge_replaces_the_random_start_up(small_study: StudyFolder, space: Space, other: StudyFolder) -> None:
     start = begin_with(small_study, space, [], other)
     proposals = []
     for given in (start, None):
@@ -140,7 +141,7 @@ def test_knowledge_replaces_the_random_start_up(small_study: StudyStore, space: 
 
 @pytest.mark.parametrize("what", ["data", "validation cases"])
 def test_other_cases_give_configurations_to_train_instead_of_scores(
-    small_study: StudyStore, space: Space, other: StudyStore, what: str
+    small_study: StudyFolder, space: Space, other: StudyFolder, what: str
 ) -> None:
     if what == "data":
         change_settings(other, digests={"32": "0" * 12})
@@ -159,7 +160,7 @@ def test_other_cases_give_configurations_to_train_instead_of_scores(
 
 
 def test_a_search_that_goes_on_knows_it_without_the_other_study(
-    small_study: StudyStore, space: Space, other: StudyStore, tmp_path: Path
+    small_study: StudyFolder, space: Space, other: StudyFolder, tmp_path: Path
 ) -> None:
     mine = read_starts([file(tmp_path, "loss: {name: focal, gamma: 1.5}")], space)
     first = begin_with(small_study, space, mine, other)
@@ -170,7 +171,7 @@ def test_a_search_that_goes_on_knows_it_without_the_other_study(
     assert begin_with(small_study, space, [], None).first == [*mine, *more]
 
 
-def test_a_study_without_any_of_it_writes_nothing(small_study: StudyStore, space: Space) -> None:
+def test_a_study_without_any_of_it_writes_nothing(small_study: StudyFolder, space: Space) -> None:
     assert begin_with(small_study, space, [], None).known == []
     assert not (small_study.folder / "warm_start.json").exists()
 
@@ -184,14 +185,14 @@ def test_a_study_without_any_of_it_writes_nothing(small_study: StudyStore, space
     ],
 )
 def test_a_study_of_which_nothing_can_be_learnt_is_refused(
-    small_study: StudyStore, space: Space, other: StudyStore, changes: dict[str, Any], words: str
+    small_study: StudyFolder, space: Space, other: StudyFolder, changes: dict[str, Any], words: str
 ) -> None:
     change_settings(other, **changes)
     with pytest.raises(StudyError, match=words):
         begin_with(small_study, space, [], other)
 
 
-def test_a_study_without_a_fitting_trial_is_refused(small_study: StudyStore, space: Space, other: StudyStore) -> None:
+def test_a_study_without_a_fitting_trial_is_refused(small_study: StudyFolder, space: Space, other: StudyFolder) -> None:
     narrow = read_space(space.to_dict(), "tests", fix=["loss=cross_entropy"])
     with pytest.raises(StudyError, match=r"none of its 6 complete trials fits: .*loss.name"):
         begin_with(small_study, narrow, [], other)
@@ -200,7 +201,7 @@ def test_a_study_without_a_fitting_trial_is_refused(small_study: StudyStore, spa
 
 
 def test_another_study_later_is_refused(
-    small_study: StudyStore, space: Space, other: StudyStore, tmp_path: Path, new_study: NewStudy
+    small_study: StudyFolder, space: Space, other: StudyFolder, tmp_path: Path, new_study: NewStudy
 ) -> None:
     begin_with(small_study, space, [], other)
     with pytest.raises(StudyError, match="began with a warm start from"):
@@ -234,7 +235,7 @@ def test_by_command_another_study_is_learnt_from_and_not_needed_again(
     note = "Note: The sampler knows 3 complete trials of study 'a'. They are no results of this study."
     first = search("b", "--trials", "3", "--warm-start", "a", "--start-with", "mine.yaml")
     assert (first.exit_code, note in first.stdout) == (0, True), first.output
-    new = StudyStore(tmp_path / "runs" / "b")
+    new = StudyFolder(tmp_path / "runs" / "b")
     configs = [record.config() for record in new.trials()]
     assert len(configs) == 3
     assert configs[0] == TrialConfig.from_dict(load_space("small.yaml").default()).to_dict(), "the default is first"

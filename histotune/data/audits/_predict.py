@@ -10,7 +10,8 @@ import numpy as np
 
 from histotune.data.audits._base import OK, Finding, Subject
 from histotune.data.grouping import by_group
-from histotune.metrics.bootstrap import Interval, patient_bootstrap
+from histotune.metrics.bootstrap import patient_bootstrap
+from histotune.metrics.intervals import ConfidenceInterval
 
 FOLDS = 5
 CASES = 20_000  # that are drawn at random where there are more
@@ -22,7 +23,7 @@ LEAST = 10  # patients
 class Told(NamedTuple):
     """How well labels are told out of folds: macro one-vs-rest AUROC, and by how many patients."""
 
-    auroc: Interval
+    auroc: ConfidenceInterval
     patients: int
 
     @property
@@ -46,7 +47,7 @@ def tell(model: Any, features: np.ndarray, labels: np.ndarray, patients: np.ndar
     """
     names, classes = np.unique(patients), np.unique(labels)
     if len(names) < LEAST or len(classes) < 2:
-        return Told(Interval(float("nan"), float("nan"), float("nan")), len(names))
+        return Told(ConfidenceInterval(float("nan"), float("nan"), float("nan")), len(names))
     codes = np.searchsorted(classes, labels)
     folds = by_group(patients, codes, [1 / FOLDS] * FOLDS, [0])
     probabilities = np.full((len(labels), len(classes)), 1 / len(classes))

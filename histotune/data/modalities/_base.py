@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from histotune.core.parameters import Range
+from histotune.core.parameters import Allowed
 from histotune.core.registry import Registry
 from histotune.errors import ConfigError, suggest
 
@@ -59,7 +59,7 @@ class Column(NamedTuple):
         return Column(self.kind, MODALITIES.build(self.kind).select(self.stored, rows), self.present[rows])
 
 
-class Source(Protocol):
+class CaseSource(Protocol):
     """Row numbers -> a raw batch on the device."""
 
     def take(self, rows: np.ndarray) -> Batch:
@@ -153,7 +153,7 @@ class Modality:
         """Take what `Preprocessing.to_dict` gave."""
         raise NotImplementedError
 
-    def source(self, stored: Any, device: torch.device) -> Source:
+    def source(self, stored: Any, device: torch.device) -> CaseSource:
         """Return what makes raw batches of the stored cases."""
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class Modality:
 MODALITIES: Registry[Modality] = Registry("kind of modality", "histotune.data.modalities")
 
 
-def refuse_options(kind: str, options: Mapping[str, Any], known: Mapping[str, Range]) -> None:
+def refuse_options(kind: str, options: Mapping[str, Any], known: Mapping[str, Allowed]) -> None:
     """Check options of a preprocessing against what the kind knows.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from histotune.core.parameters import YES_OR_NO, Interval, OneOf, Range
+from histotune.core.parameters import YES_OR_NO, Allowed, Interval, OneOf
 from histotune.errors import DataError
 
 NUMBER_STATE = ("shift", "low", "high", "fill", "center", "scale")  # one value per numeric column that is kept
@@ -52,7 +52,7 @@ class Options:
     indicator: bool = False
 
 
-RANGES: Mapping[str, Range] = {
+RANGES: Mapping[str, Allowed] = {
     "log1p": YES_OR_NO,
     "clip": OneOf("none", "iqr", "quantile"),
     "whiskers": Interval(0, open_low=True),

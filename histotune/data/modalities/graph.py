@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from histotune.core.parameters import Interval, OneOf, Range
+from histotune.core.parameters import Allowed, Interval, OneOf
 from histotune.data.modalities._base import MODALITIES
 from histotune.data.modalities.bag import BagModality, Bags
 
 EDGES = ("knn", "delaunay")
-RANGES: Mapping[str, Range] = {"edges": OneOf(*EDGES), "k": Interval(1, whole=True), "limit": Interval(0)}
+RANGES: Mapping[str, Allowed] = {"edges": OneOf(*EDGES), "k": Interval(1, whole=True), "limit": Interval(0)}
 _EQUAL = 1e-9  # relative difference of two distances that rounding alone makes
 _THIN = 1e-8  # width of a row of places by its length, below which it is a line
 

@@ -90,7 +90,7 @@ class ImagePreprocessing(Preprocessing):
         return dataclasses.asdict(self)
 
 
-class Images:
+class ImageSource:
     """One uint8 array [N, S, S, 3]: whole on the GPU when it fits, else memory-mapped and copied by batches."""
 
     def __init__(self, array: np.ndarray, device: torch.device) -> None:
@@ -154,9 +154,9 @@ class ImageModality(Modality):
         """Take what `to_dict` gave."""
         return ImagePreprocessing(tuple(saved["mean"]), tuple(saved["std"]), saved["image_size"])
 
-    def source(self, stored: np.ndarray, device: torch.device) -> Images:
+    def source(self, stored: np.ndarray, device: torch.device) -> ImageSource:
         """Return what takes batches."""
-        return Images(stored, device)
+        return ImageSource(stored, device)
 
     def summary(self, stored: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return mean colours on a grid of at most 8 x 8 fields, float32 [n, F]."""

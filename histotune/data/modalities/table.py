@@ -27,7 +27,7 @@ FARTHEST = 1000.0  # standard deviations: no value, however wild, goes further, 
 UNKNOWN_CATEGORY = -1.0  # the code of a category that the preprocessing was not fitted to
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column by its name; `categories` are the words that its codes 0, 1, ... stand for, None for numbers."""
 
     name: str
@@ -38,7 +38,7 @@ class Table(NamedTuple):
     """What is stored: float32 [N, F], a number or the code of a category; NaN is a missing value."""
 
     values: np.ndarray
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
 
 
 class TableSource:
@@ -65,7 +65,7 @@ class TablePreprocessing(Preprocessing):
         fitted: what was learned of the training rows; `_table_fit` says in which order.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     fitted: Fitted
     _copies: dict[torch.device, Mapping[str, Tensor]] = field(init=False, repr=False)
 
@@ -248,7 +248,7 @@ def table() -> TableModality:
     return TableModality()
 
 
-def _constants(columns: tuple[Column, ...], fitted: Fitted) -> dict[str, Tensor]:
+def _constants(columns: tuple[TableColumn, ...], fitted: Fitted) -> dict[str, Tensor]:
     import torch
 
     position, code = (torch.tensor([pair[at] for pair in fitted.seen], dtype=torch.int64) for at in (0, 1))
@@ -265,27 +265,27 @@ def _constants(columns: tuple[Column, ...], fitted: Fitted) -> dict[str, Tensor]
     }
 
 
-def _are_categories(columns: tuple[Column, ...]) -> np.ndarray:
+def _are_categories(columns: tuple[TableColumn, ...]) -> np.ndarray:
     return np.array([column.categories is not None for column in columns], dtype=bool)
 
 
-def _columns(saved: Any) -> tuple[Column, ...]:
-    return tuple(Column(name, None if words is None else tuple(words)) for name, words in saved)
+def _columns(saved: Any) -> tuple[TableColumn, ...]:
+    return tuple(TableColumn(name, None if words is None else tuple(words)) for name, words in saved)
 
 
-def _words(codes: np.ndarray, column: Column) -> list[str | None]:
+def _words(codes: np.ndarray, column: TableColumn) -> list[str | None]:
     assert column.categories is not None
     return [None if np.isnan(code) else column.categories[int(code)] for code in codes]
 
 
-def _learned(codes: np.ndarray, column: Column) -> Column:
+def _learned(codes: np.ndarray, column: TableColumn) -> TableColumn:
     """Return a column with those of its categories that occur: what other rows hold shall leave no trace."""
     if column.categories is None:
         return column
-    return Column(column.name, tuple(column.categories[int(code)] for code in np.unique(codes[~np.isnan(codes)])))
+    return TableColumn(column.name, tuple(column.categories[int(code)] for code in np.unique(codes[~np.isnan(codes)])))
 
 
-def _recoded(values: np.ndarray, given: Column, wanted: Column) -> np.ndarray:
+def _recoded(values: np.ndarray, given: TableColumn, wanted: TableColumn) -> np.ndarray:
     """Return one column's values with the codes that `wanted` has."""
     absent = np.isnan(values)
     if not absent.all() and (given.categories is None) != (wanted.categories is None):

@@ -21,7 +21,7 @@ Value = Callable[[np.ndarray, float], float]
 """A metric of sums over so many members; it may use the sums up."""
 
 
-class Pool:
+class CandidatePool:
     """Members whose weighted mean is measured; cases are sorted by class, and hold only what the metric needs.
 
     Args:
@@ -76,7 +76,7 @@ class Total:
         self.sums, self.there, self.count = sums, there, 0
 
 
-def select(pool: Pool, members: np.ndarray, *, rounds: int, start: int) -> np.ndarray:
+def select(pool: CandidatePool, members: np.ndarray, *, rounds: int, start: int) -> np.ndarray:
     """Choose among members: the best few to begin with, then again and again whoever helps most (Caruana et al., 2004).
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from histotune.core.parameters import Interval, OneOf
 from histotune.ensembles.strategies._base import ENSEMBLES
-from histotune.ensembles.strategies._selection import METRICS, Pool, select
+from histotune.ensembles.strategies._selection import METRICS, CandidatePool, select
 from histotune.ensembles.strategies.weighted import Weighted
 
 FEWEST = 5  # members of a bag, where there are as many
@@ -38,7 +38,9 @@ class Greedy(Weighted):
             self._weights = torch.full((members,), 1 / members, dtype=torch.float64)
             return
         there = known.numpy()
-        pool = Pool(probabilities.numpy()[:, there], present.numpy()[:, there], labels.numpy()[there], self._metric)
+        pool = CandidatePool(
+            probabilities.numpy()[:, there], present.numpy()[:, there], labels.numpy()[there], self._metric
+        )
         size = min(members, max(FEWEST, math.ceil(self._share * members)))
         rng = np.random.default_rng([_SEED, members])
         drawn = [np.sort(rng.permutation(members)[:size]) for _ in range(self._bags if size < members else 1)]

@@ -48,7 +48,7 @@ class Problem(NamedTuple):
     kept: bool = False
 
 
-class Saved(NamedTuple):
+class FileFormat(NamedTuple):
     """How an image file was saved.
 
     Attributes:
@@ -76,7 +76,7 @@ class Picture(NamedTuple):
     pixels: np.ndarray
     converted: str = ""
     note: tuple[str, str] | None = None
-    saved: Saved = Saved()
+    saved: FileFormat = FileFormat()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from histotune.data.modalities import Column
-from histotune.data.modalities.table import Column as Feature
 from histotune.data.modalities.table import Table
+from histotune.data.modalities.table import TableColumn as Feature
 from histotune.ingest.datasets._base import DATASETS, Dataset, Info, Listing, listing_table
 
 CLASSES = ("luminal", "her2", "basal")

@@ -16,7 +16,7 @@ from histotune.ingest.datasets._join import Join
 
 @DATASETS.register("table")
 @dataclass(frozen=True, kw_only=True)
-class Tables(Dataset):
+class TableFiles(Dataset):
     """Your own tables: CSV or Parquet files joined on a case id, one modality each, described by a small YAML file."""
 
     name: ClassVar[str] = "table"

@@ -15,7 +15,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from PIL import Image, ImageDraw
 
 from histotune.core import files
 from histotune.core.parameters import Interval
+from histotune.core.progress import Progress, silent
 from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import RANGES, GraphModality, connect
 from histotune.errors import ConfigError, DataError, suggest
@@ -48,7 +48,6 @@ _RANGES = {
     **RANGES,
 }
 
-Progress = Callable[[str, int, int], None]
 """Hears (what is done, slides done, slides in all)."""
 
 
@@ -118,7 +117,7 @@ def prepare_slides(
     paths = _slide_files(folder, out)
     try:
         with files.lock(out / ".lock", "preparing slides"):
-            return _prepare(folder, paths, out, settings, strict=strict, hear=progress or _unheard)
+            return _prepare(folder, paths, out, settings, strict=strict, hear=progress or silent)
     except OSError as error:
         raise files.unwritable(out, error) from error
 
@@ -283,7 +282,3 @@ def _parent(path: Path) -> Path:
 
 def _words(problem: Problem) -> str:
     return f"{problem.path}: {problem.kind}: {problem.reason}"
-
-
-def _unheard(what: str, done: int, total: int) -> None:
-    """Stand in for a progress bar."""

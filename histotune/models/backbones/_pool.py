@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from histotune.core.parameters import Interval, OneOf, Range
+from histotune.core.parameters import Allowed, Interval, OneOf
 
-POOL_RANGES: Mapping[str, Range] = {
+POOL_RANGES: Mapping[str, Allowed] = {
     "pool": OneOf("mean", "max", "attention", "top_k"),
     "hidden": Interval(1, 4096, whole=True),
     "k": Interval(1, 4096, whole=True),

@@ -41,7 +41,7 @@ class ConvTokenizer(nn.Module):
         return maps.flatten(2).transpose(1, 2)
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Self-attention with 2 heads of 128 each, wider inside (256) than outside (128)."""
 
     def __init__(self, dropout: float) -> None:
@@ -68,7 +68,7 @@ class Block(nn.Module):
         super().__init__()
         self.depth_dropout = depth_dropout
         self.norm_attention = nn.LayerNorm(_WIDTH, eps=_EPS)
-        self.attention = Attention(dropout)
+        self.attention = SelfAttention(dropout)
         self.norm_mlp = nn.LayerNorm(_WIDTH, eps=_EPS)
         hidden = [(nn.Linear(_WIDTH, _WIDTH), nn.GELU(), nn.Dropout(dropout)) for _ in range(2)]
         self.mlp = nn.Sequential(*(layer for layers in hidden for layer in layers))

@@ -11,7 +11,7 @@ from histotune.core.registry import Registry
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneOutput, Widths
 
-Attention = Mapping[tuple[str, str], Tensor]
+AttentionMaps = Mapping[tuple[str, str], Tensor]
 """{(asking branch, answering branch): weights [B, heads, Tq, Tk]}; an asking token shares out 1 over all answers.
 
 Tokens that are padding share out 0 and get 0.
@@ -53,7 +53,7 @@ class Fusion(nn.Module):
 
     def attention(
         self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
-    ) -> list[Attention]:
+    ) -> list[AttentionMaps]:
         """Return who looked at what, layer by layer; nothing where the fusion has no attention.
 
         With a `temperature`: who would look at what if a layer's heads had that one, after layers that keep their own.

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from histotune.core.parameters import Interval, OneOf, Range
+from histotune.core.parameters import Allowed, Interval, OneOf
 from histotune.errors import ConfigError, suggest
 from histotune.models.backbones import BackboneOutput, TokenPool, Widths
 from histotune.models.fusions._attention import COLDEST, HOTTEST, MODES, CrossAttention, Temperature
-from histotune.models.fusions._base import Attention, Fusion, common_width, only_present, several, speaking
+from histotune.models.fusions._base import AttentionMaps, Fusion, common_width, only_present, several, speaking
 
 BOTH, ARROW = "both", "->"
 
 There = Mapping[str, Tensor | None]
 """{branch: which tokens speak, bool [B, T]}; None: all of them."""
 
-SHARED_RANGES: Mapping[str, Range] = {
+SHARED_RANGES: Mapping[str, Allowed] = {
     "dim": Interval(0, 4096, whole=True),
     "heads": Interval(1, 64, whole=True),
     "layers": Interval(1, 12, whole=True),
@@ -27,7 +27,7 @@ SHARED_RANGES: Mapping[str, Range] = {
     "dropout": Interval(0, 1, open_high=True),
     "pool": OneOf("mean", "attention"),
 }
-TEMPERATURE_RANGES: Mapping[str, Range] = {
+TEMPERATURE_RANGES: Mapping[str, Allowed] = {
     "temperature": Interval(COLDEST, HOTTEST),
     "temperature_mode": OneOf(*MODES),
     "start_temperature": Interval(COLDEST, HOTTEST),
@@ -84,7 +84,7 @@ class CrossBlock(nn.Module):
                 new[name] = new[name] + self.mlps[name](new[name])
         return new
 
-    def attention(self, tokens: Mapping[str, Tensor], there: There, temperature: float | None = None) -> Attention:
+    def attention(self, tokens: Mapping[str, Tensor], there: There, temperature: float | None = None) -> AttentionMaps:
         """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
         normed = self._normed(tokens)
         found: dict[tuple[str, str], Tensor] = {}
@@ -156,7 +156,7 @@ class CrossFusion(Fusion):
 
     def attention(
         self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
-    ) -> list[Attention]:
+    ) -> list[AttentionMaps]:
         """Return who looked at what in every block, or would with heads of a `temperature` in that block."""
         tokens, there, found = self.tokens(branches, present), self.there(branches, present), []
         for block in self.blocks:

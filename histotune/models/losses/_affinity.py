@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histotune.core.parameters import YES_OR_NO, Interval, OneOf, Range
+from histotune.core.parameters import YES_OR_NO, Allowed, Interval, OneOf
 from histotune.models.losses._base import BETA, GAMMA, Objective, ObjectiveInput, each_class, full_precision
 
 _SMALLEST = 1e-6  # of 1 - d before it is raised to gamma: below gamma = 1 its gradient is infinite on a centre
 _VANISHED = 1e-6  # an affinity below which a feature feels next to nothing of the centres
 _TRUNCATED = 0.87962566103423978  # standard deviation of a unit normal that is cut at +-2
 
-HEAD_RANGES: Mapping[str, Range] = {
+HEAD_RANGES: Mapping[str, Allowed] = {
     "lambda": Interval(0, 1),
     "sigma": Interval(0, open_low=True),
     "sigma_mode": OneOf("absolute", "auto"),
@@ -26,7 +26,7 @@ HEAD_RANGES: Mapping[str, Range] = {
     "centres": Interval(1, 64, whole=True),
     "reg_weight": Interval(0),
 }
-FOCUS_RANGES: Mapping[str, Range] = {
+FOCUS_RANGES: Mapping[str, Allowed] = {
     "gamma": GAMMA,
     "beta": BETA,
     "detach_modulator": YES_OR_NO,

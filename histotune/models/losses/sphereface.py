@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from histotune.core.parameters import YES_OR_NO, Interval, Range
+from histotune.core.parameters import YES_OR_NO, Allowed, Interval
 from histotune.models.losses._base import BETA, INFERENCE_SCALE, LOSSES, SCALE, ObjectiveInput
 from histotune.models.losses._cosine import EDGE, CosineMargin
 
-_SHARED: Mapping[str, Range] = {
+_SHARED: Mapping[str, Allowed] = {
     "scale": SCALE,
     "feature_norm": YES_OR_NO,
     "inference_scale": INFERENCE_SCALE,

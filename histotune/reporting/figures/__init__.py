@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.core.runtime import Places
 from histotune.reporting.figure_page import write_image, write_page
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.storage.study_folder import StudyStore
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.storage.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
-__all__ = ["FIGURES", "Figure", "Source", "compute", "draw", "save"]
+__all__ = ["FIGURES", "Figure", "FigureSource", "compute", "draw", "save"]
 
 
 def compute(
     name: str,
-    study: StudyStore,
+    study: StudyFolder,
     *,
     places: Places | None = None,
     data: str | os.PathLike[str] | None = None,
@@ -45,7 +45,7 @@ def compute(
         ConfigError: no such figure or option.
         StudyError: the study does not hold what the figure shows.
     """
-    return FIGURES.build(name, **options).compute(Source(study, places or Places.of(), data))
+    return FIGURES.build(name, **options).compute(FigureSource(study, places or Places.of(), data))
 
 
 def draw(name: str, numbers: Any) -> PlotlyFigure:

@@ -16,9 +16,9 @@ from histotune.errors import StudyError
 from histotune.models.losses import LOSSES
 from histotune.reporting.charts import counted
 from histotune.space import Space, read_space
-from histotune.storage.study_folder import COMPLETE, StudySettings, StudyStore
+from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.studies.create import study_cohort
-from histotune.studies.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, Line, components, lines, ranked
+from histotune.studies.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, LeaderboardLine, components, lines, ranked
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -27,7 +27,7 @@ Numbers = TypeVar("Numbers")
 
 
 @dataclass(frozen=True)
-class Source:
+class FigureSource:
     """The study that a figure shows.
 
     Args:
@@ -36,7 +36,7 @@ class Source:
         data: where the study's data are now; None looks where they were when it began.
     """
 
-    store: StudyStore
+    store: StudyFolder
     places: Places
     data: str | os.PathLike[str] | None = None
 
@@ -46,15 +46,15 @@ class Source:
         return self.store.settings()
 
     @cached_property
-    def entries(self) -> list[Line]:
+    def entries(self) -> list[LeaderboardLine]:
         """Every ended trial, single training, control and ensemble."""
         return lines(self.store)
 
-    def models(self) -> list[Line]:
+    def models(self) -> list[LeaderboardLine]:
         """Return the complete trials, single trainings and ensembles, best first."""
         return [line for line in ranked(self.store, self.entries) if line.kind != CONTROL]
 
-    def trials(self) -> list[Line]:
+    def trials(self) -> list[LeaderboardLine]:
         """Return the ended trials by number, of which at least one has a result.
 
         Raises:
@@ -82,9 +82,9 @@ class Source:
         cases, patients = self.part(VAL)
         return f"{counted(cases, 'validation case')} of {counted(patients, 'patient')}; {self}"
 
-    def trained(self) -> dict[str, list[Line]]:
+    def trained(self) -> dict[str, list[LeaderboardLine]]:
         """Return {loss: its complete trials and single trainings, best first}, losses by name."""
-        found: dict[str, list[Line]] = {}
+        found: dict[str, list[LeaderboardLine]] = {}
         for line in self.models():
             if line.kind in (TRIAL, SINGLE):
                 found.setdefault(components(line)[0], []).append(line)
@@ -135,7 +135,7 @@ class Figure(Generic[Numbers]):
     A builder takes keyword parameters only, all of them with defaults.
     """
 
-    def compute(self, source: Source) -> Numbers:
+    def compute(self, source: FigureSource) -> Numbers:
         """Compute the numbers of a study.
 
         Raises:
@@ -148,7 +148,7 @@ class Figure(Generic[Numbers]):
         raise NotImplementedError
 
 
-def loss_of(line: Line) -> dict[str, Any]:
+def loss_of(line: LeaderboardLine) -> dict[str, Any]:
     """Return the loss of a trial: `name` and every parameter, those that it left to their defaults included."""
     loss: Mapping[str, Any] = line.record.config()["loss"]
     defaults = {one.name: one.default for one in LOSSES.entry(loss["name"]).parameters if not one.required}
@@ -158,7 +158,7 @@ def loss_of(line: Line) -> dict[str, Any]:
 FIGURES: Registry[Figure] = Registry("figure", "histotune.reporting.figures")
 
 
-def call(line: Line) -> str:
+def call(line: LeaderboardLine) -> str:
     """Name a model in a caption: kind, name, loss, and its state where it is not complete.
 
     A single training's name is its digest, of which the beginning is enough.

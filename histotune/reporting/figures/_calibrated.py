@@ -12,7 +12,7 @@ from histotune.ensembles.operating import scored_cases
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from histotune.metrics.resampling import bounds, draws
-from histotune.reporting.figures._base import Source, call
+from histotune.reporting.figures._base import FigureSource, call
 from histotune.reporting.figures._select import find
 from histotune.studies.leaderboard import ENSEMBLE
 
@@ -37,7 +37,7 @@ class Calibrated(NamedTuple):
     tempered: bool
 
 
-def calibrated(source: Source, of: str) -> Calibrated:
+def calibrated(source: FigureSource, of: str) -> Calibrated:
     """Read a model's held-out predictions; temperatures compose, so that those of an ensemble lose theirs.
 
     Raises:

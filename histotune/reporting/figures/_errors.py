@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histotune.metrics import scores as metrics
-from histotune.reporting.figures._base import Source, call
+from histotune.reporting.figures._base import FigureSource, call
 from histotune.reporting.figures._select import find
 from histotune.storage.records import Predictions
 
@@ -16,7 +16,7 @@ _Z = 1.959963984540054  # of a normal interval of 95 %
 
 
 @dataclass(frozen=True)
-class Mistake:
+class CaseError:
     """One case that a model took for another class.
 
     Attributes:
@@ -32,7 +32,7 @@ class Mistake:
     probability: float
 
 
-def scored(source: Source, of: str) -> tuple[str, Predictions, np.ndarray]:
+def scored(source: FigureSource, of: str) -> tuple[str, Predictions, np.ndarray]:
     """Return a model's name, its saved predictions, and its probabilities float64 [n, C].
 
     These are cases of the validation part, or out of folds: no label of the sealed part is ever among them.
@@ -44,14 +44,14 @@ def scored(source: Source, of: str) -> tuple[str, Predictions, np.ndarray]:
 
 def surest_mistakes(
     saved: Predictions, probabilities: np.ndarray, classes: Sequence[str], most: int
-) -> tuple[Mistake, ...]:
+) -> tuple[CaseError, ...]:
     """Return the wrong cases of highest probability, the surest first, equal ones by id."""
     said = metrics.decide(probabilities)
     sure = probabilities.max(axis=1)
     wrong = np.flatnonzero(said != saved.labels)
     order = wrong[np.lexsort((saved.ids[wrong], -sure[wrong]))][:most]
     return tuple(
-        Mistake(
+        CaseError(
             str(saved.ids[row]),
             str(saved.patients[row]),
             classes[saved.labels[row]],

@@ -8,7 +8,7 @@ from typing import Any
 
 from histotune.explanation.permutation import Effect
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._select import Trained
+from histotune.reporting.figures._select import TrainedModel
 
 LONGEST = 26  # letters of a label, which a phone has room for
 _ROW, _AROUND = 24, 120  # pixels
@@ -36,7 +36,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelLosses:
     """Of which model and which cases the losses are.
 
     Attributes:
@@ -63,10 +63,10 @@ def loss_of(effect: Effect, name: str) -> Loss:
     return Loss(name, effect.group.modality, effect.loss.value, effect.loss.low, effect.loss.high)
 
 
-def model_of(trained: Trained, score: float, repeats: int, study: str) -> Model:
+def model_of(trained: TrainedModel, score: float, repeats: int, study: str) -> ModelLosses:
     """Say which model it is."""
     folds = len(trained.parts) if len(trained.parts) > 1 else 0
-    return Model(trained.name, trained.metric, score, len(trained.rows), trained.patients, folds, repeats, study)
+    return ModelLosses(trained.name, trained.metric, score, len(trained.rows), trained.patients, folds, repeats, study)
 
 
 def dots(losses: Sequence[Loss]) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
@@ -116,7 +116,7 @@ def dots(losses: Sequence[Loss]) -> tuple[list[dict[str, Any]], dict[str, Any], 
     return traces, layout, _AROUND + below + _ROW * len(losses)
 
 
-def of_which(model: Model) -> str:
+def of_which(model: ModelLosses) -> str:
     """Say for a caption of which model and cases the losses are."""
     cases = f"{_style.counted(model.cases, 'case')} of {_style.counted(model.patients, 'patient')}"
     where = (

@@ -12,17 +12,17 @@ import numpy as np
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import Source
+from histotune.reporting.figures._base import FigureSource
 from histotune.reporting.figures._losses import short
-from histotune.space import Condition, Parameter, Range
+from histotune.space import Condition, Range, SearchParameter
 from histotune.storage.study_folder import COMPLETE, STOPPED
-from histotune.studies.leaderboard import Line
+from histotune.studies.leaderboard import LeaderboardLine
 
 _LETTERS = 40  # of the names of options under a panel
 
 
 @dataclass(frozen=True)
-class Column:
+class ParameterColumn:
     """One parameter over n trials.
 
     Attributes:
@@ -68,7 +68,7 @@ class Tried:
         complete: bool [n]; the others were stopped.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[LeaderboardLine, ...]
     values: tuple[Mapping[str, Any], ...]
     scores: np.ndarray
     complete: np.ndarray
@@ -83,7 +83,7 @@ class Tried:
         return np.array([all(each.get(path) == option for path, option in condition) for each in self.values], bool)
 
 
-def tried(source: Source) -> Tried:
+def tried(source: FigureSource) -> Tried:
     """Read the trials that say something of the space.
 
     Raises:
@@ -102,15 +102,15 @@ def tried(source: Source) -> Tried:
     )
 
 
-def column(parameter: Parameter, label: str, values: Sequence[Mapping[str, Any]]) -> Column:
+def column(parameter: SearchParameter, label: str, values: Sequence[Mapping[str, Any]]) -> ParameterColumn:
     """Gather one parameter of n trials; a value that is no option of the space is missing."""
     path = parameter.path
     if isinstance(parameter, Range):
         numbers = [float(each.get(path, np.nan)) for each in values]
-        return Column(path, label, parameter.log, (), np.array(numbers, dtype=np.float64))
+        return ParameterColumn(path, label, parameter.log, (), np.array(numbers, dtype=np.float64))
     places = {str(option): float(at) for at, option in enumerate(parameter.values())}
     found = [places.get(str(each[path]), np.nan) if path in each else np.nan for each in values]
-    return Column(path, label, False, tuple(places), np.array(found, dtype=np.float64))
+    return ParameterColumn(path, label, False, tuple(places), np.array(found, dtype=np.float64))
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
@@ -125,12 +125,12 @@ def labels(names: Sequence[str]) -> dict[str, str]:
     return {name: next((end for end in each if every.count(end) == 1), name) for name, each in ends.items()}
 
 
-def nothing_differs(source: Source, trials: int) -> str:
+def nothing_differs(source: FigureSource, trials: int) -> str:
     """Say why there is nothing to compare."""
     return f"{trials} trials of study {source.settings.name!r} differ in no parameter: search on for more"
 
 
-def upwards(source: Source, scores: np.ndarray) -> np.ndarray:
+def upwards(source: FigureSource, scores: np.ndarray) -> np.ndarray:
     """Return scores of which more is better."""
     better: np.ndarray = metrics.direction(source.settings.metric) * scores
     return better

@@ -10,18 +10,18 @@ import numpy as np
 
 from histotune.data.splits import TrainingData
 from histotune.errors import StudyError, suggest
-from histotune.explanation.permutation import Scored, scored_parts
+from histotune.explanation.permutation import ScoredCohort, scored_parts
 from histotune.metrics.scores import INFORMATION
 from histotune.models.predictor import WEIGHTS
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import Source, call
+from histotune.reporting.figures._base import FigureSource, call
 from histotune.storage.records import networks
-from histotune.studies.leaderboard import CONTROL, ENSEMBLE, SINGLE, TRIAL, Line, ranked
+from histotune.studies.leaderboard import CONTROL, ENSEMBLE, SINGLE, TRIAL, LeaderboardLine, ranked
 
 BEST = "best"
 
 
-def find(source: Source, name: str, also: Sequence[str] = ()) -> Line:
+def find(source: FigureSource, name: str, also: Sequence[str] = ()) -> LeaderboardLine:
     """Find the best model, or one by its number or name on the leaderboard.
 
     Args:
@@ -43,7 +43,7 @@ def find(source: Source, name: str, also: Sequence[str] = ()) -> Line:
     return found[0]
 
 
-def compared(source: Source) -> list[Line]:
+def compared(source: FigureSource) -> list[LeaderboardLine]:
     """Return the best trial or single training, the latest ensemble and the best control, as far as there are any.
 
     Raises:
@@ -57,13 +57,13 @@ def compared(source: Source) -> list[Line]:
     return [trained[0], *ensembles(source)[:1], *controls[:1]]
 
 
-def ensembles(source: Source) -> list[Line]:
+def ensembles(source: FigureSource) -> list[LeaderboardLine]:
     """Return the ensembles, the latest first."""
     found = [line for line in source.entries if line.kind == ENSEMBLE]
     return sorted(found, key=lambda line: (-(line.record.folder / "metrics.json").stat().st_mtime_ns, line.name))
 
 
-def measured(source: Source, of: str, key: str) -> tuple[Line, list[dict[str, Any]]]:
+def measured(source: FigureSource, of: str, key: str) -> tuple[LeaderboardLine, list[dict[str, Any]]]:
     """Find a trial whose branches were measured: the best one, or one by its number or name.
 
     Args:
@@ -135,7 +135,7 @@ def panel_title(text: str, axes: Mapping[str, str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trial.
 
     Attributes:
@@ -146,7 +146,7 @@ class Trained:
     """
 
     name: str
-    parts: list[Scored]
+    parts: list[ScoredCohort]
     data: TrainingData
     metric: str
 
@@ -161,7 +161,7 @@ class Trained:
         return len(np.unique(self.data.patients[self.rows]))
 
 
-def trained(source: Source, of: str) -> Trained:
+def trained(source: FigureSource, of: str) -> TrainedModel:
     """Load the best trial, or one by its number or a single training's name.
 
     Raises:
@@ -184,8 +184,8 @@ def trained(source: Source, of: str) -> Trained:
             "name another trial with `--set of=NUMBER`, or train this one with `histotune train`"
         )
     data = source.store.training_data(source.cohort(line.record.config()["image_size"]))
-    return Trained(_told(line), scored_parts(line.record.folder, data), data, source.settings.metric)
+    return TrainedModel(_told(line), scored_parts(line.record.folder, data), data, source.settings.metric)
 
 
-def _told(line: Line) -> str:
+def _told(line: LeaderboardLine) -> str:
     return f"{call(line)}, fusion {line.record.config()['model']['fusion']['name']}"

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from histotune.errors import StudyError
-from histotune.reporting.figures._base import Source
-from histotune.storage.records import read_ensemble
-from histotune.storage.study_folder import Predictions, StudyStore, read_record
-from histotune.studies.leaderboard import TRIAL, Line, components
+from histotune.reporting.figures._base import FigureSource
+from histotune.storage.records import Predictions, read_ensemble, read_record
+from histotune.storage.study_folder import StudyFolder
+from histotune.studies.leaderboard import TRIAL, LeaderboardLine, components
 
 EQUAL = ("average",)  # strategies in which every member has the same say
 COUNTLESS = ("max", "vote")  # and those in which none has a weight
 
 
-def joined(line: Line) -> dict[str, Any]:
+def joined(line: LeaderboardLine) -> dict[str, Any]:
     """Read how an ensemble was built."""
     return read_ensemble(line.record.folder)
 
 
-def members_of(source: Source, told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:
+def members_of(source: FigureSource, told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:
     """Return names and saved predictions of the members, which may stand in other studies.
 
     Raises:
@@ -33,11 +33,11 @@ def members_of(source: Source, told: Mapping[str, Any]) -> tuple[tuple[str, ...]
     studies = told.get("studies") or [""] * len(told["members"])
     modalities = told.get("modalities") or [""] * len(told["members"])
     for number, study, modality in zip(told["members"], studies, modalities, strict=True):
-        store = StudyStore(Path(study)) if study else source.store
+        store = StudyFolder(Path(study)) if study else source.store
         record = read_record(store.trial_folder(number), number)
         if record is None:
             raise StudyError(f"member trial {number} of ensemble {told['name']} is gone from {store.folder}")
-        line = Line(TRIAL, str(number), record)
+        line = LeaderboardLine(TRIAL, str(number), record)
         names.append(" ".join(part for part in (str(number), components(line)[0], modality) if part))
         saved.append(record.predictions())
         if not np.array_equal(saved[-1].ids, saved[0].ids):

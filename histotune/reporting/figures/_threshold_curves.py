@@ -15,9 +15,9 @@ from histotune.metrics.intervals import tails
 from histotune.metrics.ranking import Ranking, rankings
 from histotune.metrics.resampling import WEIGHTS, bounds, draws
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import Source, call
+from histotune.reporting.figures._base import FigureSource, call
 from histotune.reporting.figures._select import compared
-from histotune.studies.leaderboard import Line
+from histotune.studies.leaderboard import LeaderboardLine
 
 MACRO = "macro"
 GRID = np.linspace(0.0, 1.0, 101)  # where bands are
@@ -77,7 +77,7 @@ class Operating:
     about: str
 
 
-def operating(source: Source, kind: Kind, label: str) -> Operating:
+def operating(source: FigureSource, kind: Kind, label: str) -> Operating:
     """Draw the curves of a study's models on the cases that they were scored on.
 
     Raises:
@@ -94,7 +94,7 @@ def operating(source: Source, kind: Kind, label: str) -> Operating:
     return Operating(curves, label, float(np.mean([(labels == c).mean() for c in chosen])), source.scored_on())
 
 
-def _curve(line: Line, kind: Kind, chosen: list[int], classes: int) -> OneCurve:
+def _curve(line: LeaderboardLine, kind: Kind, chosen: list[int], classes: int) -> OneCurve:
     saved = line.record.predictions()
     probabilities = metrics.softmax(saved.logits)
     present = [c for c in chosen if 0 < (saved.labels == c).sum() < len(saved.labels)]

@@ -13,9 +13,9 @@ from histotune.explanation.attention import readings
 from histotune.explanation.column_groups import chunks_of
 from histotune.explanation.permutation import permute, rank_correlation
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._losses import HOW, Loss, Model, loss_of, model_of, of_which, short
-from histotune.reporting.figures._select import BEST, Trained, panel_title, trained
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._losses import HOW, Loss, ModelLosses, loss_of, model_of, of_which, short
+from histotune.reporting.figures._select import BEST, TrainedModel, panel_title, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -54,7 +54,7 @@ class FeatureAttention:
         others: why further branches have nothing to show.
     """
 
-    model: Model
+    model: ModelLosses
     answering: str
     classes: tuple[str, ...]
     readings: tuple[Reading, ...]
@@ -68,7 +68,7 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
     def __init__(self, of: str, branch: str, repeats: int) -> None:
         self._of, self._branch, self._repeats = of, branch, repeats
 
-    def compute(self, source: Source) -> FeatureAttention:
+    def compute(self, source: FigureSource) -> FeatureAttention:
         """Run the trial's networks over the cases that they are scored on."""
         found = trained(source, self._of)
         branch, others = self._chosen(found)
@@ -90,7 +90,7 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
         model = model_of(found, permuted.score(found.data, found.metric), self._repeats, str(source))
         return FeatureAttention(model, branch, found.data.classes, tuple(shown), losses, others)
 
-    def _chosen(self, found: Trained) -> tuple[str, str]:
+    def _chosen(self, found: TrainedModel) -> tuple[str, str]:
         """Return the branch whose tokens are shown, and why others are not."""
         model = found.parts[0].predictor.model
         tokens = {name: len(chunks_of(found.parts, name)) for name in model.branches}

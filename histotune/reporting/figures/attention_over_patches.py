@@ -9,11 +9,11 @@ import numpy as np
 
 from histotune.core.parameters import Interval
 from histotune.errors import StudyError, suggest
-from histotune.explanation.attention import POOL, Patches, bag_branches, patches_of
-from histotune.explanation.permutation import Scored, rank_correlation
+from histotune.explanation.attention import POOL, CaseAttention, bag_branches, patches_of
+from histotune.explanation.permutation import ScoredCohort, rank_correlation
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._select import BEST, Trained, panel_title, trained
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._select import BEST, TrainedModel, panel_title, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -73,7 +73,7 @@ class AttentionOverPatches(Figure[PatchAttention]):
     def __init__(self, of: str, branch: str, asking: str, case: str, cases: int) -> None:
         self._of, self._branch, self._asking, self._case, self._cases = of, branch, asking, case, cases
 
-    def compute(self, source: Source) -> PatchAttention:
+    def compute(self, source: FigureSource) -> PatchAttention:
         """Run the trial's networks over cases that they are scored on."""
         found = trained(source, self._of)
         branch = self._chosen(found)
@@ -82,7 +82,7 @@ class AttentionOverPatches(Figure[PatchAttention]):
         maps = tuple(_map(found, part, patches, asking) for part, patches in shown)
         return PatchAttention(found.name, branch, asking, maps, len(found.rows), found.patients, str(source))
 
-    def _chosen(self, found: Trained) -> str:
+    def _chosen(self, found: TrainedModel) -> str:
         there = bag_branches(found.parts[0])
         if not there:
             raise StudyError(f"{found.name} reads no bag or graph of patches: attention_over_features shows tables")
@@ -90,7 +90,7 @@ class AttentionOverPatches(Figure[PatchAttention]):
             raise StudyError(f"{found.name} reads no patches by {self._branch!r}. {suggest(self._branch, there)}")
         return self._branch or there[0]
 
-    def _rows(self, found: Trained, branch: str) -> list[tuple[Scored, int]]:
+    def _rows(self, found: TrainedModel, branch: str) -> list[tuple[ScoredCohort, int]]:
         """Return the case that was asked for, or as many of every class as fit, in the order of the cohort."""
         data, modality = found.data, found.parts[0].predictor.model.modalities[branch]
         owner = {int(row): part for part in found.parts for row in part.rows if data.present[modality][row]}
@@ -104,7 +104,7 @@ class AttentionOverPatches(Figure[PatchAttention]):
         turns = [row for at in range(self._cases) for rows in by_class for row in rows[at : at + 1]]
         return [(owner[row], row) for row in turns[: self._cases]]
 
-    def _who(self, found: Trained, patches: Patches) -> str:
+    def _who(self, found: TrainedModel, patches: CaseAttention) -> str:
         """Return who asks: the fusion's attention where there is any, else the branch's own pool."""
         asking = [name for name in patches.shares if name != POOL]
         if self._asking and self._asking not in asking:
@@ -152,7 +152,7 @@ def attention_over_patches(
     return AttentionOverPatches(str(of), branch, asking, str(case), cases)
 
 
-def _map(found: Trained, part: Scored, patches: Patches, asking: str) -> PatchMap:
+def _map(found: TrainedModel, part: ScoredCohort, patches: CaseAttention, asking: str) -> PatchMap:
     shares, classes = patches.shares[asking], found.data.classes
     return PatchMap(
         str(found.data.ids[patches.row]),

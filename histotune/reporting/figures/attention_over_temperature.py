@@ -14,9 +14,9 @@ from histotune.errors import StudyError
 from histotune.models.fusions import COLDEST, HOTTEST
 from histotune.models.predictor import WEIGHTS, load_model
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, call
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, kept, measured, over_epochs, panel_title
-from histotune.studies.leaderboard import Line
+from histotune.studies.leaderboard import LeaderboardLine
 from histotune.training import probe
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
     def __init__(self, of: str, cases: int) -> None:
         self._of, self._cases = of, cases
 
-    def compute(self, source: Source) -> AttentionTemperature:
+    def compute(self, source: FigureSource) -> AttentionTemperature:
         """Run the trial's model over validation cases; its epochs are read from its curve."""
         source.one_network("attention at other temperatures is")
         line, rows = measured(source, self._of, "heads")
@@ -165,7 +165,7 @@ def attention_over_temperature(*, of: str | int = BEST, cases: int = 200) -> Att
     return AttentionOverTemperature(str(of), cases)
 
 
-def _kind(line: Line) -> str:
+def _kind(line: LeaderboardLine) -> str:
     fusion: Mapping[str, Any] = line.record.config()["model"]["fusion"]
     mode = fusion.get("temperature_mode", "learnable" if fusion["name"] == "cmaf" else "fixed")
     return f"{call(line)}, fusion {fusion['name']}, temperature {mode}"

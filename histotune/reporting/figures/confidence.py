@@ -10,11 +10,11 @@ import numpy as np
 from histotune.core.parameters import Interval
 from histotune.core.runtime import Places
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._errors import Mistake, scored, surest_mistakes
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._errors import CaseError, scored, surest_mistakes
 from histotune.reporting.figures._select import BEST, find
 from histotune.storage.records import read_ensemble
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 from histotune.studies.leaderboard import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Confidence:
     counts: np.ndarray
     threshold: float
     operating: float
-    mistakes: tuple[Mistake, ...]
+    mistakes: tuple[CaseError, ...]
     wrong: int
     about: str
 
@@ -60,7 +60,7 @@ class ByConfidence(Figure[Confidence]):
     def __init__(self, of: str, most: int) -> None:
         self._of, self._most = of, most
 
-    def compute(self, source: Source) -> Confidence:
+    def compute(self, source: FigureSource) -> Confidence:
         """Count probabilities by bin."""
         classes, positive = source.settings.classes, source.settings.positive
         model, saved, probabilities = scored(source, self._of)
@@ -102,7 +102,7 @@ def confidence(*, of: str | int = BEST, most: int = 24) -> ByConfidence:
     return ByConfidence(str(of), most)
 
 
-def confident_mistakes(store: StudyStore, *, of: str | int = BEST, most: int = 24) -> pd.DataFrame:
+def confident_mistakes(store: StudyFolder, *, of: str | int = BEST, most: int = 24) -> pd.DataFrame:
     """Return the cases that a model got wrong and was surest of, the surest first.
 
     Only the validation part, or with folds the predictions out of folds, is looked at.
@@ -119,13 +119,13 @@ def confident_mistakes(store: StudyStore, *, of: str | int = BEST, most: int = 2
     """
     import pandas as pd
 
-    source = Source(store, Places.of())
+    source = FigureSource(store, Places.of())
     _, saved, probabilities = scored(source, str(of))
     found = surest_mistakes(saved, probabilities, source.settings.classes, most)
-    return pd.DataFrame([asdict(one) for one in found], columns=[field.name for field in fields(Mistake)])
+    return pd.DataFrame([asdict(one) for one in found], columns=[field.name for field in fields(CaseError)])
 
 
-def _operating(source: Source, of: str) -> float:
+def _operating(source: FigureSource, of: str) -> float:
     """Return the threshold that an ensemble chose on held-out predictions."""
     line = find(source, of)
     told = read_ensemble(line.record.folder) if line.kind == ENSEMBLE else {}

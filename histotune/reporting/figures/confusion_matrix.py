@@ -11,7 +11,7 @@ import numpy as np
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, call
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, find
 from histotune.storage.seal import SEALED
 
@@ -63,7 +63,7 @@ class ConfusionMatrix(Figure[Confusion]):
     def __init__(self, of: str) -> None:
         self._of = of
 
-    def compute(self, source: Source) -> Confusion:
+    def compute(self, source: FigureSource) -> Confusion:
         """Count what the model predicted."""
         if self._of == EVALUATION:
             return _of_evaluation(source)
@@ -121,7 +121,7 @@ def confusion_matrix(*, of: str | int = BEST) -> ConfusionMatrix:
     return ConfusionMatrix(str(of))
 
 
-def _of_evaluation(source: Source) -> Confusion:
+def _of_evaluation(source: FigureSource) -> Confusion:
     sealed = [one for one in source.store.evaluations() if one["part"] == SEALED]
     if not sealed:
         raise StudyError(

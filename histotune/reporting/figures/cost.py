@@ -11,7 +11,7 @@ from histotune.core import files
 from histotune.metrics import pareto
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, call
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, find
 from histotune.storage.study_folder import COMPLETE
 from histotune.studies.leaderboard import TRIAL, components
@@ -63,10 +63,10 @@ class Costs:
     about: str
 
 
-class Cost(Figure[Costs]):
+class CostFigure(Figure[Costs]):
     """Each cost in a panel, with the models that nothing beats in score and cost at once."""
 
-    def compute(self, source: Source) -> Costs:
+    def compute(self, source: FigureSource) -> Costs:
         """Read what the models cost."""
         find(source, BEST)  # or says that there is none yet
         metric = source.settings.metric
@@ -114,9 +114,9 @@ class Cost(Figure[Costs]):
 
 
 @FIGURES.register("cost")
-def cost() -> Cost:
+def cost() -> CostFigure:
     """Validation metric by latency, parameters and seconds of training, with Pareto front and, once confirmed, ties."""
-    return Cost()
+    return CostFigure()
 
 
 def panels(numbers: Costs, metric: str) -> tuple[list[dict[str, Any]], dict[str, Any], int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from histotune.errors import StudyError
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._calibrated import band, calibrated, sums_by_patient
 from histotune.reporting.figures._select import BEST
 
@@ -64,7 +64,7 @@ class DecisionCurves(Figure[DecisionCurve]):
     def __init__(self, of: str) -> None:
         self._of = of
 
-    def compute(self, source: Source) -> DecisionCurve:
+    def compute(self, source: FigureSource) -> DecisionCurve:
         """Compute net benefits.
 
         Raises:

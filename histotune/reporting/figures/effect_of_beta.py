@@ -14,7 +14,7 @@ from histotune.data.splits import TRAIN
 from histotune.errors import StudyError
 from histotune.models.predictor import CLASSES
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, loss_of
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, loss_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -60,7 +60,7 @@ def weights_by_beta(counts: Sequence[int], used: Collection[float] = ()) -> tupl
 class EffectOfBeta(Figure[BetaEffect]):
     """Weights by effective number of samples (Cui et al., 2019) for the counts of a study's training part."""
 
-    def compute(self, source: Source) -> BetaEffect:
+    def compute(self, source: FigureSource) -> BetaEffect:
         """Compute the weights for the counts that the study's trials were trained on."""
         lines = [line for found in source.trained().values() for line in found]
         if not lines:

@@ -13,8 +13,8 @@ from histotune.data.splits import VAL
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, loss_of
-from histotune.studies.leaderboard import Line
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, loss_of
+from histotune.studies.leaderboard import LeaderboardLine
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -28,7 +28,7 @@ _REPLICATES = 500
 
 
 @dataclass(frozen=True)
-class Scored:
+class SigmaScore:
     """A complete trial of a loss with a `sigma`, and its validation score with a 95 % interval by patient.
 
     `low` and `high` are NaN where they cannot be known, and where trials are too many for their intervals to be seen.
@@ -61,7 +61,7 @@ class SigmaEffect:
     distances: np.ndarray
     affinities: np.ndarray
     metric: str = ""
-    trials: tuple[Scored, ...] = ()
+    trials: tuple[SigmaScore, ...] = ()
     alike: bool = True
     cases: int = 0
     patients: int = 0
@@ -84,14 +84,16 @@ def affinities(sigmas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 class EffectOfSigma(Figure[SigmaEffect]):
     """Affinity exp(-d^2 / sigma) by distance d, and the validation score of the study's trials by sigma."""
 
-    def compute(self, source: Source) -> SigmaEffect:
+    def compute(self, source: FigureSource) -> SigmaEffect:
         """Take the sigmas of the study's trials, or the published ones where it has none."""
         lines = [line for found in source.trained().values() for line in found]
         known = [(line, sigma) for line in lines if (sigma := _sigma(line)) is not None]
         sigmas = _spread(sorted({sigma for _, sigma in known})) or PUBLISHED
         distances, values = affinities(sigmas)
         bars = len(known) <= _MOST_BARS
-        trials = [Scored(line.name, loss_of(line)["name"], sigma, *_score(source, line, bars)) for line, sigma in known]
+        trials = [
+            SigmaScore(line.name, loss_of(line)["name"], sigma, *_score(source, line, bars)) for line, sigma in known
+        ]
         alike = len({_otherwise(line) for line, _ in known}) <= 1
         cases, patients = source.part(VAL)
         ordered = tuple(sorted(trials, key=lambda trial: (trial.loss, trial.sigma, trial.model)))
@@ -145,13 +147,13 @@ def effect_of_sigma() -> EffectOfSigma:
     return EffectOfSigma()
 
 
-def _sigma(line: Line) -> float | None:
+def _sigma(line: LeaderboardLine) -> float | None:
     """Return the sigma that a trial was given; None for a loss without one, or with one that follows the centres."""
     loss = loss_of(line)
     return float(loss["sigma"]) if "sigma" in loss and loss.get("sigma_mode") != "auto" else None
 
 
-def _otherwise(line: Line) -> str:
+def _otherwise(line: LeaderboardLine) -> str:
     """Name what a trial's configuration is apart from its sigma."""
     config = line.record.config()
     loss = {name: value for name, value in config["loss"].items() if name != "sigma"}
@@ -165,7 +167,7 @@ def _spread(sigmas: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(sigmas[index]) for index in np.linspace(0, len(sigmas) - 1, _MOST).round().astype(int))
 
 
-def _score(source: Source, line: Line, bars: bool) -> tuple[float, float, float]:
+def _score(source: FigureSource, line: LeaderboardLine, bars: bool) -> tuple[float, float, float]:
     """Return a trial's score, and the bounds of its interval."""
     metric = source.settings.metric
     score = line.record.metrics[metric]

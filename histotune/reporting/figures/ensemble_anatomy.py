@@ -10,7 +10,7 @@ import numpy as np
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._select import BEST, ensembles, find
 from histotune.reporting.figures._strips import joined, members_of, say_of
 from histotune.studies.leaderboard import ENSEMBLE
@@ -81,7 +81,7 @@ class EnsembleAnatomy(Figure[Anatomy]):
     def __init__(self, of: str) -> None:
         self._of = of
 
-    def compute(self, source: Source) -> Anatomy:
+    def compute(self, source: FigureSource) -> Anatomy:
         """Compare the members case by case."""
         study, metric = source.settings.name, source.settings.metric
         found = ensembles(source) if self._of == LATEST else [find(source, self._of, also=[LATEST])]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.errors import HistotuneError
-from histotune.metrics.bootstrap import Interval, patient_bootstrap
+from histotune.metrics.bootstrap import patient_bootstrap
+from histotune.metrics.intervals import ConfidenceInterval
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._errors import scored, wilson
 from histotune.reporting.figures._select import BEST
 from histotune.storage.records import Predictions
@@ -78,7 +79,7 @@ class ByGroup(Figure[ErrorsByGroup]):
     def __init__(self, of: str) -> None:
         self._of = of
 
-    def compute(self, source: Source) -> ErrorsByGroup:
+    def compute(self, source: FigureSource) -> ErrorsByGroup:
         """Count the cases whose class of highest probability is wrong."""
         model, saved, probabilities = scored(source, self._of)
         wrong = probabilities.argmax(axis=1) != saved.labels
@@ -117,7 +118,7 @@ def _ranked(names: list[str], cases: np.ndarray, errors: np.ndarray, low: np.nda
     return Groups(tuple(names[at] for at in order), cases[order], errors[order], low[order], high[order])
 
 
-def _sites(source: Source, saved: Predictions, wrong: np.ndarray) -> tuple[Groups, str]:
+def _sites(source: FigureSource, saved: Predictions, wrong: np.ndarray) -> tuple[Groups, str]:
     """Count by site."""
     nothing = Groups((), *(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 2)
     try:
@@ -138,11 +139,11 @@ def _sites(source: Source, saved: Predictions, wrong: np.ndarray) -> tuple[Group
     return _ranked(known, cases, errors, low, high), ""
 
 
-def _over_patients(wrong: np.ndarray, patients: np.ndarray) -> Interval:
+def _over_patients(wrong: np.ndarray, patients: np.ndarray) -> ConfidenceInterval:
     """Return the error rate with its interval over resampled patients: cases of one patient err alike."""
     right = np.stack([wrong, ~wrong], axis=1).astype(np.float64)
     found = patient_bootstrap("accuracy", right, np.ones(len(wrong), np.int64), patients, replicates=1000)
-    return Interval(1 - found.value, 1 - found.high, 1 - found.low)
+    return ConfidenceInterval(1 - found.value, 1 - found.high, 1 - found.low)
 
 
 def dots(numbers: ErrorsByGroup) -> tuple[list[dict[str, Any]], dict[str, Any], int]:

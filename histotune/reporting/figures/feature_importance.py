@@ -11,11 +11,11 @@ import numpy as np
 from histotune.core.parameters import Interval, OneOf
 from histotune.errors import StudyError, suggest
 from histotune.explanation.column_groups import chunks_of, column_groups, steepest, tables_of
-from histotune.explanation.permutation import Group, permute
+from histotune.explanation.permutation import FeatureGroup, permute
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._losses import HOW, Loss, Model, dots, loss_of, model_of, of_which
-from histotune.reporting.figures._select import BEST, Trained, trained
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._losses import HOW, Loss, ModelLosses, dots, loss_of, model_of, of_which
+from histotune.reporting.figures._select import BEST, TrainedModel, trained
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -36,7 +36,7 @@ class FeatureImportance:
         read, tried: columns that the networks read, and how many of them were permuted at all.
     """
 
-    model: Model
+    model: ModelLosses
     together: str
     correlation: float
     losses: tuple[Loss, ...]
@@ -54,7 +54,7 @@ class ByFeature(Figure[FeatureImportance]):
         self._of, self._modality, self._together = of, modality, together
         self._top, self._columns, self._repeats, self._correlation = top, columns, repeats, correlation
 
-    def compute(self, source: Source) -> FeatureImportance:
+    def compute(self, source: FigureSource) -> FeatureImportance:
         """Run the trial's networks over the cases that they are scored on."""
         found = trained(source, self._of)
         groups, read, tried = self._groups(found, self._tables(found))
@@ -68,7 +68,7 @@ class ByFeature(Figure[FeatureImportance]):
         counts = np.array([len(own) for own in groups])
         return FeatureImportance(model, self._together, self._correlation, tuple(losses), counts, read, tried)
 
-    def _tables(self, found: Trained) -> list[str]:
+    def _tables(self, found: TrainedModel) -> list[str]:
         tables = tables_of(found.parts)
         if not tables:
             raise StudyError(
@@ -79,7 +79,7 @@ class ByFeature(Figure[FeatureImportance]):
             raise StudyError(f"{found.name} reads no table {self._modality!r}. {suggest(self._modality, tables)}")
         return [self._modality] if self._modality else tables
 
-    def _groups(self, found: Trained, tables: Sequence[str]) -> tuple[list[list[Group]], int, int]:
+    def _groups(self, found: TrainedModel, tables: Sequence[str]) -> tuple[list[list[FeatureGroup]], int, int]:
         """Return the groups of every table, how many columns are read, and how many of them are in a group."""
         if self._together == TOKENS:
             branches = found.parts[0].predictor.model.modalities

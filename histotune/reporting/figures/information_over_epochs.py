@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, call
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, by_name, kept, measured, over_epochs, panel_title
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _GAP = 0.085  # between panels, for their titles
 
 
 @dataclass(frozen=True)
-class Curve:
+class InformationCurve:
     """A quantity of one embedding, or of a pair, by epoch: float64 [E], NaN where it could not be known."""
 
     name: str
@@ -46,11 +46,11 @@ class BranchInformation:
     model: str
     epochs: np.ndarray
     best_epoch: int
-    redundancy: tuple[Curve, ...]
-    hsic: tuple[Curve, ...]
-    shared: tuple[Curve, ...]
-    known: tuple[Curve, ...]
-    rank: tuple[Curve, ...]
+    redundancy: tuple[InformationCurve, ...]
+    hsic: tuple[InformationCurve, ...]
+    shared: tuple[InformationCurve, ...]
+    known: tuple[InformationCurve, ...]
+    rank: tuple[InformationCurve, ...]
     label_entropy: float
     cases: int
     patients: int
@@ -64,12 +64,12 @@ class InformationOverEpochs(Figure[BranchInformation]):
     def __init__(self, of: str) -> None:
         self._of = of
 
-    def compute(self, source: Source) -> BranchInformation:
+    def compute(self, source: FigureSource) -> BranchInformation:
         """Read the trial's curve."""
         line, rows = measured(source, self._of, "redundancy")
 
-        def curves(key: str) -> tuple[Curve, ...]:
-            return tuple(Curve(name, np.array(values)) for name, values in by_name(rows, key).items())
+        def curves(key: str) -> tuple[InformationCurve, ...]:
+            return tuple(InformationCurve(name, np.array(values)) for name, values in by_name(rows, key).items())
 
         last = rows[-1]
         return BranchInformation(
@@ -90,7 +90,7 @@ class InformationOverEpochs(Figure[BranchInformation]):
 
     def draw(self, numbers: BranchInformation) -> PlotlyFigure:
         """Draw redundancy, shared information, information on the label and effective rank, one below the other."""
-        ceiling = Curve("H(label)", np.full(len(numbers.epochs), numbers.label_entropy))
+        ceiling = InformationCurve("H(label)", np.full(len(numbers.epochs), numbers.label_entropy))
         panels = [
             ("redundancy of two branches, 0 to 1", [("correlation² ", numbers.redundancy), ("HSIC ", numbers.hsic)]),
             ("mutual information of two branches, nats", [("shared ", numbers.shared)]),
@@ -127,7 +127,10 @@ def information_over_epochs(*, of: str | int = BEST) -> InformationOverEpochs:
 
 
 def _lines(
-    numbers: BranchInformation, groups: list[tuple[str, tuple[Curve, ...]]], axis: str, before: list[dict[str, Any]]
+    numbers: BranchInformation,
+    groups: list[tuple[str, tuple[InformationCurve, ...]]],
+    axis: str,
+    before: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """Draw a panel's curves; what stands in two panels has one colour and one entry in the legend."""
     names = list(dict.fromkeys(trace["name"] for trace in before))

@@ -13,8 +13,8 @@ from histotune.data.cohort import select
 from histotune.errors import DataError, StudyError
 from histotune.models.predictor import WEIGHTS, load_model
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, call
-from histotune.studies.leaderboard import Line
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
+from histotune.studies.leaderboard import LeaderboardLine
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -26,7 +26,7 @@ _LEAST_CASES = 4
 
 
 @dataclass(frozen=True)
-class Panel:
+class FeaturePanel:
     """The features of one model in two dimensions.
 
     Attributes:
@@ -62,7 +62,7 @@ class Learned:
     method: str
     classes: tuple[str, ...]
     labels: np.ndarray
-    panels: tuple[Panel, ...]
+    panels: tuple[FeaturePanel, ...]
     metric: str
     patients: int
     available: int
@@ -104,7 +104,7 @@ class LearnedFeatures(Figure[Learned]):
     def __init__(self, method: str, cases: int) -> None:
         self._method, self._cases = method, cases
 
-    def compute(self, source: Source) -> Learned:
+    def compute(self, source: FigureSource) -> Learned:
         """Run the best model of each loss over the same validation cases."""
         lines = _with_weights(source)
         models = {loss: load_model(line.record.folder) for loss, line in lines.items()}
@@ -116,7 +116,9 @@ class LearnedFeatures(Figure[Learned]):
         for loss, line in lines.items():
             cases = select(sized[models[loss].image_size].columns, rows)
             points, explained = project(models[loss].features(cases), self._method)
-            panels.append(Panel(loss, call(line), points, explained, line.record.metrics[source.settings.metric]))
+            panels.append(
+                FeaturePanel(loss, call(line), points, explained, line.record.metrics[source.settings.metric])
+            )
         labels, patients, available = data.labels[rows], len(np.unique(data.patients[rows])), len(data.val)
         return Learned(
             self._method,
@@ -172,7 +174,7 @@ def learned_features(*, method: str = PCA, cases: int = 1000) -> LearnedFeatures
     return LearnedFeatures(method, cases)
 
 
-def _with_weights(source: Source) -> dict[str, Line]:
+def _with_weights(source: FigureSource) -> dict[str, LeaderboardLine]:
     """Return {loss: its best model whose weights are still there}."""
     source.one_network("learned features are")
     found = {
@@ -188,7 +190,7 @@ def _with_weights(source: Source) -> dict[str, Line]:
     return there
 
 
-def _head(panel: Panel, number: int, metric: str) -> dict[str, Any]:
+def _head(panel: FeaturePanel, number: int, metric: str) -> dict[str, Any]:
     shares = " and ".join(f"{share:.0%}" for share in panel.explained)
     text = f"<b>{panel.loss}</b><br>{metric.replace('_', ' ')} {panel.score:.3f}" + (f"; {shares}" if shares else "")
     place = {"x": 0, "y": 1, "xref": f"x{_number(number)} domain", "yref": f"y{_number(number)} domain"}
@@ -203,7 +205,7 @@ def _head(panel: Panel, number: int, metric: str) -> dict[str, Any]:
     }
 
 
-def _points(numbers: Learned, panel: Panel, number: int) -> Sequence[Mapping[str, Any]]:
+def _points(numbers: Learned, panel: FeaturePanel, number: int) -> Sequence[Mapping[str, Any]]:
     """Draw one cloud per class, the largest first, so that no class hides a rarer one."""
     sizes = np.bincount(numbers.labels, minlength=len(numbers.classes))
     return [

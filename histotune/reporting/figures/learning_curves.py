@@ -11,10 +11,10 @@ from histotune.core.parameters import Interval
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source, call
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import over_epochs
 from histotune.storage.study_folder import COMPLETE, STOPPED
-from histotune.studies.leaderboard import TRIAL, Line
+from histotune.studies.leaderboard import TRIAL, LeaderboardLine
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -25,7 +25,7 @@ _SAMPLE = 60  # stopped trials that are read and drawn
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """One trial's validation metric.
 
     Attributes:
@@ -58,7 +58,7 @@ class Curves:
     """
 
     metric: str
-    curves: tuple[Curve, ...]
+    curves: tuple[LearningCurve, ...]
     complete: int
     stopped: int
     about: str
@@ -70,7 +70,7 @@ class LearningCurves(Figure[Curves]):
     def __init__(self, top: int) -> None:
         self._top = top
 
-    def compute(self, source: Source) -> Curves:
+    def compute(self, source: FigureSource) -> Curves:
         """Read the curves of the trials that are drawn."""
         trials, metric = source.trials(), source.settings.metric
         complete = [line for line in source.models() if line.kind == TRIAL]
@@ -116,11 +116,11 @@ def learning_curves(*, top: int = 20) -> LearningCurves:
     return LearningCurves(top)
 
 
-def _curve(line: Line, metric: str) -> Curve:
+def _curve(line: LeaderboardLine, metric: str) -> LearningCurve:
     rows = [row for row in line.record.curve() if metric in row]
     values = [float("nan") if row[metric] is None else row[metric] for row in rows]
     spread = [row[metrics.SPREAD].get(metric) for row in rows if metrics.SPREAD in row]
-    return Curve(
+    return LearningCurve(
         number=line.record.number,
         name=call(line),
         stopped=line.record.state == STOPPED,
@@ -131,7 +131,7 @@ def _curve(line: Line, metric: str) -> Curve:
     )
 
 
-def others(curves: Sequence[Curve], name: str, color: str) -> list[dict[str, Any]]:
+def others(curves: Sequence[LearningCurve], name: str, color: str) -> list[dict[str, Any]]:
     """Draw curves in one trace, a gap after each."""
     if not curves:
         return []
@@ -153,7 +153,7 @@ def others(curves: Sequence[Curve], name: str, color: str) -> list[dict[str, Any
     ]
 
 
-def stops(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+def stops(curves: Sequence[LearningCurve]) -> list[dict[str, Any]]:
     """Mark the last epoch of trials that were stopped."""
     ended = [one for one in curves if len(one.epochs)]
     if not ended:
@@ -172,7 +172,7 @@ def stops(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     ]
 
 
-def best(curve: Curve, metric: str) -> dict[str, Any]:
+def best(curve: LearningCurve, metric: str) -> dict[str, Any]:
     """Draw the best trial in front of the others."""
     return {
         "type": "scatter",
@@ -186,7 +186,7 @@ def best(curve: Curve, metric: str) -> dict[str, Any]:
     }
 
 
-def band(curve: Curve) -> list[dict[str, Any]]:
+def band(curve: LearningCurve) -> list[dict[str, Any]]:
     """Draw one standard deviation over folds around a curve, where there are folds."""
     if not len(curve.spread):
         return []

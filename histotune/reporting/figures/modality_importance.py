@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.core.parameters import Interval
-from histotune.explanation.permutation import Group, permute
+from histotune.explanation.permutation import FeatureGroup, permute
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._losses import HOW, Loss, Model, dots, loss_of, model_of, of_which
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._losses import HOW, Loss, ModelLosses, dots, loss_of, model_of, of_which
 from histotune.reporting.figures._select import BEST, trained
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ModalityImportance:
         losses: by modality; the name says who has it.
     """
 
-    model: Model
+    model: ModelLosses
     losses: tuple[Loss, ...]
 
 
@@ -37,10 +37,10 @@ class ByModality(Figure[ModalityImportance]):
     def __init__(self, of: str, repeats: int) -> None:
         self._of, self._repeats = of, repeats
 
-    def compute(self, source: Source) -> ModalityImportance:
+    def compute(self, source: FigureSource) -> ModalityImportance:
         """Run the trial's networks over the cases that they are scored on."""
         found = trained(source, self._of)
-        groups = [Group(name, name) for name in found.parts[0].predictor.modalities]
+        groups = [FeatureGroup(name, name) for name in found.parts[0].predictor.modalities]
         permuted = permute(found.parts, found.data, groups, repeats=self._repeats)
         losses = []
         for group in groups:

@@ -11,8 +11,8 @@ from histotune.core.parameters import Interval
 from histotune.errors import StudyError, suggest
 from histotune.metrics.scores import in_words
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._parameters import Column, column, labels, nothing_differs, tried, upwards
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._parameters import ParameterColumn, column, labels, nothing_differs, tried, upwards
 from histotune.studies.leaderboard import components
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Parallel:
     metric: str
     numbers: np.ndarray
     scores: np.ndarray
-    columns: tuple[Column, ...]
+    columns: tuple[ParameterColumn, ...]
     loss: str
     trials: int
     about: str
@@ -55,7 +55,7 @@ class ParallelCoordinates(Figure[Parallel]):
     def __init__(self, loss: str, top: int) -> None:
         self._loss, self._top = loss, top
 
-    def compute(self, source: Source) -> Parallel:
+    def compute(self, source: FigureSource) -> Parallel:
         """Take the best complete trials."""
         found = tried(source)
         names = np.array([components(line)[0] for line in found.lines])
@@ -105,7 +105,7 @@ def parallel_coordinates(*, loss: str = ALL, top: int = 40) -> ParallelCoordinat
 
 def lines_through(numbers: Parallel, metric: str) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     """Return traces, layout and height in pixels; the last axis is the metric."""
-    last = Column(metric, metric, False, (), numbers.scores)
+    last = ParameterColumn(metric, metric, False, (), numbers.scores)
     columns = [*numbers.columns, last]
     places = np.stack([_places(one) for one in columns], axis=1)  # [n, axes], 0 to 1
     ranks = np.linspace(1.0, 0.0, len(numbers.scores)) if len(numbers.scores) > 1 else np.ones(1)
@@ -147,7 +147,7 @@ def lines_through(numbers: Parallel, metric: str) -> tuple[list[dict[str, Any]],
     return traces, layout, 440
 
 
-def _places(one: Column) -> np.ndarray:
+def _places(one: ParameterColumn) -> np.ndarray:
     """Return where values lie on their axis, 0 to 1; a choice's options are equally far apart."""
     values = np.log(one.values) if one.log else one.values
     low, high = (0.0, len(one.options) - 1.0) if one.options else (float(values.min()), float(values.max()))
@@ -156,7 +156,7 @@ def _places(one: Column) -> np.ndarray:
     return placed + ranks if one.options else placed
 
 
-def _ends(one: Column, at: int) -> list[dict[str, Any]]:
+def _ends(one: ParameterColumn, at: int) -> list[dict[str, Any]]:
     """Write the ends of an axis of numbers, and every option of a choice."""
     last = len(one.options) - 1
     marks = [(place / max(last, 1), option) for place, option in enumerate(one.options)]
@@ -178,7 +178,7 @@ def _ends(one: Column, at: int) -> list[dict[str, Any]]:
     return notes
 
 
-def _told(columns: list[Column], at: int) -> list[str]:
+def _told(columns: list[ParameterColumn], at: int) -> list[str]:
     values = [one.options[int(one.values[at])] if one.options else f"{one.values[at]:.4g}" for one in columns]
     return [_style.text(f"{one.label} {value}") for one, value in zip(columns, values, strict=True)]
 

@@ -10,7 +10,7 @@ import numpy as np
 from histotune.errors import StudyError
 from histotune.metrics.scores import in_words
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._parameters import Tried, labels, tried, upwards
 from histotune.space import Condition
 from histotune.tuning.parameter_importance import LEAST, LEAST_BEST, MOST, SHUFFLES, importances
@@ -28,7 +28,7 @@ _MOST = 8  # parameters of a panel that are drawn
 
 
 @dataclass(frozen=True)
-class Panel:
+class ImportancePanel:
     """Importance of parameters among some trials.
 
     Attributes:
@@ -53,7 +53,7 @@ class ParameterImportance:
     """Importance by branch of the space, all trials first; `left_out`: branches with too few trials."""
 
     metric: str
-    panels: tuple[Panel, ...]
+    panels: tuple[ImportancePanel, ...]
     left_out: tuple[str, ...]
     about: str
 
@@ -61,7 +61,7 @@ class ParameterImportance:
 class ByParameter(Figure[ParameterImportance]):
     """PED-ANOVA over all trials and within every option of every switch, where parameters of its own exist."""
 
-    def compute(self, source: Source) -> ParameterImportance:
+    def compute(self, source: FigureSource) -> ParameterImportance:
         """Compare the best trials with all of them."""
         found = tried(source)
         short = labels([parameter.path for parameter in source.space.parameters()])
@@ -104,7 +104,7 @@ def parameter_importance() -> ByParameter:
     return ByParameter()
 
 
-def _panel(source: Source, found: Tried, name: str, branch: Condition) -> Panel | None:
+def _panel(source: FigureSource, found: Tried, name: str, branch: Condition) -> ImportancePanel | None:
     """Measure one branch: what exists in all its trials, and nothing of other branches."""
     rows = np.flatnonzero(found.within(branch))
     values = [found.values[row] for row in rows]
@@ -114,7 +114,7 @@ def _panel(source: Source, found: Tried, name: str, branch: Condition) -> Panel 
     if not ranked:
         return None
     short = labels([parameter.path for parameter in source.space.parameters()])
-    return Panel(
+    return ImportancePanel(
         branch=name,
         trials=len(rows),
         complete=int(found.complete[rows].sum()),
@@ -125,7 +125,7 @@ def _panel(source: Source, found: Tried, name: str, branch: Condition) -> Panel 
     )
 
 
-def bars(panels: Sequence[Panel]) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
+def bars(panels: Sequence[ImportancePanel]) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     """Return traces, layout and height in pixels, the first panel on top."""
     rows = [min(len(panel.names), _MOST) for panel in panels]
     drawn = sum(_ROW * count + _HEAD for count in rows)
@@ -149,7 +149,7 @@ def bars(panels: Sequence[Panel]) -> tuple[list[dict[str, Any]], dict[str, Any],
     return traces, layout, drawn + _AXIS
 
 
-def _bars_panel(panel: Panel, count: int, axes: dict[str, str]) -> list[dict[str, Any]]:
+def _bars_panel(panel: ImportancePanel, count: int, axes: dict[str, str]) -> list[dict[str, Any]]:
     shares, chances = panel.shares[:count], panel.chances[:count]
     colors = np.where(shares > chances, _style.VIVID[0], _style.MUTED)
     told = [_style.text(name) for name in panel.names[:count]]

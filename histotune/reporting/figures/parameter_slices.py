@@ -10,8 +10,8 @@ import numpy as np
 from histotune.errors import StudyError, suggest
 from histotune.metrics.scores import in_words
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.reporting.figures._parameters import Column, column, labels, nothing_differs, tried, upwards
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.reporting.figures._parameters import ParameterColumn, column, labels, nothing_differs, tried, upwards
 from histotune.studies.leaderboard import components
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from histotune.reporting.figures._select import panel_title
 
 if TYPE_CHECKING:
-    from histotune.reporting.figures._parameters import Column
+    from histotune.reporting.figures._parameters import ParameterColumn
 
 
 ALL = "all"
@@ -50,7 +50,7 @@ class Slices:
     complete: np.ndarray
     losses: tuple[str, ...]
     loss: np.ndarray
-    columns: tuple[Column, ...]
+    columns: tuple[ParameterColumn, ...]
     trials: int
     about: str
 
@@ -61,7 +61,7 @@ class ParameterSlices(Figure[Slices]):
     def __init__(self, loss: str) -> None:
         self._loss = loss
 
-    def compute(self, source: Source) -> Slices:
+    def compute(self, source: FigureSource) -> Slices:
         """Place the trials, the best and an even sample of a large study's."""
         found = tried(source)
         names = np.array([components(line)[0] for line in found.lines])
@@ -167,7 +167,7 @@ def _limits(numbers: Slices) -> tuple[float, float]:
     return low - 4 * room, high + room
 
 
-def _marks(numbers: Slices, one: Column, axes: dict[str, str], low: float) -> list[dict[str, Any]]:
+def _marks(numbers: Slices, one: ParameterColumn, axes: dict[str, str], low: float) -> list[dict[str, Any]]:
     """Draw stopped trials first, then complete ones loss by loss."""
     there = ~np.isnan(one.values) & ~np.isnan(numbers.scores)
     shift = (numbers.numbers * 0.618034 % 1 - 0.5) * 2 * _JITTER if one.options else 0.0  # the same in every drawing

@@ -10,7 +10,7 @@ import numpy as np
 from histotune.core.parameters import Interval
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._calibrated import band, calibrated, sums_by_patient
 from histotune.reporting.figures._select import BEST
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Curve:
+class ReliabilityCurve:
     """One line of the diagram, bin by bin.
 
     Attributes:
@@ -46,14 +46,14 @@ class Reliability:
     model: str
     cases: str
     event: str
-    curves: tuple[Curve, ...]
+    curves: tuple[ReliabilityCurve, ...]
     number: int
     patients: int
 
 
 def curve(
     name: str, probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, *, positive: int, bins: int
-) -> Curve:
+) -> ReliabilityCurve:
     """Cut cases into bins of as many cases each and compare what was said with what came true.
 
     Args:
@@ -76,7 +76,7 @@ def curve(
 
     low, high = band(totals, shares) if len(totals) > 1 else (np.full(len(names), np.nan),) * 2
     ece = metrics.score("ece", probabilities, labels)
-    return Curve(name, inside.T @ said / counts, inside.T @ seen / counts, low, high, counts, ece)
+    return ReliabilityCurve(name, inside.T @ said / counts, inside.T @ seen / counts, low, high, counts, ece)
 
 
 class ReliabilityDiagram(Figure[Reliability]):
@@ -85,7 +85,7 @@ class ReliabilityDiagram(Figure[Reliability]):
     def __init__(self, of: str, bins: int) -> None:
         self._of, self._bins = of, bins
 
-    def compute(self, source: Source) -> Reliability:
+    def compute(self, source: FigureSource) -> Reliability:
         """Compare the model's probabilities with what came true."""
         found, positive = calibrated(source, self._of), source.settings.positive
         classes = source.settings.classes
@@ -134,7 +134,7 @@ def reliability(*, of: str | int = BEST, bins: int = 10) -> ReliabilityDiagram:
     return ReliabilityDiagram(str(of), bins)
 
 
-def _traces(one: Curve, index: int) -> list[dict[str, Any]]:
+def _traces(one: ReliabilityCurve, index: int) -> list[dict[str, Any]]:
     color = _style.place(index)["color"]
     known = ~np.isnan(one.low)
     around = np.concatenate([one.low[known], one.high[known][::-1]])

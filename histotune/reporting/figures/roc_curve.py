@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._threshold_curves import (
     MACRO,
     Kind,
@@ -49,7 +49,7 @@ class RocCurve(Figure[Operating]):
     def __init__(self, label: str) -> None:
         self._label = label
 
-    def compute(self, source: Source) -> Operating:
+    def compute(self, source: FigureSource) -> Operating:
         """Count what every threshold calls."""
         return operating(source, ROC, self._label)
 

@@ -11,8 +11,8 @@ import numpy as np
 from histotune.data.splits import TRAIN, VAL
 from histotune.errors import StudyError
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
-from histotune.studies.leaderboard import SINGLE, TRIAL, Line, components
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.studies.leaderboard import SINGLE, TRIAL, LeaderboardLine, components
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -81,7 +81,7 @@ def timings(epochs: Sequence[tuple[str, str, Sequence[float]]]) -> tuple[Timing,
 class RuntimePerEpoch(Figure[Runtime]):
     """Seconds per epoch as the trials measured them, whatever else the machine did meanwhile."""
 
-    def compute(self, source: Source) -> Runtime:
+    def compute(self, source: FigureSource) -> Runtime:
         """Read the curves of all trials and single trainings that trained at least one epoch."""
         lines = [line for line in source.entries if line.kind in (TRIAL, SINGLE)]
         curves = [(line, [row["seconds"] for row in line.record.curve()]) for line in lines]
@@ -130,7 +130,7 @@ def runtime_per_epoch() -> RuntimePerEpoch:
     return RuntimePerEpoch()
 
 
-def _setting(line: Line) -> str:
+def _setting(line: LeaderboardLine) -> str:
     config: Mapping[str, Any] = line.record.config()
     return f"{components(line)[1]}, {config['image_size']} px, batch {config['batch_size']}"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
-from histotune.reporting.figures._base import FIGURES, Figure, Source
+from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.storage.study_folder import COMPLETE
 from histotune.studies.leaderboard import CONTROL, components, ranked
 
@@ -64,10 +64,10 @@ def best_so_far(scores: np.ndarray, complete: np.ndarray, *, higher: bool) -> np
     return found
 
 
-class History(Figure[SearchHistory]):
+class HistoryFigure(Figure[SearchHistory]):
     """Every trial, the best so far, and what it is measured against."""
 
-    def compute(self, source: Source) -> SearchHistory:
+    def compute(self, source: FigureSource) -> SearchHistory:
         """Read how the trials ended."""
         trials, metric = source.trials(), source.settings.metric
         scores = np.array([line.record.metrics.get(metric, np.nan) for line in trials], dtype=np.float64)
@@ -117,9 +117,9 @@ class History(Figure[SearchHistory]):
 
 
 @FIGURES.register("search_history")
-def search_history() -> History:
+def search_history() -> HistoryFigure:
     """Validation metric by trial, the best so far, and the space's default and the controls as lines."""
-    return History()
+    return HistoryFigure()
 
 
 def limits(numbers: SearchHistory) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from histotune.reporting.sections._findings import Findings
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SectionRequest:
     """A registered figure that a section shows, with its options.
 
     Attributes:
@@ -57,7 +57,7 @@ class Section:
 
     title: ClassVar[str]
     order: ClassVar[int]
-    figures: ClassVar[tuple[Wanted, ...]] = ()
+    figures: ClassVar[tuple[SectionRequest, ...]] = ()
 
     def build(self, findings: Findings) -> Content:
         """Say what is known.

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from histotune.core import files
-from histotune.reporting.figures import Source
+from histotune.reporting.figures import FigureSource
 from histotune.storage.records import read_ensemble
-from histotune.storage.study_folder import StudySettings, StudyStore
-from histotune.studies.leaderboard import CONTROL, Line, Verdict, gain, leaderboard, verdict
+from histotune.storage.study_folder import StudyFolder, StudySettings
+from histotune.studies.leaderboard import CONTROL, LeaderboardLine, Verdict, gain, leaderboard, verdict
 from histotune.training.trial_folder import ENVIRONMENT
 
 
@@ -29,13 +29,13 @@ class Findings:
         images: whether pictures of cases may stand on the page.
     """
 
-    source: Source
+    source: FigureSource
     command: str = ""
     watts: float | None = None
     images: bool = False
 
     @property
-    def store(self) -> StudyStore:
+    def store(self) -> StudyFolder:
         """The study's files."""
         return self.source.store
 
@@ -50,17 +50,17 @@ class Findings:
         return leaderboard(self.store, self.source.entries)
 
     @cached_property
-    def models(self) -> list[Line]:
+    def models(self) -> list[LeaderboardLine]:
         """Complete trials, single trainings and ensembles, best first."""
         return self.source.models()
 
     @cached_property
-    def trials(self) -> list[Line]:
+    def trials(self) -> list[LeaderboardLine]:
         """Every ended trial and single training, in no particular order."""
         return [line for line in self.source.entries if line.kind in ("trial", "single")]
 
     @cached_property
-    def controls(self) -> list[Line]:
+    def controls(self) -> list[LeaderboardLine]:
         """What every model must beat."""
         return [line for line in self.source.entries if line.kind == CONTROL]
 

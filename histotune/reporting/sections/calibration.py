@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 
 _SCORES = ("ece", "brier", "nll")
@@ -21,7 +21,7 @@ class Calibration(Section):
 
     title = "Calibration and thresholds"
     order = 70
-    figures: ClassVar = (Wanted("reliability"), Wanted("decision_curve"))
+    figures: ClassVar = (SectionRequest("reliability"), SectionRequest("decision_curve"))
 
     def build(self, findings: Findings) -> Content:
         """Show calibration of the best models and what ensembles fitted."""

@@ -14,7 +14,7 @@ from histotune.reporting.sections._findings import Findings
 
 
 @SECTIONS.register("confirmation")
-class Confirmation(Section):
+class ConfirmationSection(Section):
     """What the best trials reach when they are trained again."""
 
     title = "Confirmation"

@@ -6,21 +6,21 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
-from histotune.studies.leaderboard import Line
+from histotune.studies.leaderboard import LeaderboardLine
 
 PER_THREAD, PER_GPU = 15.0, 300.0  # watts that are assumed: of a busy CPU core with its memory; of a data-centre GPU
 HOUR = 3600.0
 
 
 @SECTIONS.register("cost")
-class Cost(Section):
+class CostSection(Section):
     """Time, energy, memory, parameters and latency."""
 
     title = "Cost"
     order = 120
-    figures: ClassVar = (Wanted("cost"),)
+    figures: ClassVar = (SectionRequest("cost"),)
 
     def build(self, findings: Findings) -> Content:
         """Add up what was spent."""
@@ -99,7 +99,7 @@ def _memory(findings: Findings) -> str | None:
     return f"{max(peaks):,.0f} MiB {where}"
 
 
-def _in_use(models: list[Line]) -> str:
+def _in_use(models: list[LeaderboardLine]) -> str:
     """Show what the best models cost to use."""
     rows = [
         [f"{line.kind} {line.name}", line.record.parameters, line.record.metrics.get("latency_ms"), line.record.seconds]
@@ -109,7 +109,7 @@ def _in_use(models: list[Line]) -> str:
     return html.table(caption, ["model", "parameters", "latency, ms", "training, s"], rows)
 
 
-def _spent(lines: list[Line]) -> str:
+def _spent(lines: list[LeaderboardLine]) -> str:
     """Show where the time went: what was stopped early was not wasted, but learned from."""
     times: dict[tuple[str, str], float] = {}
     counts: Counter[tuple[str, str]] = Counter()

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 
 _WHO = {"ensemble": "the ensemble", "best_member": "its best member", "uniform_mean": "the plain mean of its members"}
@@ -21,7 +21,7 @@ class Ensembles(Section):
 
     title = "Ensembles"
     order = 80
-    figures: ClassVar = (Wanted("ensemble_anatomy"),)
+    figures: ClassVar = (SectionRequest("ensemble_anatomy"),)
 
     def build(self, findings: Findings) -> Content:
         """Show every ensemble beside its best member and the plain mean."""

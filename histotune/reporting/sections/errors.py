@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 
 
@@ -15,7 +15,7 @@ class Errors(Section):
 
     title = "Errors by site and patient"
     order = 90
-    figures: ClassVar = (Wanted("errors_by_group"),)
+    figures: ClassVar = (SectionRequest("errors_by_group"),)
 
     def build(self, findings: Findings) -> Content:
         """Say how much is known of sites and patients."""

@@ -30,7 +30,7 @@ SHOWN = (
 
 
 @SECTIONS.register("evaluation")
-class Evaluation(Section):
+class EvaluationSection(Section):
     """What was measured where nothing was chosen: the sealed test part, and external cohorts."""
 
     title = "Evaluation"

@@ -13,7 +13,7 @@ from histotune.metrics import scores as metrics
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
 from histotune.reporting.sections._findings import Findings
-from histotune.studies.leaderboard import TRIAL, Line
+from histotune.studies.leaderboard import TRIAL, LeaderboardLine
 
 CURVES = 100  # best trials whose curve stands on the page
 PARAMETERS = 24  # of a configuration that differ between trials, at most
@@ -106,7 +106,7 @@ def _plain(value: Any) -> Any:
     return int(number) if number.is_integer() else float(f"{number:.5g}")
 
 
-def _parameters(lines: Sequence[Line]) -> tuple[list[str], list[list[Any] | None]]:
+def _parameters(lines: Sequence[LeaderboardLine]) -> tuple[list[str], list[list[Any] | None]]:
     """Return the paths of configurations that differ between trials, and their values by line."""
     flat = [_flat(line.record.known_config or {}) for line in lines]
     seen: dict[str, set[str]] = {}
@@ -131,5 +131,5 @@ def _value(value: Any) -> Any:
     return _plain(value) if isinstance(value, (int, float)) else str(value)
 
 
-def _curve(line: Line, metric: str) -> list[Any]:
+def _curve(line: LeaderboardLine, metric: str) -> list[Any]:
     return [_plain(row.get(metric)) for row in line.record.curve()]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from histotune.errors import HistotuneError, StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 from histotune.storage.records import Predictions
 
@@ -38,7 +38,7 @@ class Mistakes(Section):
 
     title = "Confident mistakes"
     order = 100
-    figures: ClassVar = (Wanted("confidence"),)
+    figures: ClassVar = (SectionRequest("confidence"),)
 
     def build(self, findings: Findings) -> Content:
         """List the cases, with their pictures where they were asked for."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import ClassVar
 
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 
 
 @SECTIONS.register("predictions")
-class Predictions(Section):
+class PredictionsSection(Section):
     """Confusion matrices, ROC and precision-recall curves."""
 
     title = "What is taken for what"
     order = 60
     figures: ClassVar = (
-        Wanted("confusion_matrix"),
-        Wanted("confusion_matrix", {"of": "evaluation"}),
-        Wanted("roc_curve"),
-        Wanted("precision_recall_curve"),
+        SectionRequest("confusion_matrix"),
+        SectionRequest("confusion_matrix", {"of": "evaluation"}),
+        SectionRequest("roc_curve"),
+        SectionRequest("precision_recall_curve"),
     )
 
     def build(self, findings: Findings) -> Content:

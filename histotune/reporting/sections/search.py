@@ -8,7 +8,7 @@ from typing import ClassVar
 from markupsafe import Markup
 
 from histotune.reporting import html
-from histotune.reporting.sections._base import SECTIONS, Content, Section, Wanted
+from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 from histotune.studies.leaderboard import TRIAL, option_shares
 
@@ -22,12 +22,12 @@ class Search(Section):
     title = "Search"
     order = 50
     figures: ClassVar = (
-        Wanted("search_history"),
-        Wanted("parameter_importance"),
-        Wanted("parameter_slices", width=480),
-        Wanted("parallel_coordinates", width=640),
-        Wanted("learning_curves"),
-        Wanted("runtime_per_epoch"),
+        SectionRequest("search_history"),
+        SectionRequest("parameter_importance"),
+        SectionRequest("parameter_slices", width=480),
+        SectionRequest("parallel_coordinates", width=640),
+        SectionRequest("learning_curves"),
+        SectionRequest("runtime_per_epoch"),
     )
 
     def build(self, findings: Findings) -> Content:

@@ -18,7 +18,7 @@ from histotune.studies.leaderboard import LEAKY, SINGLE, TRIAL, Verdict
 
 
 @SECTIONS.register("summary")
-class Summary(Section):
+class SummarySection(Section):
     """What can be trusted, in words, the honest number first."""
 
     title = "Summary"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histotune.reproductions.contract import REPRODUCTIONS, Reproduction, Table, read_settings
+from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable, Reproduction, read_settings
 
 _LOSSES = {
     "CCE": "cross_entropy",
@@ -30,8 +30,8 @@ _OF_DECISIONS = (
     "specificity",
 )
 _TABLES = (
-    Table("Losses and ensembles", (*_OTHERS, *_LINE_UP, *_ENSEMBLES), _OF_DECISIONS, "macro_f1"),
-    Table(
+    ComparisonTable("Losses and ensembles", (*_OTHERS, *_LINE_UP, *_ENSEMBLES), _OF_DECISIONS, "macro_f1"),
+    ComparisonTable(
         "Ranking: AUROC of the scores",
         (*_LINE_UP, *_ENSEMBLES),
         ("auroc", "average_precision"),
@@ -39,8 +39,8 @@ _TABLES = (
         "The AUROC of the paper's Table VI is (macro recall + macro specificity) / 2, computed from predicted classes: "
         "it ranks nothing, and is not shown beside these.",
     ),
-    Table("Ablation", ("CCE", "L_a", "L_cba", "CFAL"), ("macro_f1", "accuracy"), "macro_f1"),
-    Table(
+    ComparisonTable("Ablation", ("CCE", "L_a", "L_cba", "CFAL"), ("macro_f1", "accuracy"), "macro_f1"),
+    ComparisonTable(
         "Calibration",
         (*_LINE_UP, "Ensemble average", "Ensemble max"),
         ("nll", "ece", "brier"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histotune.reproductions.contract import REPRODUCTIONS, Reproduction, Table, read_settings
+from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable, Reproduction, read_settings
 
 OURS = "CMAF-Net"
 
@@ -40,12 +40,16 @@ _PARTS = (
 )
 
 
-def _tables(what: str, rows: tuple[str, ...], note: str = "", *, elsewhere: bool = False) -> tuple[Table, ...]:
+def _tables(
+    what: str, rows: tuple[str, ...], note: str = "", *, elsewhere: bool = False
+) -> tuple[ComparisonTable, ...]:
     decided, ranked = f"{what}, decided at", ("auroc", "average_precision")
     return (
-        Table(f"{decided} .5", rows, _DECISIONS, "balanced_accuracy", note, elsewhere=elsewhere),
-        Table(f"{decided} the threshold of validation", rows, _DECISIONS, "balanced_accuracy", _MOVED, True, elsewhere),
-        Table(f"{what}: ranking", rows, ranked, "auroc", elsewhere=elsewhere),
+        ComparisonTable(f"{decided} .5", rows, _DECISIONS, "balanced_accuracy", note, elsewhere=elsewhere),
+        ComparisonTable(
+            f"{decided} the threshold of validation", rows, _DECISIONS, "balanced_accuracy", _MOVED, True, elsewhere
+        ),
+        ComparisonTable(f"{what}: ranking", rows, ranked, "auroc", elsewhere=elsewhere),
     )
 
 

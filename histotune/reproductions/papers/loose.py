@@ -12,20 +12,20 @@ import numpy as np
 
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import holm
-from histotune.reproductions.contract import REPRODUCTIONS, Table
+from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable
 from histotune.reproductions.out_of_fold import FoldedSetting, OutOfFold, read_folded_settings
 from histotune.reproductions.out_of_fold_measure import (
     TESTED,
     Compared,
-    Picture,
-    Scored,
+    ComparisonFigure,
+    OutOfFoldPredictions,
     Strategy,
     crossfit,
     difference,
     fit,
     shown_difference,
 )
-from histotune.reproductions.report import Section, shown_p
+from histotune.reproductions.report import TableSection, shown_p
 
 STRATEGIES: Mapping[str, Strategy] = {
     "WLB": Strategy("weighted_logits", {"bias": True}),
@@ -65,7 +65,7 @@ def loose() -> OutOfFold:
 class Joined:
     """All ways to join all combinations of members, cross-fitted."""
 
-    scored: Scored
+    scored: OutOfFoldPredictions
     members: Sequence[str]
 
     @property
@@ -122,7 +122,7 @@ def row(names: Sequence[str], way: str) -> str:
     return " + ".join(names) + (f": {way}" if way else "")
 
 
-def compare(scored: Scored, setting: FoldedSetting) -> Compared:
+def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
     """Compare all ways over the patients who have everything and over all, every combination, and with one absent."""
     joined = Joined(scored, list(setting.singles))
     complete, everybody = scored.having(setting.patients), np.arange(len(scored.labels))
@@ -133,14 +133,14 @@ def compare(scored: Scored, setting: FoldedSetting) -> Compared:
     whole = row(joined.members, MEAN)
     rows = [*joined.members, *(row(joined.members, way) for way in STRATEGIES)]
     also = [name for name in setting.published if name not in rows]  # what the paper joined, of other combinations
-    table = Table("All modalities, loosely coupled", [*rows, *also], _METRICS, TESTED)
+    table = ComparisonTable("All modalities, loosely coupled", [*rows, *also], _METRICS, TESTED)
     arms = [scored.over(who, [table], joined.found, of, whole, setting.published) for who, of in groups.items()]
     sections = [_combinations(who, joined, of) for who, of in groups.items()]
     sections += [_drops(who, joined, of) for who, of in groups.items()]
     return Compared(arms, [*sections, _refits(joined)], [_heat(who, joined, of) for who, of in groups.items()][:1])
 
 
-def _combinations(who: str, joined: Joined, rows: np.ndarray) -> Section:
+def _combinations(who: str, joined: Joined, rows: np.ndarray) -> TableSection:
     """Write every combination beside every way."""
     several = [names for names in joined.combinations if len(names) > 1]
     sides = [(joined.found[row(names, OURS)], joined.found[row(names, MEAN)]) for names in several]
@@ -158,10 +158,10 @@ def _combinations(who: str, joined: Joined, rows: np.ndarray) -> Section:
         cells.append([" + ".join(names), *shown, *gain])
         numbers += [_number(f"{who}: {row(names, way)}", values[way]) for way in ways]
     head = ["", *STRATEGIES, f"{OURS} minus {MEAN} [95 %]", "p", "p corrected"]
-    return Section(f"{who}: every combination", _COMBINED, head, cells, numbers)
+    return TableSection(f"{who}: every combination", _COMBINED, head, cells, numbers)
 
 
-def _drops(who: str, joined: Joined, rows: np.ndarray) -> Section:
+def _drops(who: str, joined: Joined, rows: np.ndarray) -> TableSection:
     """Write what is left where a modality is absent at test for everybody."""
     cells, numbers = [], []
     for way in STRATEGIES:
@@ -176,10 +176,10 @@ def _drops(who: str, joined: Joined, rows: np.ndarray) -> Section:
             numbers.append(_number(f"{who}: {way} without {name}", values) | about)
         cells.append(line)
     head = ["fitted with all", "nothing dropped", *(f"without {name}" for name in joined.members)]
-    return Section(f"{who}: a modality absent at test", _DROPPED, head, cells, numbers)
+    return TableSection(f"{who}: a modality absent at test", _DROPPED, head, cells, numbers)
 
 
-def _refits(joined: Joined) -> Section:
+def _refits(joined: Joined) -> TableSection:
     classes, trained = len(joined.scored.classes), joined.scored.records
     cells = []
     for name in joined.members:
@@ -191,17 +191,17 @@ def _refits(joined: Joined) -> Section:
             [name, *(f"{n} numbers, {s:.2f} s" for n, s in zip(numbers, seconds, strict=True)), f"{took:.0f} s"]
         )
     head = ["", "added to the others", "dropped", "its networks, trained once"]
-    return Section("Adding and dropping a modality", _REFITTED, head, cells)
+    return TableSection("Adding and dropping a modality", _REFITTED, head, cells)
 
 
-def _heat(who: str, joined: Joined, rows: np.ndarray) -> Picture:
+def _heat(who: str, joined: Joined, rows: np.ndarray) -> ComparisonFigure:
     columns: dict[str, list[tuple[float, ...]]] = {}
     for way in STRATEGIES:
         under = {"nothing dropped": joined.found[row(joined.members, way)]}
         under |= {f"without {name}": joined.dropped[way][name] for name in joined.members}
         for name, found in under.items():
             columns.setdefault(name, []).append((float(np.mean(_aurocs(joined.scored, found, rows))),))
-    return Picture(
+    return ComparisonFigure(
         kind="heat",
         stem="modality_drop",
         title="Macro AUROC where a modality is absent at test for everybody",
@@ -211,7 +211,7 @@ def _heat(who: str, joined: Joined, rows: np.ndarray) -> Picture:
     )
 
 
-def _aurocs(scored: Scored, found: Mapping[int, np.ndarray], rows: np.ndarray) -> list[float]:
+def _aurocs(scored: OutOfFoldPredictions, found: Mapping[int, np.ndarray], rows: np.ndarray) -> list[float]:
     return [metrics.auroc(p[rows], scored.labels[rows], scored.positive) for _, p in sorted(found.items())]
 
 

@@ -8,10 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from histotune.metrics import scores as metrics
-from histotune.reproductions.contract import REPRODUCTIONS, Table
+from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable
 from histotune.reproductions.out_of_fold import FoldedSetting, OutOfFold, read_folded_settings
-from histotune.reproductions.out_of_fold_measure import Compared, Pair, Picture, Scored, pairs_section
-from histotune.reproductions.report import Arm, Section
+from histotune.reproductions.out_of_fold_measure import (
+    Compared,
+    ComparisonFigure,
+    OutOfFoldPredictions,
+    Pair,
+    pairs_section,
+)
+from histotune.reproductions.report import Arm, TableSection
 from histotune.reproductions.rows import Probabilities
 
 _METRICS = ("auroc", "balanced_accuracy", "macro_f1", "mcc", "average_precision")
@@ -32,7 +38,7 @@ def subtyping() -> OutOfFold:
     )
 
 
-def compare(scored: Scored, setting: FoldedSetting) -> Compared:
+def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
     """Compare all rows over the same patients with the best single modality and the linear controls, then over all."""
     found: Probabilities = scored.probabilities() | {row: scored.mean(of) for row, of in setting.means.items()}
     same = scored.having(setting.patients)
@@ -43,7 +49,7 @@ def compare(scored: Scored, setting: FoldedSetting) -> Compared:
     notes = " ".join([told, *(f"{row}: {why}." for row, why in setting.marked.items())])
     compared = [scored.over(who, [_table("All rows", honest, notes)], found, same, best, setting.published)]
     for control in setting.controls:
-        against = Table(f"against {control}", honest, (_TESTED,), _TESTED)
+        against = ComparisonTable(f"against {control}", honest, (_TESTED,), _TESTED)
         compared.append(scored.over(who, [against], found, same, control, setting.published))
     everybody = np.arange(len(scored.labels))
     late = "A row that hears nothing of a patient answers what it answers to nothing."
@@ -57,33 +63,35 @@ def compare(scored: Scored, setting: FoldedSetting) -> Compared:
     return Compared(compared, sections, [_bars(compared[0], who, best)])
 
 
-def _table(title: str, rows: Sequence[str], note: str) -> Table:
-    return Table(title, rows, _METRICS, _TESTED, note)
+def _table(title: str, rows: Sequence[str], note: str) -> ComparisonTable:
+    return ComparisonTable(title, rows, _METRICS, _TESTED, note)
 
 
-def _auroc(scored: Scored, found: Probabilities, row: str, rows: np.ndarray) -> float:
+def _auroc(scored: OutOfFoldPredictions, found: Probabilities, row: str, rows: np.ndarray) -> float:
     return float(np.mean([metrics.auroc(p[rows], scored.labels[rows], scored.positive) for p in found[row].values()]))
 
 
 def _apart(
-    scored: Scored, setting: FoldedSetting, found: Probabilities, same: np.ndarray, reference: str
-) -> list[Section]:
+    scored: OutOfFoldPredictions, setting: FoldedSetting, found: Probabilities, same: np.ndarray, reference: str
+) -> list[TableSection]:
     """Show the marked rows in a table of their own, without a test."""
     if not setting.marked:
         return []
     rows = list(setting.marked)
-    arm = scored.over("", [Table("", rows, _METRICS, _TESTED)], found, same, reference, {})
+    arm = scored.over("", [ComparisonTable("", rows, _METRICS, _TESTED)], found, same, reference, {})
     cells = [
         [line.label, *(line.cell(metric) for metric in _METRICS), setting.marked[line.label]]
         for line in arm.tables[0][1]
     ]
-    return [Section("Marked rows, the same patients", "", ["", *map(metrics.in_words, _METRICS), "why apart"], cells)]
+    return [
+        TableSection("Marked rows, the same patients", "", ["", *map(metrics.in_words, _METRICS), "why apart"], cells)
+    ]
 
 
-def _bars(arm: Arm, who: str, best: str) -> Picture:
+def _bars(arm: Arm, who: str, best: str) -> ComparisonFigure:
     lines = arm.tables[0][1]
     intervals = [arm.measured.rows[line.label].intervals[_TESTED] for line in lines]
-    return Picture(
+    return ComparisonFigure(
         kind="bars",
         stem="auroc",
         title="Macro one-vs-rest AUROC out of folds",
