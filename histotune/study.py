@@ -302,9 +302,9 @@ class Study:
 def _study_at(store: StudyFolder, place: str | os.PathLike[str]) -> StudyFolder:
     """Find a study by name, beside this one, or by folder; it must exist."""
     named = StudyFolder(store.folder.parent / place)
-    found = named if named.exists() or not StudyFolder(Path(place)).exists() else StudyFolder(Path(place))
-    found.settings()  # there is none: says so, and offers the nearest
-    return found
+    result = named if named.exists() or not StudyFolder(Path(place)).exists() else StudyFolder(Path(place))
+    result.settings()  # there is none: says so, and offers the nearest
+    return result
 
 
 def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Study:

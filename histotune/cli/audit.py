@@ -71,20 +71,20 @@ def _show(report: AuditReport, *, json_wanted: bool) -> None:
         return
     rows = [
         {
-            "check": found.name,
-            "found": found.severity,
-            "count": f"{found.count:,} of {found.of:,}",
-            "what": found.sentence,
+            "check": result.name,
+            "found": result.severity,
+            "count": f"{result.count:,} of {result.of:,}",
+            "what": result.sentence,
         }
-        for found in report.checks
+        for result in report.checks
     ]
     cli_show.as_table(rows)
-    for found in report.checks:
-        if found.severity == "ok" or not (found.examples or found.advice):
+    for result in report.checks:
+        if result.severity == "ok" or not (result.examples or result.advice):
             continue
-        typer.echo(f"\n{found.name}:")
-        for example in found.examples:
+        typer.echo(f"\n{result.name}:")
+        for example in result.examples:
             typer.echo(f"  {example}")
-        if found.advice:
-            typer.echo(f"  What to do: {found.advice}")
+        if result.advice:
+            typer.echo(f"  What to do: {result.advice}")
     typer.echo(f"\n{report}, {report.seconds:.1f} s")

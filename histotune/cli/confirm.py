@@ -42,7 +42,7 @@ def confirm(
 
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
-        found = open_study(study, runs=runs).confirm(
+        result = open_study(study, runs=runs).confirm(
             top=top,
             seeds=seeds,
             outer=outer,
@@ -53,38 +53,38 @@ def confirm(
             resources=Resources(cpus_per_trial, gpus_per_trial, max_concurrent),
             command=command,
         )
-    show(found, json_wanted=json_wanted)
+    show(result, json_wanted=json_wanted)
 
 
-def show(found: Confirmation, *, json_wanted: bool) -> None:
+def show(result: Confirmation, *, json_wanted: bool) -> None:
     """Print what was confirmed: the honest number first, then the table, then who is tied."""
     from histotune.cli import tables as cli_show
 
     if json_wanted:
-        cli_show.as_json(found.to_dict())
+        cli_show.as_json(result.to_dict())
         return
-    typer.echo(found.sentence)
+    typer.echo(result.sentence)
     title = (
-        f"{found.study}: {found.metric} over {found.seeds} seeds x {found.outer} outer folds of {found.patients} "
+        f"{result.study}: {result.metric} over {result.seeds} seeds x {result.outer} outer folds of {result.patients} "
         "patients, 95 % intervals by patient and seed"
     )
-    cli_show.as_table([_line(row, found) for row in found.contenders], title)
-    best = next(row for row in found.contenders if row.name == found.best)
-    if len(found.contenders) > 1:
+    cli_show.as_table([_line(row, result) for row in result.contenders], title)
+    best = next(row for row in result.contenders if row.name == result.best)
+    if len(result.contenders) > 1:
         typer.echo(
             f"Best after confirming: {best.name}, {best.confirmed.value:.3f}. It is the highest of "
-            f"{len(found.contenders)}, so that a little of this number is still luck."
+            f"{len(result.contenders)}, so that a little of this number is still luck."
         )
-    advice = f"Recommended, as the cheapest: {found.recommended} ({found.cost})."
-    if not found.recommended:
+    advice = f"Recommended, as the cheapest: {result.recommended} ({result.cost})."
+    if not result.recommended:
         advice = "None is recommended: not even the best is better than chance."
-    typer.echo(f"{_tied(found)} {advice}")
-    for note in found.notes:
+    typer.echo(f"{_tied(result)} {advice}")
+    for note in result.notes:
         typer.echo(f"Note: {note}")
 
 
-def _line(row: ConfirmationRow, found: Confirmation) -> dict[str, Any]:
-    best = row.name == found.best
+def _line(row: ConfirmationRow, result: Confirmation) -> dict[str, Any]:
+    best = row.name == result.best
     return {
         "configuration": row.name,
         "search": row.search_score,
@@ -98,10 +98,10 @@ def _line(row: ConfirmationRow, found: Confirmation) -> dict[str, Any]:
     }
 
 
-def _tied(found: Confirmation) -> str:
-    if len(found.contenders) == 1:
+def _tied(result: Confirmation) -> str:
+    if len(result.contenders) == 1:
         return "Nothing else was trained again, so nothing can be tied with it."
-    others = [name for name in found.tied if name != found.best]
+    others = [name for name in result.tied if name != result.best]
     if not others:
-        return f"No other is as good as {found.best} within noise."
+        return f"No other is as good as {result.best} within noise."
     return f"Not worse than it beyond noise (paired by patient and seed, Holm): {', '.join(others)}."

@@ -150,31 +150,31 @@ def export(
     show_export(written)
 
 
-def show_ensemble(found: EnsembleResult, export: Path | None, *, json_wanted: bool) -> None:
+def show_ensemble(result: EnsembleResult, export: Path | None, *, json_wanted: bool) -> None:
     """Print an ensemble beside its best member and the uniform mean."""
     if json_wanted:
-        told = asdict(found) | {"folder": str(found.folder), "name": found.name}
-        as_json(told | {"members": found.members, "export": export})
+        text = asdict(result) | {"folder": str(result.folder), "name": result.name}
+        as_json(text | {"members": result.members, "export": export})
         return
-    shown = [m for m in SHOWN_METRICS if m in found.metrics]
+    shown = [m for m in SHOWN_METRICS if m in result.metrics]
     rows = [
         {"what": who.replace("_", " "), **{m: str(figures[m]) for m in shown}}
-        for who, figures in found.intervals.items()
+        for who, figures in result.intervals.items()
     ]
-    as_table(rows, f"{found.name}: trials {_members(found)}; held-out predictions, 95 % intervals by patient")
-    if found.state:
-        numbers = sum(_count(value) for value in found.state.values())
+    as_table(rows, f"{result.name}: trials {_members(result)}; held-out predictions, 95 % intervals by patient")
+    if result.state:
+        numbers = sum(_count(value) for value in result.state.values())
         were = "number was" if numbers == 1 else "numbers were"
-        typer.echo(f"{numbers} {were} fitted in {found.fit_seconds:.3f} s; no network was trained.")
-    if found.candidates:
-        typer.echo(f"{len(found.members)} of {len(found.candidates)} trials were selected.")
-    for other, gain in found.gains.items():
+        typer.echo(f"{numbers} {were} fitted in {result.fit_seconds:.3f} s; no network was trained.")
+    if result.candidates:
+        typer.echo(f"{len(result.members)} of {len(result.candidates)} trials were selected.")
+    for other, gain in result.gains.items():
         typer.echo(f"ensemble minus {other.replace('_', ' ')}: {gain}")
-    if len(found.members) > 1:
-        typer.echo(_diversity(found.diversity))
+    if len(result.members) > 1:
+        typer.echo(_diversity(result.diversity))
     else:
         typer.echo("One member alone: the ensemble is that trial, and gains nothing.")
-    tuned(found.calibration, None if found.operating_point is None else asdict(found.operating_point))
+    tuned(result.calibration, None if result.operating_point is None else asdict(result.operating_point))
     typer.echo("Members and their temperatures were chosen on these very cases: the sealed test part decides.")
     if export is not None:
         typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
@@ -187,22 +187,22 @@ def show_export(folder: Path) -> None:
     typer.echo(f"Wrote {folder}. Next: histotune evaluate {folder}")
 
 
-def show_student(found: Distilled, export: Path | None, *, json_wanted: bool) -> None:
+def show_student(result: Distilled, export: Path | None, *, json_wanted: bool) -> None:
     """Print a student beside its ensemble and the best trial."""
     if json_wanted:
-        as_json(asdict(found) | {"export": export})
+        as_json(asdict(result) | {"export": export})
         return
-    rows = [{"what": who.replace("_", " "), found.metric: str(value)} for who, value in found.values.items()]
-    small, large = found.parameters
-    title = f"student of {found.ensemble} with the configuration of trial {found.student}, out of folds"
+    rows = [{"what": who.replace("_", " "), result.metric: str(value)} for who, value in result.values.items()]
+    small, large = result.parameters
+    title = f"student of {result.ensemble} with the configuration of trial {result.student}, out of folds"
     as_table(rows, f"{title}: {small:,} weights instead of {large:,}")
-    for other, gain in found.gains.items():
+    for other, gain in result.gains.items():
         typer.echo(f"student minus {other.replace('_', ' ')}: {gain}")
     typer.echo(
         "Its targets came from networks that knew the cases it is scored on, which lends it a little: the sealed test "
         "part decides."
     )
-    tuned(found.how["calibration"], found.how["operating_point"])
+    tuned(result.how["calibration"], result.how["operating_point"])
     if export is not None:
         typer.echo(f"Wrote {export}: one network, trained on all folds. Next: histotune evaluate {export}")
 
@@ -229,27 +229,27 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
     )
 
 
-def _members(found: EnsembleResult) -> str:
-    modalities = found.modalities or [""] * len(found.members)
-    weights = [f"{weight:.2f}" for weight in found.weights] or [""] * len(found.members)
-    if len(set(found.weights)) < 2:
-        weights = [""] * len(found.members)
-    told = zip(found.members, modalities, weights, strict=True)
+def _members(result: EnsembleResult) -> str:
+    modalities = result.modalities or [""] * len(result.members)
+    weights = [f"{weight:.2f}" for weight in result.weights] or [""] * len(result.members)
+    if len(set(result.weights)) < 2:
+        weights = [""] * len(result.members)
+    text = zip(result.members, modalities, weights, strict=True)
     return ", ".join(
-        str(number) + (f" ({', '.join(filter(None, about))})" if any(about) else "") for number, *about in told
+        str(number) + (f" ({', '.join(filter(None, about))})" if any(about) else "") for number, *about in text
     )
 
 
-def _diversity(found: Mapping[str, Any]) -> str:
+def _diversity(result: Mapping[str, Any]) -> str:
     return (
-        f"diversity, mean over pairs: disagreement {found['mean_disagreement']:.3f}, error correlation "
-        f"{found['mean_error_correlation']:.3f}, both wrong {found['mean_double_fault']:.3f}"
+        f"diversity, mean over pairs: disagreement {result['mean_disagreement']:.3f}, error correlation "
+        f"{result['mean_error_correlation']:.3f}, both wrong {result['mean_double_fault']:.3f}"
     )
 
 
-def _interval(found: Mapping[str, Any]) -> str:
+def _interval(result: Mapping[str, Any]) -> str:
     """Write an interval as JSON holds it, where an unknown bound is null."""
-    value, low, high = (float("nan") if found[name] is None else found[name] for name in ("value", "low", "high"))
+    value, low, high = (float("nan") if result[name] is None else result[name] for name in ("value", "low", "high"))
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -28,40 +28,42 @@ def evaluate(
     from histotune.api import evaluate as run
     from histotune.cli import tables as cli_show
 
-    found = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
+    result = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
     if json_wanted:
-        cli_show.as_json(found.to_dict())
+        cli_show.as_json(result.to_dict())
     else:
-        _show(found)
+        _show(result)
 
 
-def _show(found: Evaluation) -> None:
+def _show(result: Evaluation) -> None:
     """Print what an export reaches where nothing was chosen."""
     from histotune.cli.tables import as_table
     from histotune.metrics.scores import in_words
 
-    rows = [{"metric": metric, "at .5": str(value)} for metric, value in found.metrics.items()]
-    if found.threshold is not None:
+    rows = [{"metric": metric, "at .5": str(value)} for metric, value in result.metrics.items()]
+    if result.threshold is not None:
         for row in rows:
-            row[f"at {found.threshold:.2f} (from validation)"] = str(found.at_threshold[row["metric"]])
-    as_table(rows, _title(found))
-    shown = [m for m in SHOWN_METRICS if m in found.metrics]
-    beside = [{"beside": who, **{m: str(v[m]) for m in shown}} for who, v in found.beside.items()]
+            row[f"at {result.threshold:.2f} (from validation)"] = str(result.at_threshold[row["metric"]])
+    as_table(rows, _title(result))
+    shown = [m for m in SHOWN_METRICS if m in result.metrics]
+    beside = [{"beside": who, **{m: str(v[m]) for m in shown}} for who, v in result.beside.items()]
     if beside:
         as_table(beside, "The same cases")
-    for other, gain in found.gains.items():
-        typer.echo(f"{in_words(found.metric)}, minus {other}: {gain}")
-    for name, shift in found.shift.items():
+    for other, gain in result.gains.items():
+        typer.echo(f"{in_words(result.metric)}, minus {other}: {gain}")
+    for name, shift in result.shift.items():
         typer.echo(f"Shift in {name}: {shift}")
-    if found.note and not found.openings_before:  # of a second opening a warning has told already
-        typer.echo(found.note)
+    if result.note and not result.openings_before:  # of a second opening a warning has told already
+        typer.echo(result.note)
 
 
-def _title(found: Evaluation) -> str:
-    title = f"{found.export} on the {found.part} of {found.dataset}: {found.cases} cases of {found.patients} patients"
-    title += f", split {found.protocol}"
-    if found.openings_before:
-        title += f", OPENED {found.openings_before + 1} TIMES"
-    if found.leaky:
+def _title(result: Evaluation) -> str:
+    title = (
+        f"{result.export} on the {result.part} of {result.dataset}: {result.cases} cases of {result.patients} patients"
+    )
+    title += f", split {result.protocol}"
+    if result.openings_before:
+        title += f", OPENED {result.openings_before + 1} TIMES"
+    if result.leaky:
         title += " (leaky reproduction: patients stand on both sides)"
-    return title + (" (synthetic data)" if found.synthetic else "")
+    return title + (" (synthetic data)" if result.synthetic else "")

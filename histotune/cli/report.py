@@ -50,8 +50,8 @@ def report(
     )
     paths = [written.path, *([write_pdf(written.path)] if pdf else [])]
     if json_wanted:
-        found = {"files": [str(path) for path in paths], "summary": written.first, "missing": dict(written.missing)}
-        cli_show.as_json(found)
+        result = {"files": [str(path) for path in paths], "summary": written.first, "missing": dict(written.missing)}
+        cli_show.as_json(result)
         return
     typer.echo(written.first)
     for path in paths:

@@ -52,7 +52,7 @@ def reproduce(
 
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
-        found = run(
+        result = run(
             name,
             on=on,
             protocol=protocol,
@@ -68,22 +68,22 @@ def reproduce(
             progress=display.progress,
             said=display.say,
         )
-    _show(found, json_wanted=json_wanted)
+    _show(result, json_wanted=json_wanted)
 
 
-def _show(found: Reproduced, *, json_wanted: bool) -> None:
+def _show(result: Reproduced, *, json_wanted: bool) -> None:
     """Print what a reproduction tested, and where all of its numbers are."""
     from histotune.cli import tables as cli_show
     from histotune.reproductions.report import verdict
 
     if json_wanted:
-        typer.echo(found.files[2].read_text(encoding="utf-8"), nl=False)
+        typer.echo(result.files[2].read_text(encoding="utf-8"), nl=False)
         return
-    for arm in found.arms:
+    for arm in result.arms:
         for table, lines in arm.tables:
-            reference = arm.reference or found.reference
+            reference = arm.reference or result.reference
             rows = [line.summary(table.tested, reference) for line in lines]
             columns = [name for name in rows[0] if any(row[name] for row in rows)]  # nothing may be published of it
             cli_show.as_table([{name: row[name] for name in columns} for row in rows], arm.title(table))
             typer.echo(verdict(table, lines, reference))
-    typer.echo(f"Wrote {', '.join(map(str, found.files))}")
+    typer.echo(f"Wrote {', '.join(map(str, result.files))}")

@@ -141,7 +141,7 @@ def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_
 
     command = " ".join(["histotune", *sys.argv[1:]])
     with cli_progress.display(quiet=quiet, live=False) as display:
-        found = nested_search(
+        result = nested_search(
             space,
             outer=outer,
             searching=functools.partial(_shown, quiet=quiet),
@@ -150,9 +150,9 @@ def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_
             **asked,
         )
     if json_wanted:
-        cli_show.as_json(found.to_dict())
+        cli_show.as_json(result.to_dict())
         return
-    typer.echo(found.sentence)
+    typer.echo(result.sentence)
     names = {
         "outer": "outer fold",
         "trial": "trial",
@@ -161,8 +161,8 @@ def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_
         "score": "outside",
         "patients": "patients",
     }
-    rows = [{shown: getattr(one, name) for name, shown in names.items()} for one in found.folds]
-    cli_show.as_table(rows, f"{found.study}: {found.metric}, nested cross-validation")
+    rows = [{shown: getattr(one, name) for name, shown in names.items()} for one in result.folds]
+    cli_show.as_table(rows, f"{result.study}: {result.metric}, nested cross-validation")
     typer.echo("This is of the procedure, not of one model. The same command without --outer searches for the model.")
 
 

@@ -70,8 +70,8 @@ def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_want
     settings, entries = store.settings(), lines(store)
     board = leaderboard(store, entries)
     if json_wanted:
-        told = {"study": settings.name, "folder": str(store.folder), "openings": store.openings()}
-        as_json(told | {"leaderboard": board.to_dict("records")})
+        text = {"study": settings.name, "folder": str(store.folder), "openings": store.openings()}
+        as_json(text | {"leaderboard": board.to_dict("records")})
         return
     title = f"{settings.name}: {scored(settings)}, ranked by {settings.metric}, split {settings.protocol}"
     if settings.others:
@@ -108,8 +108,8 @@ def trial(record: TrialRecord, *, json_wanted: bool) -> None:
 
     training = StudyFolder(record.folder.parents[1]).settings().training
     if json_wanted:
-        told = {"folder": str(record.folder), "state": record.state, "training": training}
-        as_json(told | {"metrics": dict(record.metrics)})
+        text = {"folder": str(record.folder), "state": record.state, "training": training}
+        as_json(text | {"metrics": dict(record.metrics)})
         return
     typer.echo(f"{record.state} after {record.epochs} epochs, best epoch {record.best_epoch}, {record.seconds:.0f} s")
     if record.reason:
@@ -120,21 +120,21 @@ def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     typer.echo(f"Folder: {record.folder}")
 
 
-def tidied(found: Tidied, *, removed: bool, json_wanted: bool) -> None:
+def tidied(result: Tidied, *, removed: bool, json_wanted: bool) -> None:
     """Print what can be freed, or was, by kind."""
     if json_wanted:
-        rows = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in found.found]
-        as_json({"found": rows, "freed": found.freed, "skipped": found.skipped})
+        rows = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in result.found]
+        as_json({"found": rows, "freed": result.freed, "skipped": result.skipped})
         return
     sizes: dict[str, list[int]] = {}
-    for one in found.found:
+    for one in result.found:
         sizes.setdefault(one.why, []).append(one.size)
     as_table([{"what": why, "how many": len(s), "size": megabytes(sum(s))} for why, s in sizes.items()])
-    total = megabytes(sum(one.size for one in found.found))
-    if found.skipped:
-        typer.echo(f"Left out, because they are in use: {', '.join(found.skipped)}")
-    if removed or not found.found:
-        typer.echo(f"Freed {megabytes(found.freed)}" if removed else "Nothing to free")
+    total = megabytes(sum(one.size for one in result.found))
+    if result.skipped:
+        typer.echo(f"Left out, because they are in use: {', '.join(result.skipped)}")
+    if removed or not result.found:
+        typer.echo(f"Freed {megabytes(result.freed)}" if removed else "Nothing to free")
     else:
         typer.echo(f"{total} can be freed: the same command with --yes does it")
 
@@ -152,9 +152,9 @@ def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
     if json_wanted:
         as_json({"dataset": prepared.name, **facts})
         return
-    told = facts.pop("report", [])
+    text = facts.pop("report", [])
     as_table([{"what": key, "value": _plain(value)} for key, value in facts.items()], f"cohort {prepared.name}")
-    for line in told:
+    for line in text:
         typer.echo(line)
 
 

@@ -214,10 +214,10 @@ def _of_kind(path: Path, value: Any, kind: type[T], cure: str) -> T:
 
 
 def _with_keys(path: Path, value: Any, needs: Iterable[str], cure: str) -> dict[str, Any]:
-    found: dict[str, Any] = _of_kind(path, value, dict, cure)
-    if lacking := [name for name in needs if name not in found]:
+    result: dict[str, Any] = _of_kind(path, value, dict, cure)
+    if lacking := [name for name in needs if name not in result]:
         raise damaged(path, f"it has no {', '.join(map(repr, lacking))}", cure)
-    return found
+    return result
 
 
 @contextlib.contextmanager

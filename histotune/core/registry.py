@@ -109,10 +109,10 @@ class Registry(Generic[T]):
         """
         self._discover()
         family, slash, _ = name.partition(FAMILY)
-        found = self._entries.get(name) or (self._entries.get(family + FAMILY) if slash else None)
-        if found is None:
+        result = self._entries.get(name) or (self._entries.get(family + FAMILY) if slash else None)
+        if result is None:
             raise ConfigError(f"unknown {self.kind} {name!r}. {suggest(name, self._entries)}")
-        return found
+        return result
 
     def check(self, name: str, params: Mapping[str, Any]) -> None:
         """Check that `name` exists and takes exactly these parameters, without building it.

@@ -120,13 +120,13 @@ def environment() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    result = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # an optional package that is not there has no version
-    return found
+    return result
 
 
 @cache
@@ -134,7 +134,7 @@ def _git_commit() -> str | None:
     """Return the commit of the checkout that histotune runs from, with "+" when files differ; None outside one."""
     here = Path(__file__).parent
     try:
-        told = subprocess.run(
+        text = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
             capture_output=True,
             text=True,
@@ -143,7 +143,7 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip()
+    return text.stdout.strip()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -106,9 +106,9 @@ def load(folder: Path) -> Cohort:
     )
 
 
-def select(found: Mapping[str, Column], rows: np.ndarray) -> dict[str, Column]:
+def select(result: Mapping[str, Column], rows: np.ndarray) -> dict[str, Column]:
     """Return the cases `rows` of every modality, in memory."""
-    return {name: column.select(rows) for name, column in found.items()}
+    return {name: column.select(rows) for name, column in result.items()}
 
 
 def training_files(folder: Path) -> list[str]:

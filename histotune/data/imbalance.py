@@ -38,8 +38,8 @@ def ratio(name: str) -> tuple[int, int] | None:
     >>> ratio("99:1"), ratio("long_tail"), ratio("9:0")
     ((99, 1), None, None)
     """
-    found = _RATIO.fullmatch(name)
-    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
+    result = _RATIO.fullmatch(name)
+    numbers = (int(result[1]), int(result[2])) if result else (0, 0)
     return numbers if all(numbers) else None
 
 

@@ -148,12 +148,12 @@ def split(
             continue
         refuse_missing_class(cohort.classes, labels, rows, f"the {part} part of split {protocol!r}")
     leaky = protocol in LEAKY or not cohort.facts.get("patients_known", True)
-    kept, said = _thinned(cohort, labels, train, imbalance, seed, patients)
+    kept, message = _thinned(cohort, labels, train, imbalance, seed, patients)
     drawn = sample(kept, labels, len(cohort.classes), training_cases, seed=seed)
     if len(drawn) < len(kept):
-        said = f"{said}; " if said else ""
-        said += f"{len(drawn):,} of {len(kept):,} cases at random, in the proportions of the classes"
-    return Split(protocol, drawn, val, test, leaky, said)
+        message = f"{message}; " if message else ""
+        message += f"{len(drawn):,} of {len(kept):,} cases at random, in the proportions of the classes"
+    return Split(protocol, drawn, val, test, leaky, message)
 
 
 def check_protocol(name: str) -> str:
@@ -254,8 +254,8 @@ def refuse_missing_class(classes: Sequence[str], labels: np.ndarray, rows: np.nd
     """
     counts = np.bincount(labels[rows], minlength=len(classes))
     if (counts == 0).any():
-        said = ", ".join(f"{name}: {n}" for name, n in zip(classes, counts, strict=True))
+        message = ", ".join(f"{name}: {n}" for name, n in zip(classes, counts, strict=True))
         raise DataError(
-            f"{where} lacks a class ({said}): every part needs every class, and for that every class needs cases of at "
-            "least 3 patients that can be parted; add patients, or merge or drop rare classes"
+            f"{where} lacks a class ({message}): every part needs every class, and for that every class needs cases "
+            "of at least 3 patients that can be parted; add patients, or merge or drop rare classes"
         )

@@ -112,8 +112,8 @@ def reached(
         for name in ("sensitivity", "specificity")
     )
     how = "cross-fitted by patient" if tuned.crossed else "too few patients to cross-fit, so both values are optimistic"
-    told = f"{on}, {len(np.unique(patients))} patients, {how}"
-    return ThresholdResult(point.rule, point.asked, tuned.threshold, sensitivity, specificity, told)
+    text = f"{on}, {len(np.unique(patients))} patients, {how}"
+    return ThresholdResult(point.rule, point.asked, tuned.threshold, sensitivity, specificity, text)
 
 
 def calibration(temperature: float, before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -165,8 +165,8 @@ def held_out(
             f"{name} learns from held-out predictions, and these, or all of one class, are of a single patient: take "
             "a strategy that learns nothing, such as average"
         )
-    found = np.zeros(shape)
+    result = np.zeros(shape)
     for part in np.unique(parts):
         own = np.flatnonzero(parts == part)
-        found[own] = fitted(np.flatnonzero(parts != part))(own)
-    return found
+        result[own] = fitted(np.flatnonzero(parts != part))(own)
+    return result

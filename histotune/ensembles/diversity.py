@@ -30,14 +30,14 @@ def diversity(probabilities: np.ndarray, labels: np.ndarray, present: np.ndarray
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = mine * (both - mine)
         correlation = (fault * both - mine * mine.T) / np.sqrt(spread * spread.T)
-        found = {
+        result = {
             "disagreement": 1 - alike / both,
             "error_correlation": np.where(np.isfinite(correlation), correlation, np.nan),
             "double_fault": fault / both,
         }
     pairs = np.triu_indices(len(called), 1)
-    means = {f"mean_{name}": _mean(values[pairs]) for name, values in found.items()}
-    return means | {name: values.tolist() for name, values in found.items()}
+    means = {f"mean_{name}": _mean(values[pairs]) for name, values in result.items()}
+    return means | {name: values.tolist() for name, values in result.items()}
 
 
 def _mean(values: np.ndarray) -> float:

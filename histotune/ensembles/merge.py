@@ -162,8 +162,8 @@ def merge(
 def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
     """Return the parameters of a strategy; its metric is the study's where it takes that one and none is given."""
     ENSEMBLES.check(strategy, given)
-    found = {one.name: one.range for one in ENSEMBLES.entry(strategy).parameters}.get("metric")
-    return {"metric": settings.metric, **given} if settings.metric in getattr(found, "options", ()) else dict(given)
+    result = {one.name: one.range for one in ENSEMBLES.entry(strategy).parameters}.get("metric")
+    return {"metric": settings.metric, **given} if settings.metric in getattr(result, "options", ()) else dict(given)
 
 
 def _described(
@@ -181,14 +181,14 @@ def _described(
         "uniform_mean": ENSEMBLES.build("average").predict(lineup.logits, lineup.present),
     }
     own = tuned.of(settings.metric)
-    found = {
+    result = {
         who: intervals(p, labels, patients, **about) for who, p in {"ensemble": tuned.probabilities, **rivals}.items()
     }
     for name in CALIBRATION:
-        found["ensemble"][name] = patient_bootstrap(name, tuned.crossfitted, labels, patients, **about)
+        result["ensemble"][name] = patient_bootstrap(name, tuned.crossfitted, labels, patients, **about)
     return {
         "metrics": tuned.measure(labels, settings.positive),
-        "intervals": found,
+        "intervals": result,
         "gains": {
             rival: paired_bootstrap(settings.metric, own, p, labels, patients, **about) for rival, p in rivals.items()
         },

@@ -49,11 +49,11 @@ def contenders(store: StudyFolder, top: int) -> list[Candidate]:
         raise StudyError(
             f"study {settings.name!r} has no complete trial to confirm: search on, `histotune search` continues it"
         )
-    found = [_named(record, default) for record in distinct[:top]]
-    if any(one.name == DEFAULT for one in found):
-        return found
+    result = [_named(record, default) for record in distinct[:top]]
+    if any(one.name == DEFAULT for one in result):
+        return result
     trained = (record for record in ranked_trials(store) if _unseeded_of(record) == default)
-    return [*found, Candidate(DEFAULT, default, next(trained, None))]
+    return [*result, Candidate(DEFAULT, default, next(trained, None))]
 
 
 def _distinct(store: StudyFolder) -> Iterator[TrialRecord]:

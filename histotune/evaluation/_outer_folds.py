@@ -68,8 +68,8 @@ class Outer:
         if seed in self._dealt:
             return self._dealt[seed]
         parts = Split(self.settings.protocol, self.data.train, self.data.val, np.array([], np.int64))
-        found = deal_folds(self.cohort, self.data.labels, parts, self.folds, 1, seed=seed)
-        data = replace(self.data, folds=found.folds)
+        result = deal_folds(self.cohort, self.data.labels, parts, self.folds, 1, seed=seed)
+        data = replace(self.data, folds=result.folds)
         for k, cut in enumerate(data.cuts() if self.share else [], start=1):
             self.carved(cut, k, seed)
         self._dealt[seed] = data
@@ -134,11 +134,11 @@ def refuse_thinned(name: str, *, thinned: bool) -> None:
 def _score(folder: Path, cut: TrainingData) -> Predictions:
     """Score the outer fold, the validation part of `cut`, with the network in `folder`."""
     predictor, rows = load_model(folder), cut.val
-    logits, heard = [], []
+    logits, observed = [], []
     for start in range(0, len(rows), CHUNK):
         cases = select(cut.columns, rows[start : start + CHUNK])
         logits.append(predictor.logits(cases))
-        heard.append(predictor.hears(cases))
+        observed.append(predictor.has_input(cases))
     return Predictions(
-        cut.ids[rows], cut.patients[rows], cut.labels[rows], np.concatenate(logits), np.concatenate(heard)
+        cut.ids[rows], cut.patients[rows], cut.labels[rows], np.concatenate(logits), np.concatenate(observed)
     )

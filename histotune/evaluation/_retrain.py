@@ -102,11 +102,11 @@ def crew(plan: Plan, owner: Path, resources: Resources | None, address: str | No
     with workers(owner, resources, address=address, plugins=PLUGINS) as pool:
 
         def there(jobs: Iterable[RetrainJob]) -> Iterator[tuple[RetrainJob, TrialRecord]]:
-            for job, found in pool.run(work, jobs):
-                if isinstance(found, Died):
-                    failure = TrialFailed("killed", found.reason)
-                    found = fail(job["folder"], failure, config=job["config"].to_dict())
-                yield job, found
+            for job, result in pool.run(work, jobs):
+                if isinstance(result, Died):
+                    failure = TrialFailed("killed", result.reason)
+                    result = fail(job["folder"], failure, config=job["config"].to_dict())
+                yield job, result
 
         yield Crew(there, pool.at_once)
 
@@ -129,7 +129,7 @@ def _outer(study: Path, cohort: Path, folds: int) -> Outer:
 def train_again(plan: Plan, crew: Crew, say: Message) -> dict[str, list[TrialRecord]]:
     """Train what is missing, and say how far it is: a line before the first training and after each."""
     lines = _Lines(plan, crew.at_once, say)
-    found: dict[tuple[str, int], TrialRecord] = {}
+    result: dict[tuple[str, int], TrialRecord] = {}
     failed: dict[str, TrialRecord] = {}
     of = {job["folder"]: (one.name, seed) for one, seed, job in plan.jobs()}
 
@@ -138,7 +138,7 @@ def train_again(plan: Plan, crew: Crew, say: Message) -> dict[str, list[TrialRec
             if one.name in failed:
                 lines.left -= 1
             elif (record := _complete(job)) is not None:
-                found[one.name, seed] = record
+                result[one.name, seed] = record
                 lines.left -= 1
             else:
                 yield job
@@ -146,12 +146,12 @@ def train_again(plan: Plan, crew: Crew, say: Message) -> dict[str, list[TrialRec
     for job, record in crew.run(jobs()):
         name, seed = of[job["folder"]]
         if record.state == COMPLETE:
-            found[name, seed] = record
+            result[name, seed] = record
         else:
             failed.setdefault(name, record)
         lines.ended(name, plan.seeds.index(seed) + 1, record)
     return {
-        one.name: [failed[one.name]] if one.name in failed else [found[one.name, seed] for seed in plan.seeds]
+        one.name: [failed[one.name]] if one.name in failed else [result[one.name, seed] for seed in plan.seeds]
         for one in plan.chosen
     }
 

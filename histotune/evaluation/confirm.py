@@ -146,7 +146,7 @@ def _compare(
     luck = chance_in(best.confirmed, settings.metric, len(settings.classes))
     recommended, cost = ("", "") if luck else cheapest([row for row in rows if row.tied], direction(settings.metric))
     winner = next(row for row in rows if not row.failed)
-    said, beats = sentence(winner, judged, settings.metric, len(settings.classes))
+    message, beats = sentence(winner, judged, settings.metric, len(settings.classes))
     some = cases.outer
     return Confirmation(
         study=settings.name,
@@ -160,7 +160,7 @@ def _compare(
         recommended=recommended,
         cost=cost,
         beats_default=beats,
-        sentence=said,
+        sentence=message,
         notes=_notes(store, some, rows),
         command=command,
     )
@@ -233,10 +233,10 @@ class DevelopmentCases:
 
     def gap(self, record: TrialRecord, scores: Seeded) -> ConfidenceInterval:
         """Return by how much the score that a trial had in the search looks better than the confirmed one."""
-        found = self._search(record)
+        result = self._search(record)
         sign = direction(self.metric)
-        drawn, without = (values.mean(axis=0, keepdims=True) for values in (found.drawn, found.without))
-        gap = Seeded(np.array([found.values.mean()]), drawn, without, found.patients).minus(scores).interval()
+        drawn, without = (values.mean(axis=0, keepdims=True) for values in (result.drawn, result.without))
+        gap = Seeded(np.array([result.values.mean()]), drawn, without, result.patients).minus(scores).interval()
         return gap if sign > 0 else ConfidenceInterval(-gap.value, -gap.high, -gap.low)
 
     def _search(self, record: TrialRecord) -> Seeded:

@@ -109,7 +109,7 @@ class Judged:
     tied: Sequence[str]
 
 
-def judge(found: Mapping[str, Seeded], metric: str) -> Judged:
+def judge(result: Mapping[str, Seeded], metric: str) -> Judged:
     """Compare every contender with the best and with the default, on the same patients, folds and seeds.
 
     Whoever is significantly worse than the best is not tied. The best is chosen on the very numbers that are compared,
@@ -117,13 +117,13 @@ def judge(found: Mapping[str, Seeded], metric: str) -> Judged:
     not promise to hold every one that is as good.
 
     Args:
-        found: {name: its trainings}.
+        result: {name: its trainings}.
     """
     sign = direction(metric)
-    best = max(found, key=lambda name: sign * found[name].values.mean())
-    against_best = _against(found, best)
-    tied = [name for name in found if name == best or not against_best[name]["p_corrected"] <= ALPHA]
-    against_default = _against(found, DEFAULT) if DEFAULT in found else {}
+    best = max(result, key=lambda name: sign * result[name].values.mean())
+    against_best = _against(result, best)
+    tied = [name for name in result if name == best or not against_best[name]["p_corrected"] <= ALPHA]
+    against_default = _against(result, DEFAULT) if DEFAULT in result else {}
     return Judged(best, against_best, against_default, tied)
 
 
@@ -146,14 +146,14 @@ def sentence(winner: ConfirmationRow, judged: Judged, metric: str, classes: int)
     """Say what the search's winner reaches, and whether it beats the default."""
     sign, name = direction(metric), in_words(metric)
     who = "the space's default" if winner.name == DEFAULT else winner.name
-    said = (
+    message = (
         f"Trained again on fresh seeds and folds, {who}, the search's best, reaches {winner.confirmed} {name}; in the "
         f"search it had looked like {winner.search_score:.3f}, an optimism gap of {winner.optimism_gap}"
     )
     verdicts = [f"no better than {chance}" for chance in chance_in(winner.confirmed, metric, classes)]
-    found, beats = judged.against_default.get(winner.name), False
-    if winner.name != DEFAULT and found is not None:
-        difference = Difference(*(found[key] for key in ("value", "low", "high", "p")))
+    result, beats = judged.against_default.get(winner.name), False
+    if winner.name != DEFAULT and result is not None:
+        difference = Difference(*(result[key] for key in ("value", "low", "high", "p")))
         beats = difference.p <= ALPHA and sign * difference.value > 0
         if beats and not verdicts:
             verdicts = [f"better than the space's default by {difference}"]
@@ -162,18 +162,18 @@ def sentence(winner: ConfirmationRow, judged: Judged, metric: str, classes: int)
         elif not beats:
             default = winner.confirmed.value - difference.value
             verdicts.append(f"no better than the space's default ({default:.3f}), beyond noise")
-    return f"{': '.join([said, *([' and '.join(verdicts)] if verdicts else [])])}.", beats
+    return f"{': '.join([message, *([' and '.join(verdicts)] if verdicts else [])])}.", beats
 
 
-def chance_in(found: ConfidenceInterval, metric: str, classes: int) -> list[str]:
+def chance_in(result: ConfidenceInterval, metric: str, classes: int) -> list[str]:
     """Name chance where an interval does not lie above it; nothing of a metric whose chance depends on the cases."""
     chance = _CHANCE.get(metric, lambda _: float("nan"))(classes)
-    return [f"chance ({chance:.3f})"] if found.low <= chance <= found.high or found.value < chance else []
+    return [f"chance ({chance:.3f})"] if result.low <= chance <= result.high or result.value < chance else []
 
 
-def _against(found: Mapping[str, Seeded], reference: str) -> dict[str, dict[str, float]]:
+def _against(result: Mapping[str, Seeded], reference: str) -> dict[str, dict[str, float]]:
     """Return {name: value, low, high, p, p_corrected} of every contender minus the reference."""
-    differences = {name: asdict(one.minus(found[reference]).difference()) for name, one in found.items()}
-    others = [name for name in found if name != reference]
+    differences = {name: asdict(one.minus(result[reference]).difference()) for name, one in result.items()}
+    others = [name for name in result if name != reference]
     corrected = dict(zip(others, holm([differences[name]["p"] for name in others]), strict=True))
     return {name: difference | {"p_corrected": corrected.get(name, 1.0)} for name, difference in differences.items()}

@@ -67,9 +67,9 @@ def evaluate_external(
     translation, note = correspondence(model.classes, model.positive, model.name, cohort)
     contenders = contenders_of(model, sized, np.arange(len(cohort)))
     patients = cohort.table["patient"].to_numpy(str)
-    found = measured(model, contenders, translation[labels], patients, replicates=replicates, seed=seed)
+    result = measured(model, contenders, translation[labels], patients, replicates=replicates, seed=seed)
     return Evaluation(
-        **found,
+        **result,
         part=EXTERNAL,
         dataset=cohort.name,
         protocol="none: all cases",

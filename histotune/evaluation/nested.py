@@ -153,7 +153,7 @@ def nested_search(
     store, cohorts = begin(wanted, study, place)
     whole = Outer(store, cohorts[min(cohorts)], outer)
     dealt = whole.dealt(store.settings().seed + FRESH)
-    found: list[OuterFold] = []
+    result: list[OuterFold] = []
     saved: list[Predictions] = []
     with files.lock(store.folder / "outer" / "lock", "histotune search --outer"):
         _refuse_other_folds(store, outer)
@@ -169,9 +169,9 @@ def nested_search(
                 f"outer fold {number} of {outer}: trial {one.trial}, {one.what}, {one.inner:.4f} inside and "
                 f"{one.score:.4f} on {one.patients} patients outside"
             )
-            found.append(one)
+            result.append(one)
             saved.append(predictions)
-        nested = _joined(store, found, saved, whole.data, command)
+        nested = _joined(store, result, saved, whole.data, command)
         files.write_json(store.folder / NESTED, nested.to_dict())
     return nested
 
@@ -273,35 +273,35 @@ def _what(record: TrialRecord) -> str:
 
 
 def _joined(
-    store: StudyFolder, found: Sequence[OuterFold], saved: Sequence[Predictions], data: TrainingData, command: str
+    store: StudyFolder, result: Sequence[OuterFold], saved: Sequence[Predictions], data: TrainingData, command: str
 ) -> Nested:
     settings = store.settings()
     metric = settings.metric
     labels, patients = (np.concatenate([getattr(one, name) for one in saved]) for name in ("labels", "patients"))
     probabilities = np.exp(np.concatenate([one.logits for one in saved]))
-    of_fold = np.repeat([one.outer for one in found], [len(one.ids) for one in saved])
+    of_fold = np.repeat([one.outer for one in result], [len(one.ids) for one in saved])
     scores = over_seeds(metric, [probabilities], labels, patients, positive=data.positive, strata=of_fold)
     nested = scores.interval()
-    inner = float(np.mean([one.inner for one in found]))
+    inner = float(np.mean([one.inner for one in result]))
     gap = direction(metric) * (inner - nested.value)
     name, count = in_words(metric), len(np.unique(patients))
     worse = "".join(f": no better than {it}" for it in chance_in(nested, metric, len(settings.classes)))
-    trials = sorted({min(one.trials for one in found), max(one.trials for one in found)})
+    trials = sorted({min(one.trials for one in result), max(one.trials for one in result)})
     sentence = (
-        f"What a search of {' to '.join(map(str, trials))} trials chooses reaches {nested} {name} on patients that it "
-        f"never saw ({len(found)} outer folds of {count} patients){worse}. Inside the searches the winners looked like "
-        f"{inner:.3f}, an optimism gap of {gap:+.3f}."
+        f"What a search of {' to '.join(map(str, trials))} trials chooses reaches {nested} {name} on patients that "
+        f"it never saw ({len(result)} outer folds of {count} patients){worse}. Inside the searches the winners looked "
+        f"like {inner:.3f}, an optimism gap of {gap:+.3f}."
     )
     return Nested(
         study=settings.name,
         metric=metric,
-        outer=len(found),
+        outer=len(result),
         inner_folds=settings.folds,
         patients=count,
         nested=nested,
         inner=inner,
         gap=gap,
-        folds=found,
+        folds=result,
         sentence=sentence,
         command=command,
     )

@@ -110,10 +110,10 @@ def evaluate(
     sealed, before = store.open_seal(command, model.digest)
     labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
     patients = table["patient"].to_numpy(str)[rows]
-    found = measured(model, contenders, labels, patients, replicates=replicates, seed=seed)
+    result = measured(model, contenders, labels, patients, replicates=replicates, seed=seed)
     settings = store.settings()
     evaluation = Evaluation(
-        **found,
+        **result,
         part=SEALED,
         dataset=settings.dataset,
         protocol=settings.protocol,
@@ -162,13 +162,13 @@ def contenders_of(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, 
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         cases = {size: select(cohort.columns, chunk) for size, cohort in sized.items()}
-        parts.append((model.member_logits(cases), model.hears(cases)))
+        parts.append((model.member_logits(cases), model.has_input(cases)))
     logits, present = (np.concatenate(values, axis=1) for values in zip(*parts, strict=True))  # [M, n, C], [M, n]
-    found = {"": model.ensemble.predict(logits, present)}
+    result = {"": model.ensemble.predict(logits, present)}
     if len(logits) > 1:
-        found[BEST_MEMBER] = metrics.softmax(logits[0])
-        found[UNIFORM_MEAN] = ENSEMBLES.build("average").predict(logits, present)
-    return found
+        result[BEST_MEMBER] = metrics.softmax(logits[0])
+        result[UNIFORM_MEAN] = ENSEMBLES.build("average").predict(logits, present)
+    return result
 
 
 def measured(

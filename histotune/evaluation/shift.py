@@ -91,17 +91,17 @@ def measure_shift(
     data = store.training_data(own[size])
     development = np.concatenate([data.train, data.val])
     held_out = data.val if data.folds is None else np.flatnonzero(data.folds[0] == 1)
-    found = {}
+    result = {}
     for name, what in model.reads.items():
         if what.kind == IMAGE and name in other[size].arrays:
             pixels = [_pixels(own[size], name, development, rng), _pixels(other[size], name, None, rng)]
             for key, summary in ((COLOUR, _mean_colours), (STAIN, _mean_stains)):
                 mine, theirs = (Sample(summary(images), patients) for images, patients in pixels)
-                found[key] = compare(mine, theirs, _distance, UNITS[key], rng)
+                result[key] = compare(mine, theirs, _distance, UNITS[key], rng)
     mine, theirs = _features(model, own[size], held_out, rng), _features(model, other[size], None, rng)
     mine, theirs = _whitened(mine, theirs)
-    found[EMBEDDING] = compare(mine, theirs, told_apart, UNITS[EMBEDDING], rng)
-    return found
+    result[EMBEDDING] = compare(mine, theirs, told_apart, UNITS[EMBEDDING], rng)
+    return result
 
 
 def compare(
@@ -132,12 +132,12 @@ def told_apart(one: Sample, other: Sample) -> float:
         return float("nan")
     fold = np.concatenate([np.unique(side.patients, return_inverse=True)[1] % folds for side in sides])
     values, side = np.concatenate([s.values for s in sides]), np.repeat([0, 1], [len(s.values) for s in sides])
-    found = []
+    result = []
     for k in range(folds):
         direction = _discriminant(*(values[(fold != k) & (side == which)] for which in (0, 1)))
         scores, theirs = values[fold == k] @ direction, side[fold == k] == 1
-        found.append(_auroc(scores[~theirs], scores[theirs]))
-    return float(np.mean(found))
+        result.append(_auroc(scores[~theirs], scores[theirs]))
+    return float(np.mean(result))
 
 
 def _discriminant(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -176,9 +176,9 @@ def _features(model: Export, cohort: Cohort, rows: np.ndarray | None, rng: np.ra
     parts, kept = [], []
     for start in range(0, len(chosen), CHUNK):
         cases = select(cohort.columns, chosen[start : start + CHUNK])
-        heard = member.hears(cases)
-        kept.append(heard)
-        parts.append(member.predictor.parts[0].features(cases)[heard] if heard.any() else np.zeros((0, 0)))
+        observed = member.has_input(cases)
+        kept.append(observed)
+        parts.append(member.predictor.parts[0].features(cases)[observed] if observed.any() else np.zeros((0, 0)))
     values = np.concatenate([part for part in parts if part.size]) if any(part.size for part in parts) else parts[0]
     return Sample(values, cohort.table["patient"].to_numpy(str)[chosen][np.concatenate(kept)])
 
@@ -203,5 +203,5 @@ def _mean_stains(images: np.ndarray) -> np.ndarray:
     """Average the optical density of haematoxylin and eosin of images uint8 [n, H, W, 3]; [n, 2]."""
     mixed = np.linalg.inv(_STAINS)[:, :2]  # from red, green and blue to the two stains
     density = [-np.log10((image.astype(np.float64) + 1) / 256).mean(axis=(0, 1)) for image in images]
-    found: np.ndarray = np.stack(density) @ mixed  # deconvolution is linear, so the mean may be taken before it
-    return found
+    result: np.ndarray = np.stack(density) @ mixed  # deconvolution is linear, so the mean may be taken before it
+    return result

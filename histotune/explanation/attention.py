@@ -34,8 +34,8 @@ def readings(
     for part in parts:
         model, feed = part.predictor.model, part.feed(data)
         for batch in in_order(part.rows, _BATCH):
-            found = saliency.token_shares(model, *inputs_of(model, part.predictor.preparations, feed.take(batch)))
-            for (asking, answers), weights in found.items():
+            result = saliency.token_shares(model, *inputs_of(model, part.predictor.preparations, feed.take(batch)))
+            for (asking, answers), weights in result.items():
                 if answers == answering:
                     both = [data.present[model.modalities[branch]][batch] for branch in (asking, answering)]
                     there = np.logical_and(*both)
@@ -82,12 +82,12 @@ def patches_of(part: ScoredCohort, data: TrainingData, branch: str, row: int) ->
     assert isinstance(bag, Bag)
     assert isinstance(backbone, InstanceBackbone)
     count = int(bag.there.sum())
-    found = {
+    result = {
         asking: weights[0]
         for (asking, other), weights in saliency.token_shares(model, inputs, present).items()
         if other == branch
     }
-    found[POOL] = backbone.shares(bag)[0] * count
+    result[POOL] = backbone.shares(bag)[0] * count
     logits = model.logits(inputs, present)[0]
     predicted = int(logits.argmax())
     without = _without_each(bag, count)
@@ -99,7 +99,7 @@ def patches_of(part: ScoredCohort, data: TrainingData, branch: str, row: int) ->
     return CaseAttention(
         row,
         bag.coordinates[0, :count].double().cpu().numpy(),
-        {asking: weights[:count].double().cpu().numpy() for asking, weights in found.items()},
+        {asking: weights[:count].double().cpu().numpy() for asking, weights in result.items()},
         (logits[predicted] - torch.cat(left)).double().cpu().numpy() if left else np.zeros(0),
         predicted,
         float(logits.softmax(dim=0)[predicted]),

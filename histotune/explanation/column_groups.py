@@ -87,11 +87,11 @@ def column_groups(columns: Sequence[str], data: TrainingData, modality: str, lea
     rows = np.flatnonzero(data.present[modality] & (data.labels >= 0))
     places = {column.name: at for at, column in enumerate(stored.columns)}
     numbers = {name: at for name in columns if stored.columns[at := places[name]].categories is None}
-    found = [[name] for name in columns if name not in numbers]
+    result = [[name] for name in columns if name not in numbers]
     if numbers:
         values = np.array(stored.values[rows], dtype=np.float64)
-        found += alike({name: values[:, at] for name, at in numbers.items()}, least)
-    return [FeatureGroup(_called(names), modality, tuple(names)) for names in found]
+        result += alike({name: values[:, at] for name, at in numbers.items()}, least)
+    return [FeatureGroup(_called(names), modality, tuple(names)) for names in result]
 
 
 def chunks_of(parts: Sequence[ScoredCohort], branch: str) -> list[FeatureGroup]:

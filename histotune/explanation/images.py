@@ -135,7 +135,7 @@ def explain(
     chosen = _spread(len(table), most)
     classes = np.array(model.classes, dtype=object)
     asks = np.full(len(table), model.classes.index(asked)) if asked else decide(probabilities)
-    found = _maps(model, [pixels(row) for row in chosen], asks[chosen], branches) if len(chosen) else ()
+    result = _maps(model, [pixels(row) for row in chosen], asks[chosen], branches) if len(chosen) else ()
     stands = patches.standing(model, [content_digest(pixels(row)) for row in range(len(table))], list(table["patient"]))
     table, notes = patches.told(model, table, stands, seal)  # last: nothing can fail once the seal is open
     explained = tuple(
@@ -152,8 +152,8 @@ def explain(
     )
     heat = _slide(model, table, probabilities, pixels, asked) if slide else None
     trials = tuple(member.trial for member in model.members)
-    notes += _missing(model, found) if explained else []
-    return Explanation(model.name, model.classes, trials, explained, found, total, heat, tuple(notes))
+    notes += _missing(model, result) if explained else []
+    return Explanation(model.name, model.classes, trials, explained, result, total, heat, tuple(notes))
 
 
 def _check(model: Export, slide: bool, most: int, asked: str | None, branches: Sequence[str]) -> None:
@@ -203,16 +203,16 @@ def _reader(images: ImageFiles, table: pd.DataFrame, kept: np.ndarray) -> Pixels
 
 def _maps(model: Export, pixels: Sequence[np.ndarray], asked: np.ndarray, branches: Sequence[str]) -> tuple[Map, ...]:
     """Return the mean of every kind of map over the members that have it, Grad-CAM first."""
-    found: dict[Key, list[np.ndarray]] = {}
+    result: dict[Key, list[np.ndarray]] = {}
     trials: dict[Key, dict[int, None]] = {}  # in their order
     for member in model.members:
         sized = np.stack([fit(image, member.image_size, model.info["resize"]) for image in pixels])
         shown = saliency.mapped_branches(member.predictor.model, branches)
         for part in member.predictor.parts:
             for key, values in saliency.maps(part, sized, asked, shown).items():
-                found.setdefault(key, []).append(values)
+                result.setdefault(key, []).append(values)
                 trials.setdefault(key, {})[member.trial] = None
-    if not found:
+    if not result:
         raise ConfigError(
             f"no map can be drawn of {model.name}: {'; '.join(_without_positions(model))}. `--slide --most 0` draws a "
             "slide without maps"
@@ -220,11 +220,11 @@ def _maps(model: Export, pixels: Sequence[np.ndarray], asked: np.ndarray, branch
     return tuple(
         Map(
             key,
-            np.mean([_enlarged(values) for values in found[key]], axis=0),
-            tuple(dict.fromkeys(values.shape[1:] for values in found[key])),
+            np.mean([_enlarged(values) for values in result[key]], axis=0),
+            tuple(dict.fromkeys(values.shape[1:] for values in result[key])),
             tuple(trials[key]),
         )
-        for key in sorted(found, key=lambda key: (key.asking != "", key))
+        for key in sorted(result, key=lambda key: (key.asking != "", key))
     )
 
 
@@ -239,14 +239,14 @@ def _enlarged(values: np.ndarray) -> np.ndarray:
     return functional.interpolate(maps, size=(SIDE, SIDE), mode="bilinear")[:, 0].numpy()
 
 
-def _missing(model: Export, found: Sequence[Map]) -> list[str]:
+def _missing(model: Export, result: Sequence[Map]) -> list[str]:
     """Say which maps there are not, and which are empty."""
     notes = []
-    if not any(shown.key.asking for shown in found):
+    if not any(shown.key.asking for shown in result):
         fusions = sorted({member.predictor.config.model.fusion.name for member in model.members} - {"none"})
         why = f"the fusion {', '.join(fusions)} has none" if fusions else "a single branch has no other to look at"
         notes.append(f"There is no map of attention: {why}.")
-    empty = [shown.key.branch for shown in found if not shown.key.asking and not shown.values.any()]
+    empty = [shown.key.branch for shown in result if not shown.key.asking and not shown.values.any()]
     notes += [f"The Grad-CAM of branch {name} is 0 everywhere: no position speaks for the class." for name in empty]
     return notes
 

@@ -51,11 +51,11 @@ def listed(images: ImageFiles, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def _from_name(path: str, root: Path | None, classes: Sequence[str]) -> dict[str, Any]:
-    told = read_name(Path(path).name)
-    if told is None:
+    text = read_name(Path(path).name)
+    if text is None:
         return {"name": str(Path(path).relative_to(root)) if root else Path(path).name}
-    label = CLASSES[told["label"]]
-    known = {"name": told["id"], "patient": told["patient"], "x": told["x"], "y": told["y"]}
+    label = CLASSES[text["label"]]
+    known = {"name": text["id"], "patient": text["patient"], "x": text["x"], "y": text["y"]}
     return {**known, "truth": label if label in classes else ""}
 
 
@@ -115,13 +115,13 @@ def standing(model: Export, contents: Sequence[str], patients: Sequence[str]) ->
     if store.settings().folds:  # of the models that are averaged all but one trained on it
         table["part"] = table["part"].replace(VAL, TRAIN)
     known: Mapping[str, Mapping[str, str]] = table[["id", "part"]].to_dict("index")  # type: ignore[assignment]
-    found = [known.get(content, {"id": "", "part": ""}) for content in contents]
+    result = [known.get(content, {"id": "", "part": ""}) for content in contents]
     of_patient: dict[str, str] = {}
-    for row, patient in zip(found, patients, strict=True):
+    for row, patient in zip(result, patients, strict=True):
         if patient and row["part"] and of_patient.get(patient) != TEST:
             of_patient[patient] = row["part"]
-    parts = tuple(row["part"] or of_patient.get(patient, "") for row, patient in zip(found, patients, strict=True))
-    return Standing(store, tuple(row["id"] for row in found), parts)
+    parts = tuple(row["part"] or of_patient.get(patient, "") for row, patient in zip(result, patients, strict=True))
+    return Standing(store, tuple(row["id"] for row in result), parts)
 
 
 def told(model: Export, table: pd.DataFrame, stands: Standing, seal: str | None) -> tuple[pd.DataFrame, list[str]]:

@@ -108,10 +108,10 @@ class Permuted:
         sides = ([self.plain] * len(changed), changed)
         firsts, seconds = sides if metrics.direction(metric) > 0 else sides[::-1]
         labels, patients = data.labels[self.rows], data.patients[self.rows]
-        found = paired_bootstrap_of_seeds(
+        result = paired_bootstrap_of_seeds(
             metric, firsts, seconds, labels, patients, positive=data.positive, replicates=replicates
         )
-        return Effect(group, found)
+        return Effect(group, result)
 
 
 def scored_parts(folder: Path, data: TrainingData) -> list[ScoredCohort]:
@@ -156,13 +156,13 @@ def permute(
         data: what the trial was trained on.
         seed: of the permutations.
     """
-    found = [_of_part(part, data, groups, [seed, number], repeats) for number, part in enumerate(parts)]
+    result = [_of_part(part, data, groups, [seed, number], repeats) for number, part in enumerate(parts)]
     rows, owner, times = np.unique(
         np.concatenate([part.rows for part in parts]), return_inverse=True, return_counts=True
     )
 
     def joined(key: tuple[FeatureGroup | None, int]) -> np.ndarray:
-        logits = np.concatenate([one[key] for one in found])
+        logits = np.concatenate([one[key] for one in result])
         summed = np.zeros((len(rows), logits.shape[1]))
         np.add.at(summed, owner, logits)
         return metrics.softmax(summed / times[:, None])
@@ -192,8 +192,8 @@ def _of_part(
     views = SYMMETRIES if predictor.config.tta and model.images else 1
     batches = -(-len(part.rows) // _BATCH)
     means = {
-        key: torch.cat([torch.stack(found[at * views : (at + 1) * views]).mean(0) for at in range(batches)])
-        for key, found in collected.items()
+        key: torch.cat([torch.stack(result[at * views : (at + 1) * views]).mean(0) for at in range(batches)])
+        for key, result in collected.items()
     }
     plain = means[None, 0].cpu().numpy()
     every = [(group, repeat) for group in groups for repeat in range(repeats)]
@@ -225,10 +225,10 @@ def _of_batch(
                     continue
                 mixed = _mixed(predictor, group, inputs[name], others)
                 if mixed is not None:
-                    heard = {
+                    observed = {
                         b: model.branches[b](mixed) for b, modality in model.modalities.items() if modality == name
                     }
-                    yield (group, repeat), _scores(predictor, {**outputs, **heard}, masks)
+                    yield (group, repeat), _scores(predictor, {**outputs, **observed}, masks)
 
 
 def _scores(predictor: Predictor, outputs: Outputs, masks: Present) -> Tensor:

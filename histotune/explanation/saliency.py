@@ -82,9 +82,9 @@ def grad_cam(model: Model, inputs: Inputs, present: Tensors, asked: Tensor, bran
 
 def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[str, str], Tensor]:
     """Return `token_shares` of answering branches with positions, as maps [B, h, w]."""
-    found = token_shares(model, inputs, present)
-    grids = {pair: positions(model, pair[1]) for pair in found}
-    return {pair: weights.unflatten(1, grid) for pair, weights in found.items() if (grid := grids[pair]) is not None}
+    result = token_shares(model, inputs, present)
+    grids = {pair: positions(model, pair[1]) for pair in result}
+    return {pair: weights.unflatten(1, grid) for pair, weights in result.items() if (grid := grids[pair]) is not None}
 
 
 @torch.no_grad()
@@ -97,11 +97,11 @@ def token_shares(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[s
     outputs, masks = model.outputs(inputs, present)
     layers = model.fusion.attention(outputs, masks)
     speaks = {name: speaking(output, masks[name]).sum(dim=1) for name, output in outputs.items()}
-    found: dict[tuple[str, str], list[Tensor]] = {}
+    result: dict[tuple[str, str], list[Tensor]] = {}
     for layer in layers:
         for pair, weights in shares(layer, speaks).items():
-            found.setdefault(pair, []).append(weights)
-    return {pair: torch.stack(weights).mean(dim=0) for pair, weights in found.items()}
+            result.setdefault(pair, []).append(weights)
+    return {pair: torch.stack(weights).mean(dim=0) for pair, weights in result.items()}
 
 
 def shares(layer: AttentionMaps, speaks: Tensors) -> dict[tuple[str, str], Tensor]:
@@ -142,7 +142,7 @@ def maps(predictor: Predictor, images: np.ndarray, asked: np.ndarray, branches: 
 
 def _of_batch(predictor: Predictor, images: Tensor, asked: Tensor, branches: Sequence[str]) -> dict[Key, Tensor]:
     views = range(SYMMETRIES if predictor.config.tta else 1)
-    found: dict[Key, list[Tensor]] = {}
+    result: dict[Key, list[Tensor]] = {}
     for code in views:
         seen = images_as_cases(symmetry(images, code), predictor.model.images)
         inputs, present = inputs_of(predictor.model, predictor.preparations, seen)
@@ -151,8 +151,8 @@ def _of_batch(predictor: Predictor, images: Tensor, asked: Tensor, branches: Seq
         every = {Key(name): cam for name, cam in cams.items()}
         every |= {Key(answering, asking): weights for (asking, answering), weights in looks.items()}
         for key, values in every.items():
-            found.setdefault(key, []).append(undo_symmetry(values, code))
-    means = {key: torch.stack(values).mean(dim=0) for key, values in found.items()}
+            result.setdefault(key, []).append(undo_symmetry(values, code))
+    means = {key: torch.stack(values).mean(dim=0) for key, values in result.items()}
     return {key: values if key.asking else _relative(values) for key, values in means.items()}
 
 

@@ -49,9 +49,9 @@ def add_evaluation(folder: Path, evaluation: Mapping[str, Any], seal: str) -> No
 def what_it_reads(folders: Iterable[Path]) -> dict[str, Any]:
     """Return what the models in these folders read, by modality: kind, shape of a case, columns of a table."""
     models = [load_model(folder, torch.device("cpu")) for folder in folders]
-    found = what_is_read((name, model.preparations[name]) for model in models for name in model.modalities)
+    result = what_is_read((name, model.preparations[name]) for model in models for name in model.modalities)
     return {
-        name: {"kind": one.kind, "shape": list(one.shape), "columns": list(one.needed)} for name, one in found.items()
+        name: {"kind": one.kind, "shape": list(one.shape), "columns": list(one.needed)} for name, one in result.items()
     }
 
 
@@ -139,11 +139,11 @@ def _made(info: Mapping[str, Any]) -> list[str]:
 def _limits(info: Mapping[str, Any]) -> list[str]:
     data, left_out = info["dataset"], info["dataset"].get("left_out") or {}
     sites = data.get("sites", 0)
-    told = f"{sites} sites" if sites > 1 else "one site" if sites == 1 else "sites that are not known"
+    text = f"{sites} sites" if sites > 1 else "one site" if sites == 1 else "sites that are not known"
     lines = [
         "## Limits",
         "",
-        f"- Its cases come from {told}: how it does at another hospital, scanner or stain is known only from an "
+        f"- Its cases come from {text}: how it does at another hospital, scanner or stain is known only from an "
         "external cohort above.",
         "- Nothing was measured by sex, age or ethnicity of the patients: a difference between groups would not show.",
         "- A probability is calibrated on validation cases; where the positive class is rarer or more frequent than "
@@ -159,8 +159,8 @@ def _limits(info: Mapping[str, Any]) -> list[str]:
 def _versions(info: Mapping[str, Any]) -> list[str]:
     if not (versions := info.get("versions")):
         return []
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return ["## Versions", "", f"Exported with {told}.", ""]
+    text = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return ["## Versions", "", f"Exported with {text}.", ""]
 
 
 def _use(info: Mapping[str, Any]) -> list[str]:
@@ -231,7 +231,7 @@ def _and(names: list[str]) -> str:
 
 def validation(info: Mapping[str, Any]) -> list[str]:
     """Say what was reached where the model was chosen, how well it is calibrated there, and the threshold."""
-    found, intervals = info["validation"], info.get("validation_intervals", {})
+    result, intervals = info["validation"], info.get("validation_intervals", {})
     lines = [
         "## Validation metrics",
         "",
@@ -241,8 +241,8 @@ def validation(info: Mapping[str, Any]) -> list[str]:
         "| metric | validation |",
         "|---|---|",
     ]
-    told = {name: intervals.get(name, found[name]) for name in (*SHOWN, *CALIBRATION) if name in found}
-    lines += [f"| {name} | {number(value)} |" for name, value in told.items()]
+    text = {name: intervals.get(name, result[name]) for name in (*SHOWN, *CALIBRATION) if name in result}
+    lines += [f"| {name} | {number(value)} |" for name, value in text.items()]
     temperatures = ", ".join(f"{member['temperature']:.3g}" for member in info["members"])
     lines += ["", f"Calibration: logits are divided by a temperature fitted on these cases ({temperatures})."]
     if info["threshold"] is not None:
@@ -257,14 +257,14 @@ def validation(info: Mapping[str, Any]) -> list[str]:
 
 def sealed(info: Mapping[str, Any]) -> list[str]:
     """Say what every opening of the sealed test part found, and how often it was opened for anything."""
-    found = _evaluations(info, SEALED)
+    result = _evaluations(info, SEALED)
     lines = ["## Sealed test part", ""]
-    if not found:
+    if not result:
         lines.append("Not measured. `histotune evaluate` opens it, once, on the record.")
     else:
-        headers = [f"opening {one['openings_before'] + 1}, {one['time'][:10]}" for one in found]
-        lines += _table(found, headers)
-        lines += _at_threshold(found)
+        headers = [f"opening {one['openings_before'] + 1}, {one['time'][:10]}" for one in result]
+        lines += _table(result, headers)
+        lines += _at_threshold(result)
     if info.get("seal"):
         lines += ["", info["seal"]]
     return [*lines, ""]
@@ -272,13 +272,13 @@ def sealed(info: Mapping[str, Any]) -> list[str]:
 
 def elsewhere(info: Mapping[str, Any]) -> list[str]:
     """Say what was reached on each external cohort, apart from the study's own cases, and how far off it lies."""
-    found = _evaluations(info, EXTERNAL)
-    if not found:
+    result = _evaluations(info, EXTERNAL)
+    if not result:
         return []
     lines = ["## External cohorts", "", "Nothing was fitted to them, not even the threshold.", ""]
-    lines += _table(found, [f"{one['dataset']}, {one['time'][:10]}" for one in found])
-    lines += _at_threshold(found)
-    for one in found:
+    lines += _table(result, [f"{one['dataset']}, {one['time'][:10]}" for one in result])
+    lines += _at_threshold(result)
+    for one in result:
         lines += ["", *(f"- {one['dataset']}: {name} {_shift(shift)}" for name, shift in one.get("shift", {}).items())]
         lines += [one["note"]] if one.get("note") else []
     return [*lines, ""]
@@ -295,8 +295,8 @@ def _evaluations(info: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
     return [one for one in info.get("evaluations", []) if one["part"] == part]
 
 
-def _table(found: Iterable[Mapping[str, Any]], headers: Iterable[str]) -> list[str]:
-    columns = list(found)
+def _table(result: Iterable[Mapping[str, Any]], headers: Iterable[str]) -> list[str]:
+    columns = list(result)
     names = [name for name in (*SHOWN, *CALIBRATION) if any(name in one["metrics"] for one in columns)]
     lines = ["| metric | " + " | ".join(headers) + " |", "|---" * (len(columns) + 1) + "|"]
     lines.append(
@@ -307,12 +307,12 @@ def _table(found: Iterable[Mapping[str, Any]], headers: Iterable[str]) -> list[s
     return lines
 
 
-def _at_threshold(found: Iterable[Mapping[str, Any]]) -> list[str]:
+def _at_threshold(result: Iterable[Mapping[str, Any]]) -> list[str]:
     lines = []
-    for one in found:
+    for one in result:
         at = one.get("at_threshold") or {}
-        if told := [f"{name} {number(at[name])}" for name in _CALLED if name in at]:
-            lines += ["", f"At the threshold {one['threshold']:.4f}, {one['time'][:10]}: {', '.join(told)}."]
+        if text := [f"{name} {number(at[name])}" for name in _CALLED if name in at]:
+            lines += ["", f"At the threshold {one['threshold']:.4f}, {one['time'][:10]}: {', '.join(text)}."]
     return lines
 
 

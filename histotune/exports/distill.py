@@ -113,16 +113,16 @@ def distill(
     _begin(folder, {"ensemble": merged.digest, "trust": trust, "student": model.digest})
     record = _trained(config, data, folder, store, None, progress)
     how, temperature = describe_single(store, record.predictions(), operating_point)
-    found = _compared(store, merged, model, record, temperature, teacher)
-    distilled = Distilled(folder, merged.name, model.number, trust, store.settings().metric, **found, how=how)
+    result = _compared(store, merged, model, record, temperature, teacher)
+    distilled = Distilled(folder, merged.name, model.number, trust, store.settings().metric, **result, how=how)
     if export is not None:
         rows = np.flatnonzero(data.folds[0]) if data.folds is not None else data.train
         whole = replace(data, folds=None, train=rows, val=data.cuts()[0].val)  # whose score means nothing
         network = _trained(config, whole, folder / WHOLE, store, Fold(folder / WHOLE, 1), progress)
         network = replace(network, number=model.number, metrics=record.metrics)
-        told = {"kind": "trial", "name": f"{store.settings().name}-student-of-{merged.name}", **how}
-        told["distilled"] = _told(distilled)
-        write_export(store, export, told, [network], [temperature], onnx=onnx, torch_export=torch_export)
+        text = {"kind": "trial", "name": f"{store.settings().name}-student-of-{merged.name}", **how}
+        text["distilled"] = _told(distilled)
+        write_export(store, export, text, [network], [temperature], onnx=onnx, torch_export=torch_export)
     files.write_json(folder / TOLD, _told(distilled))
     return distilled
 
@@ -211,14 +211,14 @@ def _compared(
     sides = {"student": (saved, temperature), "ensemble": (teacher, 1.0), "best_member": (best, calibrated)}
     order = {name: at for at, name in enumerate(saved.ids.tolist())}
     probabilities = {}
-    for who, (said, by) in sides.items():
-        rows = np.argsort([order[name] for name in said.ids.tolist()])
-        probabilities[who] = tempered(metrics.softmax(said.logits[rows]), by)
+    for who, (message, by) in sides.items():
+        rows = np.argsort([order[name] for name in message.ids.tolist()])
+        probabilities[who] = tempered(metrics.softmax(message.logits[rows]), by)
     cases = (saved.labels, saved.patients)
     about: dict[str, Any] = {"positive": settings.positive}
     return {
         "values": {
-            who: patient_bootstrap(settings.metric, found, *cases, **about) for who, found in probabilities.items()
+            who: patient_bootstrap(settings.metric, result, *cases, **about) for who, result in probabilities.items()
         },
         "gains": {
             rival: paired_bootstrap(settings.metric, probabilities["student"], probabilities[rival], *cases, **about)
@@ -235,6 +235,6 @@ def _member(store: StudyFolder, number: int, study: str) -> TrialRecord:
 
 def _told(distilled: Distilled) -> dict[str, Any]:
     """Return what is written of a student."""
-    told = asdict(distilled)
-    told.pop("how")
-    return told | {"folder": distilled.folder.name}
+    text = asdict(distilled)
+    text.pop("how")
+    return text | {"folder": distilled.folder.name}

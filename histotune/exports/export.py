@@ -134,8 +134,8 @@ def write_export(
             for k, member in enumerate(members):
                 _copy_member(member, fresh / MEMBERS / str(k))
             reads = what_it_reads(member.folder for member in members)
-            told = {**how, **_facts(store), "members": _members(members, temperatures), "reads": reads}
-            info = json.loads(json.dumps(files.without_nan(told)))  # as it will be read: the digest must not differ
+            text = {**how, **_facts(store), "members": _members(members, temperatures), "reads": reads}
+            info = json.loads(json.dumps(files.without_nan(text)))  # as it will be read: the digest must not differ
             info["digest"] = content_digest(fresh, info)
             files.write_json(fresh / EXPORT, info)
             if onnx:  # the digest stays that of the model, in whatever form it lies there
@@ -196,8 +196,8 @@ def _parts(store: StudyFolder) -> dict[str, Any]:
     return {part: {"cases": len(who), "patients": who.nunique()} for part, who in parts.items() if len(who)}
 
 
-def _plain(found: Mapping[str, ConfidenceInterval]) -> dict[str, dict[str, float]]:
-    return {name: asdict(interval) for name, interval in found.items()}
+def _plain(result: Mapping[str, ConfidenceInterval]) -> dict[str, dict[str, float]]:
+    return {name: asdict(interval) for name, interval in result.items()}
 
 
 def _facts(store: StudyFolder) -> dict[str, Any]:

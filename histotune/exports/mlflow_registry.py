@@ -88,11 +88,13 @@ def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged:
 
 def _ensemble_run(tracker: MlflowTracker, client: Any, info: Mapping[str, Any], merged: EnsembleResult) -> str:
     key = f"ensemble/{merged.name}/{info['digest']}"
-    found = tracker.runs_of(client, key)
+    result = tracker.runs_of(client, key)
     now = time.time()
     tags = {"key": key, "kind": ENSEMBLE, "strategy": merged.strategy, "trials": str(merged.members)}
     run = (
-        str(found[key].info.run_id) if key in found else tracker.open_run(client, f"ensemble {merged.name}", tags, now)
+        str(result[key].info.run_id)
+        if key in result
+        else tracker.open_run(client, f"ensemble {merged.name}", tags, now)
     )
     values = [_mlflow.metric(name, value, now) for name, value in merged.metrics.items()]
     _mlflow.log(client, run, values, _mlflow.params({"strategy": {"name": merged.strategy, **merged.params}}))

@@ -103,15 +103,15 @@ class Export(Scorer):
         parts, unknown = [], list[str]()
         for start in range(0, len(files.ids), CHUNK):
             ids = files.ids[start : start + CHUNK]
-            found, nothing = self._heard(ids, files.take(ids, self.image_sizes))
+            result, nothing = self._heard(ids, files.take(ids, self.image_sizes))
             _refuse(files.problems, strict)
-            parts.append(found)
+            parts.append(result)
             unknown += nothing
         for note in files.notes:
             warnings.warn(note, stacklevel=3)
         if files.problems:
-            told = f"{len(files.problems)} images cannot be read; the first: {words(files.problems[0])}"
-            warnings.warn(told, stacklevel=3)
+            text = f"{len(files.problems)} images cannot be read; the first: {words(files.problems[0])}"
+            warnings.warn(text, stacklevel=3)
         return self._joined(parts, unknown, files.problems)
 
     def _of_columns(self, given: Mapping[str, Column]) -> pd.DataFrame:
@@ -134,8 +134,8 @@ class Export(Scorer):
                 part = column.select(rows)
                 for size in sized:
                     sized[size][name] = self._sized(part, size)
-            found, nothing = self._heard([*range(start, start + len(rows))], sized)
-            parts.append(found)
+            result, nothing = self._heard([*range(start, start + len(rows))], sized)
+            parts.append(result)
             unknown += nothing
         return self._joined(parts, unknown, [])
 
@@ -147,12 +147,12 @@ class Export(Scorer):
 
     def _heard(self, ids: Sequence[Any], cases: Mapping[int, Mapping[str, Column]]) -> tuple[pd.DataFrame, list[Any]]:
         """Return a row of each case of which something is known, and the ids of the others."""
-        heard = np.asarray(self.hears(cases).any(axis=0))
+        observed = np.asarray(self.has_input(cases).any(axis=0))
         some = next(iter(cases.values()))
         there = {name: some[name].present if name in some else np.zeros(len(ids), bool) for name in self.reads}
         missing = [", ".join(name for name in there if not there[name][row]) for row in range(len(ids))]
         table = self.table({"id": ids, "missing": missing}, self.probabilities(cases))
-        return table.loc[heard], [case for case, known in zip(ids, heard, strict=True) if not known]
+        return table.loc[observed], [case for case, known in zip(ids, observed, strict=True) if not known]
 
     def _joined(self, parts: Sequence[pd.DataFrame], unknown: Sequence[Any], problems: Sequence[Any]) -> pd.DataFrame:
         table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -62,14 +62,14 @@ def add_onnx(folder: Path) -> dict[str, Any]:
         _translated(model).save(path, external_data=False)
         difference = refuse_difference(model, lambda images: _run(path, model, images), "ONNX graph")
         path.replace(folder / ONNX)
-    told = {
+    text = {
         "file": ONNX,
         "sha256": file_digest(folder / ONNX),
         "opset": OPSET,
         "inputs": {input_name(size): [None, size, size, 3] for size in model.image_sizes},
         "largest_difference": difference,
     }
-    info = {**model.info, "onnx": told}
+    info = {**model.info, "onnx": text}
     files.write_json(folder / EXPORT, info)
     return info
 
@@ -89,10 +89,10 @@ def _run(path: Path, model: Export, images: Mapping[int, np.ndarray]) -> np.ndar
 
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (found,) = session.run([OUTPUT], {input_name(size): array for size, array in images.items()})
+        (result,) = session.run([OUTPUT], {input_name(size): array for size, array in images.items()})
     except (refusals.Fail, refusals.InvalidGraph, refusals.NotImplemented, refusals.RuntimeException) as error:
         raise HistotuneError(f"onnxruntime cannot run the ONNX graph of {model.name}: {error}") from error
-    return np.asarray(found)
+    return np.asarray(result)
 
 
 def _translated(model: Export) -> Any:

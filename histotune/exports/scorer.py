@@ -42,9 +42,9 @@ class LoadedMember:
             return self.predictor.logits(cases)
         return np.zeros((_count(cases), len(self.predictor.classes)), np.float32)
 
-    def hears(self, cases: CaseInputs) -> np.ndarray:
+    def has_input(self, cases: CaseInputs) -> np.ndarray:
         """Return for every case whether it has anything that the model reads, bool [n]."""
-        return self.predictor.hears(cases) if self._knows(cases) else np.zeros(_count(cases), bool)
+        return self.predictor.has_input(cases) if self._knows(cases) else np.zeros(_count(cases), bool)
 
     def _knows(self, cases: CaseInputs) -> bool:
         return isinstance(cases, np.ndarray) or any(name in cases for name in self.predictor.modalities)
@@ -123,7 +123,7 @@ class Scorer:
 
         Members that hear nothing of a case have no say in it.
         """
-        probabilities: np.ndarray = self.ensemble.predict(self.member_logits(cases), self.hears(cases))
+        probabilities: np.ndarray = self.ensemble.predict(self.member_logits(cases), self.has_input(cases))
         return probabilities
 
     def member_logits(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
@@ -131,9 +131,9 @@ class Scorer:
         logits = np.stack([member.logits(cases[member.image_size]) for member in self.members])
         return apply_temperatures(logits, [member.temperature for member in self.members])
 
-    def hears(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
+    def has_input(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
         """Return which members hear anything of cases as in `probabilities`, bool [M, n]."""
-        return np.stack([member.hears(cases[member.image_size]) for member in self.members])
+        return np.stack([member.has_input(cases[member.image_size]) for member in self.members])
 
     def table(self, names: Mapping[str, Sequence[Any]], probabilities: np.ndarray) -> pd.DataFrame:
         """Return a row per case: `names`, then what `Export.predict` says of these probabilities [n, C]."""

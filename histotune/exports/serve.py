@@ -53,15 +53,15 @@ def application(model: Export, *, largest: int = LARGEST) -> Starlette:
     async def predict(request: Request) -> Response:
         body = await _body(request, largest)
         try:
-            found = await run_in_threadpool(answer, request.headers.get("content-type", ""), body)
+            result = await run_in_threadpool(answer, request.headers.get("content-type", ""), body)
         except HistotuneError as error:
             raise HTTPException(400, str(error)) from error
-        return JSONResponse(without_nan(found))
+        return JSONResponse(without_nan(result))
 
     async def health(request: Request) -> Response:
         reads = {name: {"kind": one.kind, "columns": list(one.needed)} for name, one in model.reads.items()}
-        told = {"status": "ok", "model": model.name, "digest": model.digest, "classes": model.classes, "reads": reads}
-        return JSONResponse(told)
+        text = {"status": "ok", "model": model.name, "digest": model.digest, "classes": model.classes, "reads": reads}
+        return JSONResponse(text)
 
     async def card(request: Request) -> Response:
         return PlainTextResponse((model.folder / "README.md").read_text(encoding="utf-8"))
@@ -162,12 +162,12 @@ def _files(kind: str, body: bytes) -> list[tuple[str, bytes]]:
     """Take the files out of a form (RFC 7578)."""
     form = message_from_bytes(b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body)
     parts = form.get_payload() if form.is_multipart() else []
-    found = [
+    result = [
         (part.get_filename() or "image", part.get_payload(decode=True)) for part in parts if not isinstance(part, str)
     ]
-    if not found:
+    if not result:
         raise DataError("the form holds no file: `curl -F image=@a.png` sends one")
-    return [(name, content) for name, content in found if isinstance(content, bytes)]
+    return [(name, content) for name, content in result if isinstance(content, bytes)]
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

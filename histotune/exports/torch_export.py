@@ -39,13 +39,13 @@ def add_torch_export(folder: Path) -> dict[str, Any]:
             "torch.export program",
         )
         path.replace(folder / PT2)
-    told = {
+    text = {
         "file": PT2,
         "sha256": file_digest(folder / PT2),
         "torch": torch.__version__,
         "inputs": {input_name(size): [None, size, size, 3] for size in model.image_sizes},
         "largest_difference": difference,
     }
-    info = {**model.info, "torch_export": told}
+    info = {**model.info, "torch_export": text}
     files.write_json(folder / EXPORT, info)
     return info

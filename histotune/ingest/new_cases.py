@@ -55,15 +55,15 @@ class Reads:
 
 def what_is_read(fitted: Iterable[tuple[str, Preprocessing]]) -> dict[str, Reads]:
     """Join what several models read, each given by the modality and what was fitted to it; by modality, sorted."""
-    found: dict[str, Reads] = {}
+    result: dict[str, Reads] = {}
     for name, one in fitted:
-        known = found.get(name, Reads(one.kind, shape=one.shape))
+        known = result.get(name, Reads(one.kind, shape=one.shape))
         if isinstance(one, TablePreprocessing):
             kinds = {column.name: NUMBERS if column.categories is None else CATEGORIES for column in one.columns}
             needed = tuple(dict.fromkeys([*known.needed, *one.sources]))
             known = replace(known, columns={**known.columns, **kinds}, needed=needed)
-        found[name] = known
-    return dict(sorted(found.items()))
+        result[name] = known
+    return dict(sorted(result.items()))
 
 
 class Given(Protocol):
@@ -121,20 +121,20 @@ def of_frame(frame: pd.DataFrame, reads: Mapping[str, Reads]) -> tuple[list[str]
         DataError: there is nothing that is read, or as `known_columns`.
     """
     ids = [str(case) for case in (frame[CASE_ID] if CASE_ID in frame else range(len(frame)))]
-    found = {}
+    result = {}
     for name, wanted in reads.items():
         own = [column for column in frame.columns if str(column).startswith(f"{name}.")]
         if wanted.kind == "table" and own:
             part = frame[own].set_axis([column.removeprefix(f"{name}.") for column in own], axis=1).set_axis(ids)
             known = known_columns(Path(name), part, wanted.columns, wanted.needed)
-            found[name] = Column("table", known.table, known.there)
-    if not found:
+            result[name] = Column("table", known.table, known.there)
+    if not result:
         tables = [name for name, wanted in reads.items() if wanted.kind == "table"]
         raise DataError(
             f"no column of the {len(frame.columns)} given is called MODALITY.COLUMN with one of the tables that the "
             f"model reads: {', '.join(tables) or 'it reads none'}"
         )
-    return ids, found
+    return ids, result
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _places(root: Path, reads: Mapping[str, Reads]) -> dict[str, Path]:
         return {tables[0]: root}
     if not root.is_dir():
         raise DataError(f"{root} does not exist: name a folder that has {_told(reads)}")
-    found = {}
+    result = {}
     for name, wanted in reads.items():
         if wanted.kind == "table":
             there = [root / f"{name}{ending}" for ending in TABLES if (root / f"{name}{ending}").is_file()]
@@ -230,14 +230,14 @@ def _places(root: Path, reads: Mapping[str, Reads]) -> dict[str, Path]:
         if len(there) > 1:
             raise DataError(f"{there[0]} and {there[1].name} are both modality {name!r}: remove one")
         if there:
-            found[name] = there[0]
-    if not found:
+            result[name] = there[0]
+    if not result:
         holds = sorted(path.name for path in root.iterdir())
         raise DataError(
             f"{root} has none of what the model reads: {_told(reads)}. "
             + (suggest(next(iter(reads)), [name.partition(".")[0] for name in holds[:40]]) if holds else "It is empty")
         )
-    return found
+    return result
 
 
 def _notes(root: Path, reads: Mapping[str, Reads], places: Mapping[str, Path]) -> list[str]:
@@ -275,10 +275,10 @@ def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
         return [os.fspath(path) for path in images]
     root = Path(images)
     if root.is_dir():
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not found:
+        result = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not result:
             raise DataError(f"{root} and its subfolders hold no image files ({', '.join(sorted(SUFFIXES))})")
-        return [str(path) for path in found]
+        return [str(path) for path in result]
     if not root.exists():
         raise DataError(f"{root} does not exist: name an image, a folder of images, or a CSV with a column 'path'")
     return _listed(root) if root.suffix.lower() == ".csv" else [str(root)]

@@ -95,13 +95,13 @@ def _write(
     folder: Path, cache: Path, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress
 ) -> None:
     """Fill `folder` with the prepared cohort."""
-    found, columns = Found(listing.table, list(listing.problems)), dict[str, Column]()
+    result, columns = Found(listing.table, list(listing.problems)), dict[str, Column]()
     if job.dataset.images:
-        found = write_images(folder / MODALITY / IMAGE, job, listing, workers, progress)
+        result = write_images(folder / MODALITY / IMAGE, job, listing, workers, progress)
     columns = dict(job.dataset.columns(listing, job.root, cache))
-    kept = found.table["keep"].to_numpy(bool) if job.dataset.images else np.ones(len(listing.table), bool)
+    kept = result.table["keep"].to_numpy(bool) if job.dataset.images else np.ones(len(listing.table), bool)
     columns = {name: column.select(np.flatnonzero(kept)) for name, column in columns.items()}
-    table = found.table[kept].reset_index(drop=True)
+    table = result.table[kept].reset_index(drop=True)
     if job.dataset.images:
         columns[IMAGE] = Column(IMAGE, None, np.ones(len(table), bool))
     else:
@@ -121,7 +121,7 @@ def _write(
     if {"bytes", "format"} <= set(table.columns):
         properties = ["bytes", "width", "height", "format", "quantisation"]
         files.write_text(folder / PROPERTIES, table[properties].to_csv(index=False))
-    listed = pd.DataFrame(found.problems, columns=list(Problem._fields))
+    listed = pd.DataFrame(result.problems, columns=list(Problem._fields))
     files.write_text(folder / "problems.csv", listed.to_csv(index=False))
     held = sorted(str(path.relative_to(folder)) for path in (folder / MODALITY).rglob("*") if path.is_file())
     saved = {
@@ -140,9 +140,9 @@ def _write(
 def _contents(columns: Mapping[str, Column]) -> list[str]:
     """Name what all modalities of a case hold together."""
     digests = [
-        [digest if there else "" for digest, there in zip(found, column.present, strict=True)]
+        [digest if there else "" for digest, there in zip(result, column.present, strict=True)]
         for _, column in sorted(columns.items())
-        for found in [MODALITIES.build(column.kind).digests(column.stored)]
+        for result in [MODALITIES.build(column.kind).digests(column.stored)]
     ]
     return [hashlib.blake2b(" ".join(case).encode(), digest_size=8).hexdigest() for case in zip(*digests, strict=True)]
 
@@ -246,8 +246,8 @@ def _turn(cache: Path, name: str) -> Iterator[Path | None]:
 def _refuse_one_class(labels: pd.Series, listing: Listing, where: str) -> None:
     counts = np.bincount(labels.to_numpy(np.int64), minlength=len(listing.classes))
     if np.count_nonzero(counts) < 2:
-        said = ", ".join(f"{name}: {n}" for name, n in zip(listing.classes, counts, strict=True))
-        raise DataError(f"{where} belong to one class only ({said}); a classifier needs at least two")
+        message = ", ".join(f"{name}: {n}" for name, n in zip(listing.classes, counts, strict=True))
+        raise DataError(f"{where} belong to one class only ({message}); a classifier needs at least two")
 
 
 def _refuse_problems(cohort: Cohort) -> None:
@@ -270,15 +270,15 @@ def write_images(folder: Path, job: DecodeJob, listing: Listing, workers: int | 
     """Decode every image; those that cannot be read and copies of others are left out of the array."""
     folder.mkdir(parents=True)
     with ImagesFile(folder / FILE, len(listing.table), job.side) as images:
-        found = _decode_into(images, job, listing, workers, progress)
-        found = _leave_out_copies(found)
-        images.keep(found.table.loc[found.table["content"] != "", "keep"].to_numpy(bool))
-    problems = [*listing.problems, *found.problems]
-    table = found.table[found.table["keep"]]
+        result = _decode_into(images, job, listing, workers, progress)
+        result = _leave_out_copies(result)
+        images.keep(result.table.loc[result.table["content"] != "", "keep"].to_numpy(bool))
+    problems = [*listing.problems, *result.problems]
+    table = result.table[result.table["keep"]]
     if table.empty:
         raise DataError(f"none of {len(listing.table)} files in {job.root} can be read; the first: {problems[0]}")
     problems += _unusual_sizes(table, {problem.path for problem in problems})
-    return Found(found.table, problems)
+    return Found(result.table, problems)
 
 
 def _decode_into(
@@ -305,13 +305,13 @@ def _decode_into(
     return Found(table.assign(**columns, keep=[content != "" for content in contents]), problems)
 
 
-def _leave_out_copies(found: Found) -> Found:
+def _leave_out_copies(result: Found) -> Found:
     """Leave out all but the first of identical images, and all of them when their labels differ."""
-    table = found.table
+    table = result.table
     readable = table[table["keep"]]
     copies = readable[readable["content"].duplicated(keep=False)]
     keep = table["keep"].copy()
-    problems = list(found.problems)
+    problems = list(result.problems)
     for _, group in copies.groupby("content", sort=False):
         names = list(group["path"] if "path" in group else group["id"])
         if group["label"].nunique() > 1:

@@ -87,8 +87,8 @@ def read_rows(root: Path, file: TableFile, expected: str) -> Rows:
         notes.append(f"left out {', '.join(name for name in features if _matches(name, patterns))}: {reason}")
     frame, left_out = _unique(path, frame[[file.id, *kept]], file.id)
     ids = frame[file.id].tolist()
-    found = [read_column(path, frame[name], ids, file.kind(name)) for name in kept]
-    table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
+    result = [read_column(path, frame[name], ids, file.kind(name)) for name in kept]
+    table = Table(np.column_stack([values for values, _ in result]), tuple(column for _, column in result))
     return Rows(ids, table, [*notes, *left_out])
 
 
@@ -143,8 +143,8 @@ def known_columns(where: Path, frame: pd.DataFrame, kinds: Mapping[str, str], ne
         )
     ids = [str(name) for name in frame.index]
     there = frame[[name for name in frame.columns if name in kinds]].notna().any(axis=1).to_numpy()
-    found = [read_column(where, frame[name], ids, kinds[name]) for name in needed]
-    table = Table(np.column_stack([values for values, _ in found]), tuple(column for _, column in found))
+    result = [read_column(where, frame[name], ids, kinds[name]) for name in needed]
+    table = Table(np.column_stack([values for values, _ in result]), tuple(column for _, column in result))
     return KnownRows(ids, table, there)
 
 

@@ -60,8 +60,8 @@ def _mcc(confusion: np.ndarray, positive: int) -> np.ndarray:
     true, predicted, n = counts.sum(axis=-1), counts.sum(axis=-2), counts.sum(axis=(-2, -1))
     spread_true, spread_predicted = n * n - (true * true).sum(axis=-1), n * n - (predicted * predicted).sum(axis=-1)
     together = _right(counts).sum(axis=-1) * n - (true * predicted).sum(axis=-1)
-    found = _divide(together, np.sqrt(spread_true * spread_predicted), 0.0)
-    return np.where(spread_true == 0, np.nan, found)
+    result = _divide(together, np.sqrt(spread_true * spread_predicted), 0.0)
+    return np.where(spread_true == 0, np.nan, result)
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray, empty: float) -> np.ndarray:

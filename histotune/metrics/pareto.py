@@ -18,8 +18,8 @@ def front(values: np.ndarray, signs: Sequence[float]) -> np.ndarray:
     array([ True,  True, False,  True])
     """
     scores = np.where(np.isnan(values).any(axis=1, keepdims=True), -np.inf, values * np.asarray(signs, float))
-    found = np.atleast_1d(np.isfinite(scores).all(axis=1))
-    for row in np.flatnonzero(found):
+    result = np.atleast_1d(np.isfinite(scores).all(axis=1))
+    for row in np.flatnonzero(result):
         better = (scores >= scores[row]).all(axis=1) & (scores > scores[row]).any(axis=1)
-        found[row] = not better.any()
-    return found
+        result[row] = not better.any()
+    return result

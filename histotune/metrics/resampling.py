@@ -30,9 +30,9 @@ def draws(patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
 def bounds(values: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     """Return quantiles [2, m] of replicates [r, m], over those that are known; NaN where none is."""
     known = ~np.isnan(values).all(axis=0)
-    found = np.full((2, values.shape[1]), np.nan)
-    found[:, known] = np.nanquantile(values[:, known], levels, axis=0)
-    return found
+    result = np.full((2, values.shape[1]), np.nan)
+    result[:, known] = np.nanquantile(values[:, known], levels, axis=0)
+    return result
 
 
 class Resampler:
@@ -105,6 +105,6 @@ class Resampler:
         for above, hits in self._wins:
             pairs = (drawn @ hits) * (drawn @ (self._sizes - hits))
             having = np.flatnonzero(hits)  # of the other patients no hit can be above anything
-            found = ((drawn[:, having] @ above[having]) * drawn).sum(axis=1)
-            areas.append(np.divide(found, pairs, out=np.full(len(times), np.nan), where=pairs > 0))
+            result = ((drawn[:, having] @ above[having]) * drawn).sum(axis=1)
+            areas.append(np.divide(result, pairs, out=np.full(len(times), np.nan), where=pairs > 0))
         return mean_of_known(np.stack(areas, axis=1))

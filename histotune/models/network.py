@@ -50,12 +50,12 @@ class Model(nn.Module):
             branches[name] = build_backbone(branch.backbone.name, branch.modality, given[branch.modality], **params)
         widths = {name: backbone.widths for name, backbone in branches.items()}
         self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
-        heard = [name for name in branches if name in self.fusion.embedding_dims]
-        self.modalities = {name: config.model.branches[name].modality for name in heard}
+        observed = [name for name in branches if name in self.fusion.embedding_dims]
+        self.modalities = {name: config.model.branches[name].modality for name in observed}
         self.images = sorted({name for name in self.modalities.values() if given[name].kind == IMAGE})
         self.modality_dropout = config.model.modality_dropout
-        self.branches = nn.ModuleDict({name: branches[name] for name in heard})
-        self.dense = all(branches[name].dense for name in heard)
+        self.branches = nn.ModuleDict({name: branches[name] for name in observed})
+        self.dense = all(branches[name].dense for name in observed)
         width = config.model.head.feature_dim or self.fusion.out_dim
         self.bottleneck = Bottleneck(self.fusion.out_dim, width, config.model.head.bottleneck)
         self.head = nn.Sequential()

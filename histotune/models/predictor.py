@@ -123,7 +123,7 @@ class Predictor:
             raise ConfigError(f"{len(self.folds)} models of as many folds have no features in common: ask one of them")
         return features(self.model, self._batches(self._checked(cases)), self.preparations)
 
-    def hears(self, cases: np.ndarray | Mapping[str, Column]) -> np.ndarray:
+    def has_input(self, cases: np.ndarray | Mapping[str, Column]) -> np.ndarray:
         """Return for every case whether it has anything that the model reads, bool [n]."""
         there: np.ndarray = np.any([column.present for column in self._checked(cases).values()], axis=0)
         return there
@@ -132,16 +132,17 @@ class Predictor:
         """Return the modalities that the model reads and the cases have, each in the form that was trained on."""
         if isinstance(cases, np.ndarray):
             cases = {name: Column(IMAGE, cases, np.ones(len(cases), bool)) for name in self.model.images}
-        found = {name: cases[name] for name in self.modalities if name in cases}
-        if not found:
+        result = {name: cases[name] for name in self.modalities if name in cases}
+        if not result:
             raise DataError(f"the model reads {', '.join(self.modalities)}, and the cases have {sorted(cases)} only")
-        for name, column in found.items():
+        for name, column in result.items():
             if column.kind != self.preparations[name].kind:
                 raise DataError(
                     f"the model reads modality {name!r} of kind {self.preparations[name].kind}, got {column.kind}"
                 )
         return {
-            name: column._replace(stored=self.preparations[name].check(column.stored)) for name, column in found.items()
+            name: column._replace(stored=self.preparations[name].check(column.stored))
+            for name, column in result.items()
         }
 
     def _batches(self, columns: Mapping[str, Column]) -> Iterator[Cases]:

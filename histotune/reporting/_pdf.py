@@ -40,11 +40,11 @@ def print_page(page: Path, path: Path) -> Path:
             f"{page.absolute().as_uri()}#print",
         ]
         try:
-            told = subprocess.run(line, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+            text = subprocess.run(line, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HistotuneError(f"cannot write {path}: {browser} did not print it ({error}); {_NEEDED}") from error
         if not printed.exists():
-            last = (told.stderr.strip().splitlines() or [f"exit code {told.returncode}"])[-1]
+            last = (text.stderr.strip().splitlines() or [f"exit code {text.returncode}"])[-1]
             raise HistotuneError(f"cannot write {path}: {browser} did not print it ({last}); {_NEEDED}")
         files.write_bytes(path, printed.read_bytes())
     return path
@@ -52,7 +52,7 @@ def print_page(page: Path, path: Path) -> Path:
 
 def _browser(path: Path) -> str:
     named = os.environ.get("BROWSER_PATH")
-    found = named or next(filter(None, map(shutil.which, _NAMES)), None)
-    if not found:
+    result = named or next(filter(None, map(shutil.which, _NAMES)), None)
+    if not result:
         raise HistotuneError(f"cannot write {path}: no Chrome or Chromium was found; {_NEEDED}")
-    return found
+    return result

@@ -126,10 +126,10 @@ def patches_picture(explained: Explanation) -> np.ndarray:
         )
         bar = np.repeat(colors(shown, cell)[None], 8, axis=0)
         sheet.paste(Image.fromarray(bar), (left, _HEAD - _LINE - 14))
-        told = ends(shown, end)
-        for number, text in enumerate(told):
-            place = left + number * cell // (len(told) - 1)
-            anchor = "la" if number == 0 else "ra" if number == len(told) - 1 else "ma"
+        sentence = ends(shown, end)
+        for number, text in enumerate(sentence):
+            place = left + number * cell // (len(sentence) - 1)
+            anchor = "la" if number == 0 else "ra" if number == len(sentence) - 1 else "ma"
             pen.text((place, _HEAD - _LINE - 4), text, "black", font, anchor=anchor)
     for row, patch in enumerate(explained.patches):
         top = _HEAD + row * (cell + _GAP)
@@ -195,11 +195,11 @@ def caption(slide: SlideMap) -> str:
     """Say whose slide it is, of how many patches, and what is not known."""
     count = int(np.isfinite(slide.probability).sum())
     whose, patches = f"Patient {slide.patient}" if slide.patient else "One slide", "patch" if count == 1 else "patches"
-    told = f"{whose}, {count:,} {patches}; a cell is {slide.grid.step} px of the slide. Grey: no patch."
+    text = f"{whose}, {count:,} {patches}; a cell is {slide.grid.step} px of the slide. Grey: no patch."
     unknown = count - (0 if slide.truth is None else int(np.isfinite(slide.truth).sum()))
     if slide.truth is None:
-        return f"{told} No true class is shown, for none is given or all are sealed."
-    return f"{told} Of {unknown:,} patches the true class is not known, or sealed." if unknown else told
+        return f"{text} No true class is shown, for none is given or all are sealed."
+    return f"{text} Of {unknown:,} patches the true class is not known, or sealed." if unknown else text
 
 
 def _figure(title: str, slide: SlideMap, trace: Mapping[str, Any]) -> PlotlyFigure:
@@ -299,8 +299,8 @@ def write(explained: Explanation, folder: Path, *, images: bool = False) -> list
         parts.append(_items(explained.notes))
     if explained.slide:
         pieces = (_drawn(figure, name, script=number == 0) for number, (name, figure) in enumerate(drawn.items()))
-        told = html.escape(caption(explained.slide))
-        parts.append(f'<h2>The slide</h2><p>{told}</p><div class="slide">{"".join(pieces)}</div>')
+        text = html.escape(caption(explained.slide))
+        parts.append(f'<h2>The slide</h2><p>{text}</p><div class="slide">{"".join(pieces)}</div>')
     if explained.patches:
         parts += _patches(explained)
     write_text_page(page, f"Explanation of {explained.export}", _caption(explained), "\n".join(parts), _STYLE)
@@ -326,11 +326,11 @@ def _stem(explained: Explanation) -> str:
 
 def _caption(explained: Explanation) -> str:
     members = counted(len(explained.members), "trial")
-    told = f"{explained.export}, {members} ({', '.join(map(str, explained.members))})."
+    text = f"{explained.export}, {members} ({', '.join(map(str, explained.members))})."
     shown, available = len(explained.patches), explained.available
     if shown < available and shown:
-        told += f" {shown} of {available:,} images, evenly spread; {available - shown:,} are left out (--most)."
-    return f"{told} Research software: not for diagnosis."
+        text += f" {shown} of {available:,} images, evenly spread; {available - shown:,} are left out (--most)."
+    return f"{text} Research software: not for diagnosis."
 
 
 def _drawn(figure: PlotlyFigure, name: str, *, script: bool) -> str:
@@ -355,14 +355,14 @@ def _patch(explained: Explanation, row: int, patch: Patch, end: int) -> str:
     pictures = [_patch_picture(_overlay.address(patch.pixels), "the patch", "")]
     for shown in explained.maps:
         tinted = _overlay.tinted(patch.pixels, strength(shown, row, end))
-        told = f"{title(shown)} {found(shown, patch, row)}"
-        pictures.append(_patch_picture(_overlay.address(tinted, colors=64), told, _bar(shown, end)))
+        text = f"{title(shown)} {found(shown, patch, row)}"
+        pictures.append(_patch_picture(_overlay.address(tinted, colors=64), text, _bar(shown, end)))
     head = f"<h3>{html.escape(patch.name)}</h3><p>{html.escape('; '.join(words(patch, explained.classes)))}</p>"
     return f'<section class="patch">{head}<div class="maps">{"".join(pictures)}</div></section>'
 
 
-def _patch_picture(address: str, told: str, below: str) -> str:
-    text = html.escape(told)
+def _patch_picture(address: str, sentence: str, below: str) -> str:
+    text = html.escape(sentence)
     image = f'<img src="{address}" width="{SIDE}" height="{SIDE}" alt="{text}">'
     return f"<figure>{image}{below}<figcaption>{text}</figcaption></figure>"
 

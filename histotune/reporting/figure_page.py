@@ -64,8 +64,8 @@ def write_text_page(path: Path, title: str, caption: str, body: str, style: str 
         body: HTML, in which whatever came from outside is escaped.
         style: CSS besides the common one.
     """
-    told = {"title": html.escape(title), "caption": html.escape(caption)}
-    files.write_text(path, _PAGE.format(**told, body=body, style=style, font=FONT, ink=INK, faint=FAINT))
+    text = {"title": html.escape(title), "caption": html.escape(caption)}
+    files.write_text(path, _PAGE.format(**text, body=body, style=style, font=FONT, ink=INK, faint=FAINT))
     return path
 
 

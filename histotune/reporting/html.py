@@ -14,8 +14,8 @@ UNKNOWN = "not stated"
 
 def paragraph(text: str, *, kind: str = "") -> Markup:
     """Set a paragraph; `kind` is a class of the style sheet."""
-    told = words(text)
-    return Markup('<p class="{}">{}</p>').format(kind, told) if kind else Markup("<p>{}</p>").format(told)
+    sentence = words(text)
+    return Markup('<p class="{}">{}</p>').format(kind, sentence) if kind else Markup("<p>{}</p>").format(sentence)
 
 
 def words(text: str) -> Markup:
@@ -117,7 +117,7 @@ def number(value: Any, *, signed: bool = False) -> str:
     return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}.3f}"
 
 
-def interval(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+def interval(result: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     """Write a value with its interval, from a dict with `value`, `low` and `high`.
 
     >>> interval({"value": 0.9, "low": 0.85, "high": 0.94})
@@ -125,18 +125,18 @@ def interval(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     >>> interval({"value": 0.9, "low": None, "high": None}), interval(None)
     ('0.900 (interval unknown)', 'unknown')
     """
-    if not found or found.get("value") is None:
+    if not result or result.get("value") is None:
         return "unknown"
-    low, high = found.get("low"), found.get("high")
+    low, high = result.get("low"), result.get("high")
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
     span = f"{number(low, signed=signed)} to {number(high, signed=signed)}" if known else "interval unknown"
-    return f"{number(found['value'], signed=signed)} ({span})"
+    return f"{number(result['value'], signed=signed)} ({span})"
 
 
-def span(found: Mapping[str, Any] | None, *, signed: bool = False) -> Markup:
+def span(result: Mapping[str, Any] | None, *, signed: bool = False) -> Markup:
     """Write a value for a table, its interval small below it."""
-    told = interval(found, signed=signed)
-    value, _, rest = told.partition(" (")
+    text = interval(result, signed=signed)
+    value, _, rest = text.partition(" (")
     return Markup('<span class="span">{}<small>{}</small></span>').format(value, rest.removesuffix(")"))
 
 

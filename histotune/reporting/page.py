@@ -127,13 +127,15 @@ def _figure(wanted: SectionRequest, source: FigureSource, drawn: dict[str, Any],
         missing[wanted.key] = str(error)
         name = wanted.name.replace("_", " ")
         return Markup('<p class="absent"><b>{}</b> is not drawn: {}</p>').format(name[0].upper() + name[1:], error)
-    found = inline(figures.draw(wanted.name, numbers))
-    drawn[wanted.key] = found.plain
+    result = inline(figures.draw(wanted.name, numbers))
+    drawn[wanted.key] = result.plain
     return Markup(
         '<figure class="drawing" id="figure-{key}"><figcaption><h3>{title}</h3><p>{caption}</p></figcaption>'
         '<div class="plot" data-figure="{key}" role="img" aria-label="{title}" '
         'style="height:{height}px;min-width:{width}px"></div></figure>'
-    ).format(key=wanted.key, title=found.title, caption=words(found.caption), height=found.height, width=wanted.width)
+    ).format(
+        key=wanted.key, title=result.title, caption=words(result.caption), height=result.height, width=wanted.width
+    )
 
 
 def script_json(value: Any) -> str:
@@ -155,11 +157,11 @@ def _page(title: str, sections: list[tuple[str, str, Markup]], plain: Mapping[st
         )
         for key, name, body in sections
     )
-    told = f"histotune {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    text = f"histotune {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     pieces = {
         "title": html.escape(title),
         "heading": html.escape(title.rpartition(":")[0]),
-        "made": html.escape(told),
+        "made": html.escape(text),
         "links": links,
         "sections": bodies,
         "style": _asset("page.css"),

@@ -75,7 +75,7 @@ class Meter:
         count, ensembles = sum(map(len, self.trained.values())), len(self.reproduction.ensembles)
         further = f", and {ensembles} ensembles per seed" if ensembles else ""
         self.said(f"scoring {len(rows)} test cases with {count} trainings{further}")
-        found = self._probabilities(cohort, rows)
+        result = self._probabilities(cohort, rows)
         costs = self._efficiencies()
         sealed, before = self.store.open_seal(command, subject)
         labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
@@ -83,7 +83,7 @@ class Meter:
         parts = {part: table["part"].to_numpy() == part for part in ("train", "val", "test")}
         measured = MeasuredContender(
             subject=subject,
-            **self._rows(found, MeasuredCases(labels, patients[rows], settings.positive, replicates=self.replicates)),
+            **self._rows(result, MeasuredCases(labels, patients[rows], settings.positive, replicates=self.replicates)),
             cases={part: int(where.sum()) for part, where in parts.items()},
             patients={part: len(np.unique(patients[where])) for part, where in parts.items()},
             classes=settings.classes,
@@ -118,7 +118,7 @@ class Meter:
         self.said(f"scoring {len(cohort)} cases of {cohort.name} with {sum(map(len, self.trained.values()))} trainings")
         scored = self._probabilities(cohort, np.arange(len(cohort)))
         patients, strata = cohort.table["patient"].to_numpy(str), _strata(cohort)
-        found = {}
+        result = {}
         for (name, chosen), level in itertools.product(_parts(strata), (BY_IMAGE, BY_PATIENT)):
             self.said(f"measuring {', '.join(filter(None, (name, level)))}: {len(chosen)} images")
             groups = _groups(patients[chosen], strata[chosen]) if level == BY_PATIENT else np.arange(len(chosen))
@@ -127,30 +127,30 @@ class Meter:
             cases = MeasuredCases(
                 translation[labels[first]], patients[first], settings.positive, within, self.replicates
             )
-            found[", ".join(filter(None, (name, level)))] = MeasuredContender(
+            result[", ".join(filter(None, (name, level)))] = MeasuredContender(
                 subject=subject,
                 **self._rows(_grouped(scored, chosen, groups), cases, elsewhere=True),
                 cases={"test": len(chosen)},
                 patients={"test": len(np.unique(patients[chosen]))},
                 classes=settings.classes,
             )
-        files.write_json(path, {name: unparse(measured) for name, measured in found.items()})
-        return found
+        files.write_json(path, {name: unparse(measured) for name, measured in result.items()})
+        return result
 
     @cached_property
     def _thresholds(self) -> dict[str, dict[int, float]]:
         return thresholds(self.reproduction, self.trained, self.store.settings().positive)
 
-    def _rows(self, found: Probabilities, cases: MeasuredCases, *, elsewhere: bool = False) -> dict[str, Any]:
+    def _rows(self, result: Probabilities, cases: MeasuredCases, *, elsewhere: bool = False) -> dict[str, Any]:
         """Return the rows of `MeasuredContender`."""
         written = self.reproduction.written(elsewhere=elsewhere)
         plain = [table for table in written if not table.at_threshold]
         moved = [table for table in written if table.at_threshold]
-        rows = {"rows": measure_rows(self.reproduction.reference, plain, found, cases)}
+        rows = {"rows": measure_rows(self.reproduction.reference, plain, result, cases)}
         if moved:
             at = {
                 label: {seed: move(p, self._thresholds[label][seed], cases.positive) for seed, p in seeds.items()}
-                for label, seeds in found.items()
+                for label, seeds in result.items()
             }
             rows["at_threshold"] = measure_rows(self.reproduction.reference, moved, at, cases)
         return rows

@@ -219,7 +219,7 @@ def train_out_of_fold(asked: OutOfFoldRequest) -> OutOfFoldPredictions:
     setting, epochs = asked.setting, asked.scale.epochs
     configs = {row: one.config(asked.space, epochs=epochs, seed=0) for row, one in setting.contenders.items()}
     lines = _Lines(asked, len(configs) * asked.scale.seeds)
-    found: dict[str, dict[int, TrialRecord]] = {}
+    result: dict[str, dict[int, TrialRecord]] = {}
     for seed in asked.seeds:
         wanted = StudyRequest(asked.space, asked.data, protocol=KFOLD, seed=seed)
         store, cohorts = begin(wanted, asked.store(seed).folder.name, asked.place, asked.progress)
@@ -227,13 +227,13 @@ def train_out_of_fold(asked: OutOfFoldRequest) -> OutOfFoldPredictions:
         with store.lock("histotune reproduce"):
             for row, config in configs.items():
                 one = replace(config, seed=seed)
-                found.setdefault(row, {})[seed] = lines.trained(row, seed, store, one, data, setting.contenders[row])
+                result.setdefault(row, {})[seed] = lines.trained(row, seed, store, one, data, setting.contenders[row])
             for row, record in _controls(setting, store, data):
-                found.setdefault(row, {})[seed] = record
+                result.setdefault(row, {})[seed] = record
         if asked.tracking_uri is not None:
             MlflowTracker(store, asked.place.runs, uri=asked.tracking_uri).mirror()
     return OutOfFoldPredictions.of(
-        found, {seed: asked.store(seed) for seed in asked.seeds}, data, sorted(setting.contenders)
+        result, {seed: asked.store(seed) for seed in asked.seeds}, data, sorted(setting.contenders)
     )
 
 

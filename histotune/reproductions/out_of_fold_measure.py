@@ -72,14 +72,14 @@ class OutOfFoldPredictions:
         """
         place = {name: at for at, name in enumerate(data.ids)}
         logits: dict[str, dict[int, np.ndarray]] = {}
-        heard: dict[str, dict[int, np.ndarray]] = {}
+        observed: dict[str, dict[int, np.ndarray]] = {}
         for row, seeds in records.items():
             for seed, record in seeds.items():
                 saved = record.predictions()
                 at = np.array([place[name] for name in saved.ids])
                 whole, there = np.full((len(data.ids), len(data.classes)), np.nan), np.zeros(len(data.ids), bool)
                 whole[at], there[at] = saved.logits, saved.heard
-                logits.setdefault(row, {})[seed], heard.setdefault(row, {})[seed] = whole, there
+                logits.setdefault(row, {})[seed], observed.setdefault(row, {})[seed] = whole, there
         dealt = {seed: store.split_table()["fold"].to_numpy(np.int64) for seed, store in stores.items()}
         return cls(
             data.labels,
@@ -87,7 +87,7 @@ class OutOfFoldPredictions:
             data.present,
             dealt,
             logits,
-            heard,
+            observed,
             networks,
             records,
             stores,
@@ -121,7 +121,7 @@ class OutOfFoldPredictions:
         self,
         name: str,
         tables: Sequence[ComparisonTable],
-        found: Probabilities,
+        result: Probabilities,
         rows: np.ndarray,
         reference: str,
         published: Mapping[str, Published],
@@ -132,7 +132,7 @@ class OutOfFoldPredictions:
             name: of the patients, for a person.
             rows: of the cases.
         """
-        chosen = {row: {s: p[rows] for s, p in seeds.items()} for row, seeds in found.items()}
+        chosen = {row: {s: p[rows] for s, p in seeds.items()} for row, seeds in result.items()}
         known = {row: seeds for row, seeds in chosen.items() if all(np.isfinite(p).all() for p in seeds.values())}
         cases = MeasuredCases(self.labels[rows], self.patients[rows], self.positive, replicates=REPLICATES)
         counted = {"test": len(np.unique(self.patients[rows]))}
@@ -180,9 +180,9 @@ class Compared:
     head: Sequence[str] = ()
 
 
-def _subject(found: Probabilities) -> str:
+def _subject(result: Probabilities) -> str:
     digest = hashlib.sha256()
-    for row, seeds in sorted(found.items()):
+    for row, seeds in sorted(result.items()):
         digest.update(row.encode())
         for _, probabilities in sorted(seeds.items()):
             digest.update(np.ascontiguousarray(probabilities).tobytes())
@@ -217,15 +217,15 @@ def crossfit(
         probabilities [n, C], one for each mask.
     """
     masks = list(asked) or [present]
-    found = [np.full(logits.shape[1:], np.nan) for _ in masks]
+    result = [np.full(logits.shape[1:], np.nan) for _ in masks]
     for fold in np.unique(folds):
         scored, others = folds == fold, np.flatnonzero((folds != fold) & present.any(axis=0))
         ensemble, temperatures, _ = fit(strategy, logits[:, others], present[:, others], labels[others])
         tempered = apply_temperatures(logits[:, scored], temperatures)
-        for probabilities, mask in zip(found, masks, strict=True):
+        for probabilities, mask in zip(result, masks, strict=True):
             withheld = (present & ~mask)[:, scored, None]
             probabilities[scored] = ensemble.predict(np.where(withheld, 0.0, tempered), mask[:, scored])
-    return found
+    return result
 
 
 def fit(
@@ -258,10 +258,10 @@ def difference(one: Seeds, other: Seeds, scored: OutOfFoldPredictions, rows: np.
 
 def pairs_section(title: str, pairs: Sequence[Pair], scored: OutOfFoldPredictions, rows: np.ndarray) -> TableSection:
     """Compare the two rows of every pair."""
-    found = [difference(pair.one[1], pair.other[1], scored, rows) for pair in pairs]
-    corrected = holm([one.p for one in found])
+    result = [difference(pair.one[1], pair.other[1], scored, rows) for pair in pairs]
+    corrected = holm([one.p for one in result])
     cells, numbers = [], []
-    for pair, d, p in zip(pairs, found, corrected, strict=True):
+    for pair, d, p in zip(pairs, result, corrected, strict=True):
         names = f"{pair.one[0]}, minus {pair.other[0]}"
         cells.append([pair.what, names, shown_difference(d), shown_p(d.p), shown_p(p)])
         about = {"difference": d.value, "low": d.low, "high": d.high, "p": d.p, "p_corrected": p}

@@ -66,9 +66,9 @@ def draw_imbalances(arms: Sequence[Arm], cohort: Cohort, folder: Path) -> list[P
     counts = []
     for arm in arms:
         data = arm.store.training_data(cohort)
-        found = np.bincount(data.labels[data.train], minlength=2)
+        result = np.bincount(data.labels[data.train], minlength=2)
         positive = arm.store.settings().positive
-        counts.append((int(found[1 - positive]), int(found[positive])))
+        counts.append((int(result[1 - positive]), int(result[positive])))
     measured = arms[0].measured
     first = next(iter(measured.rows.values()))
     settings = arms[0].store.settings()

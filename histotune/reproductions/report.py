@@ -220,7 +220,7 @@ def _csv(arms: Sequence[Arm], sections: Sequence[TableSection]) -> str:
 
 def _numbers(table: ComparisonTable, line: ResultLine, measured: MeasuredContender) -> list[dict[str, Any]]:
     """Return everything that is known of a row, one mapping per metric."""
-    found, row = [], measured.of(table).get(line.label)
+    result, row = [], measured.of(table).get(line.label)
     for metric in table.metrics:
         numbers: dict[str, Any] = {}
         if row is not None and metric in line.here:
@@ -236,8 +236,8 @@ def _numbers(table: ComparisonTable, line: ResultLine, measured: MeasuredContend
             d = line.difference
             numbers |= {"difference": d.value, "low": d.low, "high": d.high, "p": d.p, "p_corrected": line.corrected}
         if numbers:
-            found.append({"row": line.label, "metric": metric, **numbers})
-    return found
+            result.append({"row": line.label, "metric": metric, **numbers})
+    return result
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -101,28 +101,28 @@ class MeasuredContender:
 
 def joined(reproduction: Reproduction, scores: Scores) -> dict[str, dict[int, np.ndarray]]:
     """Return the probabilities [n, C] of every contender, and of the ensembles of each seed that all members have."""
-    found = {label: {s: metrics.softmax(logits) for s, logits in seeds.items()} for label, seeds in scores.items()}
+    result = {label: {s: metrics.softmax(logits) for s, logits in seeds.items()} for label, seeds in scores.items()}
     members = [scores[label] for label in reproduction.members]
     common = sorted(set.intersection(*(set(member) for member in members))) if members else []
     for label, strategy in reproduction.ensembles.items():
         ensemble = ENSEMBLES.build(strategy)
-        found[label] = {seed: ensemble.predict(np.stack([member[seed] for member in members])) for seed in common}
-    return found
+        result[label] = {seed: ensemble.predict(np.stack([member[seed] for member in members])) for seed in common}
+    return result
 
 
 def measure_rows(
-    compared_with: str, tables: Sequence[ComparisonTable], found: Probabilities, cases: MeasuredCases
+    compared_with: str, tables: Sequence[ComparisonTable], result: Probabilities, cases: MeasuredCases
 ) -> dict[str, ResultRow]:
     """Measure every row; intervals of the metrics that a table shows of it, differences of those that one tests.
 
     Args:
         compared_with: row of the reference.
     """
-    reference = found[compared_with]
+    reference = result[compared_with]
     about: dict[str, Any] = {"positive": cases.positive, "strata": cases.strata, "replicates": cases.replicates}
     on = (cases.labels, cases.patients)
     rows = {}
-    for label, seeds in ((label, seeds) for label, seeds in found.items() if seeds):
+    for label, seeds in ((label, seeds) for label, seeds in result.items() if seeds):
         shown = sorted({metric for table in tables if label in table.rows for metric in table.metrics})
         values = [_evaluate(seeds[seed], cases) for seed in sorted(seeds)]
         both = sorted(seeds.keys() & reference.keys()) if label != compared_with else []
@@ -176,5 +176,5 @@ def _evaluate(probabilities: np.ndarray, cases: MeasuredCases) -> dict[str, floa
     if cases.strata is None:
         return metrics.evaluate(probabilities, cases.labels, positive=cases.positive)
     parts = [cases.strata == name for name in np.unique(cases.strata)]
-    found = [metrics.evaluate(probabilities[p], cases.labels[p], positive=cases.positive) for p in parts]
-    return {name: float(np.mean([values[name] for values in found])) for name in found[0]}
+    result = [metrics.evaluate(probabilities[p], cases.labels[p], positive=cases.positive) for p in parts]
+    return {name: float(np.mean([values[name] for values in result])) for name in result[0]}

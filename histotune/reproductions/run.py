@@ -161,9 +161,9 @@ def _elsewhere(
     asked: ReproductionRequest, data: str | os.PathLike[str] | None, progress: Progress | None
 ) -> tuple[Cohort, np.ndarray]:
     """Prepare the external cohort and check it, before anything is trained."""
-    name, found = asked.setting.external, locate(asked.setting.external, data, "--external-data")
+    name, result = asked.setting.external, locate(asked.setting.external, data, "--external-data")
     how: dict[str, Any] = {"resize": asked.space.resize, "progress": progress}
-    cohort = prepare_cohort(name, {}, found, asked.image_size, asked.place, **how)
+    cohort = prepare_cohort(name, {}, result, asked.image_size, asked.place, **how)
     labels = read_labels(cohort)
     for store in asked.stores().values():
         check_elsewhere(store if store.exists() else None, cohort, labels)
@@ -195,12 +195,12 @@ def _arms(
     for imbalance, store in stores.items():
         meter = Meter(asked.reproduction, trained[imbalance], store, asked.say)
         if elsewhere is not None:
-            found = meter.elsewhere(*elsewhere)
+            result = meter.elsewhere(*elsewhere)
         else:
             cohort = study_cohort(store, asked.place, asked.image_size, asked.data)
-            found = {"": meter.sealed(cohort, command=command)}
+            result = {"": meter.sealed(cohort, command=command)}
         several = imbalance if len(stores) > 1 else ""
-        for name, measured in found.items():
+        for name, measured in result.items():
             arms.append(_arm(asked, ": ".join(filter(None, (several, name))), store, meter, measured))
     return arms
 
@@ -211,8 +211,8 @@ def _arm(asked: ReproductionRequest, name: str, store: StudyFolder, meter: Meter
     written = asked.reproduction.written(elsewhere=bool(asked.setting.external))
     tables = [(table, lines(table, measured, printed)) for table in written]
     compared = [(table, rows) for table, rows in tables if sum(line.seeds > 0 for line in rows) > 1]
-    told = [one for one in compared if not any(_within(one, other) for other in compared)]
-    return Arm(name, store, meter.trained, measured, told)
+    text = [one for one in compared if not any(_within(one, other) for other in compared)]
+    return Arm(name, store, meter.trained, measured, text)
 
 
 def _within(

@@ -142,16 +142,16 @@ def candidates(space: str, narrowing: Sequence[str], count: int, label: str = ""
         ConfigError: there are not as many.
     """
     narrowed = load_space(space, fix=[*narrowing, "seed=0"])
-    found: dict[str, TrialConfig] = {}
+    result: dict[str, TrialConfig] = {}
     combinations = list(narrowed.combinations())
     order = np.random.default_rng(0).permutation(len(combinations))
     for values in [narrowed.default_parameters(), *(combinations[place] for place in order)]:
         config = TrialConfig.from_dict(narrowed.suggest(Fixed(values)))
-        found.setdefault(config.digest(), config)
-        if len(found) == count:
-            return list(found.values())
+        result.setdefault(config.digest(), config)
+        if len(result) == count:
+            return list(result.values())
     raise ConfigError(
-        f"{label or narrowing}: {count} trials asked of every contender, but it has {len(found)} configurations only: "
+        f"{label or narrowing}: {count} trials asked of every contender, but it has {len(result)} configurations only: "
         "ask for fewer trials"
     )
 

@@ -30,11 +30,11 @@ def locate(tree: Group, given: Item, *, whole: bool) -> dict[str, Any]:
     _walk(tree, own, given.where if whole else "", values)
     drawn = TrialConfig.from_dict(tree.draw(Fixed(values))).to_dict()
     for keys, constant in _leaves(own, ()):
-        found: Any = drawn
+        result: Any = drawn
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        if found != constant.value:
-            there = f"fixes {found!r} here" if found is not None else "has no such parameter here"
+            result = result.get(key) if isinstance(result, dict) else None
+        if result != constant.value:
+            there = f"fixes {result!r} here" if result is not None else "has no such parameter here"
             raise Item(None, constant.where).error(".".join(keys), f"the search space {there}, not {constant.value!r}")
     return values
 

@@ -97,12 +97,12 @@ def read_configuration(path: Path) -> Item:
         ConfigError: there is no such file, it is not YAML, or not a mapping.
     """
     try:
-        found = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        result = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} cannot be read: {error}") from error
-    if not isinstance(found.value, dict):
-        raise found.error("", f"a configuration is a mapping of keys such as 'loss:', got {found.plain()!r}")
-    return found
+    if not isinstance(result.value, dict):
+        raise result.error("", f"a configuration is a mapping of keys such as 'loss:', got {result.plain()!r}")
+    return result
 
 
 def space_names() -> list[str]:

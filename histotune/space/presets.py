@@ -81,14 +81,14 @@ def starting_point(
         ConfigError: neither is given, or they are for different datasets.
     """
     if preset is not None:
-        found = load_preset(preset)
-        loaded = load_space(found.space if space is None else space)
-        if found.dataset != loaded.dataset:
+        result = load_preset(preset)
+        loaded = load_space(result.space if space is None else space)
+        if result.dataset != loaded.dataset:
             raise ConfigError(
-                f"preset {found.name!r} is for dataset {found.dataset!r}, and space {loaded.name!r} is for "
+                f"preset {result.name!r} is for dataset {result.dataset!r}, and space {loaded.name!r} is for "
                 f"{loaded.dataset!r}: leave the space out, or choose another preset"
             )
-        return loaded, found
+        return loaded, result
     if space is None:
         raise ConfigError("name a search space, such as idc, or --preset NAME; see `histotune list presets`")
     loaded = load_space(space, kinds=kinds)

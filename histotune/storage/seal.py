@@ -13,17 +13,17 @@ SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation i
 
 def seal_sentence(store: StudyFolder) -> str:
     """Say how often the sealed test part was opened, for what, and what that means; "" while it is closed."""
-    found = store.openings()
-    if not found:
+    result = store.openings()
+    if not result:
         return ""
-    if len(found) == 1:
-        return f"The sealed test part was opened once, on {_day(found[0])}, {_found(found[0], store)}."
-    subjects = len({opening["subject"] for opening in found})
-    without = sum(opening["figures"] is None and "shows" not in opening for opening in found)
+    if len(result) == 1:
+        return f"The sealed test part was opened once, on {_day(result[0])}, {_found(result[0], store)}."
+    subjects = len({opening["subject"] for opening in result})
+    without = sum(opening["figures"] is None and "shows" not in opening for opening in result)
     ended = f" {without} of these openings ended without figures." if without else ""
     return (
-        f"The sealed test part was opened {len(found)} times, first on {_day(found[0])}, last on "
-        f"{_day(found[-1])}, for {subjects} model{'s' if subjects > 1 else ''}.{ended} Only the first opening is a "
+        f"The sealed test part was opened {len(result)} times, first on {_day(result[0])}, last on "
+        f"{_day(result[-1])}, for {subjects} model{'s' if subjects > 1 else ''}.{ended} Only the first opening is a "
         "clean test: choosing among models by later ones makes their numbers optimistic."
     )
 
@@ -47,8 +47,8 @@ def _found(opening: Mapping[str, Any], store: StudyFolder) -> str:
     metric = store.settings().metric
     if len(figures) > 1:
         return f"for {len(figures)} models of a comparison ({opening['subject']})"
-    name, found = next(iter(figures.items()))
-    return f"for {name} ({opening['subject']}), {in_words(metric)} {_value(found.get(metric))}"
+    name, result = next(iter(figures.items()))
+    return f"for {name} ({opening['subject']}), {in_words(metric)} {_value(result.get(metric))}"
 
 
 def _value(value: Any) -> str:

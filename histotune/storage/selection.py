@@ -58,10 +58,10 @@ def modality_of(config: Mapping[str, Any]) -> str:
         return ""  # what is known of a trial whose configuration is lost
     branches, fusion = config["model"]["branches"], config["model"]["fusion"]
     if fusion["name"] == "none":
-        heard = [branches[fusion["branch"]]] if fusion.get("branch") else list(branches.values())
+        observed = [branches[fusion["branch"]]] if fusion.get("branch") else list(branches.values())
     else:
-        heard = list(branches.values())
-    modalities = {branch["modality"] for branch in heard}
+        observed = list(branches.values())
+    modalities = {branch["modality"] for branch in observed}
     return modalities.pop() if len(modalities) == 1 else ""
 
 
@@ -106,18 +106,18 @@ def again(store: StudyFolder, strategy: str, drop: Sequence[str]) -> list[Select
         ConfigError: what is dropped is not in it.
     """
     described = {path: read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json")}
-    made = [path for path, told in described.items() if told["strategy"] == strategy and any(told["modalities"])]
+    made = [path for path, text in described.items() if text["strategy"] == strategy and any(text["modalities"])]
     if not made:
         raise StudyError(
             f"study {store.folder.name!r} has no {strategy} ensemble by modality to change: make one with "
             f"`histotune ensemble {store.folder.name} --strategy {strategy} --modalities A,B`"
         )
-    told = described[max(made, key=lambda path: path.stat().st_mtime_ns)]
+    text = described[max(made, key=lambda path: path.stat().st_mtime_ns)]
     for modality in drop:
-        if modality not in told["modalities"]:
-            raise ConfigError(f"{told['name']} has no modality {modality!r}. {suggest(modality, told['modalities'])}")
+        if modality not in text["modalities"]:
+            raise ConfigError(f"{text['name']} has no modality {modality!r}. {suggest(modality, text['modalities'])}")
     members = []
-    for number, study, modality in zip(told["members"], told["studies"], told["modalities"], strict=True):
+    for number, study, modality in zip(text["members"], text["studies"], text["modalities"], strict=True):
         other = StudyFolder(Path(study)) if study else store
         if modality not in drop:
             members.append(SelectedTrial(complete_trial(other, number), other, modality))
@@ -162,11 +162,11 @@ def ranked_trials(store: StudyFolder) -> list[TrialRecord]:
 
 
 def _best_of(store: StudyFolder, modality: str) -> TrialRecord:
-    heard = [(modality_of(trial.config()), trial) for trial in ranked_trials(store)]
-    for name, trial in heard:
+    observed = [(modality_of(trial.config()), trial) for trial in ranked_trials(store)]
+    for name, trial in observed:
         if name == modality:
             return trial
-    alone = sorted({name for name, _ in heard if name})
+    alone = sorted({name for name, _ in observed if name})
     raise StudyError(
         f"study {store.folder.name!r} has no complete trial that reads {modality!r} alone. "
         f"{suggest(modality, alone)} A trial does with the fusion `none` and `branch` naming the one that is kept"

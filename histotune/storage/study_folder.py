@@ -222,8 +222,8 @@ class StudyFolder:
         with files.lock(self._sealed / "lock", "opening the seal", wait=True):
             before = len(self.openings())
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            told = {"time": now, "command": command, "subject": subject} | ({"shows": shows} if shows else {})
-            files.append_json(self._sealed / "openings.jsonl", told)
+            text = {"time": now, "command": command, "subject": subject} | ({"shows": shows} if shows else {})
+            files.append_json(self._sealed / "openings.jsonl", text)
         return before
 
     def close_seal(self, opening: int, figures: Mapping[str, Any]) -> None:
@@ -244,9 +244,9 @@ class StudyFolder:
         rows = files.read_json_lines(path, cure=_CURE)
         if not all({"of", "figures"} <= row.keys() or {"time", "command", "subject"} <= row.keys() for row in rows):
             raise files.damaged(path, "a line of it is neither an opening nor what one found", _CURE)
-        found = {row["of"]: row["figures"] for row in rows if "of" in row}
+        result = {row["of"]: row["figures"] for row in rows if "of" in row}
         opened = [row for row in rows if "of" not in row]
-        return [row | {"figures": found.get(number)} for number, row in enumerate(opened)]
+        return [row | {"figures": result.get(number)} for number, row in enumerate(opened)]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Return every evaluation of an export, oldest first."""

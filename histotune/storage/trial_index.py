@@ -26,14 +26,14 @@ def read_trials(folder: Path, cache: Path) -> dict[int, dict[str, Any]]:
     where something was missing in it and its place can be written to.
     """
     known, ended = _load(cache), _ended(folder)
-    found: dict[int, dict[str, Any]] = {}
+    result: dict[int, dict[str, Any]] = {}
     for number, (place, stamp) in sorted(ended.items()):
         entry = known.get(str(number))
-        found[number] = entry if entry and entry["stamp"] == stamp else _read(Path(place), stamp)
-    if len(found) != len(known) or any(found.get(int(number)) is not entry for number, entry in known.items()):
+        result[number] = entry if entry and entry["stamp"] == stamp else _read(Path(place), stamp)
+    if len(result) != len(known) or any(result.get(int(number)) is not entry for number, entry in known.items()):
         with contextlib.suppress(HistotuneError):  # a reader without the right to write reads all the same
-            _save(cache, found)
-    return found
+            _save(cache, result)
+    return result
 
 
 def _ended(folder: Path) -> dict[int, tuple[str, list[int]]]:
@@ -62,6 +62,6 @@ def _load(cache: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _save(cache: Path, found: dict[int, dict[str, Any]]) -> None:
-    whole = {"format": FORMAT, "trials": found}
+def _save(cache: Path, result: dict[int, dict[str, Any]]) -> None:
+    whole = {"format": FORMAT, "trials": result}
     files.write_text(cache, json.dumps(files.without_nan(whole), separators=(",", ":")))

@@ -51,8 +51,8 @@ class AuditReport:
     def refuse(self) -> None:
         """Raise DataError if there is a leak, for those who asked for `strict`."""
         if self.leaks:
-            said = "\n".join(f"  {leak.name}: {leak.sentence}. {leak.advice.capitalize()}" for leak in self.leaks)
-            raise DataError(f"the audit found leaks (--strict):\n{said}")
+            message = "\n".join(f"  {leak.name}: {leak.sentence}. {leak.advice.capitalize()}" for leak in self.leaks)
+            raise DataError(f"the audit found leaks (--strict):\n{message}")
 
 
 def _listed(word: str, findings: Sequence[Finding]) -> str:
@@ -83,9 +83,9 @@ def of_study(
         fresh: audit anew, whatever stands there.
     """
     path = store.folder / AUDIT
-    found = None if fresh else read(store)
-    if found is not None and {finding.name for finding in found.checks} == set(AUDITS.names()):
-        return found
+    result = None if fresh else read(store)
+    if result is not None and {finding.name for finding in result.checks} == set(AUDITS.names()):
+        return result
     data, table = store.training_data(cohort), store.split_table()
     test = (table["part"] == "test").to_numpy().nonzero()[0]
     protocol = store.settings().protocol

@@ -193,8 +193,8 @@ def _linear(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    heard = np.any([data.present[name] for name in modalities], axis=0)
-    train, here = data.train[heard[data.train]], heard[rows]
+    observed = np.any([data.present[name] for name in modalities], axis=0)
+    train, here = data.train[observed[data.train]], observed[rows]
     probabilities = _majority(data, rows)
     if len(np.unique(data.labels[train])) < 2 or not here.any():
         return probabilities
@@ -240,9 +240,9 @@ def _summaries(data: TrainingData, modalities: Sequence[str], rows: np.ndarray) 
     columns, blocks = data.columns, []
     for name in modalities:
         column = columns[name]
-        found = MODALITIES.build(column.kind).summary(column.stored, rows).astype(np.float64)
-        found[~column.present[rows]] = np.nan
-        blocks.append(found)
+        result = MODALITIES.build(column.kind).summary(column.stored, rows).astype(np.float64)
+        result[~column.present[rows]] = np.nan
+        blocks.append(result)
     return np.concatenate(blocks, axis=1)
 
 
@@ -255,12 +255,12 @@ def _features(data: TrainingData, rows: np.ndarray) -> np.ndarray:
     """Put the histograms of all image modalities side by side, [n, F]; NaN where one is absent: trees can use it."""
     columns = []
     for name in _images(data):
-        found = np.full((len(rows), 3 * BINS + JOINT_BINS**3), np.nan, np.float32)
+        result = np.full((len(rows), 3 * BINS + JOINT_BINS**3), np.nan, np.float32)
         here = np.flatnonzero(data.present[name][rows])
         for start in range(0, len(here), CHUNK):  # never the whole memory-mapped array at once
             chunk = here[start : start + CHUNK]
-            found[chunk] = color_histograms(data.arrays[name][rows[chunk]])
-        columns.append(found)
+            result[chunk] = color_histograms(data.arrays[name][rows[chunk]])
+        columns.append(result)
     return np.concatenate(columns, axis=1)
 
 

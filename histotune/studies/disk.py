@@ -64,18 +64,18 @@ def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
     ranked = sorted(complete, key=lambda r: (-sign * r.metrics[metric], r.number))
     alone = {modality_of(record.config()): record.number for record in reversed(ranked)}  # the best of each stays
     beyond = {record.number for record in ranked[keep:]} - kept - {best for name, best in alone.items() if name}
-    found = []
+    result = []
     for record in records:
         places = networks(record.folder)
         checkpoints = {record.folder / CHECKPOINT, *(place / CHECKPOINT for place in places)}
-        found += [_waste(path, "checkpoint of an ended trial") for path in sorted(checkpoints) if path.exists()]
-        found += [_waste(path, "checkpoint kept for other trials") for path in sorted(record.folder.glob(KEPT))]
-        found += [_waste(path, "half-written file") for path in record.folder.rglob(".*.*") if path.is_file()]
+        result += [_waste(path, "checkpoint of an ended trial") for path in sorted(checkpoints) if path.exists()]
+        result += [_waste(path, "checkpoint kept for other trials") for path in sorted(record.folder.glob(KEPT))]
+        result += [_waste(path, "half-written file") for path in record.folder.rglob(".*.*") if path.is_file()]
         if record.state == STOPPED or record.number in beyond:
             why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"
             weights = (place / WEIGHTS for place in places)
-            found += [_waste(path, why) for path in weights if path.exists()]
-    return found
+            result += [_waste(path, why) for path in weights if path.exists()]
+    return result
 
 
 def unused_cohorts(runs: Path, cache: Path) -> list[Waste]:
@@ -83,11 +83,11 @@ def unused_cohorts(runs: Path, cache: Path) -> list[Waste]:
     named = set()
     for path in runs.glob("*/study.json"):
         named |= set(files.read_json(path)["digests"].values())
-    found = []
+    result = []
     for path in sorted(cache.glob("*/cohort.json")):
         if files.read_json(path)["digest"] not in named:
-            found.append(_waste(path.parent, f"prepared cohort that no study in {runs} names"))
-    return found
+            result.append(_waste(path.parent, f"prepared cohort that no study in {runs} names"))
+    return result
 
 
 def folder_waste(folder: Path, why: str) -> list[Waste]:
@@ -95,14 +95,14 @@ def folder_waste(folder: Path, why: str) -> list[Waste]:
     return [_waste(folder, why)] if folder.is_dir() and not folder.is_symlink() else []
 
 
-def free(found: Iterable[Waste]) -> int:
+def free(result: Iterable[Waste]) -> int:
     """Remove what was found and return the bytes that were freed.
 
     Raises:
         HistotuneError: something cannot be removed; what stands before it in the list is gone.
     """
     freed = 0
-    for one in found:
+    for one in result:
         try:
             if one.path.is_dir():
                 shutil.rmtree(one.path)
@@ -214,7 +214,7 @@ def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bo
     """
     if keep < 0:
         raise ConfigError(f"keep must be at least 0, got {keep}")
-    found: list[Waste] = []
+    result: list[Waste] = []
     skipped: list[str] = []
     freed = 0
     for store in _stores(places, study):
@@ -224,13 +224,13 @@ def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bo
         with store.lock("histotune gc"):
             here = waste(store, keep) + folder_waste(temporary_folder(store.folder), "left by a search that was killed")
             freed += free(here) if remove else 0
-        found += here
+        result += here
     if study is None:
         cohorts = unused_cohorts(places.runs, places.cache)
         cohorts += folder_waste(places.cache / EMBEDDINGS, "embeddings, which can be made again from the data")
         freed += free(cohorts) if remove else 0
-        found += cohorts
-    return Tidied(found, freed, skipped)
+        result += cohorts
+    return Tidied(result, freed, skipped)
 
 
 def _stores(places: Places, study: str | None) -> Iterator[StudyFolder]:

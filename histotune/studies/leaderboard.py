@@ -57,14 +57,14 @@ def leaderboard(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = 
     settings = store.settings()
     sign = metrics.direction(settings.metric)
     protocol = f"{settings.protocol} ({LEAKY})" if settings.leaky else settings.protocol
-    found = sorted(lines(store) if entries is None else entries, key=lambda line: _order(line, settings.metric, sign))
+    result = sorted(lines(store) if entries is None else entries, key=lambda line: _order(line, settings.metric, sign))
     fitting = [name for name in metrics.METRICS if metrics.fits(name, len(settings.classes))]
     asked = [name for name in settings.metrics if name in fitting]
     names = [*asked, *(name for name in fitting if name not in asked)]
-    board = pd.DataFrame([_row(line, names, protocol) for line in found], columns=_columns(names))
-    ranked = np.array([line.record.state == COMPLETE for line in found], dtype=bool)
+    board = pd.DataFrame([_row(line, names, protocol) for line in result], columns=_columns(names))
+    ranked = np.array([line.record.state == COMPLETE for line in result], dtype=bool)
     if settings.folds:
-        spread = [line.record.spread.get(settings.metric, float("nan")) for line in found]
+        spread = [line.record.spread.get(settings.metric, float("nan")) for line in result]
         board.insert(list(board.columns).index(settings.metric) + 1, f"{settings.metric}_sd", spread)
     board.insert(0, "rank", pd.Series(np.cumsum(ranked), dtype="Int64").where(ranked))
     if settings.others:
@@ -123,9 +123,9 @@ def verdict(
     """
     settings = store.settings()
     sign = metrics.direction(settings.metric)
-    found = ranked(store, entries)
-    models = [line for line in found if line.kind != CONTROL]
-    controls = [line for line in found if line.kind == CONTROL]
+    result = ranked(store, entries)
+    models = [line for line in result if line.kind != CONTROL]
+    controls = [line for line in result if line.kind == CONTROL]
     if not models or not controls:
         return Verdict(False, f"No verdict: there is no complete {'trial' if not models else 'control'} yet.")
     winner, control = models[0], controls[0]
@@ -220,8 +220,8 @@ def components(line: LeaderboardLine) -> tuple[str, str]:
     config = record.config()
     branches, alone = config["model"]["branches"], config["model"]["fusion"].get("branch")
     several = len({branch["modality"] for branch in branches.values()}) > 1
-    heard = [branch for name, branch in branches.items() if not alone or name == alone]
-    named = [(branch["backbone"]["name"], branch["modality"]) for branch in heard]
+    observed = [branch for name, branch in branches.items() if not alone or name == alone]
+    named = [(branch["backbone"]["name"], branch["modality"]) for branch in observed]
     return config["loss"]["name"], " + ".join(f"{name} ({modality})" if several else name for name, modality in named)
 
 

@@ -282,7 +282,7 @@ def train(
         begin(wanted, study, place, progress)
     cohort = study_cohort(store, place, config.image_size, data)
     folder = store.singles / config.digest()
-    found = read_record(folder)
-    if found is not None and found.state == "complete":
-        return found
+    result = read_record(folder)
+    if result is not None and result.state == "complete":
+        return result
     return run_trial(config, store.training_data(cohort), folder, report, metric=store.settings().metric)

@@ -72,9 +72,9 @@ def _varied(trials: Sequence[TrialRecord]) -> list[str]:
         if trial.state == COMPLETE:
             for name, value in flatten(trial.config()).items():
                 seen.setdefault(name, set()).add(str(value))
-    found = [name for name, values in seen.items() if len(values) > 1 and name != "seed"]
+    result = [name for name, values in seen.items() if len(values) > 1 and name != "seed"]
     order = {name: place for place, name in enumerate(_FIRST)}
-    return sorted(found, key=lambda name: (order.get(name, len(order)), name))
+    return sorted(result, key=lambda name: (order.get(name, len(order)), name))
 
 
 def _view(store: StudyFolder, varied: Sequence[str]) -> dict[str, Any]:

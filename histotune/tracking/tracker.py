@@ -113,14 +113,14 @@ class MlflowTracker:
         """
         query = f"tags.`{PARENT}` = '{self.parent}'" + (f" and tags.key = '{key}'" if key else "")
         everything = _mlflow.api().entities.ViewType.ALL
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         token = None
         while True:
             page = client.search_runs([self.experiment], query, everything, max_results=1000, page_token=token)
-            found |= {run.data.tags["key"]: run for run in page}
+            result |= {run.data.tags["key"]: run for run in page}
             token = page.token
             if not token:
-                return found
+                return result
 
     def open_run(self, client: Any, name: str, tags: Mapping[str, str], began: float) -> str:
         """Create a run under the study's run, with its tags beside the study's; returns its id."""
@@ -141,26 +141,26 @@ class MlflowTracker:
 
     def _find_experiment(self, client: Any) -> str:
         name = self.store.folder.name
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        result = client.get_experiment_by_name(name)
+        if result is None:
             # A server chooses its own place; for a database MLflow would choose the caller's working directory.
             served = self.uri.startswith(_SERVED)
             place = None if served else (_mlflow.artifacts(self.runs) / name).as_uri()
             return str(client.create_experiment(name, place, tags=_KIND))
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if result.lifecycle_stage == "deleted":
+            client.restore_experiment(result.experiment_id)
+        return str(result.experiment_id)
 
     def _find_parent(self, client: Any) -> str:
         settings = self.store.settings()
         # A study that was deleted and begun anew under its old name is another study: its time tells them apart.
         # (The tag is not called `created`: MLflow reads that name as the start of the run, whatever stands before it.)
         mine = f"tags.key = 'study' and tags.study_created = '{settings.created}'"
-        found = client.search_runs([self.experiment], mine, _mlflow.api().entities.ViewType.ALL, max_results=1)
-        if found:
-            if found[0].info.lifecycle_stage == "deleted":
-                client.restore_run(found[0].info.run_id)
-            return str(found[0].info.run_id)
+        result = client.search_runs([self.experiment], mine, _mlflow.api().entities.ViewType.ALL, max_results=1)
+        if result:
+            if result[0].info.lifecycle_stage == "deleted":
+                client.restore_run(result[0].info.run_id)
+            return str(result[0].info.run_id)
         tags = {"key": "study", "kind": "study", "study_created": settings.created} | study_tags(self.store)
         run = client.create_run(self.experiment, run_name=f"study {settings.name}", tags=tags).info.run_id
         chosen = {"dataset": settings.dataset, "protocol": settings.protocol, "seed": settings.seed}

@@ -59,8 +59,8 @@ def gaussian_information(one: np.ndarray, other: np.ndarray, *, components: int 
         return float("nan")
     scores = [(values - mean) @ axes for values in (one, other) for mean, axes in [_whitening(values, components)]]
     rho = np.linalg.svd(scores[0].T @ scores[1] / cases, compute_uv=False)
-    found = -0.5 * np.log(np.maximum(1 - rho**2, _CLOSEST)).sum()
-    return float(found - _chance(cases, scores[0].shape[1], scores[1].shape[1]))
+    result = -0.5 * np.log(np.maximum(1 - rho**2, _CLOSEST)).sum()
+    return float(result - _chance(cases, scores[0].shape[1], scores[1].shape[1]))
 
 
 def entropy(labels: np.ndarray) -> float:

@@ -193,12 +193,12 @@ def _saved(session: Session, rows: np.ndarray) -> int:
 
     tensors = [*session.model.parameters(), *session.model.buffers()]
     known = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    found: dict[int, int] = {}
+    result: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
+            result[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     inputs, present = session.inputs(rows)
@@ -207,7 +207,7 @@ def _saved(session: Session, rows: np.ndarray) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = session.loss(inputs, present, labels)
     del loss
-    return sum(found.values())
+    return sum(result.values())
 
 
 def _lines(path: Path) -> list[str]:

@@ -39,8 +39,8 @@ def over_folds(measured: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
     """
     values = {name: [one[name] for one in measured] for name in measured[0]}
     return {
-        "metrics": {name: float(np.mean(found)) for name, found in values.items()},
-        "spread": {name: float(np.std(found, ddof=1)) for name, found in values.items()},
+        "metrics": {name: float(np.mean(result)) for name, result in values.items()},
+        "spread": {name: float(np.std(result, ddof=1)) for name, result in values.items()},
     }
 
 
@@ -77,7 +77,7 @@ def pool(folder: Path, state: str, scores: str = PREDICTIONS) -> TrialRecord:
     together.save(folder / PREDICTIONS)
     positive = files.read_json(folds[0].folder / "model.json")["positive"]
     epochs = min(record.epochs for record in folds)
-    said = {
+    message = {
         "state": state,
         "digest": folds[0].digest,
         **over_folds(
@@ -90,7 +90,7 @@ def pool(folder: Path, state: str, scores: str = PREDICTIONS) -> TrialRecord:
         "parameters": folds[0].parameters,
         "started": min(record.started for record in folds),
     }
-    write_record(folder, said)
+    write_record(folder, message)
     written = read_record(folder)
     assert written is not None
     return written

@@ -64,7 +64,7 @@ def measure(session: Session, at_once: int) -> dict[str, Any]:
 
     data, model = session.data, session.judged
     rows = data.val[chosen(len(data.val))]
-    found = embeddings(model, map(session.feed.take, in_order(rows, at_once)), session.preparations)
+    result = embeddings(model, map(session.feed.take, in_order(rows, at_once)), session.preparations)
     looked_at = map(session.feed.take, in_order(rows[chosen(len(rows), LOOKED_AT)], at_once))
     (entropies,) = head_entropies(model, looked_at, session.preparations, [None])
     with threadpool_limits(1, user_api="blas"):  # else the last bits differ, and threads wait for busy cores
@@ -72,24 +72,24 @@ def measure(session: Session, at_once: int) -> dict[str, Any]:
             "cases": len(rows),
             "patients": len(np.unique(data.patients[rows])),
             "components": information.COMPONENTS,
-            **of_embeddings(found, data.labels[rows], data.patients[rows]),
+            **of_embeddings(result, data.labels[rows], data.patients[rows]),
             **_of_heads(entropies, own_temperatures(model)),
         }
 
 
-def of_embeddings(found: dict[str, np.ndarray], labels: np.ndarray, patients: np.ndarray) -> dict[str, Any]:
+def of_embeddings(result: dict[str, np.ndarray], labels: np.ndarray, patients: np.ndarray) -> dict[str, Any]:
     """Measure {branch or `joint`: [n, D]} of cases with labels [n] from patients [n]; see `measure`."""
-    pairs = itertools.combinations(sorted(found.keys() - {JOINT}), 2)
-    both = {f"{one}-{other}": (found[one], found[other]) for one, other in pairs}
+    pairs = itertools.combinations(sorted(result.keys() - {JOINT}), 2)
+    both = {f"{one}-{other}": (result[one], result[other]) for one, other in pairs}
     return {
         "label_entropy": information.entropy(labels),
         "redundancy": {name: information.cross_correlation(*pair) for name, pair in both.items()},
         "hsic": {name: information.hsic(*pair) for name, pair in both.items()},
         "mutual_information": {name: information.gaussian_information(*pair) for name, pair in both.items()},
         "label_information": {
-            name: information.label_information(values, labels, patients) for name, values in found.items()
+            name: information.label_information(values, labels, patients) for name, values in result.items()
         },
-        "effective_rank": {name: information.effective_rank(values) for name, values in found.items()},
+        "effective_rank": {name: information.effective_rank(values) for name, values in result.items()},
     }
 
 
@@ -118,14 +118,14 @@ def head_entropies(
         An item for every temperature; empty where the fusion has no attention.
     """
     model.eval()
-    found: list[dict[tuple[int, str], list[np.ndarray]]] = [{} for _ in temperatures]
+    result: list[dict[tuple[int, str], list[np.ndarray]]] = [{} for _ in temperatures]
     for raw in batches:
         outputs, present = model.outputs(*inputs_of(model, preparations, raw))
         for some, there in portions(outputs, present):
-            for parts, temperature in zip(found, temperatures, strict=True):
+            for parts, temperature in zip(result, temperatures, strict=True):
                 for head, share in rows_entropy(model.fusion, some, there, temperature).items():
                     parts.setdefault(head, []).append(share)
-    return [{head: _mean(np.concatenate(shares)) for head, shares in parts.items()} for parts in found]
+    return [{head: _mean(np.concatenate(shares)) for head, shares in parts.items()} for parts in result]
 
 
 def own_temperatures(model: Model) -> Heads:
@@ -140,14 +140,17 @@ def own_temperatures(model: Model) -> Heads:
 
 def rows_entropy(fusion: Fusion, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
     """Return the mean entropy of every case's attention rows as a share of the greatest possible, [B, heads]."""
-    found: Heads = {}
+    result: Heads = {}
     speaks = {name: speaking(output, present[name]) for name, output in outputs.items()}
     for layer, attention in enumerate(fusion.attention(outputs, present, temperature), start=1):
         for branch in dict.fromkeys(asking for asking, _ in attention):
-            heard = {other: weights for (asking, other), weights in attention.items() if asking == branch}
-            rows, answers = torch.cat([*heard.values()], dim=-1), torch.cat([speaks[other] for other in heard], dim=1)
-            found[layer, branch] = information.attention_entropy(rows, speaks[branch], answers).double().cpu().numpy()
-    return found
+            observed = {other: weights for (asking, other), weights in attention.items() if asking == branch}
+            rows, answers = (
+                torch.cat([*observed.values()], dim=-1),
+                torch.cat([speaks[other] for other in observed], dim=1),
+            )
+            result[layer, branch] = information.attention_entropy(rows, speaks[branch], answers).double().cpu().numpy()
+    return result
 
 
 def _mean(shares: np.ndarray) -> np.ndarray:

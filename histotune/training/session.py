@@ -125,20 +125,20 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
     runtime.seed_everything(config.seed)
     built = build_model(config, data.counts, inputs_given(preparations))
     model: Model = built.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    heard = {
+    observed = {
         name: columns[name]._replace(stored=preparations[name].check(columns[name].stored))
         for name in sorted(set(model.modalities.values()))
     }
-    audible = np.any([column.present for column in heard.values()], axis=0)
+    usable = np.any([column.present for column in observed.values()], axis=0)
     return Session(
         config=config,
         data=data,
         device=device,
-        preparations={name: preparations[name] for name in heard},
-        feed=Feed(heard, heard, device),
+        preparations={name: preparations[name] for name in observed},
+        feed=Feed(observed, observed, device),
         labels=torch.from_numpy(np.array(data.labels)).to(device),
-        heard=audible,
-        train=_trained_on(data, audible, sorted(heard)),
+        heard=usable,
+        train=_trained_on(data, usable, sorted(observed)),
         model=model,
         optimizer=build_optimizer(model, config.optimizer),
         average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
@@ -163,14 +163,14 @@ def fit_preparations(
         ConfigError: an option that a modality's kind does not have.
         DataError: no training case has the modality.
     """
-    found = {}
+    result = {}
     for name, column in columns.items():
         rows = data.train[column.present[data.train]]
         if not len(rows):
             raise DataError(f"modality {name!r} is absent for all {len(data.train)} training cases: leave it out")
         options = config.preprocess.get(name, {})
-        found[name] = MODALITIES.build(column.kind).fit(column.stored, rows, data.labels[rows], options)
-    return found
+        result[name] = MODALITIES.build(column.kind).fit(column.stored, rows, data.labels[rows], options)
+    return result
 
 
 @contextlib.contextmanager
@@ -215,9 +215,9 @@ def _check_sizes(config: TrialConfig, preparations: Preparations) -> None:
             )
 
 
-def _trained_on(data: TrainingData, audible: np.ndarray, modalities: list[str]) -> np.ndarray:
+def _trained_on(data: TrainingData, observed: np.ndarray, modalities: list[str]) -> np.ndarray:
     """Return the rows of the training part that are heard; each class must be among them."""
-    rows = data.train[audible[data.train]]
+    rows = data.train[observed[data.train]]
     counts = np.bincount(data.labels[rows], minlength=len(data.classes))
     for name, count in zip(data.classes, counts, strict=True):
         if not count:

@@ -27,7 +27,7 @@ def taught(data: TrainingData, teacher: Predictions, trust: float) -> TrainingDa
             f"the ensemble says nothing of {len(missing)} of {len(rows)} training cases, such as {missing[0]!r}: "
             "make it anew with `histotune ensemble`"
         )
-    said = metrics.softmax(teacher.logits)[[place[name] for name in data.ids[rows].tolist()]]
+    message = metrics.softmax(teacher.logits)[[place[name] for name in data.ids[rows].tolist()]]
     targets = np.zeros((len(data.labels), len(data.classes)), np.float32)
-    targets[rows] = trust * said + (1 - trust) * np.eye(len(data.classes))[data.labels[rows]]
+    targets[rows] = trust * message + (1 - trust) * np.eye(len(data.classes))[data.labels[rows]]
     return replace(data, targets=targets)

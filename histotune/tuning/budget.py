@@ -157,7 +157,7 @@ def _clock(seconds: float) -> str:
 def _seconds(time: str | float) -> float:
     if isinstance(time, (int, float)):
         return float(time)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smhd]?)\s*", time)
-    if not found:
+    result = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([smhd]?)\s*", time)
+    if not result:
         raise ConfigError(f"time {time!r}: expected seconds, or a number with s, m, h or d, such as 90s, 30m or 2h")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    return float(result[1]) * _UNITS[result[2] or "s"]

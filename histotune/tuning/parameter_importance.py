@@ -67,13 +67,13 @@ def importances(
     study, names = _study(varied, values), [one.path for one in varied]
     quantile = max(SHARE, LEAST_BEST / len(values))
     losses = np.where(complete, -scores, _WORST)
-    found = _divergences(study, names, losses, quantile)
+    result = _divergences(study, names, losses, quantile)
     rng = np.random.default_rng(seed)
     shuffled = [_divergences(study, names, rng.permutation(losses), quantile) for _ in range(SHUFFLES)]
-    total = sum(found.values())
+    total = sum(result.values())
     if not total:
         return []
-    ranked = [Importance(name, found[name] / total, max(one[name] for one in shuffled) / total) for name in names]
+    ranked = [Importance(name, result[name] / total, max(one[name] for one in shuffled) / total) for name in names]
     return sorted(ranked, key=lambda one: (-one.share, one.name))
 
 

@@ -166,9 +166,9 @@ def explore(space: Space, params: Mapping[str, Any], rng: np.random.Generator) -
     neighbour; with probability 1/4 a parameter is drawn anew. What decides the shape of the network or of the
     optimiser's state, and the batch, are the parent's.
     """
-    found = [parameter for parameter in free(space) if parameter.path in params]
+    result = [parameter for parameter in free(space) if parameter.path in params]
     for _ in range(_DRAWS):
-        moved = dict(params) | {p.path: _moved(p, params[p.path], rng) for p in found}
+        moved = dict(params) | {p.path: _moved(p, params[p.path], rng) for p in result}
         if moved != params:
             return moved
     return None

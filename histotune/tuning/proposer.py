@@ -170,9 +170,9 @@ class Proposer:
         if draft is None:
             return
         if value is None:
-            told = self._seen.tell(draft, state=TrialState.FAIL)
+            text = self._seen.tell(draft, state=TrialState.FAIL)
             if infeasible:
-                self._seen.add_trial(_forbidden(told.params, told.distributions))
+                self._seen.add_trial(_forbidden(text.params, text.distributions))
         else:
             self._seen.tell(draft, value)
         if len(self._seen.get_trials(deepcopy=False)) > 4 * self._memory:

@@ -135,10 +135,10 @@ def head_of(address: str) -> str:
         try:
             if address.startswith(":"):
                 raise ValueError("no host")  # of which Ray would log a traceback
-            found = services.canonicalize_bootstrap_address(address)
-            if found is None:
+            result = services.canonicalize_bootstrap_address(address)
+            if result is None:
                 raise StudyError(f"no Ray runs on this machine ({address=}); start one by `ray start --head`")
-            host, _, port = found.rpartition(":")
+            host, _, port = result.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
         except (OSError, ValueError) as error:
             raise StudyError(
@@ -149,16 +149,16 @@ def head_of(address: str) -> str:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
-        GcsClient(address=found).get_all_node_info(timeout=2 * PATIENCE)
-    return str(found)
+        GcsClient(address=result).get_all_node_info(timeout=2 * PATIENCE)
+    return str(result)
 
 
 def _join(ray: Any, address: str, variables: dict[str, str]) -> None:
     """Connect, within seconds or not at all: what Ray tries for minutes is asked beforehand."""
-    found = head_of(address)
+    result = head_of(address)
     with _refusals_in_words(address):
         ray.init(
-            address=found,
+            address=result,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
@@ -186,14 +186,14 @@ def temporary_folder(owner: Path) -> Path:
 
 def kill_leftovers(mark: str, *, patience: float = 5.0) -> int:
     """Kill every process that a search with this mark started, and return how many there were."""
-    found = _marked(mark)
-    for process in found:
+    result = _marked(mark)
+    for process in result:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and _marked(mark):
         time.sleep(0.02)
-    return len(found)
+    return len(result)
 
 
 def _start(ray: Any, folder: Path, cpus: float, gpus: float) -> None:
@@ -269,14 +269,14 @@ def _fresh(folder: Path) -> None:
 def _marked(mark: str) -> list[int]:
     """Return the ids of living processes of this user whose environment holds the mark, this process left out."""
     wanted = f"{MARK}={mark}".encode()
-    found = []
+    result = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # it ended meanwhile, or it is somebody else's
             if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return found
+                result.append(int(entry.name))
+    return result
 
 
 @contextlib.contextmanager

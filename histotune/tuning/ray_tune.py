@@ -46,13 +46,13 @@ class RayBridge:
         conductor: SearchController,
         signals: Signals,
         describe: Callable[[Assignment], Mapping[str, Any]],
-        courier: TrialSync,
+        sync: TrialSync,
     ) -> None:
         self.conductor = conductor
         self.error: BaseException | None = None
         self._signals = signals
         self._describe = describe
-        self._courier = courier
+        self._courier = sync
         self._kills = memory.oom_kills()
         self._workers: dict[int, tuple[str, int]] = {}
 

@@ -43,15 +43,15 @@ class RemoteStorage:
             ConfigError: fsspec does not know the protocol.
             StudyError: the storage cannot be written to, or holds another study of this name.
         """
-        depot = cls(f"{storage.rstrip('/')}/{store.folder.name}")
+        remote = cls(f"{storage.rstrip('/')}/{store.folder.name}")
         mine = (store.folder / "study.json").read_bytes()
-        with depot._reached():
-            there = depot._read("study.json")
+        with remote._reached():
+            there = remote._read("study.json")
             if there is not None and there != mine:
-                raise StudyError(f"{depot.uri} holds another study of this name: give another --storage or --study")
+                raise StudyError(f"{remote.uri} holds another study of this name: give another --storage or --study")
             for name in reversed(STUDY_FILES):
-                depot._put(store.folder / name, name)
-        return depot
+                remote._put(store.folder / name, name)
+        return remote
 
     def offer_cohort(self, folder: Path) -> None:
         """Put a prepared cohort where other nodes find it."""
@@ -98,8 +98,8 @@ class RemoteStorage:
     def pull_all(self, store: StudyFolder) -> None:
         """Bring every trial that has not ended in the study's folder up to what the storage has of it."""
         with self._reached():
-            found = [store.folder / "trials" / name for name in self._names("trials")]
-        for folder in found:
+            result = [store.folder / "trials" / name for name in self._names("trials")]
+        for folder in result:
             if not (folder / LAST).exists():
                 self.pull(folder)
 
@@ -166,8 +166,8 @@ class RemoteStorage:
     def _names(self, place: str) -> list[str]:
         system, at = self._system, self._at(place)
         system.invalidate_cache()
-        found = system.ls(at, detail=False) if system.exists(at) else []
-        return [str(name).rstrip("/").rpartition("/")[2] for name in found]
+        result = system.ls(at, detail=False) if system.exists(at) else []
+        return [str(name).rstrip("/").rpartition("/")[2] for name in result]
 
     def _files(self, place: str) -> list[str]:
         """Return the files at a place and below it, relative to it."""

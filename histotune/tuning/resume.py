@@ -52,17 +52,17 @@ def take_up(
 
 def ledger(trials: list[FrozenTrial], sign: int) -> Ledger:
     """Add up what the trials of a journal spent, ended ones in the order in which they had ended."""
-    found = Ledger()
+    result = Ledger()
     for trial in trials:
         if PARENT in trial.user_attrs:
-            found.inherit(trial.number, Parent(*trial.user_attrs[PARENT]).epoch)
+            result.inherit(trial.number, Parent(*trial.user_attrs[PARENT]).epoch)
     ended = [trial for trial in trials if RECORD in trial.user_attrs and trial.state.is_finished()]
     for trial in sorted(ended, key=lambda one: (one.user_attrs[RECORD].get(ORDER, one.number), one.number)):
         score = sign * trial.values[0] if trial.state == TrialState.COMPLETE else None
-        found.end(trial.number, trial.user_attrs[RECORD]["epochs"], score)
+        result.end(trial.number, trial.user_attrs[RECORD]["epochs"], score)
     for trial in trials:
-        found.train(trial.number, max(trial.intermediate_values, default=0))
-    return found
+        result.train(trial.number, max(trial.intermediate_values, default=0))
+    return result
 
 
 def _unheard(store: StudyFolder, journal: Journal) -> list[TrialRecord]:

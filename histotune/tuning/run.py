@@ -105,9 +105,9 @@ def run(
             start=start,
             explored=explored(stopper, site.at_once),
         )
-        nursery = None
+        queue = None
         if isinstance(stopper, PopulationBasedTraining):
-            nursery = PbtQueue(store, site.depot, stopper, space, seed=seed, history=past)
+            queue = PbtQueue(store, site.depot, stopper, space, seed=seed, history=past)
         conductor = SearchController(
             store,
             journal,
@@ -118,7 +118,7 @@ def run(
             at_once=site.at_once,
             metric=(metric, sign),
             others=others,
-            nursery=nursery,
+            nursery=queue,
             listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
             trial_timeout=trial_timeout,
@@ -130,8 +130,8 @@ def run(
             run_at(site, conductor, store=store, cohorts=cohorts, plugins=plugins, keep=stopper.turns)
         conductor.deliver()
         summary = conductor.summary()
-        if nursery is not None and not summary.unfinished:
-            nursery.close()
+        if queue is not None and not summary.unfinished:
+            queue.close()
         return summary
 
 
@@ -217,8 +217,8 @@ def _supplied(storage: str | None, store: StudyFolder, cohorts: Mapping[int, Pat
         return None
     from histotune.tuning.remote_storage import RemoteStorage
 
-    depot = RemoteStorage.of(storage, store)
-    depot.pull_all(store)
+    remote = RemoteStorage.of(storage, store)
+    remote.pull_all(store)
     for folder in cohorts.values():
-        depot.offer_cohort(folder)
-    return depot
+        remote.offer_cohort(folder)
+    return remote

@@ -204,10 +204,10 @@ def rungs(epochs: int, grace: int | None = None, eta: float = 3.0) -> tuple[int,
     """
     if grace is None:
         depth = 1 + max(0, math.floor(2 * math.log(epochs / SHORT, eta)))
-        found = [round(epochs / eta**k) for k in range(depth, 0, -1)]
+        result = [round(epochs / eta**k) for k in range(depth, 0, -1)]
     else:
-        found = [round(grace * eta**k) for k in range(64) if round(grace * eta**k) <= epochs * 2 / 3]
-    return tuple(rung for rung in found if rung >= (2 if grace is None else 1))
+        result = [round(grace * eta**k) for k in range(64) if round(grace * eta**k) <= epochs * 2 / 3]
+    return tuple(rung for rung in result if rung >= (2 if grace is None else 1))
 
 
 SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {

@@ -87,10 +87,10 @@ def begin_with(
             f"study {store.folder.name!r} began with a warm start from {kept.study}, not from {other.folder}: "
             "leave --warm-start out to continue it, or begin a new study with --study NAME"
         )
-    found = kept if other is None or kept.study else _learn(store, space, other)
-    asked = [*kept.first, *first, *found.first]
+    result = kept if other is None or kept.study else _learn(store, space, other)
+    asked = [*kept.first, *first, *result.first]
     unique = {json.dumps(params, sort_keys=True): params for params in asked}
-    start = WarmStart(list(unique.values()), found.known, found.study, found.note)
+    start = WarmStart(list(unique.values()), result.known, result.study, result.note)
     if start not in (kept, WarmStart()):
         files.write_json(path, asdict(start))
     return start
@@ -130,7 +130,7 @@ def _fitting(
     space: Space, records: Sequence[TrialRecord], metrics: Sequence[str]
 ) -> tuple[list[EarlierTrial], Counter[str]]:
     """Sort trials into those that lie in the space, and counts of what keeps the others outside."""
-    found, reasons = list[EarlierTrial](), Counter[str]()
+    result, reasons = list[EarlierTrial](), Counter[str]()
     for record in records:
         values = [record.metrics.get(name, float("nan")) for name in metrics]
         try:
@@ -138,10 +138,10 @@ def _fitting(
                 raise ConfigError("it trained on from another trial's checkpoint")
             if any(value != value for value in values):
                 raise ConfigError(f"no value of {' and '.join(metrics)}")
-            found.append(EarlierTrial(space.locate(record.config(), whole=True), values))
+            result.append(EarlierTrial(space.locate(record.config(), whole=True), values))
         except ConfigError as error:
             reasons[str(error)] += 1
-    return found, reasons
+    return result, reasons
 
 
 def _check_comparable(store: StudyFolder, other: StudyFolder) -> None:

@@ -68,11 +68,11 @@ def main() -> int:
             subject, seconds = Subject.of(cohort, split(cohort, labels, protocol), labels), {}
             for name in AUDITS.names():
                 started = time.perf_counter()
-                found = AUDITS.build(name, subject)
+                result = AUDITS.build(name, subject)
                 seconds[name] = round(time.perf_counter() - started, 2)
                 if name == "near_identical":
                     across = subject.across(np.arange(COPIES), np.arange(cases - COPIES, cases)).sum()
-                    assert found.count == 2 * across, found
+                    assert result.count == 2 * across, result
             total = round(sum(seconds.values()), 1)
             print(json.dumps({"cases": cases, "split": protocol, "seconds": total, "checks": seconds}))
             worst = max(worst, total)

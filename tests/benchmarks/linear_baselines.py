@@ -42,7 +42,7 @@ def measure(cohort: Cohort, labels: np.ndarray, rows: np.ndarray, arm: tuple[str
     """Return AUROC and balanced accuracy of every fold of every seed, [seeds * folds, 2]."""
     name = f"linear_{arm[0] if len(arm) == 1 else 'joined'}"
     patients = cohort.table["patient"].to_numpy(str)
-    found = []
+    result = []
     for seed in SEEDS:
         folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(rows, labels[rows], patients[rows])
         for train, val in folds:
@@ -59,8 +59,8 @@ def measure(cohort: Cohort, labels: np.ndarray, rows: np.ndarray, arm: tuple[str
             )
             probabilities, truth = softmax(controls.predict_control(name, data, data.val)), labels[data.val]
             auroc = roc_auc_score(truth, probabilities, multi_class="ovr")
-            found.append((auroc, balanced_accuracy_score(truth, probabilities.argmax(axis=1))))
-    return np.array(found)
+            result.append((auroc, balanced_accuracy_score(truth, probabilities.argmax(axis=1))))
+    return np.array(result)
 
 
 def main() -> None:
@@ -78,9 +78,9 @@ def main() -> None:
             cohort = prepare(DATASETS.build("tcga_brca", target=target), asked.folder, image_size=16, cache=Path(cache))
             needed = np.all([cohort.present[name] for name in COMPLETE], axis=0)
             rows = np.arange(len(cohort)) if asked.every_patient else np.flatnonzero(needed)
-            found = measure(cohort, read_labels(cohort), rows, arm)
-            mean, spread = found.mean(axis=0), found[:, 0].std(ddof=1)
-            seeds = found[:, 0].reshape(len(SEEDS), FOLDS).mean(axis=1).std(ddof=1)
+            result = measure(cohort, read_labels(cohort), rows, arm)
+            mean, spread = result.mean(axis=0), result[:, 0].std(ddof=1)
+            seeds = result[:, 0].reshape(len(SEEDS), FOLDS).mean(axis=1).std(ddof=1)
             print(
                 f"{target:8}{'+'.join(arm):36}{len(rows):5}  {mean[0]:.3f} ± {spread:.3f}  {mean[1]:.3f}  {seeds:.3f}",
                 flush=True,

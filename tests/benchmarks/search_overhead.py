@@ -75,12 +75,12 @@ class Meter:
 
 def workers(mark: str) -> set[int]:
     """Return the ids of the search's processes that Ray named after the trainable."""
-    found = set()
+    result = set()
     for process in _marked(mark):
         with contextlib.suppress(OSError):  # it ended meanwhile
             if Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::TrialWorker"):
-                found.add(process)
-    return found
+                result.add(process)
+    return result
 
 
 def memory() -> float:

@@ -139,15 +139,15 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     register()
-    found = {}
+    result = {}
     print(f"{'':<24}{'rate':>7}{'accuracy':>10}{'lowest':>8}{'highest':>9}")
     for arm in options.arms:
         rate = chosen_rate(arm)
-        found[arm] = np.array([trained(arm, rate, seed)[1] for seed in range(FIRST, FIRST + options.seeds)])
-        figures = found[arm]
+        result[arm] = np.array([trained(arm, rate, seed)[1] for seed in range(FIRST, FIRST + options.seeds)])
+        figures = result[arm]
         print(f"{arm:<24}{rate:>7g}{figures.mean():>10.3f}{figures.min():>8.3f}{figures.max():>9.3f}", flush=True)
-    pairs = [(one, other) for one, other in itertools.product(BINDING, RIVALS) if {one, other} <= found.keys()]
-    compared = [difference(found[one], found[other]) for one, other in pairs]
+    pairs = [(one, other) for one, other in itertools.product(BINDING, RIVALS) if {one, other} <= result.keys()]
+    compared = [difference(result[one], result[other]) for one, other in pairs]
     corrected = holm([p for _, _, p in compared])
     print(f"\n{'minus':<36}{'mean':>7}{'95 % interval':>18}{'p (Holm)':>10}")
     for (one, other), (mean, half, _), p in zip(pairs, compared, corrected, strict=True):
@@ -161,8 +161,8 @@ def chosen_rate(arm: str) -> float:
 
     Of equals, as two arms that make no mistake are, it is the one of least log loss.
     """
-    found = {rate: [trained(arm, rate, seed) for seed in TUNING_SEEDS] for rate in RATES}
-    return max(RATES, key=lambda rate: (sum(one[0] for one in found[rate]), -sum(one[2] for one in found[rate])))
+    result = {rate: [trained(arm, rate, seed) for seed in TUNING_SEEDS] for rate in RATES}
+    return max(RATES, key=lambda rate: (sum(one[0] for one in result[rate]), -sum(one[2] for one in result[rate])))
 
 
 def trained(

@@ -146,10 +146,10 @@ def test_lists_answer_in_words_and_in_json(call: Call, kind: str) -> None:
 
 
 def test_a_dataset_says_how_its_files_must_lie(call: Call) -> None:
-    said = call("list", "datasets", "--verbose").stdout
+    message = call("list", "datasets", "--verbose").stdout
     for dataset in DATASETS.names():
-        assert DATASETS.build(dataset).info.layout in said
-    assert "    Licence: CC0 1.0" in said
+        assert DATASETS.build(dataset).info.layout in message
+    assert "    Licence: CC0 1.0" in message
 
 
 def test_one_training_keeps_its_folder_and_is_not_repeated(call: Call, tiny_folder: Callable[..., Path]) -> None:
@@ -240,10 +240,10 @@ def test_whole_slides_become_a_trained_model(call: Call, frozen: dict[str, str])
     shown = json.loads(call("prepare", "slides", "in", *options, "--json").stdout)
     assert {row["patches"] for row in shown["slides"]} == {12}
     assert [problem["kind"] for problem in shown["problems"]] == ["not_a_slide"]
-    said = call("prepare", "slides", "in", *options).stdout
-    assert "slides: 12, patches: 144" in said
-    assert "Left out text.svs: not_a_slide" in said
-    assert "Next: histotune prepare slides --data" in said
+    message = call("prepare", "slides", "in", *options).stdout
+    assert "slides: 12, patches: 144" in message
+    assert "Left out text.svs: not_a_slide" in message
+    assert "Next: histotune prepare slides --data" in message
     refused(call("prepare", "slides", "--data", "in-bags"), "labels.csv does not exist", "slide and label")
     lines = [f"s{at:02d}.tif,{('benign', 'tumour')[at % 2]}" for at in range(12)]
     Path("in-bags/labels.csv").write_text("\n".join(["slide,label", *lines]))

@@ -62,9 +62,9 @@ def test_precision_auto_on_a_gpu_follows_the_gpu(monkeypatch: pytest.MonkeyPatch
 
 
 def test_environment_is_json_and_names_what_matters() -> None:
-    told = json.loads(json.dumps(runtime.environment()))
-    assert told["packages"]["torch"] == torch.__version__
-    assert {"histotune", "git_commit", "python", "platform", "cpus", "gpu"} <= set(told)
+    text = json.loads(json.dumps(runtime.environment()))
+    assert text["packages"]["torch"] == torch.__version__
+    assert {"histotune", "git_commit", "python", "platform", "cpus", "gpu"} <= set(text)
 
 
 def test_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:

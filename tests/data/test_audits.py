@@ -31,18 +31,18 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 def find(name: str, subject: Subject) -> Finding:
-    found = AUDITS.build(name, subject)
-    assert found.name == name
-    assert found.severity in SEVERITIES
-    assert 0 <= found.count <= found.of
-    assert found.sentence
-    assert len(found.examples) <= 3
-    assert json.loads(json.dumps(asdict(found)))["sentence"] == found.sentence
-    if found.severity == LEAK:
-        assert found.count > 0
-        assert found.examples
-        assert found.advice
-    return found
+    result = AUDITS.build(name, subject)
+    assert result.name == name
+    assert result.severity in SEVERITIES
+    assert 0 <= result.count <= result.of
+    assert result.sentence
+    assert len(result.examples) <= 3
+    assert json.loads(json.dumps(asdict(result)))["sentence"] == result.sentence
+    if result.severity == LEAK:
+        assert result.count > 0
+        assert result.examples
+        assert result.advice
+    return result
 
 
 @pytest.mark.parametrize("name", AUDITS.names())
@@ -73,10 +73,10 @@ def test_tables_without_images_places_files_and_sites_are_no_error(name: str, tm
         "present": {"genes": np.ones(n, bool)},
     }
     cohort = replace(subject.cohort, table=table, folder=tmp_path / "none", **own)
-    found = find(name, replace(subject, cohort=cohort))
-    assert found.severity in (OK, NOTE)
+    result = find(name, replace(subject, cohort=cohort))
+    assert result.severity in (OK, NOTE)
     if name not in ("patients", "identical", "small_parts"):
-        assert found.sentence.startswith("not checked")
+        assert result.sentence.startswith("not checked")
 
 
 @pytest.mark.parametrize("name", AUDITS.names())
@@ -117,10 +117,10 @@ def test_copies_that_were_changed_are_found_across_the_split(clean: Subject, how
     train, test = on(clean, 1)[:40], on(clean, 3)[:40]
     for source, target in zip(train, test, strict=True):
         images[target] = CHANGES[how](images[source])
-    found = find("near_identical", with_images(clean, images))
-    assert found.severity == LEAK
-    assert 72 <= found.count <= 80
-    assert f"{clean.ids[train[0]]} (train)" in found.examples[0]
+    result = find("near_identical", with_images(clean, images))
+    assert result.severity == LEAK
+    assert 72 <= result.count <= 80
+    assert f"{clean.ids[train[0]]} (train)" in result.examples[0]
 
 
 def test_pairs_that_were_too_many_to_compare_are_told(clean: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +128,9 @@ def test_pairs_that_were_too_many_to_compare_are_told(clean: Subject, monkeypatc
     for source, target in zip(on(clean, 1)[:3], on(clean, 3)[:3], strict=True):
         images[target] = images[source][::-1]
     monkeypatch.setattr("histotune.data.audits.near_identical.MOST", 0)
-    found = find("near_identical", with_images(clean, images))
-    assert found.severity == NOTE
-    assert "pairs of like hashes only 0 were compared" in found.sentence
+    result = find("near_identical", with_images(clean, images))
+    assert result.severity == NOTE
+    assert "pairs of like hashes only 0 were compared" in result.sentence
 
 
 def test_a_check_that_could_not_be_made_does_not_count_as_one() -> None:
@@ -163,17 +163,19 @@ def test_near_hashes_are_those_that_a_comparison_of_all_finds() -> None:
     for row in range(200):
         for bit in rng.choice(64, row % 5, replace=False):
             second[row] ^= np.uint64(1) << np.uint64(bit)
-    found = {(int(a), int(b)) for one, other in _hashes.near(first, second, 4) for a, b in zip(one, other, strict=True)}
+    result = {
+        (int(a), int(b)) for one, other in _hashes.near(first, second, 4) for a, b in zip(one, other, strict=True)
+    }
     rows, columns = np.nonzero(np.bitwise_count(first[:, None] ^ second) <= 4)
-    assert found == {(int(a), int(b)) for a, b in zip(rows, columns, strict=True)}
-    assert len(found) >= 200
+    assert result == {(int(a), int(b)) for a, b in zip(rows, columns, strict=True)}
+    assert len(result) >= 200
 
 
 def test_patients_on_both_sides_are_found(clean: Subject) -> None:
     row = on(clean, 1)[0]
-    found = find("patients", moved(clean, np.array([row]), 3))
-    assert (found.severity, found.count, found.of) == (LEAK, 1, 90)
-    assert found.examples == (f"{clean.patients[row]} (5 train, 1 test)",)
+    result = find("patients", moved(clean, np.array([row]), 3))
+    assert (result.severity, result.count, result.of) == (LEAK, 1, 90)
+    assert result.examples == (f"{clean.patients[row]} (5 train, 1 test)",)
 
 
 def test_patients_who_are_not_known_are_a_warning(clean: Subject) -> None:
@@ -185,8 +187,8 @@ def test_sites_on_both_sides_are_a_leak_only_where_the_split_promises_none(clean
     assert find("sites", clean).severity == NOTE
     whole = by_patient(clean.cohort, (np.arange(len(clean.labels)) % 2), "site")
     assert find("sites", whole).severity == OK
-    found = find("sites", moved(whole, on(whole, 1)[:1], 3))
-    assert (found.severity, found.count) == (LEAK, 1)
+    result = find("sites", moved(whole, on(whole, 1)[:1], 3))
+    assert (result.severity, result.count) == (LEAK, 1)
 
 
 def test_identical_images_across_the_split_are_found(clean: Subject) -> None:
@@ -194,9 +196,9 @@ def test_identical_images_across_the_split_are_found(clean: Subject) -> None:
     train, test = on(clean, 1), on(clean, 3)
     content[test[:2]] = content[train[:2]]
     content[train[5]] = content[train[6]]  # on one side: no leak
-    found = find("identical", with_column(clean, content=content))
-    assert (found.severity, found.count) == (LEAK, 4)
-    assert found.examples[0] == f"{clean.ids[train[0]]} (train) and {clean.ids[test[0]]} (test)"
+    result = find("identical", with_column(clean, content=content))
+    assert (result.severity, result.count) == (LEAK, 4)
+    assert result.examples[0] == f"{clean.ids[train[0]]} (train) and {clean.ids[test[0]]} (test)"
 
 
 @pytest.mark.parametrize(("columns", "levels", "severity"), [(20, 0, LEAK), (3, 3, WARNING)])
@@ -211,9 +213,9 @@ def test_identical_rows_of_a_table_are_found_and_called_chance_where_they_may_be
     contents = [row.tobytes().hex() for row in values]
     own: dict[str, Any] = {"arrays": {"genes": stored}, "kinds": kinds, "present": {"genes": np.ones(n, bool)}}
     cohort = replace(clean.cohort, table=clean.cohort.table.assign(content=contents), **own)
-    found = find("identical", replace(clean, cohort=cohort))
-    assert found.severity == severity
-    assert found.count == 2 or levels
+    result = find("identical", replace(clean, cohort=cohort))
+    assert result.severity == severity
+    assert result.count == 2 or levels
 
 
 def test_one_modality_with_identical_rows_is_enough(clean: Subject) -> None:
@@ -223,15 +225,15 @@ def test_one_modality_with_identical_rows_is_enough(clean: Subject) -> None:
     stored = Table(values, tuple(TableColumn(f"c{k}") for k in range(9)))
     arrays, present = {**clean.cohort.arrays, "genes": stored}, {**clean.cohort.present, "genes": np.ones(n, bool)}
     both = replace(clean.cohort, arrays=arrays, present=present, kinds={"image": "image", "genes": "table"})
-    found = find("identical", replace(clean, cohort=both))
-    assert (found.severity, found.count) == (LEAK, 2)
-    assert "'genes'" in found.sentence
+    result = find("identical", replace(clean, cohort=both))
+    assert (result.severity, result.count) == (LEAK, 2)
+    assert "'genes'" in result.sentence
 
 
 def test_neighbours_across_the_split_are_found_and_strangers_at_the_same_place_are_not(clean: Subject) -> None:
     row = on(clean, 1)[0]  # the corner of a grid of 3 x 2
-    found = find("neighbours", moved(clean, np.array([row]), 3))
-    assert (found.severity, found.count) == (LEAK, 4)
+    result = find("neighbours", moved(clean, np.array([row]), 3))
+    assert (result.severity, result.count) == (LEAK, 4)
     parts = split(clean.cohort, np.arange(len(clean.labels)) % 2, "patch_random_70_30")
     torn = find("neighbours", Subject.of(clean.cohort, parts, clean.labels))
     assert torn.severity == LEAK
@@ -245,8 +247,8 @@ def test_folds_are_sides(clean: Subject) -> None:
     parts = Split("patient", np.arange(0), np.arange(0), np.arange(0), folds=folds)
     assert find("patients", Subject.of(clean.cohort, parts, clean.labels)).severity == OK
     folds[1, 0] = 1 + folds[1, 0] % 3  # in the second deal only
-    found = find("patients", Subject.of(clean.cohort, replace(parts, folds=folds), clean.labels))
-    assert (found.severity, found.count) == (LEAK, 1)
+    result = find("patients", Subject.of(clean.cohort, replace(parts, folds=folds), clean.labels))
+    assert (result.severity, result.count) == (LEAK, 1)
 
 
 def test_a_site_that_tells_the_label_and_its_signature_are_found(tmp_path: Path) -> None:
@@ -256,9 +258,9 @@ def test_a_site_that_tells_the_label_and_its_signature_are_found(tmp_path: Path)
     tint = np.array([[0, 0, 0], [25, 0, 0], [0, 25, 0], [0, 0, 25], [20, 20, 0]])[site][:, None, None]
     tinted = replace(cohort, arrays={"image": (cohort.arrays["image"] * 0.8 + tint).astype(np.uint8)})
     subject = by_patient(tinted, labels)
-    found = find("site_label", subject)
-    assert found.severity == WARNING
-    assert found.examples
+    result = find("site_label", subject)
+    assert result.severity == WARNING
+    assert result.examples
     assert find("site_in_images", subject).severity == NOTE
     assert "AUROC" in find("site_in_images", subject).sentence
     assert find("mean_colour", subject).severity == NOTE  # what the site tells, its stain tells
@@ -273,9 +275,9 @@ def test_files_that_were_saved_apart_by_class_are_found(tmp_path: Path, column: 
     saved.to_csv(tmp_path / PROPERTIES, index=False)
     subject = by_patient(cohort, labels)
     name, severity = ("file_size", NOTE) if column == "bytes" else ("file_properties", WARNING)
-    found = find(name, subject)
-    assert found.severity == severity
-    assert bool(found.examples) == (severity == WARNING)
+    result = find(name, subject)
+    assert result.severity == severity
+    assert bool(result.examples) == (severity == WARNING)
 
 
 def test_what_says_nothing_is_seldom_said_to_tell_the_label(tmp_path: Path) -> None:
@@ -290,9 +292,9 @@ def test_what_says_nothing_is_seldom_said_to_tell_the_label(tmp_path: Path) -> N
 def test_classes_with_few_patients_are_found(clean: Subject) -> None:
     labels = np.where(clean.labels == UNKNOWN, UNKNOWN, 0)
     labels[on(clean, 1)], labels[on(clean, 2)[:6]] = 1, 1  # one patient of the validation part
-    found = find("small_parts", replace(clean, labels=labels))
-    assert found.severity == WARNING
-    assert "malignant in val rests on 1 patient (6 cases)" in found.sentence
+    result = find("small_parts", replace(clean, labels=labels))
+    assert result.severity == WARNING
+    assert "malignant in val rests on 1 patient (6 cases)" in result.sentence
 
 
 @pytest.mark.parametrize(("right", "n"), [(4, 5), (8, 10), (40, 50)])
@@ -316,9 +318,9 @@ def test_many_cases_are_sampled() -> None:
 def test_real_patches_by_patient_give_no_alarm(idc_cohort: Cohort) -> None:
     labels = read_labels(idc_cohort)
     subject = Subject.of(idc_cohort, split(idc_cohort, labels), labels)
-    found = {name: find(name, subject) for name in AUDITS.names()}
-    assert {finding.severity for finding in found.values()} <= {OK, NOTE}
-    assert found["near_identical"].severity == found["identical"].severity == found["neighbours"].severity == OK
+    result = {name: find(name, subject) for name in AUDITS.names()}
+    assert {finding.severity for finding in result.values()} <= {OK, NOTE}
+    assert result["near_identical"].severity == result["identical"].severity == result["neighbours"].severity == OK
     torn = Subject.of(idc_cohort, split(idc_cohort, labels, "patch_random_70_30"), labels)
     leaks = {name for name in ("patients", "neighbours", "near_identical") if find(name, torn).severity == LEAK}
     assert leaks == {"patients", "neighbours"}

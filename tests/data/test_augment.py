@@ -23,9 +23,9 @@ def picture(size: int = 16, side: int = 6) -> torch.Tensor:
 
 def code_of(original: torch.Tensor, changed: torch.Tensor) -> int:
     """Find which of the eight symmetries took `original` [S, S, 3] to `changed`."""
-    found = [code for code in range(8) if torch.equal(symmetry(original[None], code)[0], changed)]
-    assert len(found) == 1
-    return found[0]
+    result = [code for code in range(8) if torch.equal(symmetry(original[None], code)[0], changed)]
+    assert len(result) == 1
+    return result[0]
 
 
 # --- off means off

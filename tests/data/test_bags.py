@@ -179,10 +179,10 @@ def test_impossible_options_are_refused(kind: BagModality) -> None:
 
 def test_the_summary_is_the_mean_and_the_logarithm_of_the_count(kind: BagModality) -> None:
     stored = example(kind)
-    told = kind.summary(stored, np.array([2, 1]))
-    assert np.allclose(told[0, :-1], stored.features[stored.case(2)].mean(axis=0), rtol=1e-6)
-    assert told[0, -1] == pytest.approx(np.log(12))
-    assert np.isnan(told[1]).all()
+    text = kind.summary(stored, np.array([2, 1]))
+    assert np.allclose(text[0, :-1], stored.features[stored.case(2)].mean(axis=0), rtol=1e-6)
+    assert text[0, -1] == pytest.approx(np.log(12))
+    assert np.isnan(text[1]).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -228,19 +228,19 @@ def test_delaunay_edges_are_those_of_empty_circles(seed: int) -> None:
 )
 def test_neighbours_are_mutual_wherever_places_lie(points: np.ndarray, edges: str) -> None:
     table = neighbours(points, edges=edges, k=4)
-    found = edges_of(table)
+    result = edges_of(table)
     assert table.shape[0] == len(points)
     assert table.dtype == np.int32
-    assert {(b, a) for a, b in found} == found
-    assert all(a != b for a, b in found)
+    assert {(b, a) for a, b in result} == result
+    assert all(a != b for a, b in result)
     if len(points) > 1:
-        assert {a for a, _ in found} == set(range(len(points)))  # nobody is alone
+        assert {a for a, _ in result} == set(range(len(points)))  # nobody is alone
 
 
 def test_places_on_a_line_are_joined_one_by_one() -> None:
     order = np.array([3, 0, 4, 1, 2])
-    found = edges_of(neighbours(order[:, None] * np.array([[30.0, 40.0]]), edges="delaunay"))
-    steps = {(int(order[a]), int(order[b])) for a, b in found}
+    result = edges_of(neighbours(order[:, None] * np.array([[30.0, 40.0]]), edges="delaunay"))
+    steps = {(int(order[a]), int(order[b])) for a, b in result}
     assert steps == {(a, b) for a in range(5) for b in range(5) if abs(a - b) == 1}
 
 

@@ -95,13 +95,15 @@ def test_loading_gives_what_preparing_gave(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_second_call_decodes_nothing(folder: Path, tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    first = prepared(folder, tmp_path / "cache", progress=lambda what, *done: heard.append(done))
-    assert heard[0] == (0, 28)
-    assert heard[-1] == (28, 28)
-    heard.clear()
-    assert prepared(folder, tmp_path / "cache", progress=lambda what, *done: heard.append(done)).digest == first.digest
-    assert heard == []
+    observed: list[tuple[int, int]] = []
+    first = prepared(folder, tmp_path / "cache", progress=lambda what, *done: observed.append(done))
+    assert observed[0] == (0, 28)
+    assert observed[-1] == (28, 28)
+    observed.clear()
+    assert (
+        prepared(folder, tmp_path / "cache", progress=lambda what, *done: observed.append(done)).digest == first.digest
+    )
+    assert observed == []
 
 
 def test_the_digest_does_not_depend_on_place_or_time(folder: Path, tmp_path: Path) -> None:
@@ -171,13 +173,13 @@ def test_two_processes_at_once_do_the_work_once_and_agree(large_folder: Path, tm
     expected = prepared(large_folder, tmp_path / "alone")
     cache = tmp_path / "cache"
     with script(PREPARE, large_folder, cache) as first, script(PREPARE, large_folder, cache) as second:
-        said = [process.communicate(timeout=120) for process in (first, second)]
-        assert first.returncode == second.returncode == 0, said
-    endings = sorted(out.splitlines()[-1] for out, _ in said)
+        message = [process.communicate(timeout=120) for process in (first, second)]
+        assert first.returncode == second.returncode == 0, message
+    endings = sorted(out.splitlines()[-1] for out, _ in message)
     assert endings == [f"digest {expected.digest} decoded {did}" for did in (False, True)]
     assert len(files_of(cache)) == 1
-    found = prepared(large_folder, cache)
-    assert np.array_equal(found.arrays["image"], expected.arrays["image"])
+    result = prepared(large_folder, cache)
+    assert np.array_equal(result.arrays["image"], expected.arrays["image"])
 
 
 def test_a_killed_preparation_leaves_nothing_that_counts(large_folder: Path, tmp_path: Path) -> None:
@@ -332,10 +334,10 @@ def test_the_real_patches_are_what_their_index_says(idc_patches: Path, idc_cohor
     labels, paths = read_labels(cohort), read_paths(cohort)
     index["area"] = index["width"] * index["height"]
     assert set(paths) == set(index.index[index["area"] >= 1250])  # the rest is less than half a patch
-    found = index.loc[paths]
-    assert np.array_equal(labels, found["label"])
+    result = index.loc[paths]
+    assert np.array_equal(labels, result["label"])
     for column in ("patient", "x", "y"):
-        assert list(cohort.table[column]) == list(found[column])
+        assert list(cohort.table[column]) == list(result[column])
     assert cohort.facts["left_out"] == {"wrong_size": 31}
     assert cohort.facts["odd"] == {"wrong_size": 46}
     assert cohort.digest == "7017f6895425cff1"  # on every machine

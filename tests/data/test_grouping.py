@@ -66,11 +66,11 @@ def solved(counts: np.ndarray, fractions: tuple[float, ...]) -> np.ndarray:
     cost = np.concatenate([np.zeros(dealt), np.repeat(1 / np.array(fractions), kinds)])
     whole = np.concatenate([np.ones(dealt), np.zeros(parts * kinds)])
     most = np.where(whole == 1, 1.0, np.inf)
-    found = milp(
+    result = milp(
         cost, constraints=LinearConstraint(np.array(rows), low, high), integrality=whole, bounds=Bounds(0, most)
     )
-    assert found.success
-    return found.x[:dealt].reshape(groups, parts).argmax(axis=1)
+    assert result.success
+    return result.x[:dealt].reshape(groups, parts).argmax(axis=1)
 
 
 def worst_share(parts: np.ndarray, counts: np.ndarray, fractions: tuple[float, ...]) -> float:

@@ -208,13 +208,13 @@ def places(tmp_path: Path) -> dict[str, Any]:
 
 def test_a_study_keeps_its_imbalance_and_refuses_another(small: Path, places: dict[str, Any]) -> None:
     train(small, [], imbalance="long_tail", **places)
-    found = open_study("small", runs=places["runs"]).store
-    counts = json.loads((next(found.singles.iterdir()) / "model.json").read_text())["counts"]
-    parts = found.split_table()["part"].value_counts()
-    assert found.settings().imbalance == "long_tail"
+    result = open_study("small", runs=places["runs"]).store
+    counts = json.loads((next(result.singles.iterdir()) / "model.json").read_text())["counts"]
+    parts = result.split_table()["part"].value_counts()
+    assert result.settings().imbalance == "long_tail"
     assert sum(counts) == parts["train"]
     assert max(counts) / min(counts) == pytest.approx(5.9, abs=0.3)  # two classes: r = 2 / 1.71 - 1
-    assert f"{sum(counts)} of " in found.settings().training
+    assert f"{sum(counts)} of " in result.settings().training
     assert parts[""] > 0
     again = train(small, ["loss.name=focal"], **places)
     assert json.loads((again.folder / "model.json").read_text())["counts"] == counts

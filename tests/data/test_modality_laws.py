@@ -43,23 +43,23 @@ def slopes(backbones: tuple[dict[str, Any], dict[str, Any]], fusion: Mapping[str
     leaves = {at: values_of(batch).clone().requires_grad_() for at, batch in batches.items()}
     inputs = {at: with_values(batch, leaves[at]) for at, batch in batches.items()}
     logits = model.logits(inputs, dict.fromkeys("ab", torch.ones(3, dtype=torch.bool)))
-    found = torch.autograd.grad((logits * torch.randn(logits.shape)).sum(), list(leaves.values()))
-    return {at: float(slope.abs().max()) for at, slope in zip(leaves, found, strict=True)}
+    result = torch.autograd.grad((logits * torch.randn(logits.shape)).sum(), list(leaves.values()))
+    return {at: float(slope.abs().max()) for at, slope in zip(leaves, result, strict=True)}
 
 
 @pytest.mark.parametrize("fusion", JOINING)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_the_output_depends_on_every_modality(fusion: str, pair: tuple[str, str]) -> None:
-    found = slopes(({"name": pair[0]}, {"name": pair[1]}), {"name": fusion})
-    assert min(found.values()) > 1e-7, found
+    result = slopes(({"name": pair[0]}, {"name": pair[1]}), {"name": fusion})
+    assert min(result.values()) > 1e-7, result
 
 
 @pytest.mark.parametrize("asking", ["cct_2", "alexnet", "attention_mil", "patch_graph"])
 def test_who_asks_a_single_token_and_keeps_nothing_of_its_own_is_not_heard(asking: str) -> None:
     genes = {"name": "gene_tokens", "tokens": 1}
-    found = slopes(({"name": asking}, genes), DEGENERATE)
-    assert found["a"] < 1e-6 * found["b"], "rounding of a softmax over one score"
-    assert found["b"] > 1e-4
+    result = slopes(({"name": asking}, genes), DEGENERATE)
+    assert result["a"] < 1e-6 * result["b"], "rounding of a softmax over one score"
+    assert result["b"] > 1e-4
     assert slopes(({"name": asking}, genes | {"tokens": 16}), DEGENERATE)["a"] > 1e-7, "tokens to choose from"
     assert slopes(({"name": asking}, genes), DEGENERATE | {"residual": True})["a"] > 1e-7, "or what it is itself"
 

@@ -35,18 +35,18 @@ def uneven(seed: int, patients: int = 40) -> tuple[Cohort, np.ndarray]:
     return cohort_of([f"p{n}" for n in owner]), labels
 
 
-def rows_of(found: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return found.train, found.val, found.test
+def rows_of(result: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return result.train, result.val, result.test
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("protocol", ["patient", "patient_70_30", "patch_random_70_30"])
 def test_parts_are_disjoint_complete_sorted_and_hold_every_class(protocol: str, seed: int) -> None:
     cohort, labels = uneven(seed)
-    found = split(cohort, labels, protocol, seed=seed)
-    together = np.concatenate(rows_of(found))
+    result = split(cohort, labels, protocol, seed=seed)
+    together = np.concatenate(rows_of(result))
     assert np.array_equal(np.sort(together), np.arange(len(cohort)))
-    for rows in rows_of(found):
+    for rows in rows_of(result):
         assert np.array_equal(rows, np.sort(rows))
         assert set(labels[rows]) == {0, 1}
 
@@ -55,11 +55,11 @@ def test_parts_are_disjoint_complete_sorted_and_hold_every_class(protocol: str, 
 @pytest.mark.parametrize("protocol", ["patient", "patient_70_30"])
 def test_no_patient_stands_on_two_sides(protocol: str, seed: int) -> None:
     cohort, labels = uneven(seed)
-    found = split(cohort, labels, protocol, seed=seed)
+    result = split(cohort, labels, protocol, seed=seed)
     patients = cohort.table["patient"]
-    for one, other in itertools.combinations(rows_of(found), 2):
+    for one, other in itertools.combinations(rows_of(result), 2):
         assert not set(patients[one]) & set(patients[other])
-    assert not found.leaky
+    assert not result.leaky
 
 
 @pytest.mark.parametrize("protocol", ["patient", "patch_random_70_30"])
@@ -73,9 +73,9 @@ def test_the_seed_decides(protocol: str) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_sizes_classes_and_patients_come_near_their_fractions(seed: int) -> None:
     cohort, labels = uneven(seed, patients=100)
-    found = split(cohort, labels, "patient", seed=seed)
+    result = split(cohort, labels, "patient", seed=seed)
     patients = cohort.table["patient"]
-    for rows, fraction in zip(rows_of(found), FRACTIONS, strict=True):
+    for rows, fraction in zip(rows_of(result), FRACTIONS, strict=True):
         assert len(rows) / len(cohort) == pytest.approx(fraction, abs=0.02)
         assert labels[rows].mean() == pytest.approx(labels.mean(), abs=0.03)
         assert patients[rows].nunique() / 100 == pytest.approx(fraction, abs=0.04)
@@ -87,8 +87,8 @@ def test_a_huge_patient_does_not_wreck_the_fractions(seed: int) -> None:
     others = len(cohort)
     patients = [*cohort.table["patient"], *["huge"] * others]  # half of all cases are one patient's
     labels = np.concatenate([labels, np.arange(others) % 2])
-    found = split(cohort_of(patients), labels, "patient", seed=seed)
-    sizes = [len(rows) / len(labels) for rows in rows_of(found)]
+    result = split(cohort_of(patients), labels, "patient", seed=seed)
+    sizes = [len(rows) / len(labels) for rows in rows_of(result)]
     assert sizes == pytest.approx(FRACTIONS, abs=0.06)
 
 
@@ -103,8 +103,8 @@ def test_a_split_is_found_whenever_there_is_one(counts: list[tuple[int, int]], s
     patients = [f"p{n}" for n, pair in enumerate(counts) for _ in range(sum(pair))]
     labels = np.array([label for pair in counts for label, n in enumerate(pair) for _ in range(n)], dtype=np.int64)
     if possible:
-        found = split(cohort_of(patients), labels, "patient", seed=seed)
-        assert all(set(labels[rows]) == {0, 1} for rows in rows_of(found))
+        result = split(cohort_of(patients), labels, "patient", seed=seed)
+        assert all(set(labels[rows]) == {0, 1} for rows in rows_of(result))
     else:
         with pytest.raises(DataError, match="lacks a class"):
             split(cohort_of(patients), labels, "patient", seed=seed)
@@ -131,11 +131,11 @@ def test_unknown_protocols_and_odd_fractions_are_refused() -> None:
 
 def test_the_leaky_protocol_says_so_in_name_and_flag() -> None:
     cohort, labels = uneven(0)
-    found = split(cohort, labels, "patch_random_70_30")
-    assert found.leaky
+    result = split(cohort, labels, "patch_random_70_30")
+    assert result.leaky
     assert "leaky" in PROTOCOLS["patch_random_70_30"]
     for label in (0, 1):
-        share = (labels[found.test] == label).sum() / (labels == label).sum()
+        share = (labels[result.test] == label).sum() / (labels == label).sum()
         assert share == pytest.approx(0.3, abs=0.01)
 
 
@@ -148,40 +148,40 @@ def test_a_hundred_thousand_cases_of_unknown_patients_are_split_in_seconds() -> 
     labels = np.random.default_rng(0).choice(3, 100_000, p=[0.9, 0.0999, 0.0001]).astype(np.int64)
     cohort = cohort_of([f"i{n:06d}" for n in range(len(labels))], known=False)
     began = time.perf_counter()
-    found = split(cohort, labels, "patient", seed=1)
+    result = split(cohort, labels, "patient", seed=1)
     assert time.perf_counter() - began < 20
     for label in range(3):
-        shares = [(labels[rows] == label).sum() / (labels == label).sum() for rows in rows_of(found)]
+        shares = [(labels[rows] == label).sum() / (labels == label).sum() for rows in rows_of(result)]
         assert shares == pytest.approx(FRACTIONS, abs=0.5 / (labels == label).sum() + 1e-9)
 
 
 @pytest.mark.parametrize("rare", [3, 4, 5, 6, 7, 11])
 def test_a_rare_class_of_unknown_patients_is_in_every_part(rare: int) -> None:
     labels = np.array([0] * 1200 + [1] * rare)
-    found = split(cohort_of([f"i{n:04d}" for n in range(len(labels))], known=False), labels, "patient")
-    assert all((labels[rows] == 1).any() for rows in rows_of(found))
+    result = split(cohort_of([f"i{n:04d}" for n in range(len(labels))], known=False), labels, "patient")
+    assert all((labels[rows] == 1).any() for rows in rows_of(result))
 
 
 def test_the_source_may_prescribe_how_much_validates() -> None:
     cohort = cohort_of([f"i{n:04d}" for n in range(2400)], parts=["train"] * 2000 + ["test"] * 400, known=False)
     cohort = dataclasses.replace(cohort, facts={"validation_share": 0.15})
-    found = split(cohort, np.arange(2400) % 2, "given")
-    assert [len(rows) for rows in rows_of(found)] == [1700, 300, 400]
+    result = split(cohort, np.arange(2400) % 2, "given")
+    assert [len(rows) for rows in rows_of(result)] == [1700, 300, 400]
 
 
 def test_given_parts_are_taken_as_they_are() -> None:
     parts = ["train", "train", "val", "val", "test", "test", "", ""]
-    found = split(cohort_of(list("aabbccdd"), parts=parts), np.array([0, 1] * 4), "given")
-    assert [list(rows) for rows in rows_of(found)] == [[0, 1], [2, 3], [4, 5]]  # no part: left out
+    result = split(cohort_of(list("aabbccdd"), parts=parts), np.array([0, 1] * 4), "given")
+    assert [list(rows) for rows in rows_of(result)] == [[0, 1], [2, 3], [4, 5]]  # no part: left out
 
 
 def test_a_missing_validation_part_is_drawn_from_the_training_patients() -> None:
     patients = [f"p{n // 4}" for n in range(80)]
     parts = ["train"] * 60 + ["test"] * 20
-    found = split(cohort_of(patients, parts=parts), np.arange(80) % 2, "given", seed=3)
-    assert list(found.test) == list(range(60, 80))
-    assert len(found.val) == 12
-    assert not {patients[row] for row in found.train} & {patients[row] for row in found.val}
+    result = split(cohort_of(patients, parts=parts), np.arange(80) % 2, "given", seed=3)
+    assert list(result.test) == list(range(60, 80))
+    assert len(result.val) == 12
+    assert not {patients[row] for row in result.train} & {patients[row] for row in result.val}
 
 
 def test_given_parts_that_share_a_patient_are_refused() -> None:
@@ -203,11 +203,11 @@ def test_the_official_lists_are_for_idc_only() -> None:
 
 def test_the_official_lists_on_the_real_patches(idc_cohort: Cohort) -> None:
     cohort = idc_cohort
-    found = split(cohort, read_labels(cohort), "official_patient")
+    result = split(cohort, read_labels(cohort), "official_patient")
     patients = cohort.table["patient"]
-    assert [patients[rows].nunique() for rows in rows_of(found)] == [67, 22, 36]
+    assert [patients[rows].nunique() for rows in rows_of(result)] == [67, 22, 36]
     # 4,246 / 1,082 / 1,564 in the index; the rest are strips of less than half a patch
-    assert [len(rows) for rows in rows_of(found)] == [4_245, 1_073, 1_562]
+    assert [len(rows) for rows in rows_of(result)] == [4_245, 1_073, 1_562]
     by_patient = split(cohort, read_labels(cohort), "patient")
     for rows, fraction in zip(rows_of(by_patient), FRACTIONS, strict=True):
         assert len(rows) / len(cohort) == pytest.approx(fraction, abs=0.01)

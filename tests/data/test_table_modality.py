@@ -50,10 +50,10 @@ def fit(table: Table, labels: np.ndarray, rows: np.ndarray | None = None, **opti
 
 def features(fitted: TablePreprocessing, table: Table) -> np.ndarray:
     """What a network gets of every row."""
-    found = fitted.standardise(torch.from_numpy(np.array(fitted.check(table).values)))
-    assert found.dtype == torch.float32
-    assert found.shape == (len(table.values), *fitted.shape)
-    return found.numpy()
+    result = fitted.standardise(torch.from_numpy(np.array(fitted.check(table).values)))
+    assert result.dtype == torch.float32
+    assert result.shape == (len(table.values), *fitted.shape)
+    return result.numpy()
 
 
 def numbers_only(table: Table) -> Table:
@@ -65,11 +65,11 @@ def numbers_only(table: Table) -> Table:
 def test_numbers_are_imputed_and_scaled_as_by_scikit_learn(seed: int) -> None:
     table, labels = made_up(seed)
     table, train = numbers_only(table), np.arange(50)
-    found = features(fit(table, labels, train), table)
+    result = features(fit(table, labels, train), table)
     imputer, scaler = SimpleImputer(), StandardScaler()
     expected = imputer.fit_transform(table.values[train].astype(np.float64))
     scaler.fit(expected)
-    assert found == pytest.approx(scaler.transform(imputer.transform(table.values)), abs=2e-5)
+    assert result == pytest.approx(scaler.transform(imputer.transform(table.values)), abs=2e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -114,11 +114,11 @@ def test_selection_by_f_and_by_variance() -> None:
 def test_log_shifts_only_what_is_negative_and_stops_at_the_least_of_training() -> None:
     values = np.array([[-3.0, 2.0], [0.0, 7.0], [5.0, 3.0], [-9.0, -9.0]], np.float32)
     table, train = Table(values, (TableColumn("a"), TableColumn("b"))), np.arange(3)
-    found = features(fit(table, np.array([0, 1, 1, 0]), train, log1p=True), table)
+    result = features(fit(table, np.array([0, 1, 1, 0]), train, log1p=True), table)
     logged = np.log1p(np.array([[0, 2], [3, 7], [8, 3]]))
     floor = np.array([[0.0, 0.0]])
     expected = (np.concatenate([logged, floor]) - logged.mean(axis=0)) / logged.std(axis=0)
-    assert found == pytest.approx(expected, abs=1e-5)
+    assert result == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_no_raw_value_gives_nan_or_infinity(cells: list[float], options: dict[st
     table, labels = made_up()
     table.values[:, :6] *= np.float32(scale)
     fitted = fit(table, labels, **options)
-    found = fitted.standardise(torch.tensor([cells]))
-    assert found.isfinite().all()
-    assert found.abs().max() <= FARTHEST
+    result = fitted.standardise(torch.tensor([cells]))
+    assert result.isfinite().all()
+    assert result.abs().max() <= FARTHEST
 
 
 @pytest.mark.parametrize("options", ALL)
@@ -348,12 +348,12 @@ def test_digests_are_of_the_content_of_a_row() -> None:
 def test_a_summary_is_plain_numbers() -> None:
     table, _ = made_up()
     rows = np.array([3, 0, 9])
-    found = TABLE.summary(table, rows)
-    assert found.shape == (3, 6 + 3 + 3)
-    assert np.array_equal(found[:, :6], table.values[rows, :6], equal_nan=True)
+    result = TABLE.summary(table, rows)
+    assert result.shape == (3, 6 + 3 + 3)
+    assert np.array_equal(result[:, :6], table.values[rows, :6], equal_nan=True)
     missing = np.isnan(table.values[rows, 6])
-    assert np.array_equal(np.isnan(found[:, 6:9]).all(axis=1), missing)
-    assert np.array_equal(found[~missing, 6:9].argmax(axis=1), table.values[rows, 6][~missing])
+    assert np.array_equal(np.isnan(result[:, 6:9]).all(axis=1), missing)
+    assert np.array_equal(result[~missing, 6:9].argmax(axis=1), table.values[rows, 6][~missing])
 
 
 def test_1558_genes_are_saved_small_and_fast() -> None:

@@ -192,13 +192,13 @@ def test_weighted_logits_are_at_the_optimum_that_scipy_finds(bias: bool) -> None
         errors = -np.log(softmax(joined)[np.arange(200), labels]).mean()
         return float(errors + 0.01 * np.square(weights - 1 / 3).sum())
 
-    found = minimize(loss, np.r_[np.full(9, 1 / 3), np.zeros(3 if bias else 0)], method="BFGS", options={"gtol": 1e-7})
+    result = minimize(loss, np.r_[np.full(9, 1 / 3), np.zeros(3 if bias else 0)], method="BFGS", options={"gtol": 1e-7})
     ensemble = ENSEMBLES.build("weighted_logits", bias=bias, dropout=0.0, shrink=0.01)
     ensemble.fit(logits, labels)
     state = ensemble.state()
-    assert np.array(state["weights"]) == pytest.approx(found.x[:9].reshape(3, 3), abs=1e-4)
+    assert np.array(state["weights"]) == pytest.approx(result.x[:9].reshape(3, 3), abs=1e-4)
     if bias:  # a number that is added to all classes changes nothing
-        ours, theirs = np.array(state["bias"]), found.x[9:]
+        ours, theirs = np.array(state["bias"]), result.x[9:]
         assert ours - ours.mean() == pytest.approx(theirs - theirs.mean(), abs=1e-4)
     else:
         assert state["bias"] == [0.0, 0.0, 0.0]

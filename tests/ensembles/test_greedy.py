@@ -66,15 +66,15 @@ def test_it_chooses_what_brute_force_chooses(metric: str, classes: int, missing:
         present = np.random.default_rng(seed).random(probabilities.shape[:2]) < (0.7 if missing else 1.0)
         present[0] |= ~present.any(axis=0)
         pool = CandidatePool(probabilities, present, labels, metric)
-        found = select(pool, np.arange(4), rounds=6, start=2)
+        result = select(pool, np.arange(4), rounds=6, start=2)
         expected = brute_force(metric, probabilities, present, labels, rounds=6, start=2)
         values = [
             mean_value(metric, probabilities, present, labels, np.repeat(np.arange(4), counts).tolist())
-            for counts in (found, expected)
+            for counts in (result, expected)
         ]
         assert values[0] == pytest.approx(values[1], abs=1e-12)
         if metric == "nll":  # without ties, and so the very same members
-            assert found.tolist() == expected.tolist()
+            assert result.tolist() == expected.tolist()
 
 
 def selected(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -140,8 +140,8 @@ def test_an_auroc_of_many_cases_is_scikit_learns() -> None:
     probabilities, labels = drawn(5, members=1, cases=20_000)
     order = np.argsort(labels, kind="stable")
     sums = 3 * probabilities[0, order, 1]
-    found = _auroc(sums, 3, int((labels == 0).sum()))
-    assert found == pytest.approx(roc_auc_score(labels, probabilities[0, :, 1]), abs=1e-6)
+    result = _auroc(sums, 3, int((labels == 0).sum()))
+    assert result == pytest.approx(roc_auc_score(labels, probabilities[0, :, 1]), abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["nll", "balanced_accuracy", "auroc"])
@@ -151,8 +151,8 @@ def test_sums_of_many_cases_measure_what_metrics_measures(metric: str) -> None:
     pool = CandidatePool(probabilities, present, labels, metric)
     total = pool.nobody()
     pool.add(total, 2)
-    found, expected = pool.value(total, 1), mean_value(metric, probabilities, present, labels, [1, 2])
-    assert found == pytest.approx(expected, abs=2e-5)
+    result, expected = pool.value(total, 1), mean_value(metric, probabilities, present, labels, [1, 2])
+    assert result == pytest.approx(expected, abs=2e-5)
 
 
 def test_a_metric_that_needs_a_positive_class_is_refused() -> None:

@@ -31,8 +31,8 @@ def add(
     noise = np.random.default_rng(number).normal(size=(len(labels), len(data.classes)))
     logits = (sharpness * (noise + skill * np.eye(len(data.classes))[labels])).astype(np.float32)
     Predictions(data.ids[data.val], data.patients[data.val], labels, logits).save(folder / "predictions.npz")
-    found = {"metrics": evaluate(softmax(logits), labels), "state": COMPLETE, "parameters": 100, "seconds": 2.0}
-    write_record(folder, found | {"digest": f"digest{number}"} | record)
+    result = {"metrics": evaluate(softmax(logits), labels), "state": COMPLETE, "parameters": 100, "seconds": 2.0}
+    write_record(folder, result | {"digest": f"digest{number}"} | record)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_it_stands_beside_its_best_member_and_the_uniform_mean(study: StudyFolde
     mean = merge(study, top=4, strategy="average", replicates=50)
     best = best_trials(study, 1)[0]
     assert set(merged.intervals) == {"ensemble", "best_member", "uniform_mean"}
-    rivals = {who: found["balanced_accuracy"].value for who, found in merged.intervals.items()}
+    rivals = {who: result["balanced_accuracy"].value for who, result in merged.intervals.items()}
     assert rivals["best_member"] == pytest.approx(best.metrics["balanced_accuracy"])
     assert rivals["uniform_mean"] == pytest.approx(mean.metrics["balanced_accuracy"])
     for rival, gain in merged.gains.items():
@@ -167,14 +167,14 @@ def test_greedy_takes_the_studys_metric_and_exports_only_those_that_count(study:
     assert len(merged.members) == len(merged.temperatures) == len(merged.weights) == len(merged.state["weights"])
     assert min(merged.weights) > 0
     assert sum(merged.weights) == pytest.approx(1.0)
-    told = json.loads((merged.folder / "ensemble.json").read_text())
-    assert told["best_member"] == best_trials(study, 1)[0].number
-    assert len(told["diversity"]["disagreement"]) == len(merged.members)
+    text = json.loads((merged.folder / "ensemble.json").read_text())
+    assert text["best_member"] == best_trials(study, 1)[0].number
+    assert len(text["diversity"]["disagreement"]) == len(merged.members)
 
 
 def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyFolder) -> None:
     merged = merge(study, top=5, replicates=20)
-    found = {
+    result = {
         number: score(
             "balanced_accuracy",
             softmax(study.trials()[number].predictions().logits),
@@ -182,14 +182,14 @@ def test_the_best_member_is_the_best_on_the_held_out_cases(study: StudyFolder) -
         )
         for number in merged.members
     }
-    assert merged.intervals["best_member"]["balanced_accuracy"].value == pytest.approx(max(found.values()))
+    assert merged.intervals["best_member"]["balanced_accuracy"].value == pytest.approx(max(result.values()))
 
 
 def test_an_operating_point_is_kept_with_the_ensemble(study: StudyFolder) -> None:
     merged = merge(study, top=3, operating_point="specificity=0.8", replicates=50)
-    told = json.loads((merged.folder / "ensemble.json").read_text())["operating_point"]
-    assert (told["rule"], told["asked"], told["threshold"]) == ("specificity", 0.8, merged.threshold)
-    assert told["sensitivity"].keys() == {"value", "low", "high"}
+    text = json.loads((merged.folder / "ensemble.json").read_text())["operating_point"]
+    assert (text["rule"], text["asked"], text["threshold"]) == ("specificity", 0.8, merged.threshold)
+    assert text["sensitivity"].keys() == {"value", "low", "high"}
     saved = Predictions.load(merged.folder / "predictions.npz")
     at = score("specificity", softmax(saved.logits), saved.labels, threshold=merged.threshold)
     assert at >= 0.8, "on the cases that chose it"

@@ -114,14 +114,14 @@ def seed_folders(store: StudyFolder) -> list[Path]:
 
 def bits(store: StudyFolder) -> dict[str, bytes]:
     """Return every saved prediction of a confirmation."""
-    found: dict[str, bytes] = {}
+    result: dict[str, bytes] = {}
     for folder in seed_folders(store):
         name = f"{folder.parent.name}/{folder.name}"
-        found |= {
+        result |= {
             f"{name}/{place.name}": Predictions.load(place / SCORES).logits.tobytes() for place in networks(folder)
         }
-        found[name] = Predictions.load(folder / "predictions.npz").logits.tobytes()
-    return found
+        result[name] = Predictions.load(folder / "predictions.npz").logits.tobytes()
+    return result
 
 
 def dealt(outer: Outer, seed: int) -> np.ndarray:
@@ -137,11 +137,11 @@ def dealt(outer: Outer, seed: int) -> np.ndarray:
 def test_every_patient_of_the_development_part_is_scored_once_per_seed_by_strangers(
     confirmed: tuple[Started, dict[str, Any]],
 ) -> None:
-    (store, cohort, _), told = confirmed
+    (store, cohort, _), text = confirmed
     table, outer = store.split_table(), Outer(store, cohort, 2)
     development = table[table["part"] != "test"].set_index("id")
     folders = seed_folders(store)
-    assert len(folders) == 2 * len(told["contenders"])
+    assert len(folders) == 2 * len(text["contenders"])
     for folder in folders:
         saved = Predictions.load(folder / "predictions.npz")
         assert sorted(saved.ids) == sorted(development.index)
@@ -182,8 +182,8 @@ def test_the_sealed_labels_are_not_needed(study: Started, tmp_path: Path) -> Non
     assert len(sealed) == 2
     for path in sealed:
         path.unlink()
-    found = confirm(store, Places(places.runs, tmp_path / "cache"), top=1, seeds=2, outer=2, replicates=20)
-    assert found.seeds == 2
+    result = confirm(store, Places(places.runs, tmp_path / "cache"), top=1, seeds=2, outer=2, replicates=20)
+    assert result.seeds == 2
     assert store.openings() == []
 
 
@@ -202,9 +202,9 @@ def add_trial(store: StudyFolder, changes: dict[str, dict[str, Any]]) -> str:
 def agrees(store: StudyFolder, other: tuple[Started, dict[str, Any]]) -> None:
     """Check that a confirmation has the bits and the numbers of another one."""
     assert bits(store) == bits(other[0][0])
-    told = json.loads((store.folder / "confirm" / "confirm.json").read_text())
+    text = json.loads((store.folder / "confirm" / "confirm.json").read_text())
     same = ("confirmed", "optimism_gap", "per_seed", "against_best", "tied")
-    for one, again in zip(told["contenders"], other[1]["contenders"], strict=True):
+    for one, again in zip(text["contenders"], other[1]["contenders"], strict=True):
         assert [one[key] for key in same] == [again[key] for key in same]
 
 
@@ -228,11 +228,11 @@ def test_what_was_interrupted_here_goes_on_in_workers_to_the_same_bits(
     ended = sorted((store.folder / "confirm").rglob("folds/*/metrics.json"))
     assert len(ended) == 3, "six epochs are three trainings of two"
     times = [path.stat().st_mtime_ns for path in ended]
-    said: list[str] = []
-    confirm(store, places, **ASKED, resources=Resources(0.5, 0, 2), say=said.append)
+    message: list[str] = []
+    confirm(store, places, **ASKED, resources=Resources(0.5, 0, 2), say=message.append)
     assert [path.stat().st_mtime_ns for path in ended] == times
-    assert re.search(r"(4|8) trainings, 2 of them done, 2 at once", said[0])
-    assert len(said) == len(seed_folders(store)), "one line ahead, and one for each but the first, which had ended"
+    assert re.search(r"(4|8) trainings, 2 of them done, 2 at once", message[0])
+    assert len(message) == len(seed_folders(store)), "one line ahead, and one for each but the first, which had ended"
     agrees(store, confirmed)
     again: list[str] = []
     confirm(store, places, **ASKED, resources=Resources(), say=again.append)
@@ -277,14 +277,14 @@ def test_a_configuration_whose_workers_die_is_named_and_left_out(study: Started,
     load_plugins(tmp_path / "plugins")
     name = add_trial(store, {"loss": {"name": "deadly"}})
     try:
-        found = confirm(store, places, **ASKED, resources=Resources(0.5, 0, 2))
+        result = confirm(store, places, **ASKED, resources=Resources(0.5, 0, 2))
     finally:
         PLUGINS.remove(tmp_path / "plugins")
-    died, default = found.contenders
+    died, default = result.contenders
     assert died.name == name
     assert died.failed.startswith("killed: its worker died 3 times")
     assert 3 <= len((tmp_path / "deaths").read_text()) <= 6, "two seeds at once, at most"
-    assert (default.name, found.best, default.failed) == ("default", "default", "")
+    assert (default.name, result.best, default.failed) == ("default", "default", "")
 
 
 @pytest.mark.slow
@@ -302,9 +302,9 @@ def test_after_a_kill_the_bits_are_the_same(confirmed: tuple[Started, dict[str, 
 
 
 def test_scores_are_those_of_the_search_and_of_plain_measurement(confirmed: tuple[Started, dict[str, Any]]) -> None:
-    (store, cohort, _), told = confirmed
+    (store, cohort, _), text = confirmed
     outer = Outer(store, cohort, 2)
-    for row in told["contenders"]:
+    for row in text["contenders"]:
         trial = store.trials()[row["number"]]
         assert row["search_score"] == trial.metrics["auroc"]
         records = [read_record(folder) for folder in seed_folders(store) if folder.parent.name == row["digest"]]
@@ -328,7 +328,7 @@ def test_scores_are_those_of_the_search_and_of_plain_measurement(confirmed: tupl
             replicates=50,
         )
         assert [row["confirmed"][key] for key in ("low", "high")] == pytest.approx([plain.low, plain.high])
-    assert re.search("folds, (trial 1|the space's default), the search's best, reaches 0", told["sentence"])
+    assert re.search("folds, (trial 1|the space's default), the search's best, reaches 0", text["sentence"])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -341,14 +341,14 @@ def test_with_folds_the_last_epoch_counts_and_the_search_is_measured_by_its_own_
     tmp_path: Path, repeats: int
 ) -> None:
     store, cohort, places = started(tmp_path, [3e-3], folds=2, repeats=repeats)
-    found = confirm(store, places, top=1, seeds=2, replicates=20)
-    assert (found.outer, [row.name for row in found.contenders]) == (2, ["default"])
-    trial, row = store.trials()[0], found.contenders[0]
+    result = confirm(store, places, top=1, seeds=2, replicates=20)
+    assert (result.outer, [row.name for row in result.contenders]) == (2, ["default"])
+    trial, row = store.trials()[0], result.contenders[0]
     outer = Outer(store, cohort, 2)
     assert DevelopmentCases(store, outer, 20)._search(trial).values.mean() == pytest.approx(trial.metrics["auroc"])
     assert row.optimism_gap.value == pytest.approx(trial.metrics["auroc"] - row.confirmed.value)
     assert outer.trained_on == 0.5
-    assert not found.beats_default
+    assert not result.beats_default
     for folder in seed_folders(store):
         record = read_record(folder)
         assert record is not None
@@ -364,19 +364,19 @@ def test_a_search_over_noise_is_found_out(tiny_folder: Callable[..., Path], tmp_
     for number in range(10):
         config = TrialConfig.from_dict(space.default() | {"optimizer": {"learning_rate": 1e-3 * 1.3**number}})
         run_trial(config, train, store.trial_folder(number), metric="auroc", probed=False)
-    found = confirm(store, places, top=1, seeds=3, outer=2, replicates=200)
-    winner = found.contenders[0]
+    result = confirm(store, places, top=1, seeds=3, outer=2, replicates=200)
+    winner = result.contenders[0]
     assert winner.search_score > 0.58, "the best of ten looks good"
     assert winner.confirmed.low < 0.5 < winner.confirmed.high
     assert winner.optimism_gap.value > 0.05
-    assert not found.beats_default
+    assert not result.beats_default
     assert (
         f"reaches {winner.confirmed} AUROC; in the search it had looked like {winner.search_score:.3f}, an optimism gap"
-        in found.sentence
+        in result.sentence
     )
-    assert "no better than chance (0.500) and no better than the space's default" in found.sentence
-    assert set(found.tied) == {row.name for row in found.contenders}
-    assert found.recommended == "", "nothing is worth recommending"
+    assert "no better than chance (0.500) and no better than the space's default" in result.sentence
+    assert set(result.tied) == {row.name for row in result.contenders}
+    assert result.recommended == "", "nothing is worth recommending"
 
 
 # --- who competes, who is tied, who is recommended
@@ -408,9 +408,9 @@ def test_the_tied_are_those_of_a_calculation_by_hand(seed: int) -> None:
     shared = rng.normal(0, 1, 240)
     qualities = {"trial 4": 0.6, "trial 1": 0.55, "trial 9": 0.45, "default": 0.2, "trial 2": 0.3}
     drawn = {name: seeded(rng, quality, labels, shared) for name, quality in qualities.items()}
-    found = {name: over_seeds("auroc", one, labels, patients, replicates=400) for name, one in drawn.items()}
-    judged = judge(found, "auroc")
-    means = {name: float(one.values.mean()) for name, one in found.items()}
+    result = {name: over_seeds("auroc", one, labels, patients, replicates=400) for name, one in drawn.items()}
+    judged = judge(result, "auroc")
+    means = {name: float(one.values.mean()) for name, one in result.items()}
     assert judged.best == max(means, key=means.__getitem__)
     p = {
         name: paired_bootstrap_of_seeds("auroc", one, drawn[judged.best], labels, patients, replicates=400).p
@@ -429,11 +429,11 @@ def test_the_tied_are_those_of_a_calculation_by_hand(seed: int) -> None:
 
 def test_less_is_better_where_it_is() -> None:
     drawn = np.random.default_rng(0).normal(0, 0.01, (3, 200))
-    found = {
+    result = {
         name: Seeded(np.full(3, value), value + drawn, np.zeros((3, 0)), 30)
         for name, value in {"trial 1": 0.5, "default": 0.4}.items()
     }
-    judged = judge(found, "nll")
+    judged = judge(result, "nll")
     assert (judged.best, list(judged.tied)) == ("default", ["default"])
 
 
@@ -543,31 +543,31 @@ def test_a_thinned_training_part_is_refused(tmp_path: Path) -> None:
 def test_a_configuration_that_fails_is_named_and_left_out(study: Started) -> None:
     store, _, places = study
     add_trial(store, {"optimizer": {"learning_rate": 1e38, "clip_norm": 0.0}})
-    found = confirm(store, places, top=1, seeds=2, outer=2, replicates=20)
-    failed, default = found.contenders
+    result = confirm(store, places, top=1, seeds=2, outer=2, replicates=20)
+    failed, default = result.contenders
     assert failed.failed.startswith("nan_loss")
-    assert (default.name, found.best) == ("default", "default")
-    assert found.recommended != failed.name
-    assert any("trial 2 could not be trained again" in note for note in found.notes)
+    assert (default.name, result.best) == ("default", "default")
+    assert result.recommended != failed.name
+    assert any("trial 2 could not be trained again" in note for note in result.notes)
 
 
 def test_the_command_says_it_in_words_and_in_json(
     confirmed: tuple[Started, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (_, _, places), told = confirmed
+    (_, _, places), text = confirmed
     monkeypatch.setenv("HISTOTUNE_CACHE", str(places.cache))
     base = ["confirm", "tried", "--top", "1", "--seeds", "2", "--outer", "2", "--runs", str(places.runs)]
     answer = CliRunner().invoke(app, base)
     assert answer.exit_code == 0, answer.output
-    assert told["sentence"].split("reaches")[0] in answer.stdout
+    assert text["sentence"].split("reaches")[0] in answer.stdout
     for word in (
         "optimism gap",
         "Best after confirming",
-        " recommended" if not told["recommended"] else "Recommended, as the cheapest",
+        " recommended" if not text["recommended"] else "Recommended, as the cheapest",
     ):
         assert word in answer.stdout
     plain = json.loads(CliRunner().invoke(app, [*base, "--json"]).stdout)
-    assert [row["name"] for row in plain["contenders"]] == [row["name"] for row in told["contenders"]]
+    assert [row["name"] for row in plain["contenders"]] == [row["name"] for row in text["contenders"]]
     wrong = CliRunner().invoke(app, ["confirm", "tryed", "--runs", str(places.runs)])
     assert wrong.exit_code == 2
     assert "Did you mean 'tried'" in wrong.stderr

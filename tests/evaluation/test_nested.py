@@ -67,7 +67,7 @@ def parts(store: StudyFolder) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("folds", [None, 2])
 def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Path, folds: int | None) -> None:
-    found = nested_search(file, outer=2, folds=folds, searching=two_rates)
+    result = nested_search(file, outer=2, folds=folds, searching=two_rates)
     store = open_study("tried").store
     whole = parts(store)
     development, scored, values = whole["train"] | whole["val"], set[str](), []
@@ -86,13 +86,13 @@ def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Pa
         scored |= inside["test"]
     assert scored == development
     assert store.openings() == []
-    assert found.nested.value == pytest.approx(np.mean(values))
-    assert [one.score for one in found.folds] == pytest.approx(values)
-    assert found.nested.low < found.nested.value < found.nested.high
-    assert found.gap == pytest.approx(found.inner - found.nested.value)
-    assert str(found).startswith(f"What a search of 2 trials chooses reaches {found.nested} AUROC")
-    assert [one.trials for one in found.folds] == [2] * len(found.folds)
-    assert json.loads((store.folder / "nested.json").read_text())["nested"]["value"] == found.nested.value
+    assert result.nested.value == pytest.approx(np.mean(values))
+    assert [one.score for one in result.folds] == pytest.approx(values)
+    assert result.nested.low < result.nested.value < result.nested.high
+    assert result.gap == pytest.approx(result.inner - result.nested.value)
+    assert str(result).startswith(f"What a search of 2 trials chooses reaches {result.nested} AUROC")
+    assert [one.trials for one in result.folds] == [2] * len(result.folds)
+    assert json.loads((store.folder / "nested.json").read_text())["nested"]["value"] == result.nested.value
 
 
 def test_the_same_call_goes_on_and_opens_no_fold_twice(file: Path) -> None:
@@ -118,13 +118,13 @@ def test_a_search_over_noise_is_called_no_better_than_chance(file: Path, tiny_fo
     data = tiny_folder({f"p{at:02d}": {"benign": 4, "tumour": 4} for at in range(20)})
     noise = yaml.safe_load(file.read_text()) | {"dataset": "image_folder", "options": {}, "image_size": 32}
     file.write_text(yaml.safe_dump(noise))
-    found = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
-    assert f"{found.nested} AUROC on patients that it never saw (2 outer folds of" in found.sentence
-    assert "patients): no better than chance (0.500)." in found.sentence
+    result = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
+    assert f"{result.nested} AUROC on patients that it never saw (2 outer folds of" in result.sentence
+    assert "patients): no better than chance (0.500)." in result.sentence
 
 
-def _told(found: Nested) -> dict[str, Any]:
-    return {name: value for name, value in found.to_dict().items() if name != "time"}
+def _told(result: Nested) -> dict[str, Any]:
+    return {name: value for name, value in result.to_dict().items() if name != "time"}
 
 
 @pytest.mark.parametrize(

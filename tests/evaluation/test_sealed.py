@@ -45,57 +45,57 @@ def stranger(small_cohort: Cohort) -> Cohort:
 def test_it_measures_the_sealed_cases(
     model: Export, small_cohort: Cohort, trained_study: StudyFolder, small_split: Split, small_labels: np.ndarray
 ) -> None:
-    found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
+    result = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     probabilities = model.probabilities({32: small_cohort.arrays["image"][small_split.test]})
     labels = small_labels[small_split.test]
     expected = metrics.evaluate(probabilities, labels)
-    assert {name: interval.value for name, interval in found.metrics.items()} == pytest.approx(expected)
+    assert {name: interval.value for name, interval in result.metrics.items()} == pytest.approx(expected)
     at_threshold = metrics.evaluate(probabilities, labels, threshold=model.threshold)
-    assert {name: interval.value for name, interval in found.at_threshold.items()} == pytest.approx(at_threshold)
-    assert found.cases == len(labels) == np.sum(found.confusion)
-    assert found.confusion == metrics.confusion_matrix(metrics.decide(probabilities), labels, 2).tolist()
-    assert found.synthetic
-    assert not found.leaky
+    assert {name: interval.value for name, interval in result.at_threshold.items()} == pytest.approx(at_threshold)
+    assert result.cases == len(labels) == np.sum(result.confusion)
+    assert result.confusion == metrics.confusion_matrix(metrics.decide(probabilities), labels, 2).tolist()
+    assert result.synthetic
+    assert not result.leaky
 
 
 def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(
     model: Export, small_cohort: Cohort, trained_study: StudyFolder
 ) -> None:
     path = trained_study.folder / "study.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    leaky = told | {"leaky": True, "protocol": "given"}
+    text = json.loads(path.read_text(encoding="utf-8"))
+    leaky = text | {"leaky": True, "protocol": "given"}
     for apart, protocol in ((True, "given"), (False, "given"), (True, "patch_random_70_30")):
-        facts = told["facts"] | {"patients_known": False, "test_of_other_patients": apart}
+        facts = text["facts"] | {"patients_known": False, "test_of_other_patients": apart}
         files.write_json(path, leaky | {"facts": facts, "protocol": protocol})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the second opening
-            found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
-        assert found.leaky == (not (apart and protocol == "given"))
+            result = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
+        assert result.leaky == (not (apart and protocol == "given"))
     assert "narrower" in _patients_note(trained_study.settings())
 
 
 def test_intervals_hold_their_value(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
-    found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=200)
-    interval = found.metrics["accuracy"]
+    result = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=200)
+    interval = result.metrics["accuracy"]
     assert interval.low <= interval.value <= interval.high
     assert interval.low < interval.high
 
 
 def test_controls_and_members_stand_beside_it(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
-    found = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
-    assert set(found.beside) == {"best member", "uniform mean", "control majority_class", "control color_histogram"}
-    assert set(found.gains) == set(found.beside)
-    assert found.beside["control majority_class"]["balanced_accuracy"].value == 0.5
-    gain = found.gains["control majority_class"].value
-    assert gain == pytest.approx(found.metrics["balanced_accuracy"].value - 0.5)
+    result = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
+    assert set(result.beside) == {"best member", "uniform mean", "control majority_class", "control color_histogram"}
+    assert set(result.gains) == set(result.beside)
+    assert result.beside["control majority_class"]["balanced_accuracy"].value == 0.5
+    gain = result.gains["control majority_class"].value
+    assert gain == pytest.approx(result.metrics["balanced_accuracy"].value - 0.5)
 
 
 def test_a_single_model_has_no_members_beside_it(
     small_cohort: Cohort, trained_study: StudyFolder, tmp_path: Path
 ) -> None:
     single = load(export_trial(trained_study, 0, tmp_path / "single"))
-    found = evaluate(single, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
-    assert set(found.beside) == {"control majority_class", "control color_histogram"}
+    result = evaluate(single, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
+    assert set(result.beside) == {"control majority_class", "control color_histogram"}
 
 
 def test_every_opening_is_on_record_and_the_second_warns(
@@ -143,10 +143,10 @@ def test_an_external_cohort_is_measured_apart(
     model: Export, stranger: Cohort, trained_study: StudyFolder, small_labels: np.ndarray
 ) -> None:
     labels = small_labels[:60]
-    found = evaluate_external(model, {32: stranger}, labels, replicates=REPLICATES)
+    result = evaluate_external(model, {32: stranger}, labels, replicates=REPLICATES)
     expected = metrics.evaluate(model.probabilities({32: stranger.arrays["image"]}), labels)
-    assert found.part == "external cohort"
-    assert {name: interval.value for name, interval in found.metrics.items()} == pytest.approx(expected)
+    assert result.part == "external cohort"
+    assert {name: interval.value for name, interval in result.metrics.items()} == pytest.approx(expected)
     assert trained_study.openings() == []
     assert not (trained_study.folder / "evaluation.json").exists()
 
@@ -157,10 +157,10 @@ def test_classes_are_matched_by_name_else_by_which_is_positive(
 ) -> None:
     same = evaluate_external(model, {32: stranger}, small_labels[:60], replicates=REPLICATES)
     renamed = replace(stranger, classes=classes, positive=0)
-    found = evaluate_external(model, {32: renamed}, 1 - small_labels[:60], replicates=REPLICATES)
-    assert found.metrics["auroc"].value == pytest.approx(same.metrics["auroc"].value)
-    assert note in found.note
-    assert bool(note) == bool(found.note)
+    result = evaluate_external(model, {32: renamed}, 1 - small_labels[:60], replicates=REPLICATES)
+    assert result.metrics["auroc"].value == pytest.approx(same.metrics["auroc"].value)
+    assert note in result.note
+    assert bool(note) == bool(result.note)
 
 
 def test_other_classes_are_refused(model: Export, stranger: Cohort) -> None:
@@ -187,5 +187,5 @@ def test_cases_that_the_study_left_out_are_an_external_cohort(
     arrays = {name: array[:60] for name, array in small_cohort.arrays.items()}
     present = {name: there[:60] for name, there in small_cohort.present.items()}
     left = replace(small_cohort, table=small_cohort.table[:60], arrays=arrays, present=present, digest="0" * 16)
-    found = evaluate_external(model, {32: left}, small_labels[:60], replicates=REPLICATES)
-    assert found.cases == 60
+    result = evaluate_external(model, {32: left}, small_labels[:60], replicates=REPLICATES)
+    assert result.cases == 60

@@ -42,18 +42,18 @@ def tinted(cohort: Cohort, rows: np.ndarray, tint: tuple[float, float, float] = 
 
 def test_the_studys_own_cases_are_not_shifted(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     rows = np.flatnonzero(trained_study.split_table()["part"] != "test")
-    found = measure_shift(model, trained_study, {32: small_cohort}, {32: tinted(small_cohort, rows)})
-    assert set(found) == {COLOUR, STAIN, EMBEDDING}
-    assert found[COLOUR].value == found[STAIN].value == 0
-    assert not any(one.shifted for one in found.values())
+    result = measure_shift(model, trained_study, {32: small_cohort}, {32: tinted(small_cohort, rows)})
+    assert set(result) == {COLOUR, STAIN, EMBEDDING}
+    assert result[COLOUR].value == result[STAIN].value == 0
+    assert not any(one.shifted for one in result.values())
 
 
 def test_a_tint_is_flagged_by_all_indicators(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     other = tinted(small_cohort, np.arange(len(small_cohort)), (1.0, 0.7, 0.85))
-    found = measure_shift(model, trained_study, {32: small_cohort}, {32: other})
-    assert all(one.shifted for one in found.values())
-    assert found[COLOUR].value > 2 * found[COLOUR].own_high
-    assert "SHIFTED" in str(found[COLOUR])
+    result = measure_shift(model, trained_study, {32: small_cohort}, {32: other})
+    assert all(one.shifted for one in result.values())
+    assert result[COLOUR].value > 2 * result[COLOUR].own_high
+    assert "SHIFTED" in str(result[COLOUR])
 
 
 def test_few_patients_of_one_source_are_seldom_called_shifted() -> None:
@@ -89,9 +89,9 @@ def test_a_patient_is_never_on_both_sides_of_the_classifier() -> None:
 
 def test_one_patient_has_no_scale_and_says_so() -> None:
     one = Sample(np.zeros((5, 2)), np.zeros(5))
-    found = compare(one, one, told_apart, UNITS[EMBEDDING], np.random.default_rng(0))
-    assert not found.shifted
-    assert "not known" in str(found)
+    result = compare(one, one, told_apart, UNITS[EMBEDDING], np.random.default_rng(0))
+    assert not result.shifted
+    assert "not known" in str(result)
     distance: Callable[[Sample, Sample], float] = lambda one, other: 2.0  # noqa: E731
     assert "too few for a scale" in str(compare(one, one, distance, "px", np.random.default_rng(0)))
 
@@ -99,8 +99,8 @@ def test_one_patient_has_no_scale_and_says_so() -> None:
 def test_stains_are_found_in_a_mixture_of_known_densities() -> None:
     stains = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
     light = 256 * 10 ** -(np.array([0.5, 0.3]) @ stains) - 1
-    found = _mean_stains(np.broadcast_to(np.rint(light).astype(np.uint8), (1, 4, 4, 3)))
-    assert found[0] == pytest.approx([0.5, 0.3], abs=0.02)
+    result = _mean_stains(np.broadcast_to(np.rint(light).astype(np.uint8), (1, 4, 4, 3)))
+    assert result[0] == pytest.approx([0.5, 0.3], abs=0.02)
 
 
 def test_the_area_is_scikit_learns() -> None:

@@ -136,20 +136,20 @@ def test_an_effect_is_what_the_answer_loses_without_the_patch(bags: tuple[StudyF
     data = store.training_data(cohort)
     (part,) = scored_parts(store.trial_folder(number), data)
     row = int(part.rows[0])
-    found = patches_of(part, data, "bag", row)
+    result = patches_of(part, data, "bag", row)
     columns = select(data.columns, np.array([row]))
     whole = part.predictor.logits(columns)[0]
-    assert found.predicted == whole.argmax()
-    assert found.probability == pytest.approx(softmax(whole)[found.predicted], abs=1e-5)
+    assert result.predicted == whole.argmax()
+    assert result.probability == pytest.approx(softmax(whole)[result.predicted], abs=1e-5)
     stored: Bags = columns["patches"].stored
-    assert found.coordinates == pytest.approx(stored.coordinates)
+    assert result.coordinates == pytest.approx(stored.coordinates)
     for patch in range(3):
         kept = np.delete(np.arange(len(stored.features)), patch)
         fewer = join([stored.features[kept]], [stored.coordinates[kept]])
         without = part.predictor.logits({**columns, "patches": columns["patches"]._replace(stored=fewer)})[0]
-        assert found.drops[patch] == pytest.approx((whole - without)[found.predicted], abs=1e-4)
-    assert set(found.shares) == ({POOL} if number == 0 else {POOL, "graph"})
-    for shares in found.shares.values():
+        assert result.drops[patch] == pytest.approx((whole - without)[result.predicted], abs=1e-4)
+    assert set(result.shares) == ({POOL} if number == 0 else {POOL, "graph"})
+    for shares in result.shares.values():
         assert shares.mean() == pytest.approx(1.0, abs=1e-4)
     assert bag_branches(part) == ["bag", "graph"][: number + 1]
 
@@ -158,13 +158,13 @@ def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyFolder, 
     store, _ = bags
     places = Places(store.folder.parent, tmp_path)
     numbers = figures.compute("attention_over_patches", store, places=places, of=0, cases=8)
-    told = [one for one in numbers.maps if one.truth == "b"]
-    assert len(told) == 4
-    left, right = (np.concatenate([one.shares[(one.x == 0) == side] for one in told]) for side in (True, False))
+    text = [one for one in numbers.maps if one.truth == "b"]
+    assert len(text) == 4
+    left, right = (np.concatenate([one.shares[(one.x == 0) == side] for one in text]) for side in (True, False))
     assert left.mean() > 1.0 > right.mean()
     (page,) = figures.save("attention_over_patches", numbers, tmp_path)
     assert "rank correlation of attention and effect" in page.read_text(encoding="utf-8")
-    case = told[0].case
+    case = text[0].case
     (alone,) = figures.compute("attention_over_patches", store, places=places, of=1, case=case, branch="bag").maps
     assert alone.case == case
     with pytest.raises(StudyError, match="no scored case with patches is called 's99'"):

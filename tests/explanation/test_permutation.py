@@ -90,7 +90,7 @@ def test_the_plain_score_is_the_trials(study: Begun, permuted: Permuted, data: T
 
 def by_hand(parts: list[ScoredCohort], data: TrainingData, group: FeatureGroup, repeat: int) -> np.ndarray:
     """Exchange the cells of the table itself, and ask the networks as anybody would; probabilities [n, C]."""
-    found: dict[int, np.ndarray] = {}
+    result: dict[int, np.ndarray] = {}
     for number, part in enumerate(parts):
         columns = dict(select(data.columns, part.rows))
         table, present = columns[group.modality].stored, columns[group.modality].present
@@ -100,8 +100,8 @@ def by_hand(parts: list[ScoredCohort], data: TrainingData, group: FeatureGroup, 
         values = table.values.copy()
         values[:, places] = table.values[order][:, places]
         columns[group.modality] = columns[group.modality]._replace(stored=Table(values, table.columns))
-        found |= dict(zip(part.rows.tolist(), part.predictor.logits(columns), strict=True))
-    return softmax(np.stack([found[row] for row in sorted(found)]))
+        result |= dict(zip(part.rows.tolist(), part.predictor.logits(columns), strict=True))
+    return softmax(np.stack([result[row] for row in sorted(result)]))
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
@@ -142,11 +142,11 @@ def test_permuting_a_column_that_the_model_ignores_changes_nothing(study: Begun,
         FeatureGroup("age", "clinical", ("age",)),
         FeatureGroup("omics", "omics"),
     ]
-    found = permute(parts, data, groups, repeats=3)
+    result = permute(parts, data, groups, repeats=3)
     for ignored in (groups[0], groups[2]):
-        assert (found.changed[ignored] == found.plain).all()
-        assert found.effect(ignored, data, "auroc", replicates=20).loss.high == 0.0
-    assert not np.allclose(found.changed[groups[1]], found.plain)
+        assert (result.changed[ignored] == result.plain).all()
+        assert result.effect(ignored, data, "auroc", replicates=20).loss.high == 0.0
+    assert not np.allclose(result.changed[groups[1]], result.plain)
     columns, read = steepest(parts, data, "clinical", 5)
     assert (columns[-1], read) == ("stage", 5)
 

@@ -61,19 +61,19 @@ def test_of_pooled_means_and_a_linear_head_it_is_the_class_activation_map(label:
     """Zhou et al., 2016: the logit is the mean over places of W_c A, so Grad-CAM is ReLU(W_c A) / T exactly."""
     given = predictor({"image": {"backbone": {"name": "timm/resnet18", "small_stem": True}}}, loss="cross_entropy")
     values, present = inputs(given)
-    found = grad_cam(given.model, values, present, torch.from_numpy(asked(label)), ["image"])["image"]
+    result = grad_cam(given.model, values, present, torch.from_numpy(asked(label)), ["image"])["image"]
     with torch.no_grad():
         tokens = given.model.outputs(values, present)[0]["image"].tokens  # [B, T, D]
         activation = tokens @ given.model.objective.head.weight[label]  # type: ignore[index, union-attr]
     expected = activation.relu().unflatten(1, (4, 4)) / 16
     assert expected.any()
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_it_is_the_definition_written_out() -> None:
     given = cmaf()
     values, present = inputs(given)
-    found = grad_cam(given.model, values, present, torch.from_numpy(asked(1)), ["cnn"])["cnn"]
+    result = grad_cam(given.model, values, present, torch.from_numpy(asked(1)), ["cnn"])["cnn"]
     outputs, masks = given.model.outputs(values, present)
     for case in range(SIZE):
         logit = given.model.objective.scores(given.model.read(outputs, masks))[case, 1]
@@ -82,7 +82,7 @@ def test_it_is_the_definition_written_out() -> None:
         for channel in range(gradient.shape[1]):
             alpha = gradient[:, channel].mean().item()
             expected += alpha * outputs["cnn"].tokens[case, :, channel].detach().numpy()
-        np.testing.assert_allclose(found[case].flatten(), np.maximum(expected, 0), atol=1e-6)
+        np.testing.assert_allclose(result[case].flatten(), np.maximum(expected, 0), atol=1e-6)
 
 
 def test_it_lies_between_0_and_1_and_depends_on_the_class() -> None:
@@ -98,9 +98,9 @@ def test_what_never_speaks_for_the_class_is_0_everywhere() -> None:
     """A Transformer whose class token alone is read."""
     branches = {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "timm/vit_tiny_patch16_224"}}
     given = predictor(branches, "concat")
-    found = maps(given, images(), asked(1), ["cnn", "transformer"])
-    assert found[Key("cnn")].any()
-    assert not found[Key("transformer")].any()
+    result = maps(given, images(), asked(1), ["cnn", "transformer"])
+    assert result[Key("cnn")].any()
+    assert not result[Key("transformer")].any()
 
 
 def test_the_network_is_left_as_it_was() -> None:
@@ -153,9 +153,9 @@ def test_uniform_attention_is_1_everywhere(fusion: dict[str, Any]) -> None:
 def test_of_three_branches_it_is_1_over_all_that_answer() -> None:
     given = predictor({**TWO, "small": {"backbone": "alexnet"}}, cross_attention())
     without_questions(given.model)
-    found = attention_maps(given.model, *inputs(given))
-    assert len(found) == 6
-    for weights in found.values():
+    result = attention_maps(given.model, *inputs(given))
+    assert len(result) == 6
+    for weights in result.values():
         torch.testing.assert_close(weights, torch.ones_like(weights))
 
 
@@ -167,9 +167,9 @@ def test_padding_that_asks_or_answers_leaves_uniform_attention_at_1() -> None:
         ("bag", "image"): rows.expand(3, 2, 5, 6),
         ("bag", "other"): rows * answering[:, None, None].expand(3, 2, 1, 4),
     }
-    found = shares(layer, {"bag": asks, "image": torch.full((3,), 6), "other": answers})
-    torch.testing.assert_close(found["bag", "image"], torch.ones(3, 6))
-    torch.testing.assert_close(found["bag", "other"], answering.float())
+    result = shares(layer, {"bag": asks, "image": torch.full((3,), 6), "other": answers})
+    torch.testing.assert_close(result["bag", "image"], torch.ones(3, 6))
+    torch.testing.assert_close(result["bag", "other"], answering.float())
 
 
 def test_the_shares_of_two_branches_average_to_1() -> None:
@@ -243,5 +243,5 @@ def test_images_do_not_look_at_each_other(tta: bool) -> None:
 def test_more_images_than_fit_in_a_batch() -> None:
     given = cmaf()
     many = np.concatenate([images()] * 8)
-    found = maps(given, many, np.ones(len(many), np.int64), ["cnn"])
-    np.testing.assert_allclose(found[Key("cnn")][-SIZE:], found[Key("cnn")][:SIZE], atol=1e-5)
+    result = maps(given, many, np.ones(len(many), np.int64), ["cnn"])
+    np.testing.assert_allclose(result[Key("cnn")][-SIZE:], result[Key("cnn")][:SIZE], atol=1e-5)

@@ -59,12 +59,18 @@ def student(
 ) -> tuple[Distilled, Path]:
     """Their student, and its export."""
     store, cohort, merged = study
-    folder, heard = tmp_path_factory.mktemp("exports") / "student", []
-    found = distill(
-        store, merged, lambda size: cohort, student=0, trust=0.6, export=folder, progress=lambda *one: heard.append(one)
+    folder, observed = tmp_path_factory.mktemp("exports") / "student", []
+    result = distill(
+        store,
+        merged,
+        lambda size: cohort,
+        student=0,
+        trust=0.6,
+        export=folder,
+        progress=lambda *one: observed.append(one),
     )
-    assert heard == [("training the student fold by fold", 1, 1), ("training the student on all folds", 1, 1)]
-    return found, folder
+    assert observed == [("training the student fold by fold", 1, 1), ("training the student on all folds", 1, 1)]
+    return result, folder
 
 
 def test_targets_are_a_mixture_of_what_was_said_out_of_folds_and_the_labels(
@@ -72,15 +78,15 @@ def test_targets_are_a_mixture_of_what_was_said_out_of_folds_and_the_labels(
 ) -> None:
     store, cohort, merged = study
     data, teacher = store.training_data(cohort), Predictions.load(merged.folder / "predictions.npz")
-    found = taught(data, teacher, 0.6).targets
-    assert found is not None
-    said = dict(zip(teacher.ids.tolist(), softmax(teacher.logits), strict=True))
+    result = taught(data, teacher, 0.6).targets
+    assert result is not None
+    message = dict(zip(teacher.ids.tolist(), softmax(teacher.logits), strict=True))
     for row in np.concatenate([data.train, data.val]):
-        expected = 0.6 * said[data.ids[row]] + 0.4 * np.eye(2)[data.labels[row]]
-        assert found[row] == pytest.approx(expected, abs=1e-6)
+        expected = 0.6 * message[data.ids[row]] + 0.4 * np.eye(2)[data.labels[row]]
+        assert result[row] == pytest.approx(expected, abs=1e-6)
     sealed = data.labels < 0
     assert sealed.any()
-    assert (found[sealed] == 0).all(), "nothing is said of sealed cases"
+    assert (result[sealed] == 0).all(), "nothing is said of sealed cases"
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
@@ -102,12 +108,12 @@ def test_the_loss_asks_for_the_targets(study: tuple[StudyFolder, Cohort, Ensembl
 def test_the_export_is_one_network_with_its_own_temperature_and_threshold(
     student: tuple[Distilled, Path], study: tuple[StudyFolder, Cohort, EnsembleResult]
 ) -> None:
-    found, folder = student
+    result, folder = student
     model = load(folder)
     assert len(model.members) == 1
     assert len(model.members[0].predictor.parts) == 1
     assert not (folder / "members/0/folds").exists()
-    assert model.threshold == found.how["threshold"]
+    assert model.threshold == result.how["threshold"]
     probabilities = model.probabilities({32: study[1].arrays["image"][:5]})
     assert probabilities.sum(axis=1) == pytest.approx(1.0)
     info = json.loads((folder / "export.json").read_text())
@@ -119,17 +125,17 @@ def test_the_export_is_one_network_with_its_own_temperature_and_threshold(
 def test_it_stands_beside_its_ensemble_and_the_best_trial_out_of_folds(
     student: tuple[Distilled, Path], study: tuple[StudyFolder, Cohort, EnsembleResult]
 ) -> None:
-    found, merged = student[0], study[2]
-    own, teacher = (Predictions.load(place / "predictions.npz") for place in (found.folder, merged.folder))
+    result, merged = student[0], study[2]
+    own, teacher = (Predictions.load(place / "predictions.npz") for place in (result.folder, merged.folder))
     assert sorted(own.ids.tolist()) == sorted(teacher.ids.tolist())
     order = np.argsort(own.ids), np.argsort(teacher.ids)
     first, second = softmax(own.logits)[order[0]], softmax(teacher.logits)[order[1]]
-    expected = paired_bootstrap(found.metric, first, second, own.labels[order[0]], own.patients[order[0]])
-    assert found.gains["ensemble"].value == pytest.approx(expected.value)
-    assert found.values["ensemble"].value == pytest.approx(merged.intervals["ensemble"][found.metric].value)
-    assert found.parameters[0] < found.parameters[1]
-    assert json.loads((found.folder / "distilled.json").read_text())["gains"].keys() == {"ensemble", "best_member"}
-    assert found.student == 0
+    expected = paired_bootstrap(result.metric, first, second, own.labels[order[0]], own.patients[order[0]])
+    assert result.gains["ensemble"].value == pytest.approx(expected.value)
+    assert result.values["ensemble"].value == pytest.approx(merged.intervals["ensemble"][result.metric].value)
+    assert result.parameters[0] < result.parameters[1]
+    assert json.loads((result.folder / "distilled.json").read_text())["gains"].keys() == {"ensemble", "best_member"}
+    assert result.student == 0
 
 
 def test_the_same_student_is_not_trained_twice_and_another_is(

@@ -26,9 +26,9 @@ def exported(trained_study: StudyFolder, tmp_path: Path) -> Path:
 
 
 def test_the_folder_holds_what_predicting_needs_and_nothing_else(exported: Path) -> None:
-    found = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
+    result = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
     parts = ("config.yaml", "model.json", "preprocessing.json", "model.safetensors")
-    assert found == {"export.json", "README.md", *(f"members/{k}/{part}" for k in range(3) for part in parts)}
+    assert result == {"export.json", "README.md", *(f"members/{k}/{part}" for k in range(3) for part in parts)}
 
 
 def test_no_unfinished_folder_stays_beside_it(exported: Path) -> None:
@@ -69,11 +69,11 @@ def test_an_exported_ensemble_predicts_as_on_validation(
     merged = merge(trained_study, top=3, strategy=strategy, replicates=20)
     model = load(export_ensemble(trained_study, merged, tmp_path / strategy))
     rows = trained_study.training_data(small_cohort).val
-    found = model.probabilities({32: small_cohort.arrays["image"][rows]})
+    result = model.probabilities({32: small_cohort.arrays["image"][rows]})
     labels = trained_study.training_data(small_cohort).labels[rows]
-    measured = metrics.evaluate(found, labels, positive=1)
+    measured = metrics.evaluate(result, labels, positive=1)
     saved = Predictions.load(merged.folder / "predictions.npz")
-    assert found == pytest.approx(metrics.softmax(saved.logits), abs=1e-4)
+    assert result == pytest.approx(metrics.softmax(saved.logits), abs=1e-4)
     crossfitted = ("ece", "brier", "nll")  # by temperatures of other patients
     assert {name: value for name, value in measured.items() if name not in crossfitted} == pytest.approx(
         {name: value for name, value in merged.metrics.items() if name not in crossfitted}, abs=1e-4
@@ -86,9 +86,9 @@ def test_an_exported_trial_predicts_its_tempered_validation_logits(
     model = load(export_trial(trained_study, 1, tmp_path / "one"))
     saved = trained_study.trials()[1].predictions()
     rows = trained_study.training_data(small_cohort).val
-    found = model.probabilities({32: small_cohort.arrays["image"][rows]})
+    result = model.probabilities({32: small_cohort.arrays["image"][rows]})
     expected = metrics.softmax(saved.logits / model.members[0].temperature)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_exporting_again_replaces_the_export(trained_study: StudyFolder, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_labels_follow_from_the_probabilities(model: Export, pixels: np.ndarray)
 
 def test_more_images_than_fit_in_a_chunk(model: Export, small_cohort: Cohort) -> None:
     many = np.concatenate([small_cohort.arrays["image"]] * 2)[:300]
-    found = probabilities(model.predict(many))
-    np.testing.assert_allclose(found[240:], found[:60], atol=1e-6)
+    result = probabilities(model.predict(many))
+    np.testing.assert_allclose(result[240:], result[:60], atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [50, 32, 20])

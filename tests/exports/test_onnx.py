@@ -62,8 +62,8 @@ def scored(folder: Path, images: Mapping[int, np.ndarray]) -> np.ndarray:
     """Score images as somebody does who has onnxruntime only."""
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     feed = {given.name: images[given.shape[1]] for given in session.get_inputs()}
-    (found,) = session.run(["probabilities"], feed)
-    return np.asarray(found)
+    (result,) = session.run(["probabilities"], feed)
+    return np.asarray(result)
 
 
 def check_equal(folder: Path) -> None:
@@ -164,11 +164,11 @@ def test_an_exported_ensemble_holds_its_graph(vote: Path) -> None:
 
 def test_a_graph_that_travels_alone_names_its_classes_and_its_export(vote: Path) -> None:
     model = load(vote)
-    told = onnxruntime.InferenceSession(vote / "model.onnx").get_modelmeta().custom_metadata_map
-    assert tuple(json.loads(told["classes"])) == model.classes
-    assert int(told["positive"]) == model.positive
-    assert told["digest"] == model.digest
-    assert float(told["threshold"]) == model.threshold
+    text = onnxruntime.InferenceSession(vote / "model.onnx").get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(text["classes"])) == model.classes
+    assert int(text["positive"]) == model.positive
+    assert text["digest"] == model.digest
+    assert float(text["threshold"]) == model.threshold
 
 
 def test_the_lines_of_the_card_score_images(vote: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, new_study: Any, trained_tria
 
 @pytest.fixture(scope="module")
 def address(model: Export) -> Iterator[str]:
-    with served(model) as found:
-        yield found
+    with served(model) as result:
+        yield result
 
 
 @pytest.fixture(scope="module")
@@ -101,22 +101,22 @@ def images(small_cohort: Cohort) -> np.ndarray:
 
 
 def test_an_image_has_the_exports_probabilities(address: str, model: Export, images: np.ndarray) -> None:
-    status, found = ask(f"{address}/predict", png(images[0]))
+    status, result = ask(f"{address}/predict", png(images[0]))
     assert status == 200
-    (told,) = found["predictions"]
+    (text,) = result["predictions"]
     expected = model.predict(images[:1]).iloc[0]
-    assert told["probabilities"] == pytest.approx({name: expected[f"p_{name}"] for name in model.classes})
-    assert (told["label"], told["label_at_threshold"]) == (expected["label"], expected["label_at_threshold"])
-    assert (found["threshold"], found["digest"]) == (model.threshold, model.digest)
+    assert text["probabilities"] == pytest.approx({name: expected[f"p_{name}"] for name in model.classes})
+    assert (text["label"], text["label_at_threshold"]) == (expected["label"], expected["label_at_threshold"])
+    assert (result["threshold"], result["digest"]) == (model.threshold, model.digest)
 
 
 def test_a_form_of_several_images_keeps_names_and_order(address: str, model: Export, images: np.ndarray) -> None:
     body, kind = form({f"patch {number}.png": png(image) for number, image in enumerate(images)})
-    status, found = ask(f"{address}/predict", body, kind)
+    status, result = ask(f"{address}/predict", body, kind)
     assert status == 200
-    assert [one["id"] for one in found["predictions"]] == [f"patch {number}.png" for number in range(len(images))]
+    assert [one["id"] for one in result["predictions"]] == [f"patch {number}.png" for number in range(len(images))]
     expected = model.predict(images)["p_malignant"]
-    assert [one["probabilities"]["malignant"] for one in found["predictions"]] == pytest.approx(list(expected))
+    assert [one["probabilities"]["malignant"] for one in result["predictions"]] == pytest.approx(list(expected))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -132,8 +132,8 @@ def test_concurrent_requests_get_their_own_answers(address: str, model: Export, 
     with ThreadPoolExecutor(6) as several:
         answers = list(several.map(lambda image: ask(f"{address}/predict", png(image)), [*images, *images]))
     assert {status for status, _ in answers} == {200}
-    found = [answer["predictions"][0]["probabilities"]["malignant"] for _, answer in answers]
-    assert found == pytest.approx(expected * 2)
+    result = [answer["predictions"][0]["probabilities"]["malignant"] for _, answer in answers]
+    assert result == pytest.approx(expected * 2)
 
 
 def test_health_and_card(address: str, model: Export) -> None:
@@ -155,11 +155,11 @@ def test_health_and_card(address: str, model: Export) -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence(address: str, body: bytes, kind: str, said: str) -> None:
-    status, found = ask(f"{address}/predict", body, kind)
+    status, result = ask(f"{address}/predict", body, kind)
     assert status == 400
-    assert said in found["error"]
-    assert "Traceback" not in found["error"]
-    assert "histotune-serve" not in found["error"]  # nor where it was put
+    assert said in result["error"]
+    assert "Traceback" not in result["error"]
+    assert "histotune-serve" not in result["error"]  # nor where it was put
 
 
 def test_wrong_address_and_wrong_method_are_refused(address: str) -> None:
@@ -169,9 +169,9 @@ def test_wrong_address_and_wrong_method_are_refused(address: str) -> None:
 
 def test_a_request_that_is_too_large_is_refused(model: Export, images: np.ndarray) -> None:
     with served(model, largest=1000) as address:
-        status, found = ask(f"{address}/predict", png(images[0]))
+        status, result = ask(f"{address}/predict", png(images[0]))
         assert status == 413
-        assert "at most" in found["error"]
+        assert "at most" in result["error"]
         assert ask(f"{address}/health")[0] == 200
 
 
@@ -186,19 +186,19 @@ def test_rows_of_tables_have_the_exports_probabilities(tmp_path: Path) -> None:
     wide = pd.concat([frame.add_prefix(f"{name}.") for name, frame in frames.items()], axis=1, join="outer")
     rows = wide.rename_axis("case_id").reset_index().to_json(orient="records")
     with served(model) as address:
-        status, found = ask(f"{address}/predict", f'{{"rows": {rows}}}'.encode(), "application/json")
-        assert status == 200, found
+        status, result = ask(f"{address}/predict", f'{{"rows": {rows}}}'.encode(), "application/json")
+        assert status == 200, result
         name = f"p_{model.classes[1]}"
-        answered = {one["id"]: one["probabilities"][model.classes[1]] for one in found["predictions"]}
+        answered = {one["id"]: one["probabilities"][model.classes[1]] for one in result["predictions"]}
         assert answered == pytest.approx(dict(zip(expected["id"], expected[name], strict=True)))
-        for body, said in (
+        for body, message in (
             (b"{}", "is not JSON as"),
             (b'{"rows": []}', "no row"),
             (b'{"rows": [{"a": 1}]}', "MODALITY"),
         ):
-            status, found = ask(f"{address}/predict", body, "application/json")
+            status, result = ask(f"{address}/predict", body, "application/json")
             assert status == 400
-            assert said in found["error"]
+            assert message in result["error"]
         assert "send JSON" in ask(f"{address}/predict", b"png")[1]["error"]
 
 
@@ -261,9 +261,9 @@ def test_mlflow_serves_a_logged_model(tmp_path: Path, trained_study: StudyFolder
                     break
             time.sleep(0.1)
         body = json.dumps({"inputs": images.tolist()}).encode()
-        status, found = ask(f"http://127.0.0.1:{port}/invocations", body, "application/json")
-        assert status == 200, found
-        assert [row["p_malignant"] for row in found["predictions"]] == pytest.approx(list(expected), abs=1e-6)
+        status, result = ask(f"http://127.0.0.1:{port}/invocations", body, "application/json")
+        assert status == 200, result
+        assert [row["p_malignant"] for row in result["predictions"]] == pytest.approx(list(expected), abs=1e-6)
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # its workers, too
         server.wait(30)

@@ -34,8 +34,8 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 def scored(folder: Path, images: Mapping[int, np.ndarray]) -> np.ndarray:
     """Score images as somebody does who has torch only."""
     program = torch.export.load(folder / "model.pt2").module()
-    found: np.ndarray = program(*(torch.from_numpy(images[size]) for size in sorted(images))).detach().numpy()
-    return found
+    result: np.ndarray = program(*(torch.from_numpy(images[size]) for size in sorted(images))).detach().numpy()
+    return result
 
 
 def check_equal(folder: Path) -> None:
@@ -64,9 +64,9 @@ def test_an_exported_ensemble_holds_its_program(trained_study: StudyFolder, tmp_
     images = images_for(model, 6)
     np.testing.assert_allclose(scored(tmp_path / "two", images), model.probabilities(images), atol=1e-4)
     assert model.info["torch_export"]["largest_difference"] <= 1e-4
-    told: dict[str, Any] = dict.fromkeys(["digest", "classes"], "")
-    torch.export.load(tmp_path / "two" / "model.pt2", extra_files=told)
-    assert told["digest"] == model.digest
+    text: dict[str, Any] = dict.fromkeys(["digest", "classes"], "")
+    torch.export.load(tmp_path / "two" / "model.pt2", extra_files=text)
+    assert text["digest"] == model.digest
     with (tmp_path / "two" / "model.pt2").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(HistotuneError, match="changed after it was exported"):

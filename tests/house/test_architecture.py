@@ -82,13 +82,13 @@ def part(name: str) -> str:
 def imports(path: Path, *, everywhere: bool) -> set[str]:
     """Return the full names that a file imports, below `if TYPE_CHECKING` too: at the top, or everywhere in it."""
     nodes = ast.walk(TREES[path]) if everywhere else _at_the_top(TREES[path])
-    found: set[str] = set()
+    result: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            result |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return result
 
 
 def _at_the_top(tree: ast.Module) -> Iterator[ast.AST]:

@@ -103,14 +103,14 @@ def call(command: str) -> Result:
 def damages(path: Path) -> dict[str, bytes | None]:
     """What may become of a file; None is its loss. A log may be shorter than it was, which is no damage."""
     raw, form = path.read_bytes(), path.suffix
-    found: dict[str, bytes | None] = {"noise": random.Random(0).randbytes(200)}
+    result: dict[str, bytes | None] = {"noise": random.Random(0).randbytes(200)}
     if form != ".jsonl":
-        found |= {"lost": None, "empty": b"", "half": raw[: len(raw) // 2]}
+        result |= {"lost": None, "empty": b"", "half": raw[: len(raw) // 2]}
     if form in (".json", ".jsonl", ".yaml"):
-        found |= {"null": b"null\n", "nothing in it": b"{}\n"} | ({} if raw[:1] == b"[" else {"a list": b"[]\n"})
+        result |= {"null": b"null\n", "nothing in it": b"{}\n"} | ({} if raw[:1] == b"[" else {"a list": b"[]\n"})
     if form == ".csv":
-        found |= {"its head alone": raw.splitlines()[0] + b"\n", "another table": b"a,b\n1,2\n"}
-    return found
+        result |= {"its head alone": raw.splitlines()[0] + b"\n", "another table": b"a,b\n1,2\n"}
+    return result
 
 
 def each_damage(path: Path, check: Callable[[str], None]) -> None:
@@ -140,7 +140,11 @@ def test_a_damaged_file_is_named(name: str, place: Path) -> None:
                 continue
             assert result.exit_code == 2, (how, command, result.output)
             known = ("changed after it was exported", "the weights of trial 0 are not there", OTHERWISE.get(how))
-            assert any(said and said in result.stderr for said in (path.name, *known)), (how, command, result.stderr)
+            assert any(message and message in result.stderr for message in (path.name, *known)), (
+                how,
+                command,
+                result.stderr,
+            )
 
     each_damage(path, check)
 

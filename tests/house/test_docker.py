@@ -167,9 +167,9 @@ def test_the_parts_work_together_without_containers(tmp_path: Path) -> None:
         code = "from histotune.cli.app import main; main()"
         line = [sys.executable, "-c", code, "search", "demo", "--trials", "3", "--quiet", "--runs", str(ours)]
         line += ["--fix", "epochs=2", "--tracking-uri", url, "--ray-address", address]
-        told = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
-        assert told.returncode == 0, told.stderr
-        assert "cannot be written" not in told.stderr, told.stderr
+        text = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=400)
+        assert text.returncode == 0, text.stderr
+        assert "cannot be written" not in text.stderr, text.stderr
         line = [
             sys.executable,
             "-c",

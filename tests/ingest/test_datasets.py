@@ -345,10 +345,10 @@ def test_crc_says_that_patients_are_unknown_and_splits_as_its_test_set_prescribe
     assert cohort.facts["patients_known"] is False
     assert "near-duplicates" in cohort.facts["patients_note"]
     assert cohort.facts["test_of_other_patients"]
-    found = split(cohort, read_labels(cohort), DATASETS.build("crc").info.protocol)
-    assert found.leaky
-    assert set(cohort.table["part"][found.test]) == {"test"}
-    assert set(cohort.table["part"][np.concatenate([found.train, found.val])]) == {"train"}
+    result = split(cohort, read_labels(cohort), DATASETS.build("crc").info.protocol)
+    assert result.leaky
+    assert set(cohort.table["part"][result.test]) == {"test"}
+    assert set(cohort.table["part"][np.concatenate([result.train, result.val])]) == {"train"}
 
 
 def test_crc_a_tile_in_the_wrong_class_is_listed_and_left_out(tmp_path: Path) -> None:
@@ -377,8 +377,8 @@ def test_crc_real_tiles(crc_tiles: Path, tmp_path: Path) -> None:
     assert np.bincount(read_labels(cohort)).tolist() == [12] * 9
     assert cohort.facts["sizes"] == {"224x224": 108}
     assert not cohort.facts["left_out"]
-    found = split(cohort, read_labels(cohort), "patient")
-    assert [len(rows) for rows in (found.train, found.val, found.test)] == pytest.approx([65, 16, 27], abs=3)
+    result = split(cohort, read_labels(cohort), "patient")
+    assert [len(rows) for rows in (result.train, result.val, result.test)] == pytest.approx([65, 16, 27], abs=3)
     with pytest.raises(DataError, match="no case of 108 is marked train and test"):
         split(cohort, read_labels(cohort), "given")
 
@@ -707,10 +707,10 @@ def test_idc_bags_do_not_change_with_the_patches_labels(tmp_path: Path, frozen: 
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, to)
     reader = DATASETS.build("idc_bags", least=2, side=32, **frozen)
-    found = [reader.columns(reader.scan(root), root, tmp_path / root.name) for root in (first, other)]
+    result = [reader.columns(reader.scan(root), root, tmp_path / root.name) for root in (first, other)]
     for name in ("patches", "graph"):
         for array in ("features", "coordinates", "offsets", "neighbours"):
-            assert np.array_equal(*(getattr(columns[name].stored, array) for columns in found))
+            assert np.array_equal(*(getattr(columns[name].stored, array) for columns in result))
 
 
 def test_idc_bags_leave_out_small_patients_and_cut_off_patches(tmp_path: Path, frozen: dict[str, str]) -> None:
@@ -736,8 +736,8 @@ def test_embeddings_of_real_patches_tell_of_their_patients_label(idc_patches: Pa
     assert bags.counts.min() >= 19  # of 20, one may be cut off by the edge of the slide
     means = MODALITIES.build("bag").summary(bags, np.arange(len(cohort)))
     steps = make_pipeline(StandardScaler(), PCA(60, random_state=0), LogisticRegression(max_iter=5000))
-    found = cross_val_predict(steps, means, labels, cv=StratifiedKFold(5), method="predict_proba")[:, 1]
-    assert 0.68 < roc_auc_score(labels, found) < 0.88  # about .77; a leak of the label would be above
+    result = cross_val_predict(steps, means, labels, cv=StratifiedKFold(5), method="predict_proba")[:, 1]
+    assert 0.68 < roc_auc_score(labels, result) < 0.88  # about .77; a leak of the label would be above
 
 
 # slides

@@ -43,10 +43,10 @@ def test_vectors_are_the_networks_own(encoder: Encoder, weights: Path, tmp_path:
     pixels = (IMAGES[:3] / 255 - np.array(config["mean"])) / np.array(config["std"])
     with torch.no_grad():
         expected = network(torch.from_numpy(pixels).float().permute(0, 3, 1, 2))
-    found = embed(encoder, take, CONTENTS, tmp_path)
-    assert found.shape == (COUNT, encoder.width)
-    assert found.dtype == np.float32
-    assert np.allclose(found[:3], expected, atol=1e-4)
+    result = embed(encoder, take, CONTENTS, tmp_path)
+    assert result.shape == (COUNT, encoder.width)
+    assert result.dtype == np.float32
+    assert np.allclose(result[:3], expected, atol=1e-4)
 
 
 def test_the_second_time_no_image_is_read(encoder: Encoder, tmp_path: Path) -> None:
@@ -76,17 +76,17 @@ def test_what_a_crash_left_is_continued(encoder: Encoder, tmp_path: Path) -> Non
     with partial.open("ab") as file:
         file.write(b"half a vector")
     asked.clear()
-    heard: list[tuple[int, int]] = []
+    observed: list[tuple[int, int]] = []
     asked_again: list[int] = []
 
     def noting(start: int, stop: int) -> np.ndarray:
         asked_again.append(start)
         return IMAGES[start:stop]
 
-    found = embed(encoder, noting, CONTENTS, tmp_path, lambda *told: heard.append(told))
+    result = embed(encoder, noting, CONTENTS, tmp_path, lambda *told: observed.append(told))
     assert asked_again == [2 * BATCH]
-    assert heard == [(2 * BATCH, COUNT), (COUNT, COUNT)]
-    assert np.array_equal(found, embed(encoder, take, CONTENTS, tmp_path / "whole"))
+    assert observed == [(2 * BATCH, COUNT), (COUNT, COUNT)]
+    assert np.array_equal(result, embed(encoder, take, CONTENTS, tmp_path / "whole"))
 
 
 def test_other_images_weights_or_sizes_are_embedded_anew(encoder: Encoder, weights: Path, tmp_path: Path) -> None:

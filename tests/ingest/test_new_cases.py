@@ -133,7 +133,7 @@ def test_a_modality_that_is_left_out_is_absent_for_everybody(study: Begun, coupl
     (cases / "clinical.csv").unlink()
     with pytest.warns(UserWarning, match=r"modality 'clinical' is absent for every case.*clinical\.csv"):
         table = model.predict(cases)
-    assert all("clinical" in told for told in table["missing"])
+    assert all("clinical" in text for text in table["missing"])
     assert np.isfinite(probabilities(table)).all()
     columns = select(study[1].columns, np.arange(40))
     without = {name: column for name, column in columns.items() if name != "clinical"}
@@ -161,9 +161,9 @@ def test_files_of_every_form_and_order_say_the_same(exported: Path, cases: Path)
         frame = pd.concat([frame, pd.Series("x", frame.index, name="further")], axis=1)
         (cases / f"{name}.csv").unlink()
         write(frame, cases / f"{name}.{'parquet' if name == 'image' else 'csv.gz'}", index=False)
-    found = model.predict(cases)
-    assert found["id"].tolist() == expected["id"].tolist()
-    assert probabilities(found) == pytest.approx(probabilities(expected))
+    result = model.predict(cases)
+    assert result["id"].tolist() == expected["id"].tolist()
+    assert probabilities(result) == pytest.approx(probabilities(expected))
 
 
 def spoilt(cases: Path, name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -243,7 +243,7 @@ def test_onnx_is_refused_with_a_sentence(study: Begun, tmp_path: Path) -> None:
 def test_an_evaluation_gives_no_voice_to_members_that_hear_nothing(study: Begun, coupled: Path) -> None:
     store, cohort = study
     model = load(coupled)
-    found = evaluate(model, dict.fromkeys(model.image_sizes, cohort), store, command="test", replicates=20)
+    result = evaluate(model, dict.fromkeys(model.image_sizes, cohort), store, command="test", replicates=20)
     rows = np.flatnonzero(store.split_table()["part"].to_numpy() == "test")
     sealed, _ = store.open_seal("test", "test")
     labels = sealed.set_index("id")["label"].loc[cohort.table["id"].iloc[rows]].to_numpy()
@@ -251,7 +251,7 @@ def test_an_evaluation_gives_no_voice_to_members_that_hear_nothing(study: Begun,
     logits = [np.asarray(m.predictor.logits(columns), np.float64) / m.temperature for m in model.members]
     present = np.stack([columns[m.predictor.modalities[0]].present for m in model.members])
     expected = model.ensemble.predict(np.stack(logits), present)
-    assert found.metrics["auroc"].value == pytest.approx(metrics.auroc(expected, labels), abs=1e-6)
+    assert result.metrics["auroc"].value == pytest.approx(metrics.auroc(expected, labels), abs=1e-6)
 
 
 def test_bags_are_read_from_folders_of_slides(tmp_path: Path) -> None:
@@ -263,11 +263,11 @@ def test_bags_are_read_from_folders_of_slides(tmp_path: Path) -> None:
     reads = {"graph": Reads("graph", shape=(4,)), "patches": Reads("bag", shape=(4,))}
     files = CaseFiles(tmp_path / "out", reads, "area")
     assert files.ids == ["a", "b", "c"]
-    found = files.take(["c", "nobody", "a"], [32])[32]
-    assert found["graph"].present.tolist() == found["patches"].present.tolist() == [True, False, True]
-    assert found["graph"].stored.counts.tolist() == [9, 0, 5]
-    assert found["patches"].stored.neighbours.shape[1] == 0
-    alone = GraphModality().select(found["graph"].stored, np.array([2]))
+    result = files.take(["c", "nobody", "a"], [32])[32]
+    assert result["graph"].present.tolist() == result["patches"].present.tolist() == [True, False, True]
+    assert result["graph"].stored.counts.tolist() == [9, 0, 5]
+    assert result["patches"].stored.neighbours.shape[1] == 0
+    alone = GraphModality().select(result["graph"].stored, np.array([2]))
     assert np.array_equal(alone.features, bags[0].features)
     assert np.array_equal(alone.neighbours[:, : bags[0].neighbours.shape[1]], bags[0].neighbours)
 
@@ -278,8 +278,8 @@ def test_images_of_cases_are_resized_and_unreadable_ones_are_absent(tmp_path: Pa
     Image.fromarray(pixels).save(tmp_path / "image" / "a.png")
     (tmp_path / "image" / "b.png").write_text("no image")
     files = CaseFiles(tmp_path, {"image": Reads("image"), "cnv": Reads("table")}, "area")
-    found = files.take(files.ids, [8, 16])
-    assert found[16]["image"].stored.shape == (2, 16, 16, 3)
-    assert found[8]["image"].present.tolist() == [True, False]
+    result = files.take(files.ids, [8, 16])
+    assert result[16]["image"].stored.shape == (2, 16, 16, 3)
+    assert result[8]["image"].present.tolist() == [True, False]
     assert [problem["path"] for problem in files.problems] == [str(tmp_path / "image" / "b.png")]
     assert "modality 'cnv' is absent for every case" in files.notes[0]

@@ -51,23 +51,23 @@ def columns_of(root: Path, text: str, **options: object) -> dict[str, tuple[Tabl
 
 def test_numbers_and_categories_are_told_apart(tmp_path: Path) -> None:
     text = "id;age;stage;empty;flag\n1;50;II;;True\n2;;I;;False\n03;6e1; II ;NA;True\n"
-    found = columns_of(tmp_path, text)
-    assert {name: column.categories for name, (column, _) in found.items()} == {
+    result = columns_of(tmp_path, text)
+    assert {name: column.categories for name, (column, _) in result.items()} == {
         "age": None,
         "stage": ("I", "II"),
         "empty": None,
         "flag": None,
     }
-    assert found["stage"][1] == [1, 0, 1]
-    assert np.array_equal(found["age"][1], [50, np.nan, 60], equal_nan=True)
-    assert found["flag"][1] == [1, 0, 1]
-    assert np.isnan(found["empty"][1]).all()
+    assert result["stage"][1] == [1, 0, 1]
+    assert np.array_equal(result["age"][1], [50, np.nan, 60], equal_nan=True)
+    assert result["flag"][1] == [1, 0, 1]
+    assert np.isnan(result["empty"][1]).all()
 
 
 def test_a_column_may_be_said_to_be_of_categories(tmp_path: Path) -> None:
-    found = columns_of(tmp_path, "id,grade,er\na,01,1\nb,2,0\nc,,1\n", categories=("gra*",))
-    assert found["grade"][0].categories == ("01", "2")
-    assert found["er"][0].categories is None
+    result = columns_of(tmp_path, "id,grade,er\na,01,1\nb,2,0\nc,,1\n", categories=("gra*",))
+    assert result["grade"][0].categories == ("01", "2")
+    assert result["er"][0].categories is None
 
 
 def test_a_feature_may_have_any_name(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_names_are_no_categories(tmp_path: Path) -> None:
     text = "id,barcode\n" + "\n".join(f"{at},x{at}" for at in range(60))
     with pytest.raises(DataError, match="'barcode' holds 60 different words in 60 cases, such as 'x0'"):
         columns_of(tmp_path, text)
-    found = columns_of(tmp_path, text, categories=("barcode",))
-    assert len(found["barcode"][0].categories or ()) == 60
+    result = columns_of(tmp_path, text, categories=("barcode",))
+    assert len(result["barcode"][0].categories or ()) == 60
 
 
 def test_patterns_that_match_nothing_are_refused(write: Write) -> None:
@@ -303,9 +303,9 @@ def test_receptors_outcomes_and_copies_are_no_inputs(tcga_folder: Path, tmp_path
             clinical = reader.columns(listing, tcga_folder, tmp_path)["clinical"].stored
             names = {column.name for column in clinical.columns}
             assert names == {"age_dx", "ajcc_t", *(RECEPTORS if asked else ())}
-            said = "\n".join(listing.facts["report"])
-            assert ("er_ihc, pr_ihc, her2_ihc, her2_fish: receptor status nearly is" in said) != asked
-            assert "os_months, os_status, porpoise_survival_months, porpoise_censorship: what became" in said
+            message = "\n".join(listing.facts["report"])
+            assert ("er_ihc, pr_ihc, her2_ihc, her2_fish: receptor status nearly is" in message) != asked
+            assert "os_months, os_status, porpoise_survival_months, porpoise_censorship: what became" in message
 
 
 def test_an_arm_that_reads_rna_reads_its_own_label(tcga_folder: Path) -> None:

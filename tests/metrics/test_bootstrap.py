@@ -50,9 +50,9 @@ def test_the_fast_path_equals_evaluating_every_replicate(name: str, classes: int
 @pytest.mark.parametrize(("positive", "threshold"), [(0, None), (1, 0.3), (0, 0.7)])
 def test_positive_class_and_threshold_reach_every_replicate(positive: int, threshold: float | None) -> None:
     probabilities, labels, patients = made_up(2)
-    found = intervals(probabilities, labels, patients, positive=positive, threshold=threshold, replicates=50)
+    result = intervals(probabilities, labels, patients, positive=positive, threshold=threshold, replicates=50)
     whole = evaluate(probabilities, labels, positive=positive, threshold=threshold)
-    assert {name: interval.value for name, interval in found.items()} == whole
+    assert {name: interval.value for name, interval in result.items()} == whole
     for name in ("sensitivity", "auroc"):
         plain = patient_bootstrap(
             lambda p, y, name=name: score(name, p, y, positive=positive, threshold=threshold),  # type: ignore[misc]
@@ -61,16 +61,16 @@ def test_positive_class_and_threshold_reach_every_replicate(positive: int, thres
             patients,
             replicates=50,
         )
-        assert (found[name].low, found[name].high) == pytest.approx((plain.low, plain.high))
+        assert (result[name].low, result[name].high) == pytest.approx((plain.low, plain.high))
 
 
 def test_bounds_are_of_the_replicates_that_are_known() -> None:
     values = np.random.default_rng(0).normal(size=(200, 3))
     values[:150, 1], values[:, 2] = np.nan, np.nan
-    found = bounds(values, [0.025, 0.975])
-    assert found[:, 0].tolist() == np.quantile(values[:, 0], [0.025, 0.975]).tolist()
-    assert found[:, 1].tolist() == np.quantile(values[150:, 1], [0.025, 0.975]).tolist()
-    assert np.isnan(found[:, 2]).all()
+    result = bounds(values, [0.025, 0.975])
+    assert result[:, 0].tolist() == np.quantile(values[:, 0], [0.025, 0.975]).tolist()
+    assert result[:, 1].tolist() == np.quantile(values[150:, 1], [0.025, 0.975]).tolist()
+    assert np.isnan(result[:, 2]).all()
 
 
 def test_a_seed_gives_its_interval_in_any_order_of_the_cases() -> None:
@@ -92,32 +92,32 @@ def test_patches_of_a_patient_are_not_counted_as_independent() -> None:
 
 def test_one_patient_has_a_value_and_no_interval() -> None:
     probabilities, labels, _ = made_up(5)
-    found = patient_bootstrap("auroc", probabilities, labels, np.full(len(labels), "p"))
-    assert not math.isnan(found.value)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    result = patient_bootstrap("auroc", probabilities, labels, np.full(len(labels), "p"))
+    assert not math.isnan(result.value)
+    assert math.isnan(result.low)
+    assert math.isnan(result.high)
 
 
 @pytest.mark.parametrize("name", ["sensitivity", "auroc", "mcc", "nll", "brier", "ece"])
 def test_no_bound_lies_where_the_metric_cannot(name: str) -> None:
     labels, patients = np.tile([0, 1], 12), np.repeat(np.arange(4), 6)
-    said = np.where(labels == 1, 0.9, 0.1)
-    said[1] = 0.2
-    found = patient_bootstrap(name, np.stack([1 - said, said], axis=1), labels, patients, replicates=200)
+    message = np.where(labels == 1, 0.9, 0.1)
+    message[1] = 0.2
+    result = patient_bootstrap(name, np.stack([1 - message, message], axis=1), labels, patients, replicates=200)
     least, most = range_of(name)
-    assert least <= found.low <= found.value <= found.high <= most
+    assert least <= result.low <= result.value <= result.high <= most
 
 
 def test_an_undefined_metric_has_no_interval() -> None:
     probabilities, labels, patients = made_up(6)
-    found = patient_bootstrap("auroc", probabilities, np.zeros_like(labels), patients, replicates=50)
-    assert all(math.isnan(x) for x in (found.value, found.low, found.high))
+    result = patient_bootstrap("auroc", probabilities, np.zeros_like(labels), patients, replicates=50)
+    assert all(math.isnan(x) for x in (result.value, result.low, result.high))
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
     probabilities, labels, patients = made_up(7)
-    found = paired_bootstrap("auroc", probabilities, probabilities, labels, patients, replicates=100)
-    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    result = paired_bootstrap("auroc", probabilities, probabilities, labels, patients, replicates=100)
+    assert (result.value, result.low, result.high, result.p) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_a_clear_difference_is_clear_and_changes_sign_with_the_order() -> None:
@@ -156,9 +156,9 @@ def test_what_makes_no_sense_is_refused() -> None:
 def test_two_thousand_replicates_take_seconds() -> None:
     probabilities, labels, patients = made_up(0, patients=36, each=43)
     start = time.process_time()
-    found = patient_bootstrap("auroc", probabilities, labels, patients, replicates=2000)
+    result = patient_bootstrap("auroc", probabilities, labels, patients, replicates=2000)
     assert time.process_time() - start < 3
-    assert isinstance(found, ConfidenceInterval)
+    assert isinstance(result, ConfidenceInterval)
 
 
 def coverage(metric: str, studies: int, patients: int, replicates: int) -> float:
@@ -166,8 +166,8 @@ def coverage(metric: str, studies: int, patients: int, replicates: int) -> float
     truth = score(metric, *made_up(999, patients=4000)[:2])
     held = 0
     for seed in range(studies):
-        found = patient_bootstrap(metric, *made_up(seed, patients=patients), replicates=replicates, seed=seed)
-        held += found.low <= truth <= found.high
+        result = patient_bootstrap(metric, *made_up(seed, patients=patients), replicates=replicates, seed=seed)
+        held += result.low <= truth <= result.high
     return held / studies
 
 
@@ -191,8 +191,8 @@ def test_equal_models_are_called_different_one_time_in_twenty() -> None:
         probabilities, labels, patients = made_up(seed, patients=25)
         rng = np.random.default_rng(seed + 10_000)
         pair = [softmax(np.log(probabilities) + rng.normal(size=probabilities.shape)) for _ in range(2)]
-        found = paired_bootstrap("auroc", pair[0], pair[1], labels, patients, replicates=300, seed=seed)
-        called += found.low > 0 or found.high < 0
+        result = paired_bootstrap("auroc", pair[0], pair[1], labels, patients, replicates=300, seed=seed)
+        called += result.low > 0 or result.high < 0
     assert called / 500 == pytest.approx(0.05, abs=0.03)
 
 
@@ -222,27 +222,27 @@ def test_one_seed_is_a_paired_bootstrap() -> None:
 
 def test_the_interval_over_seeds_adds_the_widths_of_patients_and_of_seeds() -> None:
     firsts, seconds, labels, patients = two_models(4, np.random.default_rng(1))
-    found = paired_bootstrap_of_seeds("accuracy", firsts, seconds, labels, patients, replicates=4000)
+    result = paired_bootstrap_of_seeds("accuracy", firsts, seconds, labels, patients, replicates=4000)
     right = [[(p.argmax(axis=1) == labels) for p in side] for side in (firsts, seconds)]
     gains = np.array([one.astype(float) - other for one, other in zip(*right, strict=True)])  # [seeds, cases]
     of_patients = gains.mean(axis=0).reshape(30, 4).mean(axis=1)  # an accuracy is a mean, so both widths are known
     by_patient = t.ppf(0.975, 29) * of_patients.std(ddof=1) / np.sqrt(30)
     by_seed = t.ppf(0.975, 3) * gains.mean(axis=1).std(ddof=1) / np.sqrt(4)
-    assert found.value == pytest.approx(gains.mean())
-    assert found.high - found.low == pytest.approx(2 * np.hypot(by_patient, by_seed), rel=0.03)
+    assert result.value == pytest.approx(gains.mean())
+    assert result.high - result.low == pytest.approx(2 * np.hypot(by_patient, by_seed), rel=0.03)
 
 
 def test_p_is_the_level_at_which_the_interval_reaches_zero() -> None:
     firsts, seconds, labels, patients = two_models(4, np.random.default_rng(5))
-    found = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, replicates=500)
-    assert 0.05 < found.p < 0.9
-    at_p = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, level=1 - found.p, replicates=500)
-    assert min(abs(at_p.low), abs(at_p.high)) < 0.05 * (found.high - found.low), (
+    result = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, replicates=500)
+    assert 0.05 < result.p < 0.9
+    at_p = paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, level=1 - result.p, replicates=500)
+    assert min(abs(at_p.low), abs(at_p.high)) < 0.05 * (result.high - result.low), (
         "the shape is that of the 95 % interval"
     )
     other = paired_bootstrap_of_seeds("auroc", seconds, firsts, labels, patients, replicates=500)
     assert [other.value, other.low, other.high, other.p] == pytest.approx(
-        [-found.value, -found.high, -found.low, found.p]
+        [-result.value, -result.high, -result.low, result.p]
     )
 
 
@@ -280,7 +280,7 @@ def test_a_stratified_metric_is_the_mean_over_strata_in_every_replicate(name: st
     strata = np.tile(np.repeat(["40x", "100x"], [16, 8]), 12)
     keep = ~((patients == "p3") & (strata == "100x"))  # not everybody is in every stratum
     cases = probabilities[keep], labels[keep], patients[keep]
-    found = bootstrap_of_seeds(name, [cases[0]], *cases[1:], strata=strata[keep], replicates=200)
+    result = bootstrap_of_seeds(name, [cases[0]], *cases[1:], strata=strata[keep], replicates=200)
 
     names, member = np.unique(cases[2], return_inverse=True)
 
@@ -291,12 +291,12 @@ def test_a_stratified_metric_is_the_mean_over_strata_in_every_replicate(name: st
 
     drawn = np.random.default_rng(0).integers(len(names), size=(200, len(names)))
     values = [by_hand(np.bincount(row, minlength=len(names))) for row in drawn]
-    assert found.value == pytest.approx(by_hand(np.ones(12, np.int64)))
+    assert result.value == pytest.approx(by_hand(np.ones(12, np.int64)))
     tail = norm.cdf(np.sqrt(12 / 11) * t.ppf(0.025, 11))  # expanded percentiles of 12 patients
-    widths = np.abs(np.quantile(values, [tail, 1 - tail]) - found.value)
+    widths = np.abs(np.quantile(values, [tail, 1 - tail]) - result.value)
     jackknife = np.sqrt(11 * np.var([by_hand(1 - row) for row in np.eye(12, dtype=np.int64)]))
     widths *= max(1.0, t.ppf(0.975, 11) * jackknife / widths.mean())
-    assert [found.low, found.high] == pytest.approx([found.value - widths[0], found.value + widths[1]], abs=1e-9)
+    assert [result.low, result.high] == pytest.approx([result.value - widths[0], result.value + widths[1]], abs=1e-9)
 
 
 def test_one_stratum_is_none() -> None:

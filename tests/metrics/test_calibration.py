@@ -39,10 +39,10 @@ def test_the_temperature_is_the_one_that_minimising_the_likelihood_finds(
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(softmax(logits / np.exp(log_temperature)), labels)
 
-    found = fit_temperature(logits, labels)
+    result = fit_temperature(logits, labels)
     other = minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded", options={"xatol": 1e-10})
-    assert found == pytest.approx(np.exp(other.x), rel=1e-4)
-    assert loss(np.log(found)) <= min(loss(x) for x in np.log(np.geomspace(0.01, 100, 300))) + 1e-12
+    assert result == pytest.approx(np.exp(other.x), rel=1e-4)
+    assert loss(np.log(result)) <= min(loss(x) for x in np.log(np.geomspace(0.01, 100, 300))) + 1e-12
 
 
 def test_a_model_that_is_n_times_too_sure_gets_n_times_the_temperature() -> None:

@@ -34,15 +34,15 @@ def study(seed: int, patients: int, seeds: int, models: int, between: float) -> 
     member = np.repeat(np.arange(patients), EACH)
     labels = (rng.random(len(member)) < rng.beta(2, 2, patients)[member]).astype(np.int64)
     ease, case = rng.normal(0, 1, patients), rng.normal(size=len(member))
-    found = []
+    result = []
     for _ in range(models):
         trained = []
         for _ in range(seeds):
             own = 1 + rng.normal(0, between) + (ease + rng.normal(0, 0.5, patients))[member]
             logit = (2 * labels - 1) * own / 2 + case + rng.normal(size=len(member))
             trained.append(softmax(np.stack([np.zeros_like(logit), logit], axis=1)))
-        found.append(trained)
-    return found, labels, member.astype(str)
+        result.append(trained)
+    return result, labels, member.astype(str)
 
 
 @cache
@@ -57,10 +57,10 @@ def coverage(metric: str, patients: int, seeds: int, between: float, studies: in
     for seed in range(studies):
         (trained,), labels, owners = study(seed, patients, seeds, 1, between)
         if seeds == 1:
-            found = patient_bootstrap(metric, trained[0], labels, owners, replicates=400, seed=seed)
+            result = patient_bootstrap(metric, trained[0], labels, owners, replicates=400, seed=seed)
         else:
-            found = bootstrap_of_seeds(metric, trained, labels, owners, replicates=400, seed=seed)
-        held += found.low <= known <= found.high
+            result = bootstrap_of_seeds(metric, trained, labels, owners, replicates=400, seed=seed)
+        held += result.low <= known <= result.high
     return held / studies
 
 
@@ -70,10 +70,10 @@ def false_alarms(metric: str, patients: int, seeds: int, between: float, studies
     for seed in range(studies):
         (one, other), labels, owners = study(seed, patients, seeds, 2, between)
         if seeds == 1:
-            found = paired_bootstrap(metric, one[0], other[0], labels, owners, replicates=400, seed=seed)
+            result = paired_bootstrap(metric, one[0], other[0], labels, owners, replicates=400, seed=seed)
         else:
-            found = paired_bootstrap_of_seeds(metric, one, other, labels, owners, replicates=400, seed=seed)
-        called += found.p <= 0.05
+            result = paired_bootstrap_of_seeds(metric, one, other, labels, owners, replicates=400, seed=seed)
+        called += result.p <= 0.05
     return called / studies
 
 
@@ -86,10 +86,10 @@ def family(patients: int, between: float, studies: int) -> tuple[float, float]:
     called = lost = 0
     for seed in range(studies):
         models, labels, owners = study(seed, patients, 5, 6, between)
-        found = {str(k): over_seeds("auroc", one, labels, owners, replicates=2000) for k, one in enumerate(models)}
-        p = [found[name].minus(found["0"]).difference().p for name in found if name != "0"]
+        result = {str(k): over_seeds("auroc", one, labels, owners, replicates=2000) for k, one in enumerate(models)}
+        p = [result[name].minus(result["0"]).difference().p for name in result if name != "0"]
         called += min(holm(p)) <= 0.05
-        lost += "0" not in judge(found, "auroc").tied
+        lost += "0" not in judge(result, "auroc").tied
     return called / studies, lost / studies
 
 

@@ -64,8 +64,8 @@ def test_a_wanted_specificity_is_reached_with_the_best_sensitivity(seed: int, as
 def test_youdens_point_is_the_best_of_the_roc_curve(seed: int) -> None:
     probabilities, labels, _ = made_up(seed)
     false, true, _ = roc_curve(labels, probabilities[:, 1], drop_intermediate=False)
-    found = at(OperatingPoint("youden").choose(probabilities, labels), probabilities, labels)
-    assert sum(found) - 1 == pytest.approx((true - false).max())
+    result = at(OperatingPoint("youden").choose(probabilities, labels), probabilities, labels)
+    assert sum(result) - 1 == pytest.approx((true - false).max())
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 4.0])
@@ -161,12 +161,12 @@ def test_what_is_reached_is_that_of_thresholds_that_others_chose() -> None:
         assert tuned.crossfitted[own] == pytest.approx(probabilities)
         assert fold.threshold is not None
         called[own] = probabilities[:, 1] >= fold.threshold
-    found = reached(tuned, point, labels, patients, "validation part", positive=1, replicates=200)
-    assert found.sensitivity.value == pytest.approx(called[labels == 1].mean())
-    assert found.specificity.value == pytest.approx(1 - called[labels == 0].mean())
-    assert found.sensitivity.low < found.sensitivity.value < found.sensitivity.high
-    assert "validation part, 40 patients, cross-fitted" in found.fitted_on
-    assert at(found.threshold, tuned.probabilities, labels)[0] >= 0.9, "chosen on all cases, it keeps its word there"
+    result = reached(tuned, point, labels, patients, "validation part", positive=1, replicates=200)
+    assert result.sensitivity.value == pytest.approx(called[labels == 1].mean())
+    assert result.specificity.value == pytest.approx(1 - called[labels == 0].mean())
+    assert result.sensitivity.low < result.sensitivity.value < result.sensitivity.high
+    assert "validation part, 40 patients, cross-fitted" in result.fitted_on
+    assert at(result.threshold, tuned.probabilities, labels)[0] >= 0.9, "chosen on all cases, it keeps its word there"
 
 
 def test_a_sensitivity_is_not_reported_better_than_it_comes_true() -> None:
@@ -190,21 +190,21 @@ def test_few_patients_are_described_on_themselves_and_that_is_said() -> None:
     raw, labels, _ = made_up(2)
     point, patients = OperatingPoint("youden"), np.full(len(labels), "p")
     tuned = tune(raw, labels, None, point)
-    found = reached(tuned, point, labels, patients, "validation part", positive=1, replicates=20)
-    assert "too few patients" in found.fitted_on
-    assert np.isnan(found.sensitivity.low)
+    result = reached(tuned, point, labels, patients, "validation part", positive=1, replicates=20)
+    assert "too few patients" in result.fitted_on
+    assert np.isnan(result.sensitivity.low)
 
 
 def test_calibration_is_measured_as_scikit_learn_does() -> None:
     raw, labels, _ = made_up(4)
     sharp = tempered(np.clip(raw, 0.01, 0.99), 0.25)
     tuned = tune(sharp, labels, None, None)
-    found = calibration(tuned.temperature, sharp, tuned.probabilities, labels)
+    result = calibration(tuned.temperature, sharp, tuned.probabilities, labels)
     for side, probabilities in (("before", sharp), ("after", tuned.probabilities)):
-        assert found["brier"][side] == pytest.approx(brier_score_loss(labels, probabilities[:, 1]))
-        assert found["nll"][side] == pytest.approx(log_loss(labels, probabilities))
-        assert found["ece"][side] == score("ece", probabilities, labels)
-    assert found["nll"]["after"] < found["nll"]["before"]
+        assert result["brier"][side] == pytest.approx(brier_score_loss(labels, probabilities[:, 1]))
+        assert result["nll"][side] == pytest.approx(log_loss(labels, probabilities))
+        assert result["ece"][side] == score("ece", probabilities, labels)
+    assert result["nll"]["after"] < result["nll"]["before"]
 
 
 # --- diversity
@@ -214,20 +214,20 @@ def test_diversity_is_what_counting_by_hand_gives() -> None:
     rng = np.random.default_rng(0)
     probabilities, labels = rng.dirichlet(np.ones(3), size=(4, 50)), rng.integers(0, 3, 50)
     present = rng.random((4, 50)) < 0.8
-    found = diversity(probabilities, labels, present)
+    result = diversity(probabilities, labels, present)
     for one in range(4):
         for other in range(4):
             both = present[one] & present[other]
             a, b = (probabilities[k].argmax(axis=1)[both] for k in (one, other))
             wrong = (a != labels[both]), (b != labels[both])
-            assert found["disagreement"][one][other] == pytest.approx((a != b).mean())
-            assert found["double_fault"][one][other] == pytest.approx((wrong[0] & wrong[1]).mean())
-            assert found["error_correlation"][one][other] == pytest.approx(np.corrcoef(*wrong)[0, 1])
-    pairs = [found["disagreement"][a][b] for a in range(4) for b in range(a)]
-    assert found["mean_disagreement"] == pytest.approx(np.mean(pairs))
+            assert result["disagreement"][one][other] == pytest.approx((a != b).mean())
+            assert result["double_fault"][one][other] == pytest.approx((wrong[0] & wrong[1]).mean())
+            assert result["error_correlation"][one][other] == pytest.approx(np.corrcoef(*wrong)[0, 1])
+    pairs = [result["disagreement"][a][b] for a in range(4) for b in range(a)]
+    assert result["mean_disagreement"] == pytest.approx(np.mean(pairs))
 
 
 def test_members_that_never_err_have_no_correlation_of_errors() -> None:
-    found = diversity(np.eye(2)[np.zeros((2, 5), int)], np.zeros(5, int), np.ones((2, 5), bool))
-    assert found["mean_disagreement"] == 0.0
-    assert np.isnan(found["mean_error_correlation"])
+    result = diversity(np.eye(2)[np.zeros((2, 5), int)], np.zeros(5, int), np.ones((2, 5), bool))
+    assert result["mean_disagreement"] == 0.0
+    assert np.isnan(result["mean_error_correlation"])

@@ -37,8 +37,8 @@ def test_the_front_is_optunas(values: list[tuple[int, int, int]]) -> None:
     study = optuna.create_study(directions=DIRECTIONS)
     for row in values:
         study.add_trial(optuna.create_trial(values=list(map(float, row))))
-    found = front(np.array(values, float).reshape(-1, 3), [1, -1, 1])
-    assert np.flatnonzero(found).tolist() == sorted(trial.number for trial in study.best_trials)
+    result = front(np.array(values, float).reshape(-1, 3), [1, -1, 1])
+    assert np.flatnonzero(result).tolist() == sorted(trial.number for trial in study.best_trials)
 
 
 def test_what_is_unknown_is_not_on_the_front() -> None:

@@ -52,15 +52,15 @@ class Case(NamedTuple):
 
 def cases(*kinds: str) -> pytest.MarkDecorator:
     """Try every backbone of these kinds, by name and with what it can be told."""
-    found = [
+    result = [
         Case(member, kind, params)
         for kind in kinds
         for name in reading(kind)
         for member in MEMBERS.get(name, [name])
         for params in [{}, *VARIANTS.get(name, [])]
     ]
-    marked = [pytest.param(case, marks=pytest.mark.slow) if case.name in HEAVY else case for case in found]
-    return pytest.mark.parametrize("case", marked, ids=[f"{c.name}-{c.kind}-{c.params}" for c in found])
+    marked = [pytest.param(case, marks=pytest.mark.slow) if case.name in HEAVY else case for case in result]
+    return pytest.mark.parametrize("case", marked, ids=[f"{c.name}-{c.kind}-{c.params}" for c in result])
 
 
 EVERY = cases(*SHAPES)

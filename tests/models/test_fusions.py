@@ -171,10 +171,10 @@ def test_the_names_of_the_branches_do_not_matter(name: str, params: dict[str, An
     twin.load_state_dict(state)
     exact = {b: BackboneOutput(*(t.double() for t in output[:2])) for b, output in branches.items()}
     expected = fusion(exact, present)
-    found = twin({renamed[b]: o for b, o in exact.items()}, {renamed[b]: m for b, m in present.items()})
+    result = twin({renamed[b]: o for b, o in exact.items()}, {renamed[b]: m for b, m in present.items()})
     if name == "cross_attention":  # side by side in the order of the names
         expected = expected.unflatten(1, (3, -1))[:, order].flatten(1)
-    assert torch.allclose(found, expected, atol=1e-12)
+    assert torch.allclose(result, expected, atol=1e-12)
 
 
 def test_none_refuses_two_branches() -> None:
@@ -285,9 +285,9 @@ def bags(name: str, length: int, garbage: float = math.nan) -> tuple[dict[str, B
 @pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
 def test_padding_changes_nothing(name: str, params: dict[str, Any], garbage: float) -> None:
     fusion = build(name, **params)
-    expected, found = fusion(*bags(name, 4, 0.0)), fusion(*bags(name, 9, garbage))
+    expected, result = fusion(*bags(name, 4, 0.0)), fusion(*bags(name, 9, garbage))
     assert torch.isfinite(expected).all()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
 
 
 @PADDED
@@ -297,8 +297,8 @@ def test_a_case_says_the_same_alone_and_beside_longer_ones(name: str, params: di
     first = next(iter(branches))
     alone = {branch: output.part(slice(case, case + 1)) for branch, output in branches.items()}
     alone[first] = BackboneOutput(alone[first].tokens[:, : LENGTHS[case]], alone[first].pooled)
-    found = fusion(alone, {branch: there[case : case + 1] for branch, there in present.items()})
-    torch.testing.assert_close(found[0], fusion(branches, present)[case], rtol=0, atol=1e-6)
+    result = fusion(alone, {branch: there[case : case + 1] for branch, there in present.items()})
+    torch.testing.assert_close(result[0], fusion(branches, present)[case], rtol=0, atol=1e-6)
 
 
 @PADDED
@@ -376,13 +376,13 @@ def attend(asking: np.ndarray, answering: np.ndarray, at: Arrays, path: str, hea
     size = dim // heads
     tau = np.clip(np.exp(at[f"{path}.temperature.log_tau"]), 0.05, 5.0)
     query, keys_values = linear(asking, at, f"{path}.query"), linear(answering, at, f"{path}.key_value")
-    heard = []
+    observed = []
     for h in range(heads):
         q = query[:, h * size : (h + 1) * size]
         k = keys_values[:, h * size : (h + 1) * size]
         v = keys_values[:, dim + h * size : dim + (h + 1) * size]
-        heard.append(softmax(q @ k.T / (tau[h] * math.sqrt(size)), 1) @ v)
-    return linear(np.concatenate(heard, axis=1), at, f"{path}.output")
+        observed.append(softmax(q @ k.T / (tau[h] * math.sqrt(size)), 1) @ v)
+    return linear(np.concatenate(observed, axis=1), at, f"{path}.output")
 
 
 def mlp(x: np.ndarray, at: Arrays, path: str) -> np.ndarray:
@@ -394,8 +394,8 @@ def mlp(x: np.ndarray, at: Arrays, path: str) -> np.ndarray:
 def pooled(x: np.ndarray, at: Arrays, path: str, kind: str) -> np.ndarray:
     if kind == "mean":
         return x.mean(0)
-    said, gate = np.split(linear(x, at, f"{path}.hidden"), 2, axis=1)
-    return softmax(linear(np.tanh(said) / (1 + np.exp(-gate)), at, f"{path}.score"), 0)[:, 0] @ x
+    message, gate = np.split(linear(x, at, f"{path}.hidden"), 2, axis=1)
+    return softmax(linear(np.tanh(message) / (1 + np.exp(-gate)), at, f"{path}.score"), 0)[:, 0] @ x
 
 
 def restated(
@@ -408,9 +408,9 @@ def restated(
         old, z = z, dict(z)
         normed = {b: layer_norm(x, at, f"{block}.norms.{b}") for b, x in old.items()}
         for b, others in asks.items():
-            said = np.concatenate([normed[other] for other in others])
-            heard = attend(normed[b], said, at, f"{block}.attentions.{b}", o["heads"])
-            z[b] = old[b] + heard if o.get("residual", True) else heard
+            message = np.concatenate([normed[other] for other in others])
+            observed = attend(normed[b], message, at, f"{block}.attentions.{b}", o["heads"])
+            z[b] = old[b] + observed if o.get("residual", True) else observed
             if o["expansion"]:
                 z[b] = z[b] + mlp(z[b], at, f"{block}.mlps.{b}")
     return {b: pooled(x, at, f"pools.{b}", o["pool"]) for b, x in z.items()}
@@ -443,7 +443,7 @@ def test_cmaf_is_what_plain_arithmetic_says(shape: dict[str, Any], names: list[s
     fusion = FUSIONS.build("cmaf", {n: WIDTHS[n] for n in names}, dim=6, **shape).eval()
     at, branches, present = exactly(fusion, names)
     asks = {name: [other for other in names if other != name] for name in names}
-    found = fusion(branches, present).detach().numpy()
+    result = fusion(branches, present).detach().numpy()
     for case in range(4):
         own = restated({n: o.tokens[case].numpy() for n, o in branches.items()}, at, asks, shape)
         every = np.stack([own[name] for name in names])
@@ -452,7 +452,7 @@ def test_cmaf_is_what_plain_arithmetic_says(shape: dict[str, Any], names: list[s
         if len(names) == 2:
             g = 1 / (1 + np.exp(gates[1] - gates[0]))
             assert g * every[0] + (1 - g) * every[1] == pytest.approx(expected, rel=1e-12)
-        assert found[case] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert result[case] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -464,11 +464,11 @@ def test_cross_attention_is_what_plain_arithmetic_says(shape: dict[str, Any], di
     asks = {"genes": ["image"], "image": ["genes"]}
     if direction != "both":
         asks = {direction.split("->")[0]: [direction.split("->")[1]]}
-    found = fusion(branches, present).detach().numpy()
+    result = fusion(branches, present).detach().numpy()
     for case in range(4):
         tokens = {n: o.tokens[case].numpy() for n, o in branches.items()}
         own = restated(tokens, at, asks, {**shape, "residual": residual})
-        assert found[case] == pytest.approx(np.concatenate([own[b] for b in asks]), rel=1e-9, abs=1e-12)
+        assert result[case] == pytest.approx(np.concatenate([own[b] for b in asks]), rel=1e-9, abs=1e-12)
 
 
 # --- temperature
@@ -489,10 +489,10 @@ def entropies(taus: list[float]) -> list[Tensor]:
 
 def test_entropy_of_every_row_rises_with_the_temperature() -> None:
     torch.manual_seed(1)
-    found = entropies([0.05, 0.3, 1.0, 2.0, 5.0])
-    for colder, hotter in itertools.pairwise(found):
+    result = entropies([0.05, 0.3, 1.0, 2.0, 5.0])
+    for colder, hotter in itertools.pairwise(result):
         assert (hotter > colder).all()
-    assert (found[-1] < math.log(7)).all()
+    assert (result[-1] < math.log(7)).all()
 
 
 def test_attention_applies_its_weights_to_the_values() -> None:

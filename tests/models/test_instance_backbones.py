@@ -78,10 +78,10 @@ def restated_pool(tokens: np.ndarray, kind: str, at: Arrays, k: int) -> np.ndarr
 @pytest.mark.parametrize("k", [1, 3, 50])
 def test_a_pool_is_what_plain_arithmetic_says(kind: str, k: int) -> None:
     layer, tokens, there = pool(kind, k), 3 * torch.randn(3, 8, 5), torch.arange(8) < torch.tensor([[8], [5], [2]])
-    found = layer(tokens, there).detach().numpy()
+    result = layer(tokens, there).detach().numpy()
     for case, count in enumerate((8, 5, 2)):
         expected = restated_pool(tokens[case, :count].double().numpy(), kind, arrays(layer), k)
-        assert found[case] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert result[case] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     torch.testing.assert_close(layer(tokens[:1]), layer(tokens[:1], there[:1]))
 
 
@@ -143,11 +143,11 @@ def pna(h: np.ndarray, a: np.ndarray, at: Arrays, path: str, degree: float) -> n
     """Corso et al. (2020), equations 5 to 8, node by node; 1e-5 under the root."""
     rows, delta = [], math.log(degree + 1)
     for node, row in enumerate(a):
-        heard, d = h[row > 0], int(row.sum())
+        observed, d = h[row > 0], int(row.sum())
         if d:
-            std = np.sqrt(heard.var(0) + 1e-5)
-            said = np.concatenate([heard.mean(0), heard.max(0), heard.min(0), std])
-            scaled = [said * (math.log(d + 1) / delta) ** power for power in (0, 1, -1)]
+            std = np.sqrt(observed.var(0) + 1e-5)
+            message = np.concatenate([observed.mean(0), observed.max(0), observed.min(0), std])
+            scaled = [message * (math.log(d + 1) / delta) ** power for power in (0, 1, -1)]
         else:
             scaled = [np.zeros(12 * h.shape[1])]
         rows.append(np.concatenate([h[node], *scaled]))
@@ -181,11 +181,11 @@ def test_layers_are_what_plain_arithmetic_says_of_nodes_of_any_sign() -> None:
     sums, statistics = Gin(5), Pna(5, math.log(4.0 + 1))
     torch.nn.init.constant_(sums.eps, -0.4)
     with torch.no_grad():
-        found = [layer(nodes, edges(bag))[0].numpy() for layer in (sums, statistics)]
+        result = [layer(nodes, edges(bag))[0].numpy() for layer in (sums, statistics)]
     h, a = nodes[0].double().numpy(), adjacency(bag, 0, 9)
     layers = [{f"it.{name}": value for name, value in arrays(layer).items()} for layer in (sums, statistics)]
-    assert found[0] == pytest.approx(gin(h, a, layers[0], "it"), rel=1e-4, abs=1e-5)
-    assert found[1] == pytest.approx(pna(h, a, layers[1], "it", 4.0), rel=1e-4, abs=1e-5)
+    assert result[0] == pytest.approx(gin(h, a, layers[0], "it"), rel=1e-4, abs=1e-5)
+    assert result[1] == pytest.approx(pna(h, a, layers[1], "it", 4.0), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("layer", ["gin", "pna"])
@@ -196,12 +196,12 @@ def test_a_graph_network_is_what_plain_arithmetic_says(layer: str, placed: bool)
         if name.endswith("eps"):
             value.fill_(0.3)
     bag = bag_of("graph")
-    found, at = backbone(bag), arrays(backbone)
+    result, at = backbone(bag), arrays(backbone)
     for case, count in enumerate(LENGTHS):
         if count:
             expected = restated(bag, case, count, at, layer, placed=placed)
-            assert found.tokens[case, :count].detach().numpy() == pytest.approx(expected, rel=1e-3, abs=1e-4)
-            assert found.pooled[case].detach().numpy() == pytest.approx(expected.mean(0), rel=1e-3, abs=1e-4)
+            assert result.tokens[case, :count].detach().numpy() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+            assert result.pooled[case].detach().numpy() == pytest.approx(expected.mean(0), rel=1e-3, abs=1e-4)
 
 
 # --- what may not matter, and what must
@@ -276,8 +276,8 @@ def test_a_patch_hears_of_others_as_many_edges_away_as_there_are_layers() -> Non
     for layer in ("gin", "pna"):
         features = bag.features.clone().requires_grad_()
         tokens = build("patch_graph", "graph", layer=layer)(bag._replace(features=features)).tokens
-        (heard,) = torch.autograd.grad(tokens[0, 0].square().sum(), features)
-        assert heard[0].any(dim=1).tolist() == [True] * 4 + [False] * 4
+        (observed,) = torch.autograd.grad(tokens[0, 0].square().sum(), features)
+        assert observed[0].any(dim=1).tolist() == [True] * 4 + [False] * 4
 
 
 # --- coordinates

@@ -49,10 +49,10 @@ def test_it_is_a_finite_scalar_with_finite_gradients(name: str, size: int) -> No
     for leaf in embeddings.values():
         leaf.requires_grad_()
     term = build(name)
-    found = term(embeddings, present)
-    assert found.shape == ()
-    assert found.dtype == torch.float32
-    found.backward()
+    result = term(embeddings, present)
+    assert result.shape == ()
+    assert result.dtype == torch.float32
+    result.backward()
     for leaf in embeddings.values():
         assert leaf.grad is not None
         assert torch.isfinite(leaf.grad).all()
@@ -64,9 +64,9 @@ def test_it_is_a_finite_scalar_with_finite_gradients(name: str, size: int) -> No
 def test_it_is_finite_for_flat_and_for_large_embeddings(name: str, scale: float) -> None:
     embeddings, present = drawn()
     leaves = {branch: (scale * e).requires_grad_() for branch, e in embeddings.items()}
-    found = build(name)(leaves, present)
-    found.backward()
-    assert torch.isfinite(found)
+    result = build(name)(leaves, present)
+    result.backward()
+    assert torch.isfinite(result)
     assert all(leaf.grad is not None and torch.isfinite(leaf.grad).all() for leaf in leaves.values())
 
 
@@ -75,7 +75,7 @@ def test_descent_lowers_it(name: str) -> None:
     shared = torch.randn(64, 6, generator=torch.Generator().manual_seed(4))
     leaves = {"cnn": shared.clone().requires_grad_(), "transformer": (shared + 0.1).requires_grad_()}
     term, present = build(name, weight=1.0), dict.fromkeys(DIMS, torch.ones(64, dtype=torch.bool))
-    found = []
+    result = []
     for leaf_rate in (0.0, 0.05):  # first a term that has to learn learns
         groups = [{"params": leaves.values(), "lr": leaf_rate}, {"params": term.parameters(), "lr": 0.01}]
         optimizer = torch.optim.Adam(groups)
@@ -83,9 +83,9 @@ def test_descent_lowers_it(name: str) -> None:
             optimizer.zero_grad()
             term(leaves, present).backward()
             optimizer.step()
-        found.append(term(leaves, present).item())
-    assert found[0] > 0.15
-    assert found[1] < 0.5 * found[0]
+        result.append(term(leaves, present).item())
+    assert result[0] > 0.15
+    assert result[1] < 0.5 * result[0]
 
 
 @EVERY
@@ -124,8 +124,8 @@ def test_it_is_float32_under_autocast(name: str) -> None:
     term, (embeddings, present) = build(name), drawn()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(term(embeddings, present), term(embeddings, present))
-        found = term(embeddings, present)
-    assert torch.equal(found, term(embeddings, present))
+        result = term(embeddings, present)
+    assert torch.equal(result, term(embeddings, present))
 
 
 @EVERY
@@ -193,9 +193,9 @@ def test_hsic_is_zero_for_independent_embeddings(dim: int) -> None:
     """On average over draws, within four standard errors: no estimate from a batch is exactly zero."""
     generator = torch.Generator().manual_seed(5)
     pairs = torch.randn(150, 2, 32, dim, generator=generator)
-    found = [value("hsic", one, other) for one, other in pairs]
-    assert np.std(found) > 0.01
-    assert abs(np.mean(found)) < 4 * np.std(found) / math.sqrt(150)
+    result = [value("hsic", one, other) for one, other in pairs]
+    assert np.std(result) > 0.01
+    assert abs(np.mean(result)) < 4 * np.std(result) / math.sqrt(150)
     assert value("hsic", torch.ones(32, dim), torch.randn(32, dim)) == pytest.approx(0.0, abs=1e-3)
 
 
@@ -211,7 +211,7 @@ def test_club_follows_the_formula_and_its_network_learns_the_likelihood() -> Non
     term = build("club", {"cnn": 3, "transformer": 2}, weight=1.0).double()
     assert isinstance(term, Club)
     leaves = {"cnn": x.clone().requires_grad_(), "transformer": y.clone().requires_grad_()}
-    found = term(leaves, dict.fromkeys(leaves, torch.ones(7, dtype=torch.bool)))
+    result = term(leaves, dict.fromkeys(leaves, torch.ones(7, dtype=torch.bool)))
     guess = term.guesses["cnn-transformer"]
     mean, raw = guess(x).detach().chunk(2, dim=1)
 
@@ -221,8 +221,8 @@ def test_club_follows_the_formula_and_its_network_learns_the_likelihood() -> Non
         return float(-0.5 * ((y[j] - mean[i]).square() / variance + variance.log()).sum())
 
     joint = np.mean([log_q(i, i) for i in range(7)])
-    assert found.item() == pytest.approx(joint - np.mean([log_q(i, j) for i in range(7) for j in range(7)]), rel=1e-9)
-    found.backward()
+    assert result.item() == pytest.approx(joint - np.mean([log_q(i, j) for i in range(7) for j in range(7)]), rel=1e-9)
+    result.backward()
     variance = raw.tanh().exp()
     slope = ((mean - y.detach()) / variance).mean(0)  # of minus the log likelihood by the bias of the mean
     assert guess[-1].bias.grad[:2].numpy() == pytest.approx(slope.numpy(), rel=1e-9)  # type: ignore[index]

@@ -105,8 +105,8 @@ def test_every_token_is_a_linear_map_of_its_own_chunk(columns: int, tokens: int)
 
 def test_every_column_belongs_to_one_token() -> None:
     backbone, table = build("gene_tokens", 70, tokens=16).eval(), torch.randn(1, 70, requires_grad=True)
-    said = backbone(table).tokens.square().sum(dim=2)[0]
-    reads = torch.stack([torch.autograd.grad(one, table, retain_graph=True)[0][0] != 0 for one in said])
+    message = backbone(table).tokens.square().sum(dim=2)[0]
+    reads = torch.stack([torch.autograd.grad(one, table, retain_graph=True)[0][0] != 0 for one in message])
     assert reads.sum(dim=0).tolist() == [1] * 70
     assert sorted(reads.sum(dim=1).tolist(), reverse=True) == reads.sum(dim=1).tolist() == [5] * 6 + [4] * 10
 

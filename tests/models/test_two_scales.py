@@ -49,8 +49,8 @@ def test_who_reads_both_cues_off_the_pixels_is_right(task: ModuleType) -> None:
     above, upright = task.drawn(200, rng, contested=0.5)
     images = task.painted(above, upright, rng)
     read = [cues_in(image) for image in images]
-    told = task.label(np.array([where for where, _ in read]), np.array([what for _, what in read]))
-    assert np.array_equal(told, task.label(above, upright))
+    text = task.label(np.array([where for where, _ in read]), np.array([what for _, what in read]))
+    assert np.array_equal(text, task.label(above, upright))
 
 
 def test_where_the_squares_differ_each_cue_alone_is_at_chance(task: ModuleType) -> None:

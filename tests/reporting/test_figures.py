@@ -77,8 +77,8 @@ LOSSES_TRIED: list[dict[str, Any]] = [
 def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_cohort: Cohort) -> StudyFolder:
     """A study of four short trials, one of two branches and an ensemble; read-only."""
     store = new_study(tmp_path_factory.mktemp("runs") / "shown")
-    told = json.loads((store.folder / "study.json").read_text())
-    files.write_json(store.folder / "study.json", told | {"space": SPACE})
+    text = json.loads((store.folder / "study.json").read_text())
+    files.write_json(store.folder / "study.json", text | {"space": SPACE})
     data = store.training_data(small_cohort)
     for number, loss in enumerate(LOSSES_TRIED):
         config = TrialConfig.from_dict({"epochs": 2, "batch_size": 32, "loss": loss})
@@ -182,9 +182,9 @@ def test_a_study_without_trials_is_told_to_train(name: str, new_study: NewStudy,
 
 
 def test_sigma_is_shown_without_trials_too(new_study: NewStudy, tmp_path: Path) -> None:
-    found = figures.compute("effect_of_sigma", new_study(tmp_path / "empty"))
-    assert 130.0 in found.sigmas
-    assert "no trial of study empty" in figures.draw("effect_of_sigma", found).layout.meta["caption"]
+    result = figures.compute("effect_of_sigma", new_study(tmp_path / "empty"))
+    assert 130.0 in result.sigmas
+    assert "no trial of study empty" in figures.draw("effect_of_sigma", result).layout.meta["caption"]
 
 
 @pytest.mark.skipif(
@@ -219,10 +219,10 @@ def test_a_chrome_that_does_not_start_is_an_error_in_words(
 
 def test_a_confusion_matrix_agrees_with_the_trial(study: StudyFolder) -> None:
     record = study.trials()[2]
-    found = figures.compute("confusion_matrix", study, of=2)
-    assert np.trace(found.counts) / found.counts.sum() == pytest.approx(record.metrics["accuracy"])
-    assert np.mean(np.diag(found.shares)) == pytest.approx(record.metrics["balanced_accuracy"])
-    assert found.patients == len(np.unique(record.predictions().patients))
+    result = figures.compute("confusion_matrix", study, of=2)
+    assert np.trace(result.counts) / result.counts.sum() == pytest.approx(record.metrics["accuracy"])
+    assert np.mean(np.diag(result.shares)) == pytest.approx(record.metrics["balanced_accuracy"])
+    assert result.patients == len(np.unique(record.predictions().patients))
 
 
 def test_the_best_model_is_the_leaderboards(study: StudyFolder) -> None:
@@ -249,18 +249,18 @@ def test_the_matrix_of_an_evaluation_is_the_evaluations(
     copy = StudyFolder(tmp_path / "runs" / "shown")
     shutil.copytree(study.folder, copy.folder)
     model = load(export_trial(copy, 0, tmp_path / "export"))
-    found = evaluate(model, {32: small_cohort}, copy, command="test", replicates=20)
+    result = evaluate(model, {32: small_cohort}, copy, command="test", replicates=20)
     shown = figures.compute("confusion_matrix", copy, of="evaluation")
-    assert shown.counts.tolist() == found.confusion
+    assert shown.counts.tolist() == result.confusion
     assert shown.part.startswith("sealed test part")
     assert len(copy.openings()) == 1
 
 
 def test_a_class_without_cases_has_no_shares() -> None:
-    found = confusion(np.eye(3)[[0, 1, 2]], np.array([0, 0, 1]), np.array(["a", "a", "b"]), "xyz", model="", part="")
-    assert found.shares[0].tolist() == [0.5, 0.5, 0.0]
-    assert np.isnan(found.shares[2]).all()
-    assert figures.draw("confusion_matrix", found).data[0].text[2][0] == "-"
+    result = confusion(np.eye(3)[[0, 1, 2]], np.array([0, 0, 1]), np.array(["a", "a", "b"]), "xyz", model="", part="")
+    assert result.shares[0].tolist() == [0.5, 0.5, 0.0]
+    assert np.isnan(result.shares[2]).all()
+    assert figures.draw("confusion_matrix", result).data[0].text[2][0] == "-"
 
 
 def test_affinities_are_those_of_the_loss() -> None:
@@ -270,15 +270,15 @@ def test_affinities_are_those_of_the_loss() -> None:
         centre = objective.get_parameter("centres")[0, 0].detach()
         towards = torch.tensor([2.0, -1.0, 2.0], dtype=torch.float64) / 3
         features = centre + torch.from_numpy(distances)[:, None] * towards
-        found = objective.scores(features).exp()[:, 0].detach().numpy()
-        assert found == pytest.approx(expected, rel=1e-9)
+        result = objective.scores(features).exp()[:, 0].detach().numpy()
+        assert result == pytest.approx(expected, rel=1e-9)
 
 
 def test_sigmas_are_of_the_trials_that_were_given_one(numbers: dict[str, Any], study: StudyFolder) -> None:
-    found = numbers["effect_of_sigma"]
-    assert [(trial.model, trial.sigma) for trial in found.trials] == [("1", 80.0), ("2", 130.0)]
-    assert found.alike
-    for trial in found.trials:
+    result = numbers["effect_of_sigma"]
+    assert [(trial.model, trial.sigma) for trial in result.trials] == [("1", 80.0), ("2", 130.0)]
+    assert result.alike
+    for trial in result.trials:
         assert trial.score == study.trials()[int(trial.model)].metrics["balanced_accuracy"]
         assert trial.low <= trial.score <= trial.high
 
@@ -299,25 +299,25 @@ def test_the_betas_that_are_used_lie_on_the_axis(beta: float) -> None:
 
 
 def test_betas_and_counts_are_the_studys(numbers: dict[str, Any], study: StudyFolder, small_cohort: Cohort) -> None:
-    found = numbers["effect_of_beta"]
-    assert found.used == (0.0, 0.999)  # the defaults of losses that were given none included
-    assert found.counts == tuple(study.training_data(small_cohort).counts)
+    result = numbers["effect_of_beta"]
+    assert result.used == (0.0, 0.999)  # the defaults of losses that were given none included
+    assert result.counts == tuple(study.training_data(small_cohort).counts)
 
 
 def test_every_epoch_is_timed_once(numbers: dict[str, Any], study: StudyFolder) -> None:
-    found = {one.loss: one for one in numbers["runtime_per_epoch"].timings}
-    assert {loss: (one.trials, len(one.seconds)) for loss, one in found.items()} == {
+    result = {one.loss: one for one in numbers["runtime_per_epoch"].timings}
+    assert {loss: (one.trials, len(one.seconds)) for loss, one in result.items()} == {
         "cross_entropy": (1, 2),
         "cfal": (3, 6),
         "acbfl": (1, 2),
     }
     measured = [row["seconds"] for trial in study.trials() for row in trial.curve()]
-    assert sorted(np.concatenate([one.seconds for one in found.values()])) == pytest.approx(sorted(measured))
+    assert sorted(np.concatenate([one.seconds for one in result.values()])) == pytest.approx(sorted(measured))
 
 
 def test_settings_are_not_mixed() -> None:
-    found = timings([("cfal", "small", [1.0, 2.0]), ("cfal", "large", [9.0]), ("focal", "small", [3.0])])
-    assert [(one.setting, one.loss, one.median) for one in found] == [
+    result = timings([("cfal", "small", [1.0, 2.0]), ("cfal", "large", [9.0]), ("focal", "small", [3.0])])
+    assert [(one.setting, one.loss, one.median) for one in result] == [
         ("small", "cfal", 1.5),
         ("small", "focal", 3.0),
         ("large", "cfal", 9.0),
@@ -335,11 +335,11 @@ def test_the_objective_scores_the_features_that_are_shown(study: StudyFolder, sm
 def test_each_loss_is_shown_by_its_best_trial_on_the_same_cases(
     numbers: dict[str, Any], study: StudyFolder, places: Places
 ) -> None:
-    found = numbers["learned_features"]
-    assert [panel.loss for panel in found.panels] == ["acbfl", "cfal", "cross_entropy"]
+    result = numbers["learned_features"]
+    assert [panel.loss for panel in result.panels] == ["acbfl", "cfal", "cross_entropy"]
     saved = study.trials()[0].predictions()
-    assert found.labels.tolist() == saved.labels.tolist()
-    for panel in found.panels:
+    assert result.labels.tolist() == saved.labels.tolist()
+    for panel in result.panels:
         number = int(panel.model.split()[1])
         rivals = [t.metrics["balanced_accuracy"] for t in study.trials() if t.config()["loss"]["name"] == panel.loss]
         assert study.trials()[number].metrics["balanced_accuracy"] == max(rivals) == panel.score
@@ -356,32 +356,32 @@ def test_trials_whose_weights_are_gone_cannot_be_shown(study: StudyFolder, tmp_p
 
 
 def test_information_is_what_training_measured(numbers: dict[str, Any], study: StudyFolder) -> None:
-    found, record = numbers["information_over_epochs"], study.trials()[4]
+    result, record = numbers["information_over_epochs"], study.trials()[4]
     rows = [row["information"] for row in record.curve()]
-    assert found.epochs.tolist() == [1, 2]
-    assert found.best_epoch == record.best_epoch
-    assert found.shared[0].name == "cnn-transformer"
-    assert found.shared[0].values.tolist() == [row["mutual_information"]["cnn-transformer"] for row in rows]
-    assert [curve.name for curve in found.known] == ["cnn", "transformer", "joint"]
-    assert found.rank[2].values.tolist() == [row["effective_rank"]["joint"] for row in rows]
-    caption = figures.draw("information_over_epochs", found).layout.meta["caption"]
-    assert f"{found.cases} cases of {found.patients} patients" in caption
+    assert result.epochs.tolist() == [1, 2]
+    assert result.best_epoch == record.best_epoch
+    assert result.shared[0].name == "cnn-transformer"
+    assert result.shared[0].values.tolist() == [row["mutual_information"]["cnn-transformer"] for row in rows]
+    assert [curve.name for curve in result.known] == ["cnn", "transformer", "joint"]
+    assert result.rank[2].values.tolist() == [row["effective_rank"]["joint"] for row in rows]
+    caption = figures.draw("information_over_epochs", result).layout.meta["caption"]
+    assert f"{result.cases} cases of {result.patients} patients" in caption
 
 
 def test_attention_gets_even_with_temperature_and_its_mark_lies_on_its_line(numbers: dict[str, Any]) -> None:
-    found = numbers["attention_over_temperature"]
-    assert found.temperatures[[0, -1]] == pytest.approx([0.05, 5.0])
-    assert [(head.layer, head.asking, head.head) for head in found.heads] == [
+    result = numbers["attention_over_temperature"]
+    assert result.temperatures[[0, -1]] == pytest.approx([0.05, 5.0])
+    assert [(head.layer, head.asking, head.head) for head in result.heads] == [
         (1, "cnn", 1),
         (1, "cnn", 2),
         (1, "transformer", 1),
         (1, "transformer", 2),
     ]
-    for head in found.heads:
+    for head in result.heads:
         assert (np.diff(head.entropies) > 0).all()
-        on_the_line = np.interp(np.log(head.temperature), np.log(found.temperatures), head.entropies)
+        on_the_line = np.interp(np.log(head.temperature), np.log(result.temperatures), head.entropies)
         assert head.entropy == pytest.approx(on_the_line, abs=1e-3)
-        kept = found.best_epoch - 1
+        kept = result.best_epoch - 1
         assert head.temperature_by_epoch[kept] == pytest.approx(head.temperature)
         assert head.by_epoch[kept] == pytest.approx(head.entropy, abs=1e-5), "all cases of this study are among them"
 
@@ -446,11 +446,11 @@ def command(study: StudyFolder, *arguments: str) -> Result:
 def test_the_command_writes_a_page_and_its_numbers(study: StudyFolder, tmp_path: Path) -> None:
     result = command(study, "confusion_matrix", "shown", "--set", "of=0", "--out", str(tmp_path), "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told["files"] == [str(tmp_path / "confusion_matrix.html")]
+    text = json.loads(result.stdout)
+    assert text["files"] == [str(tmp_path / "confusion_matrix.html")]
     saved = study.trials()[0].predictions()
     right = softmax(saved.logits)
-    counts = np.array(told["numbers"]["counts"])
+    counts = np.array(text["numbers"]["counts"])
     assert np.trace(counts) / counts.sum() == pytest.approx(score("accuracy", right, saved.labels))
 
 

@@ -45,8 +45,8 @@ def merged(trained_study: StudyFolder) -> StudyFolder:
 def three_classes(merged: StudyFolder) -> StudyFolder:
     """The same with a third class, whose logit is made up, and an awkward class name."""
     path = merged.folder / "study.json"
-    told = json.loads(path.read_text())
-    files.write_json(path, told | {"classes": [AWKWARD, "in situ", "invasive"]})
+    text = json.loads(path.read_text())
+    files.write_json(path, text | {"classes": [AWKWARD, "in situ", "invasive"]})
     rng = np.random.default_rng(0)
     for folder in [*(merged.folder / "trials").iterdir(), *merged.ensembles.iterdir()]:
         saved = Predictions.load(folder / "predictions.npz")
@@ -88,17 +88,17 @@ def test_a_curve_is_read_between_its_points() -> None:
 
 @pytest.mark.parametrize(("name", "metric"), [("roc_curve", "auroc"), ("precision_recall_curve", "average_precision")])
 def test_areas_are_the_records_and_bands_hold_their_curve(name: str, metric: str, merged: StudyFolder) -> None:
-    found = figures.compute(name, merged)
+    result = figures.compute(name, merged)
     best = max(merged.trials(), key=lambda trial: trial.metrics["balanced_accuracy"])
-    assert [one.name.split()[0] for one in found.curves] == ["trial", "ensemble"]
-    assert found.curves[0].area == pytest.approx(best.metrics[metric])
-    for one in found.curves:
+    assert [one.name.split()[0] for one in result.curves] == ["trial", "ensemble"]
+    assert result.curves[0].area == pytest.approx(best.metrics[metric])
+    for one in result.curves:
         assert (one.low <= one.high + 1e-12).all()
         assert one.area_low <= one.area <= one.area_high
         read = read_line if name == "roc_curve" else read_steps
         inside = read(one.x, one.y, np.linspace(0, 1, 101))
         assert np.mean((one.low - 0.02 <= inside) & (inside <= one.high + 0.02)) > 0.9
-    assert found.prevalence == pytest.approx(np.mean(best.predictions().labels == 1))
+    assert result.prevalence == pytest.approx(np.mean(best.predictions().labels == 1))
 
 
 def test_of_several_classes_the_curve_is_their_mean_or_that_of_one(three_classes: StudyFolder) -> None:
@@ -126,54 +126,54 @@ def test_intervals_of_shares_are_scipys(errors: int) -> None:
 
 
 def test_errors_by_patient_and_site_add_up(merged: StudyFolder) -> None:
-    found = figures.compute("errors_by_group", merged, of=0)
+    result = figures.compute("errors_by_group", merged, of=0)
     record = merged.trials()[0]
     saved = record.predictions()
-    for groups in (found.patients, found.sites):
+    for groups in (result.patients, result.sites):
         assert groups.cases.sum() == len(saved.labels)
         assert 1 - groups.errors.sum() / groups.cases.sum() == pytest.approx(record.metrics["accuracy"])
         assert (np.diff(groups.rates) <= 0).all()
         assert ((groups.low <= groups.rates) & (groups.rates <= groups.high)).all()
-    assert set(found.patients.names) == set(saved.patients)
-    assert len(found.sites.names) == 3
+    assert set(result.patients.names) == set(saved.patients)
+    assert len(result.sites.names) == 3
 
 
 def test_errors_by_patient_stand_without_the_data(merged: StudyFolder, tmp_path: Path) -> None:
     path = merged.folder / "study.json"
-    told = json.loads(path.read_text())
-    files.write_json(path, told | {"dataset": "idc", "data": str(tmp_path / "gone"), "options": {}})
-    found = figures.compute("errors_by_group", merged, of=0)
-    assert not found.sites.names
-    assert found.note.startswith("Sites are unknown")
-    assert figures.draw("errors_by_group", found).data
+    text = json.loads(path.read_text())
+    files.write_json(path, text | {"dataset": "idc", "data": str(tmp_path / "gone"), "options": {}})
+    result = figures.compute("errors_by_group", merged, of=0)
+    assert not result.sites.names
+    assert result.note.startswith("Sites are unknown")
+    assert figures.draw("errors_by_group", result).data
 
 
 def test_histograms_count_every_case_and_mistakes_are_the_surest(merged: StudyFolder) -> None:
-    found = figures.compute("confidence", merged, of=1, most=5)
+    result = figures.compute("confidence", merged, of=1, most=5)
     saved = merged.trials()[1].predictions()
     probabilities = metrics.softmax(saved.logits)
-    assert found.counts.sum(axis=1).tolist() == np.bincount(saved.labels).tolist()
-    assert found.counts[1, 10:].sum() == ((probabilities[:, 1] >= 0.5) & (saved.labels == 1)).sum()
+    assert result.counts.sum(axis=1).tolist() == np.bincount(saved.labels).tolist()
+    assert result.counts[1, 10:].sum() == ((probabilities[:, 1] >= 0.5) & (saved.labels == 1)).sum()
     wrong = probabilities.argmax(axis=1) != saved.labels
-    assert found.wrong == wrong.sum()
-    assert found.mistakes[0].probability == pytest.approx(probabilities.max(axis=1)[wrong].max(), abs=1e-6)
+    assert result.wrong == wrong.sum()
+    assert result.mistakes[0].probability == pytest.approx(probabilities.max(axis=1)[wrong].max(), abs=1e-6)
     table = confident_mistakes(merged, of=1, most=5)
     assert list(table.columns) == ["id", "patient", "truth", "said", "probability"]
-    assert table["id"].tolist() == [one.id for one in found.mistakes]
+    assert table["id"].tolist() == [one.id for one in result.mistakes]
     assert (table["truth"] != table["said"]).all()
     assert table["probability"].is_monotonic_decreasing
     assert confident_mistakes(merged, most=1000)["id"].is_unique
 
 
 def test_cost_has_a_front_and_the_ties_of_confirm(merged: StudyFolder) -> None:
-    found = figures.compute("cost", merged)
-    assert found.scores.tolist() == sorted(found.scores, reverse=True)
-    for price in found.prices:
+    result = figures.compute("cost", merged)
+    assert result.scores.tolist() == sorted(result.scores, reverse=True)
+    for price in result.prices:
         for row in np.flatnonzero(~price.front & ~np.isnan(price.values)):
-            better = (found.scores >= found.scores[row]) & (price.values <= price.values[row])
-            better &= (found.scores > found.scores[row]) | (price.values < price.values[row])
+            better = (result.scores >= result.scores[row]) & (price.values <= price.values[row])
+            better &= (result.scores > result.scores[row]) | (price.values < price.values[row])
             assert better.any(), "what is not on the front is beaten by something"
-    assert not found.confirmed
+    assert not result.confirmed
     contenders = [{"number": 1, "tied": True}, {"number": 2, "tied": False}]
     files.write_json(merged.folder / "confirm" / "confirm.json", {"contenders": contenders})
     again = figures.compute("cost", merged)
@@ -181,17 +181,17 @@ def test_cost_has_a_front_and_the_ties_of_confirm(merged: StudyFolder) -> None:
 
 
 def test_members_are_compared_case_by_case(merged: StudyFolder) -> None:
-    found = figures.compute("ensemble_anatomy", merged)
-    saved = [merged.trials()[int(name.split()[0])].predictions() for name in found.members]
+    result = figures.compute("ensemble_anatomy", merged)
+    saved = [merged.trials()[int(name.split()[0])].predictions() for name in result.members]
     predicted = [one.logits.argmax(axis=1) for one in saved]
     wrong = [(one != saved[0].labels).astype(float) for one in predicted]
     for i in range(3):
         for j in range(3):
-            assert found.disagreement[i, j] == pytest.approx(np.mean(predicted[i] != predicted[j]))
-            assert found.correlation[i, j] == pytest.approx(np.corrcoef(wrong[i], wrong[j])[0, 1])
-    assert found.say.tolist() == pytest.approx([1 / 3] * 3), "of a mean all have the same say"
-    records = [merged.trials()[int(name.split()[0])] for name in found.members]
-    assert found.scores == pytest.approx([one.metrics["balanced_accuracy"] for one in records])
+            assert result.disagreement[i, j] == pytest.approx(np.mean(predicted[i] != predicted[j]))
+            assert result.correlation[i, j] == pytest.approx(np.corrcoef(wrong[i], wrong[j])[0, 1])
+    assert result.say.tolist() == pytest.approx([1 / 3] * 3), "of a mean all have the same say"
+    records = [merged.trials()[int(name.split()[0])] for name in result.members]
+    assert result.scores == pytest.approx([one.metrics["balanced_accuracy"] for one in records])
 
 
 def test_members_that_never_err_have_no_correlation() -> None:
@@ -223,8 +223,8 @@ def test_without_an_ensemble_the_command_is_named(trained_study: StudyFolder) ->
 def test_names_of_classes_are_no_markup(name: str, three_classes: StudyFolder, tmp_path: Path) -> None:
     options: dict[str, Any] = {"label": AWKWARD} if name.endswith("_curve") else {}
     drawn = figures.draw(name, figures.compute(name, three_classes, **options))
-    said = drawn.to_json()
-    assert "<script>" not in json.loads(said).__repr__().replace(repr(drawn.layout.meta), "").replace("&lt;", "")
+    message = drawn.to_json()
+    assert "<script>" not in json.loads(message).__repr__().replace(repr(drawn.layout.meta), "").replace("&lt;", "")
     figures.save(name, figures.compute(name, three_classes, **options), tmp_path)
     page = (tmp_path / f"{name}.html").read_text()
     assert AWKWARD not in page

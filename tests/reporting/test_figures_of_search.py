@@ -82,8 +82,8 @@ def write_trial(
     if state in (COMPLETE, STOPPED):
         saved = predictions(store, number, score)
         saved.save(folder / "predictions.npz")
-        found = metrics.evaluate(metrics.softmax(saved.logits), saved.labels)
-        record["metrics"] = found | {"balanced_accuracy": score, "latency_ms": 1.0 + number % 7}
+        result = metrics.evaluate(metrics.softmax(saved.logits), saved.labels)
+        record["metrics"] = result | {"balanced_accuracy": score, "latency_ms": 1.0 + number % 7}
     else:
         record |= {"kind": "out_of_memory", "reason": "too large"}
     write_record(folder, record | {"seconds": float(epochs), "parameters": 1000 + 10 * number})
@@ -103,8 +103,8 @@ def predictions(store: StudyFolder, seed: int, score: float) -> Predictions:
 def begin(new_study: NewStudy, folder: Path, space: Mapping[str, Any] = SPACE) -> StudyFolder:
     """Begin a study with a search space."""
     store = new_study(folder)
-    told = json.loads((folder / "study.json").read_text())
-    files.write_json(folder / "study.json", told | {"space": dict(space)})
+    sentence = json.loads((folder / "study.json").read_text())
+    files.write_json(folder / "study.json", sentence | {"space": dict(space)})
     return store
 
 
@@ -169,32 +169,32 @@ def test_the_best_so_far_only_gets_better(found: list[tuple[float, bool]], highe
 
 
 def test_the_history_is_what_the_trials_wrote(searched: StudyFolder) -> None:
-    found = figures.compute("search_history", searched)
+    result = figures.compute("search_history", searched)
     trials = searched.trials()
-    assert found.numbers.tolist() == list(range(TRIALS))
-    assert [STATES[at] for at in found.states] == [trial.state for trial in trials]
-    assert found.default == trials[0].metrics["balanced_accuracy"]
-    assert found.best[-1] == max(t.metrics["balanced_accuracy"] for t in trials if t.state == COMPLETE)
-    drawn = figures.draw("search_history", found)
+    assert result.numbers.tolist() == list(range(TRIALS))
+    assert [STATES[at] for at in result.states] == [trial.state for trial in trials]
+    assert result.default == trials[0].metrics["balanced_accuracy"]
+    assert result.best[-1] == max(t.metrics["balanced_accuracy"] for t in trials if t.state == COMPLETE)
+    drawn = figures.draw("search_history", result)
     shown = sum(len(trace.x) for trace in drawn.data if trace.mode == "markers")
     assert shown == TRIALS, "failed and infeasible trials have their marks, too"
     (line,) = (trace for trace in drawn.data if trace.name == "best so far")
-    assert float(line.y[-1]) == pytest.approx(found.best[-1], abs=1e-5)
+    assert float(line.y[-1]) == pytest.approx(result.best[-1], abs=1e-5)
 
 
 def test_curves_end_where_the_trial_was_stopped_and_the_best_comes_first(searched: StudyFolder) -> None:
-    found = figures.compute("learning_curves", searched, top=5)
+    result = figures.compute("learning_curves", searched, top=5)
     trials = {trial.number: trial for trial in searched.trials()}
-    complete = [curve for curve in found.curves if not curve.stopped]
+    complete = [curve for curve in result.curves if not curve.stopped]
     assert [curve.scores[-1] for curve in complete] == sorted((c.scores[-1] for c in complete), reverse=True)
     assert len(complete) == 5
-    assert found.stopped == len(found.curves) - 5 == sum(trial.state == STOPPED for trial in trials.values())
-    for curve in found.curves:
+    assert result.stopped == len(result.curves) - 5 == sum(trial.state == STOPPED for trial in trials.values())
+    for curve in result.curves:
         assert curve.epochs.tolist() == [*range(1, trials[curve.number].epochs + 1)]
         assert curve.scores[-1] == pytest.approx(trials[curve.number].metrics["balanced_accuracy"])
-    (marks,) = (t for t in figures.draw("learning_curves", found).data if t.name == "stopped here")
+    (marks,) = (t for t in figures.draw("learning_curves", result).data if t.name == "stopped here")
     assert set(marks.x) == {2}
-    assert len(marks.x) == found.stopped
+    assert len(marks.x) == result.stopped
 
 
 def test_curves_of_folds_have_a_band(searched: StudyFolder, new_study: NewStudy, tmp_path: Path) -> None:
@@ -204,12 +204,12 @@ def test_curves_of_folds_have_a_band(searched: StudyFolder, new_study: NewStudy,
     rows = files.read_json_lines(path)
     spread = [{**row, "spread": {"balanced_accuracy": 0.01 * row["epoch"]}} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in spread))
-    found = figures.compute("learning_curves", store)
-    assert found.curves[0].spread == pytest.approx(0.01 * np.arange(1, EPOCHS + 1))
-    drawn = figures.draw("learning_curves", found)
+    result = figures.compute("learning_curves", store)
+    assert result.curves[0].spread == pytest.approx(0.01 * np.arange(1, EPOCHS + 1))
+    drawn = figures.draw("learning_curves", result)
     (shown,) = (trace for trace in drawn.data if trace.fill)
     half = len(shown.y) // 2
-    assert shown.y[:half] == pytest.approx(found.curves[0].scores - found.curves[0].spread, abs=1e-4)
+    assert shown.y[:half] == pytest.approx(result.curves[0].scores - result.curves[0].spread, abs=1e-4)
     assert "means over folds" in drawn.layout.meta["caption"]
 
 
@@ -238,24 +238,24 @@ def test_importance_within_a_branch_finds_what_matters_there_only() -> None:
     values = [space.values_of(space.suggest(Drawn(seed))) for seed in range(300)]
     focal = [each for each in values if each["loss"] == "focal"]
     scores = np.array([-abs(each["loss.focal.gamma"] - 2.0) for each in focal])
-    found = importances(space.parameters(), focal, scores)
-    assert (found[0].name, found[0].share > 0.9) == ("loss.focal.gamma", True)
-    assert "loss" not in [one.name for one in found], "it does not vary among them"
+    result = importances(space.parameters(), focal, scores)
+    assert (result[0].name, result[0].share > 0.9) == ("loss.focal.gamma", True)
+    assert "loss" not in [one.name for one in result], "it does not vary among them"
 
 
 def test_importance_is_by_branch_and_says_where_trials_are_too_few(
     searched: StudyFolder, new_study: NewStudy, tmp_path: Path
 ) -> None:
-    found = figures.compute("parameter_importance", searched)
-    assert [panel.branch for panel in found.panels] == ["all trials", "loss cross_entropy", "loss focal"]
-    for panel in found.panels:
+    result = figures.compute("parameter_importance", searched)
+    assert [panel.branch for panel in result.panels] == ["all trials", "loss cross_entropy", "loss focal"]
+    for panel in result.panels:
         assert panel.names[0] == "optimizer.learning_rate"
         assert panel.shares.sum() == pytest.approx(1)
         assert panel.complete < panel.trials, "stopped trials take part"
-    assert not any("cross_entropy" in name for name in found.panels[2].names)
+    assert not any("cross_entropy" in name for name in result.panels[2].names)
     again = figures.compute("parameter_importance", searched)
-    assert again.panels[0].chances.tolist() == found.panels[0].chances.tolist()
-    caption = figures.draw("parameter_importance", found).layout.meta["caption"]
+    assert again.panels[0].chances.tolist() == result.panels[0].chances.tolist()
+    caption = figures.draw("parameter_importance", result).layout.meta["caption"]
     assert "A stopped trial counts as not among the best" in caption
     few = begin(new_study, tmp_path / "few")
     for number in range(6):
@@ -267,15 +267,15 @@ def test_importance_is_by_branch_and_says_where_trials_are_too_few(
 
 
 def test_slices_show_every_trial_where_it_lies(searched: StudyFolder) -> None:
-    found = figures.compute("parameter_slices", searched)
+    result = figures.compute("parameter_slices", searched)
     trials = {trial.number: trial for trial in searched.trials()}
-    columns = {one.name: one for one in found.columns}
+    columns = {one.name: one for one in result.columns}
     assert columns["optimizer.learning_rate"].log
     assert columns["loss"].options == ("cross_entropy", "focal")
-    for row, number in enumerate(found.numbers):
+    for row, number in enumerate(result.numbers):
         config = trials[int(number)].config()
         assert columns["optimizer.learning_rate"].values[row] == config["optimizer"]["learning_rate"]
-        assert found.losses[found.loss[row]] == config["loss"]["name"]
+        assert result.losses[result.loss[row]] == config["loss"]["name"]
         gamma = columns["loss.focal.gamma"].values[row]
         assert np.isnan(gamma) if config["loss"]["name"] != "focal" else gamma == config["loss"]["gamma"]
     focal = figures.compute("parameter_slices", searched, loss="focal")
@@ -295,12 +295,12 @@ def test_a_large_study_is_thinned_and_keeps_its_best() -> None:
 
 
 def test_lines_are_the_best_trials_and_end_at_their_score(searched: StudyFolder) -> None:
-    found = figures.compute("parallel_coordinates", searched, top=10)
+    result = figures.compute("parallel_coordinates", searched, top=10)
     complete = [t for t in searched.trials() if t.state == COMPLETE]
     ranked = sorted(complete, key=lambda trial: -trial.metrics["balanced_accuracy"])
-    assert found.numbers.tolist() == [trial.number for trial in ranked[:10]]
-    assert (np.diff(found.scores) <= 0).all()
-    drawn = figures.draw("parallel_coordinates", found)
+    assert result.numbers.tolist() == [trial.number for trial in ranked[:10]]
+    assert (np.diff(result.scores) <= 0).all()
+    drawn = figures.draw("parallel_coordinates", result)
     assert drawn.data[-1].name == f"trial {ranked[0].number}", "the best is drawn last, in front"
     assert drawn.data[-1].y[-1] == pytest.approx(1)
     names = [one.name for one in figures.compute("parallel_coordinates", searched, loss="focal").columns]

@@ -142,8 +142,8 @@ def test_the_page_stands_alone(trained_study: StudyFolder, tmp_path: Path) -> No
     elements = Text(page).elements
     assert len(page) < 8e6
     assert [tag for tag, _ in elements].count("link") == 0
-    assert not [found for tag, found in elements if tag == "script" and "src" in found]
-    assert [(found.get("content") or "").split(";")[0] for _, found in elements if found.get("http-equiv")] == [
+    assert not [result for tag, result in elements if tag == "script" and "src" in result]
+    assert [(result.get("content") or "").split(";")[0] for _, result in elements if result.get("http-equiv")] == [
         "default-src 'none'"
     ]
     assert page.count("plotly.js v") == 1
@@ -155,7 +155,7 @@ def test_the_page_stands_alone(trained_study: StudyFolder, tmp_path: Path) -> No
 def test_a_page_of_evil_names_holds_no_element_of_theirs(trained_study: StudyFolder, tmp_path: Path) -> None:
     page = write(with_settings(trained_study, name=EVIL, classes=[EVIL, "b"]), tmp_path)
     shown = Text(page)
-    assert not [found for tag, found in shown.elements if tag == "img"]
+    assert not [result for tag, result in shown.elements if tag == "img"]
     assert EVIL in shown.words
     assert len([tag for tag, _ in shown.elements if tag == "script"]) == 3
 
@@ -180,9 +180,9 @@ def test_a_study_without_a_result_has_a_report_that_says_so(small_study: StudyFo
 
 
 def test_an_unfinished_number_is_called_optimistic(trained_study: StudyFolder, tmp_path: Path) -> None:
-    told = first_words(write(trained_study, tmp_path))
-    assert "is optimistic: it is the best of 3 complete trials" in told
-    assert "histotune confirm small" in told
+    text = first_words(write(trained_study, tmp_path))
+    assert "is optimistic: it is the best of 3 complete trials" in text
+    assert "histotune confirm small" in text
 
 
 HONEST = (
@@ -223,8 +223,8 @@ def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(
 ) -> None:
     files.write_json(trained_study.folder / "confirm" / "confirm.json", confirmation(beats=False))
     page = write(trained_study, tmp_path)
-    told = first_words(page)
-    assert told.startswith(HONEST)
+    text = first_words(page)
+    assert text.startswith(HONEST)
     assert "+0.190<small>+0.100 to +0.270" in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert "Statistically tied with the best, trial 1: default." in Text(page).words
@@ -233,10 +233,10 @@ def test_a_confirmed_number_comes_first_and_a_winner_of_noise_is_called_one(
 
 
 def test_a_contender_that_failed_is_neither_the_best_nor_the_winner(trained_study: StudyFolder, tmp_path: Path) -> None:
-    found = confirmation(beats=False)
+    result = confirmation(beats=False)
     failed = {"name": "trial 2", "search_score": 0.9, "confirmed": {"value": None}, "failed": "oom: memory"}
-    found["contenders"] = [failed, *found["contenders"]]
-    files.write_json(trained_study.folder / "confirm" / "confirm.json", found)
+    result["contenders"] = [failed, *result["contenders"]]
+    files.write_json(trained_study.folder / "confirm" / "confirm.json", result)
     known = findings(trained_study, tmp_path)
     page = str(SECTIONS.build("confirmation").build(known).html)
     assert page.count('data-head="minus the best">the best<') == 1
@@ -263,17 +263,17 @@ def noise(store: StudyFolder, trials: int) -> None:
         saved.save(folder / "predictions.npz")
         config = TrialConfig(seed=max(0, number))
         files.write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict()))
-        found = {"state": COMPLETE, "metrics": evaluate(softmax(logits), labels), "epochs": 1, "parameters": 9}
-        write_record(folder, found | {"digest": config.digest(), "best_epoch": 1})
+        result = {"state": COMPLETE, "metrics": evaluate(softmax(logits), labels), "epochs": 1, "parameters": 9}
+        write_record(folder, result | {"digest": config.digest(), "best_epoch": 1})
 
 
 def test_on_noise_the_first_paragraph_says_that_the_winner_is_no_better(
     small_study: StudyFolder, tmp_path: Path
 ) -> None:
     noise(small_study, trials=6)
-    told = first_words(write(small_study, tmp_path))
-    assert "is optimistic" in told
-    assert "the winner is no better than the best control" in told
+    text = first_words(write(small_study, tmp_path))
+    assert "is optimistic" in text
+    assert "the winner is no better than the best control" in text
 
 
 def test_every_figure_that_a_section_names_is_registered() -> None:
@@ -356,14 +356,16 @@ def grown(store: StudyFolder, trials: int) -> StudyFolder:
     rng = np.random.default_rng(trials)
     for number in range(len(store.trials()), trials):
         folder = store.trial_folder(number)
-        found = {name: float(rng.uniform(0.5, 1)) for name in saved["metrics"]}
+        result = {name: float(rng.uniform(0.5, 1)) for name in saved["metrics"]}
         config = template.config() | {"seed": number, "batch_size": int(rng.integers(8, 999))}
         config["optimizer"] = config["optimizer"] | {
             "learning_rate": float(rng.uniform()),
             "weight_decay": rng.uniform(),
         }
         files.write_text(folder / "config.yaml", yaml.safe_dump(config))
-        files.write_json(folder / "metrics.json", saved | {"metrics": found, "state": STOPPED, "digest": f"{number:x}"})
+        files.write_json(
+            folder / "metrics.json", saved | {"metrics": result, "state": STOPPED, "digest": f"{number:x}"}
+        )
     return store
 
 

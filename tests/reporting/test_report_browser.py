@@ -36,8 +36,8 @@ def opened(address: str) -> Iterator[Page]:
 
 def names(page: Page) -> list[str]:
     """Return the names in the leaderboard as they stand."""
-    found: list[str] = page.evaluate(f"{_ROWS}.map((row) => row.querySelector('button').textContent)")
-    return found
+    result: list[str] = page.evaluate(f"{_ROWS}.map((row) => row.querySelector('button').textContent)")
+    return result
 
 
 def test_a_column_sorts_by_mouse_and_by_keyboard(opened: Page) -> None:
@@ -77,8 +77,8 @@ def test_a_drawing_answers_to_the_mouse(opened: Page) -> None:
     opened.evaluate("document.getElementById('figure-confusion_matrix').scrollIntoView()")
     opened.wait_for("document.querySelector('#figure-confusion_matrix .nsewdrag')")
     opened.hover("#figure-confusion_matrix .nsewdrag", shows="#figure-confusion_matrix .hoverlayer text")
-    told = opened.evaluate("document.querySelector('#figure-confusion_matrix .hoverlayer').textContent")
-    assert "predicted" in told
+    text = opened.evaluate("document.querySelector('#figure-confusion_matrix .hoverlayer').textContent")
+    assert "predicted" in text
 
 
 def test_the_theme_turns_page_and_drawings(opened: Page) -> None:

@@ -26,41 +26,41 @@ def made_up(cases: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_a_reliability_curve_is_scikit_learns() -> None:
     probabilities, labels, patients = made_up()
-    found = curve("", probabilities, labels, patients, positive=1, bins=10)
-    seen, said = calibration_curve(labels, probabilities[:, 1], n_bins=10, strategy="quantile")
-    assert found.counts.tolist() == [60] * 10
-    assert found.said == pytest.approx(said, abs=0.002)
-    assert found.seen == pytest.approx(seen, abs=0.02)
-    assert found.ece == score("ece", probabilities, labels)
-    assert (found.low <= found.seen).all()
-    assert (found.seen <= found.high).all()
+    result = curve("", probabilities, labels, patients, positive=1, bins=10)
+    seen, message = calibration_curve(labels, probabilities[:, 1], n_bins=10, strategy="quantile")
+    assert result.counts.tolist() == [60] * 10
+    assert result.said == pytest.approx(message, abs=0.002)
+    assert result.seen == pytest.approx(seen, abs=0.02)
+    assert result.ece == score("ece", probabilities, labels)
+    assert (result.low <= result.seen).all()
+    assert (result.seen <= result.high).all()
 
 
 def test_equal_probabilities_stay_in_one_bin() -> None:
     scores = np.repeat([0.2, 0.7], 50)
     probabilities = np.stack([1 - scores, scores], axis=1)
     labels = (np.arange(100) % 10 < np.where(np.arange(100) < 50, 2, 7)).astype(np.int64)
-    found = curve("", probabilities, labels, np.arange(100).astype(str), positive=1, bins=10)
-    assert found.counts.tolist() == [50, 50]
-    assert found.said == pytest.approx([0.2, 0.7])
-    assert found.seen == pytest.approx([0.2, 0.7])
+    result = curve("", probabilities, labels, np.arange(100).astype(str), positive=1, bins=10)
+    assert result.counts.tolist() == [50, 50]
+    assert result.said == pytest.approx([0.2, 0.7])
+    assert result.seen == pytest.approx([0.2, 0.7])
 
 
 def test_of_more_classes_the_predicted_one_is_asked() -> None:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 200)
     labels = np.random.default_rng(1).integers(3, size=200)
-    found = curve("", probabilities, labels, np.arange(200).astype(str), positive=1, bins=4)
-    assert found.counts @ found.seen / 200 == pytest.approx(score("accuracy", probabilities, labels))
+    result = curve("", probabilities, labels, np.arange(200).astype(str), positive=1, bins=4)
+    assert result.counts @ result.seen / 200 == pytest.approx(score("accuracy", probabilities, labels))
 
 
 def test_net_benefit_is_that_of_vickers_and_elkin() -> None:
     probabilities, labels, _ = made_up()
     hits, called = labels == 1, probabilities[:, [1]] >= THRESHOLDS
-    found = net_benefit(called, hits, THRESHOLDS)
+    result = net_benefit(called, hits, THRESHOLDS)
     for at in (4, 29, 79):
         threshold = THRESHOLDS[at]
         true, false = (called[:, at] & hits).sum(), (called[:, at] & ~hits).sum()
-        assert found[at] == pytest.approx(true / 600 - false / 600 * threshold / (1 - threshold))
+        assert result[at] == pytest.approx(true / 600 - false / 600 * threshold / (1 - threshold))
     everybody = net_benefit(np.ones_like(called), hits, THRESHOLDS)
     assert everybody[round(hits.mean() * 100) - 1] == pytest.approx(0, abs=0.01), "zero at the prevalence"
 

@@ -150,11 +150,11 @@ def test_the_curve_shows_the_make_up_of_every_training_part(rare: Reproduced) ->
 
 def test_the_same_again_only_writes(home: Path, rare: Reproduced) -> None:
     before = {path: path.read_bytes() for path in rare.files}
-    said: list[str] = []
-    again = run(home, "rare", said)
+    message: list[str] = []
+    again = run(home, "rare", message)
     assert {path: path.read_bytes() for path in again.files} == before
     assert all(len(arm.store.openings()) == 1 for arm in again.arms)
-    assert not any("min left" in line or "scoring" in line for line in said)
+    assert not any("min left" in line or "scoring" in line for line in message)
 
 
 def test_a_budget_names_imbalances_of_its_setting() -> None:
@@ -198,9 +198,9 @@ def test_each_training_decides_at_the_threshold_of_its_validation_part(plain: Re
             )
 
 
-def cohort_of(found: Reproduced) -> Cohort:
-    settings = found.arms[0].store.settings()
-    runs = found.arms[0].store.folder.parent
+def cohort_of(result: Reproduced) -> Cohort:
+    settings = result.arms[0].store.settings()
+    runs = result.arms[0].store.folder.parent
     return prepare_cohort(settings.dataset, settings.options, None, 16, Places.of(runs, runs.parent / "cache"))
 
 
@@ -229,7 +229,7 @@ def test_other_data_are_measured_by_magnification_and_patient(home: Path, other:
     strata = np.array([case.split("_")[1] for case in cohort.table["id"]])
     record = other.arms[0].trained["Focal"][0]
     p = scored(record, cohort, np.arange(len(cohort)))
-    found: dict[str, list[float]] = {level: [] for level in LEVELS}
+    result: dict[str, list[float]] = {level: [] for level in LEVELS}
     for name in ("40x", "100x", "200x", "400x"):
         rows = strata == name
         names = np.unique(patients[rows])
@@ -240,9 +240,9 @@ def test_other_data_are_measured_by_magnification_and_patient(home: Path, other:
             measured = arms[f"{name}, {level}"]
             assert measured.rows["Focal"].values["auroc"][0] == pytest.approx(expected[level])
             assert (measured.cases["test"], measured.patients["test"]) == (rows.sum(), len(names))
-            found[level].append(expected[level])
+            result[level].append(expected[level])
     for level in LEVELS:
-        assert arms[f"mean, {level}"].rows["Focal"].values["auroc"][0] == pytest.approx(np.mean(found[level]))
+        assert arms[f"mean, {level}"].rows["Focal"].values["auroc"][0] == pytest.approx(np.mean(result[level]))
     assert arms["400x, by image"].patients["test"] == 9
 
 
@@ -255,8 +255,8 @@ def test_the_mean_over_magnifications_draws_patients_not_images(home: Path, othe
     records = other.arms[0].trained["CE"]
     every = [scored(record, cohort, np.arange(len(cohort))) for record in records]
     expected = bootstrap_of_seeds("auroc", every, labels, cohort.table["patient"].to_numpy(str), strata=strata)
-    found = {arm.name: arm.measured for arm in other.arms}["mean, by image"].rows["CE"].intervals["auroc"]
-    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+    result = {arm.name: arm.measured for arm in other.arms}["mean, by image"].rows["CE"].intervals["auroc"]
+    assert (result.value, result.low, result.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_the_trainings_of_another_setting_are_measured_and_its_seal_stays_closed(

@@ -74,9 +74,9 @@ def loose(home: Path) -> Reproduced:
     return run("loose", home)
 
 
-def numbers(found: Reproduced, table: str) -> dict[tuple[str, str], dict[str, str]]:
+def numbers(result: Reproduced, table: str) -> dict[tuple[str, str], dict[str, str]]:
     """Return {(row, metric): what the CSV says} of the tables whose arm and title hold a text."""
-    with found.files[1].open(encoding="utf-8") as file:
+    with result.files[1].open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if table in f"{row['arm']}: {row['table']}"]
     return {(row["row"], row["metric"]): row for row in rows}
 
@@ -105,10 +105,10 @@ def by_hand(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def having(found: Reproduced, *modalities: str) -> np.ndarray:
+def having(result: Reproduced, *modalities: str) -> np.ndarray:
     """Return the ids of the patients who have all of these modalities, from the cohort itself."""
     dataset = load_space("subtyping_demo")
-    home = found.arms[0].store.folder.parents[1]
+    home = result.arms[0].store.folder.parents[1]
     _, cohorts = begin(StudyRequest(dataset), "looked-up", Places(home / "runs", home / "cache"))
     (cohort,) = cohorts.values()
     there = np.all([cohort.present[name] for name in modalities], axis=0)
@@ -129,20 +129,22 @@ def test_every_number_is_that_of_the_saved_out_of_fold_predictions(home: Path, s
     printed = numbers(subtyping, f"{len(ids)} patients with image and omics: All rows")
     setting = FOLDED["subtyping"].settings["demo"]
     for row in (row for row in setting.contenders if row not in setting.marked):
-        found = [saved("subtyping", row, seed, home) for seed in (1, 2)]
-        probabilities = [softmax(one.logits)[of(one, ids)] for one in found]
-        labels = found[0].labels[of(found[0], ids)]
+        result = [saved("subtyping", row, seed, home) for seed in (1, 2)]
+        probabilities = [softmax(one.logits)[of(one, ids)] for one in result]
+        labels = result[0].labels[of(result[0], ids)]
         measured = [by_hand(p, labels) for p in probabilities]
         for metric in ("auroc", "balanced_accuracy", "macro_f1", "mcc", "average_precision"):
             values = [one[metric] for one in measured]
-            said = printed[row, metric]
-            assert [float(value) for value in said["values"].split()] == pytest.approx(values)
-            assert float(said["mean"]) == pytest.approx(np.mean(values))
-            assert float(said["sd"]) == pytest.approx(np.std(values, ddof=1))
-            assert int(said["patients"]) == len(ids)
+            message = printed[row, metric]
+            assert [float(value) for value in message["values"].split()] == pytest.approx(values)
+            assert float(message["mean"]) == pytest.approx(np.mean(values))
+            assert float(message["sd"]) == pytest.approx(np.std(values, ddof=1))
+            assert int(message["patients"]) == len(ids)
         interval = bootstrap_of_seeds("auroc", probabilities, labels, ids, positive=2, replicates=REPLICATES)
-        said = printed[row, "auroc"]
-        assert [float(said[key]) for key in ("mean_low", "mean_high")] == pytest.approx([interval.low, interval.high])
+        message = printed[row, "auroc"]
+        assert [float(message[key]) for key in ("mean_low", "mean_high")] == pytest.approx(
+            [interval.low, interval.high]
+        )
 
 
 def test_the_reference_is_the_best_single_modality_and_differences_are_paired(
@@ -158,8 +160,8 @@ def test_the_reference_is_the_best_single_modality_and_differences_are_paired(
     scores = [[softmax(one.logits)[of(one, ids)] for one in side] for side in sides]
     labels = sides[0][0].labels[of(sides[0][0], ids)]
     d = paired_bootstrap_of_seeds("auroc", scores[0], scores[1], labels, ids, positive=2, replicates=REPLICATES)
-    said = printed["concat, image + omics", "auroc"]
-    assert [float(said[key]) for key in ("difference", "low", "high", "p")] == pytest.approx(
+    message = printed["concat, image + omics", "auroc"]
+    assert [float(message[key]) for key in ("difference", "low", "high", "p")] == pytest.approx(
         [d.value, d.low, d.high, d.p]
     )
 
@@ -173,8 +175,8 @@ def test_the_mean_of_arms_hears_whoever_is_there(home: Path, subtyping: Reproduc
         there[:, there.sum(axis=0) == 0] = 1
         p = np.einsum("mn,mnc->nc", there / there.sum(axis=0), np.stack([softmax(one.logits) for one in arms]))
         values.append(by_hand(p, arms[0].labels)["auroc"])
-    said = numbers(subtyping, "All 120 patients")["mean of arms", "auroc"]
-    assert float(said["mean"]) == pytest.approx(np.mean(values))
+    message = numbers(subtyping, "All 120 patients")["mean of arms", "auroc"]
+    assert float(message["mean"]) == pytest.approx(np.mean(values))
 
 
 def test_complete_cases_alone_are_trained_on_and_scored(home: Path, subtyping: Reproduced) -> None:
@@ -220,8 +222,8 @@ def test_loose_joins_by_hand_what_it_says(home: Path, loose: Reproduced) -> None
         values["all"].append(by_hand(scores[:, rows].mean(axis=0), labels)["auroc"])
         values["without image"].append(by_hand(scores[1:, rows].mean(axis=0), labels)["auroc"])
     who = f"{len(ids)} patients with image, omics, clinical"
-    said = numbers(loose, f"{who}: All modalities")["image + omics + clinical: mean", "auroc"]
-    assert float(said["mean"]) == pytest.approx(np.mean(values["all"]))
+    message = numbers(loose, f"{who}: All modalities")["image + omics + clinical: mean", "auroc"]
+    assert float(message["mean"]) == pytest.approx(np.mean(values["all"]))
     combined = numbers(loose, "every combination")[f"{who}: image + omics + clinical: mean", "auroc"]
     assert float(combined["mean"]) == pytest.approx(np.mean(values["all"]))
     dropped = numbers(loose, "a modality absent at test")[f"{who}: mean without image", "auroc"]
@@ -275,9 +277,9 @@ def test_a_member_that_knows_its_own_training_folds_alone_gets_no_credit(
     labels, folds, present = members["labels"], members["folds"], np.ones((2, 150), bool)
     guesses, knows = rng.normal(size=(150, CLASSES)), 6.0 * np.eye(CLASSES)[members["labels"]]
     honest = np.stack([members["logits"][0], guesses])
-    (found,) = crossfit(STRATEGIES[way], honest, present, labels, folds)
+    (result,) = crossfit(STRATEGIES[way], honest, present, labels, folds)
     alone = auroc(softmax(honest[0]), labels, 1)
-    assert auroc(found, labels, 1) > alone - 0.03
+    assert auroc(result, labels, 1) > alone - 0.03
     others = folds != 1
     seen = np.where(others[:, None], knows, guesses)  # what the network of fold 1 would say of its own training part
     leaky, temperatures, _ = fit(
@@ -285,7 +287,7 @@ def test_a_member_that_knows_its_own_training_folds_alone_gets_no_credit(
     )
     tempered = honest[:, ~others] / np.array(temperatures)[:, None, None]
     fooled = auroc(leaky.predict(tempered), labels[~others], 1)
-    assert fooled < auroc(found[~others], labels[~others], 1) - 0.03, "and this is what a leak would cost"
+    assert fooled < auroc(result[~others], labels[~others], 1) - 0.03, "and this is what a leak would cost"
 
 
 @pytest.mark.parametrize("way", STRATEGIES)
@@ -379,9 +381,9 @@ def test_a_kill_repeats_no_training(home: Path, subtyping: Reproduced, tmp_path:
 
 def test_the_same_again_only_writes(home: Path, subtyping: Reproduced) -> None:
     before = {path: path.read_bytes() for path in subtyping.files}
-    said: list[str] = []
-    again = run("subtyping", home, said=said.append)
-    assert not any("min left" in line for line in said)
+    message: list[str] = []
+    again = run("subtyping", home, said=message.append)
+    assert not any("min left" in line for line in message)
     assert {path: path.read_bytes() for path in again.files} == before
 
 

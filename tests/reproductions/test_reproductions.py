@@ -55,24 +55,24 @@ def test_reproductions_are_listed_with_their_paper() -> None:
 
 @SETTINGS
 def test_names_lead_somewhere(name: str, on: str) -> None:
-    found = SEARCHED[name]
-    rows = {*found.contenders, *found.ensembles}
-    assert found.reference in found.contenders
-    assert set(found.members) <= set(found.contenders)
-    assert set(found.ensembles.values()) <= set(ENSEMBLES.names())
-    printed = [setting.printed(arm) for setting in found.settings.values() for arm in ("", *setting.published_of)]
+    result = SEARCHED[name]
+    rows = {*result.contenders, *result.ensembles}
+    assert result.reference in result.contenders
+    assert set(result.members) <= set(result.contenders)
+    assert set(result.ensembles.values()) <= set(ENSEMBLES.names())
+    printed = [setting.printed(arm) for setting in result.settings.values() for arm in ("", *setting.published_of)]
     others = {label for published in printed for label in published} - rows
-    setting = found.setting(on)
-    assert set(setting.contenders) <= set(found.contenders)
-    assert found.reference in (setting.contenders or found.contenders)
+    setting = result.setting(on)
+    assert set(setting.contenders) <= set(result.contenders)
+    assert result.reference in (setting.contenders or result.contenders)
     assert all(setting.arms(scale) for scale in setting.budgets.values())
     assert setting.external in {"", *DATASETS.names()}
-    for table in found.tables:
+    for table in result.tables:
         assert set(table.rows) <= rows | others
         assert set(table.metrics) <= set(METRICS)
         assert table.tested in table.metrics
-    listed = {label for table in found.tables for label in table.rows}
-    assert set(found.setting(on).published) <= listed, "published and never shown"
+    listed = {label for table in result.tables for label in table.rows}
+    assert set(result.setting(on).published) <= listed, "published and never shown"
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_names_lead_somewhere(name: str, on: str) -> None:
     ids=str,
 )
 def test_every_contender_gets_the_same_and_differs_in_nothing_else(name: str, on: str) -> None:
-    found = SEARCHED[name]
-    for scale in found.setting(on).budgets.values():
-        line_up = LineUp.of(found, found.setting(on), scale)
-        assert set(line_up.searched) == set(found.setting(on).contenders or found.contenders)
+    result = SEARCHED[name]
+    for scale in result.setting(on).budgets.values():
+        line_up = LineUp.of(result, result.setting(on), scale)
+        assert set(line_up.searched) == set(result.setting(on).contenders or result.contenders)
         for configs in line_up.searched.values():
             assert len({config.digest() for config in configs}) == len(configs) == scale.trials
         everyone = [config for configs in line_up.searched.values() for config in configs]
@@ -166,8 +166,8 @@ def test_a_published_number_needs_a_source_and_a_metric() -> None:
 
 
 def row(*values: float, **differences: Difference) -> ResultRow:
-    found = {"macro_f1": [*values], "positive_f1": [value / 2 for value in values]}
-    return ResultRow(list(range(1, len(values) + 1)), found, differences, [])
+    result = {"macro_f1": [*values], "positive_f1": [value / 2 for value in values]}
+    return ResultRow(list(range(1, len(values) + 1)), result, differences, [])
 
 
 @pytest.fixture
@@ -198,16 +198,16 @@ def arm(measured: MeasuredContender, *tables: Any) -> Arm:
 
 
 def test_mean_spread_and_correction_by_hand(measured: MeasuredContender) -> None:
-    found = {line.label: line for line in lines(TABLE, measured, PRINTED)}
-    assert list(found) == ["Other", "CCE", "A", "B", "C"]
-    mean, spread = found["A"].here["macro_f1"]
+    result = {line.label: line for line in lines(TABLE, measured, PRINTED)}
+    assert list(result) == ["Other", "CCE", "A", "B", "C"]
+    mean, spread = result["A"].here["macro_f1"]
     assert mean == pytest.approx((0.80 + 0.80 + 0.86) / 3)
     assert spread == pytest.approx(((2 * 0.02**2 + 0.04**2) / 2) ** 0.5)
-    assert [found[label].corrected for label in "ABC"] == pytest.approx([0.03, 0.06, 0.60])
-    assert found["CCE"].corrected is None
-    assert verdict(TABLE, list(found.values()), "CCE").endswith("beyond noise (p corrected < 0.05): A.")
+    assert [result[label].corrected for label in "ABC"] == pytest.approx([0.03, 0.06, 0.60])
+    assert result["CCE"].corrected is None
+    assert verdict(TABLE, list(result.values()), "CCE").endswith("beyond noise (p corrected < 0.05): A.")
     costs = replace(TABLE, metrics=("nll",), tested="nll")
-    better = [replace(line, corrected=0.001) for line in found.values() if line.label == "B"]
+    better = [replace(line, corrected=0.001) for line in result.values() if line.label == "B"]
     assert verdict(costs, better, "CCE").startswith("Better than CCE in NLL"), "less is better"
 
 
@@ -353,14 +353,14 @@ def test_the_files_hold_every_number(once: Reproduced) -> None:
 
 def test_the_same_again_only_writes(home: Path, once: Reproduced) -> None:
     before = {path: path.read_bytes() for path in once.files}
-    said: list[str] = []
+    message: list[str] = []
     began = time.monotonic()
-    again = run(home, said)
+    again = run(home, message)
     assert time.monotonic() - began < 10
     assert {path: path.read_bytes() for path in again.files} == before
     assert again.arms[0].measured == once.arms[0].measured
     assert len(again.arms[0].store.openings()) == 1
-    assert not any("min left" in line for line in said)
+    assert not any("min left" in line for line in message)
 
 
 @pytest.mark.slow

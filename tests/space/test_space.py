@@ -222,12 +222,12 @@ def test_range_and_choices_widen_and_narrow(small: Path) -> None:
         ranges=["optimizer.learning_rate=1e-4:1e-3:log", "loss.gamma=0:2:step=0.5", "patience=2:4"],
         choices=["batch_size=16,32,128", "model.backbone=alexnet,timm/resnet18", "loss=focal"],
     )
-    told = ranges(space)
-    assert told["optimizer.learning_rate"] == "0.0001 to 0.001, log"
-    assert told["loss.focal.gamma"] == "0 to 2, step 0.5"
-    assert told["patience"] == "2 to 4"
-    assert told["batch_size"] == "16, 32, 128"
-    assert told["model.branches.image.backbone"] == "alexnet, timm/resnet18"
+    text = ranges(space)
+    assert text["optimizer.learning_rate"] == "0.0001 to 0.001, log"
+    assert text["loss.focal.gamma"] == "0 to 2, step 0.5"
+    assert text["patience"] == "2 to 4"
+    assert text["batch_size"] == "16, 32, 128"
+    assert text["model.branches.image.backbone"] == "alexnet, timm/resnet18"
     assert space.default()["loss"]["name"] == "focal"
 
 

@@ -73,8 +73,8 @@ def test_a_search_begins_with_the_default_and_every_modality_alone(file: Path) -
     space = load_space(file, kinds={"rna": "table", "slide": "bag", "cnv": "table"})
     proposer = Proposer(space, "random", seed=0, maximize=True)
     first = [proposer.propose(lambda digest: False) for _ in range(4)]
-    heard = [modality_of(proposal.config) for proposal in first if proposal is not None]
-    assert heard == ["", "cnv", "rna", "slide"]
+    observed = [modality_of(proposal.config) for proposal in first if proposal is not None]
+    assert observed == ["", "cnv", "rna", "slide"]
     assert TrialConfig.from_dict(first[1].config).optimizer == TrialConfig.from_dict(space.default()).optimizer  # type: ignore[union-attr]
 
 

@@ -91,8 +91,8 @@ class Place:
 
     def secrets(self) -> set[str]:
         """Return every file that holds a label of the test part."""
-        found = [self.store.folder / "sealed" / "labels.csv", *(self.folder / "cache").rglob("labels.csv")]
-        return {str(path.resolve()) for path in found}
+        result = [self.store.folder / "sealed" / "labels.csv", *(self.folder / "cache").rglob("labels.csv")]
+        return {str(path.resolve()) for path in result}
 
 
 def told(opened: list[str]) -> set[str]:
@@ -118,16 +118,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         patch.setenv("HISTOTUNE_RUNS", str(folder / "runs"))
         patch.setenv("HISTOTUNE_CACHE", str(folder / "cache"))
         patch.setenv("HISTOTUNE_DATA", str(folder))
-        found = Place(folder, folder / "images")
+        result = Place(folder, folder / "images")
         for line in (QUICK["train"], "export sealed 0 exports/one"):
-            answer = found.call(line)
+            answer = result.call(line)
             assert answer.exit_code == 0, answer.output
-            for single in found.store.singles.glob("*/"):
-                if not found.store.trial_folder(0).exists():
-                    found.store.trial_folder(0).parent.mkdir()
-                    single.rename(found.store.trial_folder(0))
-        assert len(found.secrets()) == 2
-        yield found
+            for single in result.store.singles.glob("*/"):
+                if not result.store.trial_folder(0).exists():
+                    result.store.trial_folder(0).parent.mkdir()
+                    single.rename(result.store.trial_folder(0))
+        assert len(result.secrets()) == 2
+        yield result
 
 
 def test_every_command_is_listed() -> None:
@@ -226,14 +226,14 @@ def _tree(path: Path) -> ast.Module:
 
 def _callers(name: str) -> set[str]:
     """Return the functions in which something of this name is called, as FILE:FUNCTION."""
-    found = set()
+    result = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(_tree(path)):
             if isinstance(node, ast.FunctionDef):
                 calls = [one.func for one in ast.walk(node) if isinstance(one, ast.Call)]
                 names = {one.attr if isinstance(one, ast.Attribute) else getattr(one, "id", "") for one in calls}
-                found |= {f"{path.relative_to(PACKAGE)}:{node.name}"} if name in names else set()
-    return found
+                result |= {f"{path.relative_to(PACKAGE)}:{node.name}"} if name in names else set()
+    return result
 
 
 def test_one_function_names_the_sealed_file_and_few_read_all_labels() -> None:
@@ -289,6 +289,6 @@ print(json.dumps(opened))
     command = [sys.executable, "-c", code, str(place.space), str(place.data)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    found = {str(Path(path).resolve()) for path in json.loads(answer.stdout.splitlines()[-1])}
-    assert not found & place.secrets()
-    assert str((place.store.folder / "labels.csv").resolve()) in found
+    result = {str(Path(path).resolve()) for path in json.loads(answer.stdout.splitlines()[-1])}
+    assert not result & place.secrets()
+    assert str((place.store.folder / "labels.csv").resolve()) in result

@@ -112,13 +112,13 @@ def test_weights_are_fitted_to_held_out_logits_of_those_who_have_the_modality(ru
 def test_a_modality_is_dropped_and_added_without_training(runs: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (runs / "loose" / "trials").rglob("*") if path.is_file()}
     assert "(image)" in command(runs, *LOOSE, "--modalities", "image,omics,clinical")
-    told = command(runs, *LOOSE, "--drop-modality", "omics")
-    assert "9 numbers were fitted" in told  # (M + 1) C with M 2 and C 3
-    assert "no network was trained" in told
-    assert "(omics)" not in told
+    text = command(runs, *LOOSE, "--drop-modality", "omics")
+    assert "9 numbers were fitted" in text  # (M + 1) C with M 2 and C 3
+    assert "no network was trained" in text
+    assert "(omics)" not in text
     other = StudyFolder(runs / "other")
-    told = command(runs, *LOOSE, "--add-modality", "omics=other")
-    assert "12 numbers were fitted" in told
+    text = command(runs, *LOOSE, "--add-modality", "omics=other")
+    assert "12 numbers were fitted" in text
     saved = json.loads((runs / "loose/ensembles/weighted_logits-clinical-image-omics/ensemble.json").read_text())
     assert dict(zip(saved["modalities"], saved["studies"], strict=True)) == {
         "image": "",
@@ -195,7 +195,7 @@ def test_the_best_of_every_modality_keeps_its_weights(runs: Path) -> None:
     store = StudyFolder(runs / "loose")
     champions = {best(store, name) for name in ("image", "omics", "clinical")}
     first = max(store.trials(), key=lambda trial: trial.metrics["auroc"]).number
-    freed = {int(found.path.parent.name) for found in waste(store, keep=1) if found.path.name == WEIGHTS}
+    freed = {int(result.path.parent.name) for result in waste(store, keep=1) if result.path.name == WEIGHTS}
     assert freed == set(range(6)) - champions - {first}
     ModelRetention(store, 1)
     kept = {trial.number for trial in store.trials() if (trial.folder / WEIGHTS).exists()}

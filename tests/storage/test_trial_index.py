@@ -48,9 +48,9 @@ def test_a_changed_a_new_and_a_deleted_trial_are_seen(study: StudyFolder) -> Non
     end(study, 2, state="stopped", epochs=7)
     end(study, 5)
     (study.trial_folder(0) / "metrics.json").unlink()
-    found = {record.number: record for record in study.trials()}
-    assert sorted(found) == [2, 5, 11]
-    assert (found[2].state, found[2].epochs) == ("stopped", 7)
+    result = {record.number: record for record in study.trials()}
+    assert sorted(result) == [2, 5, 11]
+    assert (result[2].state, result[2].epochs) == ("stopped", 7)
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 99, "trials": {}}', "[]", '{"format": 1, "trials": 3}'])

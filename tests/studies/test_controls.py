@@ -225,8 +225,8 @@ def test_a_linear_control_that_hears_one_class_says_the_shares() -> None:
     present = {**data.present, "genes": data.labels == 1}
     lonely = dataclasses.replace(data, present=present)
     shares = np.array(data.counts) / len(data.train)
-    found = softmax(predict_control("linear_genes", lonely, data.val))
-    assert found == pytest.approx(np.tile(shares, (len(data.val), 1)), abs=1e-6)
+    result = softmax(predict_control("linear_genes", lonely, data.val))
+    assert result == pytest.approx(np.tile(shares, (len(data.val), 1)), abs=1e-6)
 
 
 def test_linear_controls_are_written_as_records(tmp_path: Path) -> None:

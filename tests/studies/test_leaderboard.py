@@ -31,8 +31,8 @@ def add(store: StudyFolder, data: TrainingData, number: int, skill: float, **rec
     logits = (noise + skill * np.eye(len(data.classes))[labels]).astype(np.float32)
     Predictions(data.ids[data.val], data.patients[data.val], labels, logits).save(folder / "predictions.npz")
     (folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    found = {"metrics": evaluate(softmax(logits), labels), "state": COMPLETE, "epochs": 5, "parameters": 100}
-    write_record(folder, found | {"digest": config.digest()} | record)
+    result = {"metrics": evaluate(softmax(logits), labels), "state": COMPLETE, "epochs": 5, "parameters": 100}
+    write_record(folder, result | {"digest": config.digest()} | record)
 
 
 def with_settings(store: StudyFolder, folder: Path, **changes: Any) -> StudyFolder:
@@ -133,11 +133,11 @@ def test_the_verdict_says_whether_the_winner_beats_the_controls_beyond_noise(
 ) -> None:
     fit_controls(small_data, small_study.controls)
     add(small_study, small_data, 0, skill)
-    found = verdict(small_study, replicates=300)
-    assert found.beats == beats
-    assert str(found).startswith(f"Trial 0 {says}, color_histogram, beyond noise")
-    assert found.difference is not None
-    assert (found.difference.low > 0) == beats
+    result = verdict(small_study, replicates=300)
+    assert result.beats == beats
+    assert str(result).startswith(f"Trial 0 {says}, color_histogram, beyond noise")
+    assert result.difference is not None
+    assert (result.difference.low > 0) == beats
 
 
 def test_a_winner_ahead_by_less_than_the_noise_does_not_beat(
@@ -151,10 +151,10 @@ def test_a_winner_ahead_by_less_than_the_noise_does_not_beat(
     nearly[wrong] = nearly[wrong, ::-1]  # one case better
     dataclasses.replace(control, logits=nearly).save(small_study.trial_folder(0) / "predictions.npz")
     rewrite(small_study, 0, evaluate(softmax(nearly), control.labels))
-    found = verdict(small_study, replicates=300)
-    assert found.difference is not None
-    assert found.difference.value > 0
-    assert not found.beats
+    result = verdict(small_study, replicates=300)
+    assert result.difference is not None
+    assert result.difference.value > 0
+    assert not result.beats
 
 
 def test_where_less_is_better_the_verdict_turns_round(
@@ -163,10 +163,10 @@ def test_where_less_is_better_the_verdict_turns_round(
     store = with_settings(small_study, tmp_path / "nll", metric="nll")
     fit_controls(small_data, store.controls)
     add(store, small_data, 0, 9.0)
-    found = verdict(store, replicates=300)
-    assert found.beats
-    assert found.difference is not None
-    assert found.difference.high < 0
+    result = verdict(store, replicates=300)
+    assert result.beats
+    assert result.difference is not None
+    assert result.difference.high < 0
 
 
 def test_without_a_trial_or_a_control_there_is_no_verdict(small_study: StudyFolder, small_data: TrainingData) -> None:
@@ -207,12 +207,12 @@ def test_a_winner_is_held_against_the_default(small_study: StudyFolder, small_da
     add(small_study, small_data, 0, 0.5)
     assert str(gain(small_study)) == "The space's default, trial 0, is the best model so far."
     add(small_study, small_data, 1, 9.0)
-    found = gain(small_study)
-    assert found.beats
-    assert str(found).startswith("Trial 1 beats the space's default, trial 0, beyond noise (+0.")
+    result = gain(small_study)
+    assert result.beats
+    assert str(result).startswith("Trial 1 beats the space's default, trial 0, beyond noise (+0.")
     best, default = (small_study.trials()[n].metrics["balanced_accuracy"] for n in (1, 0))
-    assert found.difference is not None
-    assert found.difference.value == pytest.approx(best - default)
+    assert result.difference is not None
+    assert result.difference.value == pytest.approx(best - default)
 
 
 @pytest.mark.parametrize("skill", [1.0, 1.05])
@@ -228,7 +228,7 @@ def test_a_winner_by_a_hair_does_not_beat_the_default(
     better = {name: value + 1e-9 for name, value in evaluate(softmax(logits), predictions.labels).items()}
     record = small_study.trials()[1]
     write_record(folder, {"state": COMPLETE, "metrics": better, "epochs": 5, "digest": record.digest})
-    found = gain(small_study)
-    assert found.winner == "trial 1"
-    assert not found.beats
-    assert "does not beat the space's default, trial 0, beyond noise" in found.text
+    result = gain(small_study)
+    assert result.winner == "trial 1"
+    assert not result.beats
+    assert "does not beat the space's default, trial 0, beyond noise" in result.text

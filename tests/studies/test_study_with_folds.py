@@ -84,12 +84,12 @@ def cohort(trained: tuple[StudyFolder, Cohort]) -> Cohort:
 def means(saved: Predictions, store: StudyFolder) -> tuple[dict[str, float], dict[str, float]]:
     """Measure predictions fold by fold, by hand."""
     table = store.split_table().set_index("id").loc[saved.ids]
-    found = [
+    result = [
         evaluate(softmax(saved.logits[rows]), saved.labels[rows])
         for rows in ((table["fold"] == k).to_numpy() for k in "123")
     ]
-    middle = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-    return middle, {name: float(np.std([one[name] for one in found], ddof=1)) for name in found[0]}
+    middle = {name: float(np.mean([one[name] for one in result])) for name in result[0]}
+    return middle, {name: float(np.std([one[name] for one in result], ddof=1)) for name in result[0]}
 
 
 # --- controls, ranking, ensembles
@@ -171,8 +171,8 @@ def test_an_export_averages_the_networks_of_all_folds(
         alone = [load_model(place).logits(images) for place in networks(folder)]
         np.testing.assert_allclose(member.predictor.logits(images), np.mean(alone, axis=0), atol=1e-6)
     assert "cross-validated: 3 folds" in (tmp_path / "export" / "README.md").read_text()
-    found = evaluate_export(model, {32: cohort}, study, command="test", replicates=20)
-    assert found.cases == (study.split_table()["part"] == "test").sum()
+    result = evaluate_export(model, {32: cohort}, study, command="test", replicates=20)
+    assert result.cases == (study.split_table()["part"] == "test").sum()
     contents = study.split_table()["content"].tolist()
     stands = standing(replaced(model, study), contents, [""] * len(contents))
     assert set(stands.parts) == {"train", "test"}, "no image of the development part was left out by all models"
@@ -225,8 +225,8 @@ def test_weights_of_folds_are_kept_counted_and_freed(study: StudyFolder) -> None
     assert 2.9 < disk.need(study, config, **asked) / disk.need(plain, config, **asked) < 3.3
     best, other = (trial.number for trial in sorted(study.trials(), key=lambda t: -t.metrics["balanced_accuracy"]))
     (networks(study.trial_folder(best))[1] / "checkpoint.pt").write_bytes(b"left")
-    found = disk.waste(study, keep=1)
-    assert {one.path for one in found} == {
+    result = disk.waste(study, keep=1)
+    assert {one.path for one in result} == {
         networks(study.trial_folder(best))[1] / "checkpoint.pt",
         *(place / "model.safetensors" for place in networks(study.trial_folder(other))),
     }
@@ -249,15 +249,15 @@ def test_folds_travel_through_a_storage(trained: tuple[StudyFolder, Cohort], tmp
     store, cohort = trained
     data, config = store.training_data(cohort), TrialConfig(epochs=2, batch_size=32)
     first, second = tmp_path / "first" / "00007", tmp_path / "second" / "00007"
-    depot, sent = RemoteStorage.of(f"file://{tmp_path}/bucket", store), dict[str, int]()
+    remote, sent = RemoteStorage.of(f"file://{tmp_path}/bucket", store), dict[str, int]()
     training = epochs(config, data, first)
     next(training)
     training.close()
-    depot.push(first, sent)
-    depot.pull(second)
+    remote.push(first, sent)
+    remote.pull(second)
     assert [epoch.number for epoch in epochs(config, data, second)] == [2]
-    depot.push(second, {})
-    depot.pull(third := tmp_path / "third" / "00007")
+    remote.push(second, {})
+    remote.pull(third := tmp_path / "third" / "00007")
     assert not list(third.rglob("checkpoint.pt"))
     for place in networks(store.trial_folder(0)):
         name = f"folds/{place.name}/model.safetensors"
@@ -296,11 +296,11 @@ def test_one_configuration_is_trained_on_folds(tmp_path: Path) -> None:
     where: dict[str, Any] = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
     file = tmp_path / "folded.yaml"
     file.write_text(json.dumps(MADE_UP))
-    heard: list[int] = []
-    record = train(file, ["epochs=1"], repeats=2, report=lambda epoch, metrics: heard.append(epoch), **where)
-    assert (record.state, heard, len(networks(record.folder))) == ("complete", [1], 6)
-    again = train(file, ["epochs=1"], report=lambda epoch, metrics: heard.append(epoch), **where)
-    assert (again.digest, heard) == (record.digest, [1])
+    observed: list[int] = []
+    record = train(file, ["epochs=1"], repeats=2, report=lambda epoch, metrics: observed.append(epoch), **where)
+    assert (record.state, observed, len(networks(record.folder))) == ("complete", [1], 6)
+    again = train(file, ["epochs=1"], report=lambda epoch, metrics: observed.append(epoch), **where)
+    assert (again.digest, observed) == (record.digest, [1])
     with pytest.raises(ConfigError, match="patience=1: with folds no epoch is chosen"):
         train(file, ["patience=1"], **where)
 
@@ -308,14 +308,14 @@ def test_one_configuration_is_trained_on_folds(tmp_path: Path) -> None:
 def test_a_search_with_folds(tmp_path: Path) -> None:
     file = tmp_path / "folded.yaml"
     file.write_text(json.dumps(MADE_UP | {"epochs": 2, "folds": 0}))
-    found = search(file, folds=3, trials=3, max_concurrent=1, runs=tmp_path / "runs", cache=tmp_path / "cache")
-    assert found.settings.folds == 3
-    trials = found.trials()
+    result = search(file, folds=3, trials=3, max_concurrent=1, runs=tmp_path / "runs", cache=tmp_path / "cache")
+    assert result.settings.folds == 3
+    trials = result.trials()
     assert [trial.state for trial in trials].count("complete") >= 1
     for trial in trials:
         assert len(networks(trial.folder)) == 3
         assert not list(trial.folder.rglob("checkpoint*"))
-        assert trial.metrics["auroc"] == pytest.approx(means(trial.predictions(), found.store)[0]["auroc"])
+        assert trial.metrics["auroc"] == pytest.approx(means(trial.predictions(), result.store)[0]["auroc"])
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")

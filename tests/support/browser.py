@@ -113,9 +113,9 @@ class Page:
 
     def evaluate(self, script: str) -> Any:
         """Return what a JavaScript expression is, awaited if it is a promise."""
-        found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        result = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def wait_for(self, script: str, *, doing: Callable[[], None] | None = None) -> None:
         """Wait until a JavaScript expression is true, doing something before every further look at it."""
@@ -183,18 +183,18 @@ class Page:
         self._note(message.get("method", ""), message.get("params", {}))
         return message
 
-    def _note(self, event: str, told: dict[str, Any]) -> None:
+    def _note(self, event: str, text: dict[str, Any]) -> None:
         if event == "Page.loadEventFired":
             self._loaded = True
         elif event == "Network.requestWillBeSent":
-            address = told["request"]["url"]
+            address = text["request"]["url"]
             self.requests += [] if address.startswith(("data:", "blob:")) else [address]
         elif event == "Runtime.exceptionThrown":
-            self.errors.append(str(told["exceptionDetails"].get("exception", told["exceptionDetails"])))
-        elif event == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
-            self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in told["args"]))
-        elif event == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.errors.append(f"{told['entry']['text']} {told['entry'].get('url', '')}".strip())
+            self.errors.append(str(text["exceptionDetails"].get("exception", text["exceptionDetails"])))
+        elif event == "Runtime.consoleAPICalled" and text["type"] in ("error", "assert"):
+            self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in text["args"]))
+        elif event == "Log.entryAdded" and text["entry"]["level"] == "error":
+            self.errors.append(f"{text['entry']['text']} {text['entry'].get('url', '')}".strip())
 
 
 @contextlib.contextmanager

@@ -33,11 +33,11 @@ def batch_of(kind: str, lengths: list[int], seed: int = 1) -> Batch:
 def nearest(coordinates: Tensor) -> Tensor:
     """Return neighbours [P, K] among the places [P, 2]; some have fewer than K, which leaves -1 at any place."""
     count = len(coordinates)
-    found = torch.full((count, NEIGHBOURS), -1)
+    result = torch.full((count, NEIGHBOURS), -1)
     for node, distances in enumerate(torch.cdist(coordinates, coordinates)):
         others = [other for other in distances.argsort().tolist() if other != node][: node % (NEIGHBOURS + 1)]
-        found[node, torch.randperm(NEIGHBOURS)[: len(others)]] = torch.tensor(others, dtype=torch.int64)
-    return found
+        result[node, torch.randperm(NEIGHBOURS)[: len(others)]] = torch.tensor(others, dtype=torch.int64)
+    return result
 
 
 def padded(bag: Bag, more: int, neighbours: int = 0, value: float = float("nan")) -> Bag:

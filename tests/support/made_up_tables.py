@@ -44,8 +44,8 @@ def train(store: StudyFolder, cohort: Cohort, number: int, *branches: str, **cha
     """Train trial `number` on some of the modalities, joined side by side unless `fusion` says otherwise."""
     fusion = changes.pop("fusion", "concat" if len(branches) > 1 else "none")
     chosen = {name: BACKBONES[name] for name in branches}
-    said = {"epochs": 6, "batch_size": 16, "optimizer": {"learning_rate": 0.003}, **changes}
-    config = TrialConfig.from_dict({"model": {"branches": chosen, "fusion": fusion}, **said})
+    message = {"epochs": 6, "batch_size": 16, "optimizer": {"learning_rate": 0.003}, **changes}
+    config = TrialConfig.from_dict({"model": {"branches": chosen, "fusion": fusion}, **message})
     assert run_trial(config, store.training_data(cohort), store.trial_folder(number)).state == COMPLETE
     return store.trial_folder(number)
 

@@ -32,9 +32,9 @@ def end_trial(store: StudyFolder, number: int, state: str = "complete", **change
         "started": 1_700_000_000.0 + 100 * number,
     }
     write_record(folder, record | changes)
-    found = read_record(folder, number)
-    assert found is not None
-    return found
+    result = read_record(folder, number)
+    assert result is not None
+    return result
 
 
 def tracker_of(store: StudyFolder) -> MlflowTracker:
@@ -47,7 +47,7 @@ def runs(store: StudyFolder) -> dict[str, Any]:
     experiment = client.get_experiment_by_name(store.folder.name)
     if experiment is None:
         return {}
-    found = client.search_runs([experiment.experiment_id])
-    keys = [run.data.tags["key"] for run in found]
+    result = client.search_runs([experiment.experiment_id])
+    keys = [run.data.tags["key"] for run in result]
     assert len(set(keys)) == len(keys)
-    return dict(zip(keys, found, strict=True))
+    return dict(zip(keys, result, strict=True))

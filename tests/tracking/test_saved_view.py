@@ -49,12 +49,12 @@ def experiment(store: StudyFolder) -> Any:
 
 
 def test_the_description_tells_the_study_and_leads_to_the_view(store: StudyFolder) -> None:
-    found = experiment(store)
-    note = found.tags[NOTE]
-    for said in ("240 cases of 24 patients", "split patient", "5 complete, 1 stopped", "The data are made up"):
-        assert said in note
-    assert address(found.experiment_id) in note
-    assert found.tags["mlflow.experiment.primaryMetric.name"] == "balanced_accuracy"
+    result = experiment(store)
+    note = result.tags[NOTE]
+    for message in ("240 cases of 24 patients", "split patient", "5 complete, 1 stopped", "The data are made up"):
+        assert message in note
+    assert address(result.experiment_id) in note
+    assert result.tags["mlflow.experiment.primaryMetric.name"] == "balanced_accuracy"
 
 
 def test_the_view_shows_what_differs_best_first(store: StudyFolder) -> None:
@@ -123,13 +123,13 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
         page.wait_for("document.body.innerText.includes('trial 4')")
         shown = page.evaluate("document.body.innerText")
         page.screenshot(shots / "runs.png")
-        for said in ("Sort: balanced_accuracy", "loss.name", "optimizer.lea"):
-            assert said in shown
+        for message in ("Sort: balanced_accuracy", "loss.name", "optimizer.lea"):
+            assert message in shown
         typed = page.evaluate("Array.from(document.querySelectorAll('input')).map(input => input.value)")
         assert SEARCH in typed
         order = [line.split()[1] for line in shown.splitlines() if line.startswith("trial ")]
         assert order == ["4", "3", "2", "1", "0"]
-        for view, said, name in (
+        for view, message, name in (
             (f"{address(number)}&compareRunsMode=CHART", "Comparison", "charts"),
             (
                 f"#/compare-runs?runs={json.dumps(two)}&experiments={json.dumps([number])}",
@@ -139,7 +139,7 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
         ):
             page.open("about:blank")
             page.open(f"{interface}{view}")
-            page.wait_for(f"document.body.innerText.includes({json.dumps(said)})")
+            page.wait_for(f"document.body.innerText.includes({json.dumps(message)})")
             page.screenshot(shots / f"{name}.png")
         page.wait_for("document.body.innerText.includes('optimizer.learning_rate')")
         compared = page.evaluate("document.body.innerText")

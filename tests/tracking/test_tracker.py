@@ -67,7 +67,7 @@ def test_a_run_tells_what_compare_needs(mirrored: dict[str, Any]) -> None:
     assert run.data.params["loss.name"] == "focal"
     assert run.data.params["loss.gamma"] == "2.0"
     assert run.data.params["model.branches.image.backbone.name"] == "alexnet"
-    told = {
+    text = {
         "state": "complete",
         "loss": "focal",
         "backbone": "alexnet",
@@ -75,7 +75,7 @@ def test_a_run_tells_what_compare_needs(mirrored: dict[str, Any]) -> None:
         "leaky": "false",
         "trial": "0",
     }
-    assert told.items() <= run.data.tags.items()
+    assert text.items() <= run.data.tags.items()
     assert run.data.tags["synthetic"] == "true"
     assert run.data.metrics["balanced_accuracy"] == pytest.approx(0.6)
     assert run.info.start_time == 1_700_000_000_000
@@ -183,11 +183,11 @@ def test_a_broken_database_warns_once_and_kills_nothing(store: StudyFolder) -> N
     good = place.read_bytes()
     place.write_bytes(b"no database " * 1000)
     tracker = tracker_of(store)
-    with pytest.warns(UserWarning, match="cannot be written: .*next search of this study adds") as heard:
+    with pytest.warns(UserWarning, match="cannot be written: .*next search of this study adds") as observed:
         tracker.mirror()
     tracker.ended(end_trial(store, 0))
     tracker.finish()
-    assert len(heard) == 1
+    assert len(observed) == 1
     assert tracker.failure
     place.write_bytes(good)
     assert tracker_of(store).mirror() == 1
@@ -235,10 +235,10 @@ def test_kill_9_loses_and_doubles_nothing(store: StudyFolder) -> None:
         seen.append(len(runs(store)))
     assert seen == sorted(set(seen))
     tracker_of(store).mirror()
-    found = runs(store)
-    assert len(found) == 121
-    assert {run.info.status for run in found.values()} == {"FINISHED"}
-    assert all(run.data.metrics["epoch/train_loss"] for key, run in found.items() if key != "study")
+    result = runs(store)
+    assert len(result) == 121
+    assert {run.info.status for run in result.values()} == {"FINISHED"}
+    assert all(run.data.metrics["epoch/train_loss"] for key, run in result.items() if key != "study")
 
 
 def test_two_processes_that_start_at_once_make_one_database(small_study: StudyFolder) -> None:
@@ -284,8 +284,8 @@ def in_a_fresh_process(store: StudyFolder, model: str, cases: Path, tmp_path: Pa
 def predict_in_a_fresh_process(store: StudyFolder, model: str, images: np.ndarray, tmp_path: Path) -> np.ndarray:
     """Do so for images; returns the probabilities."""
     np.save(tmp_path / "images.npy", images)
-    found = in_a_fresh_process(store, model, tmp_path / "images.npy", tmp_path)
-    return found[["p_benign", "p_malignant"]].to_numpy()
+    result = in_a_fresh_process(store, model, tmp_path / "images.npy", tmp_path)
+    return result[["p_benign", "p_malignant"]].to_numpy()
 
 
 def test_the_top_trials_are_logged_as_models_once(trained: StudyFolder) -> None:
@@ -313,8 +313,8 @@ def test_a_logged_trial_predicts_in_a_fresh_process_without_pickle(
     images = np.array(small_cohort.arrays["image"][:5])
     number = int(model.name.rpartition("-")[2])
     expected = load(export_trial(trained, number, tmp_path / "export")).probabilities({32: images})
-    found = predict_in_a_fresh_process(trained, model.model_uri, images, tmp_path)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    result = predict_in_a_fresh_process(trained, model.model_uri, images, tmp_path)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_a_logged_model_of_tables_predicts_a_table_of_all_modalities(database: Path, tmp_path: Path) -> None:
@@ -332,8 +332,8 @@ def test_a_logged_model_of_tables_predicts_a_table_of_all_modalities(database: P
     wide = pd.concat([frame.add_prefix(f"{name}.") for name, frame in frames.items()], axis=1, join="outer")
     wide.rename_axis("case_id").reset_index().to_csv(tmp_path / "wide.csv", index=False)
     model = _mlflow.api().MlflowClient(tracker.uri).search_logged_models([tracker.experiment])[0]
-    found = in_a_fresh_process(store, model.model_uri, tmp_path / "wide.csv", tmp_path)
-    pd.testing.assert_frame_equal(found.sort_values("id", ignore_index=True), expected, check_dtype=False)
+    result = in_a_fresh_process(store, model.model_uri, tmp_path / "wide.csv", tmp_path)
+    pd.testing.assert_frame_equal(result.sort_values("id", ignore_index=True), expected, check_dtype=False)
 
 
 def test_the_registry_gets_the_ensemble_and_it_predicts(
@@ -347,8 +347,8 @@ def test_the_registry_gets_the_ensemble_and_it_predicts(
     assert run.data.params["strategy.name"] == "average"
     images = np.array(small_cohort.arrays["image"][:5])
     expected = load(tmp_path / "e").probabilities({32: images})
-    found = predict_in_a_fresh_process(trained, "models:/small-ensemble@champion", images, tmp_path)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    result = predict_in_a_fresh_process(trained, "models:/small-ensemble@champion", images, tmp_path)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_the_champion_is_the_version_that_is_best_on_validation(trained: StudyFolder) -> None:

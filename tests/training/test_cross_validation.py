@@ -86,13 +86,13 @@ def result_of(folder: Path) -> list[Any]:
     """Return weights, scores, curve and record of a trial without times and costs, to be compared bit by bit."""
     record = read_record(folder)
     assert record is not None
-    found: list[Any] = [
+    result: list[Any] = [
         {name: value for name, value in scores.items() if name not in COSTS}
         for scores in (record.metrics, record.spread, record.out_of_fold)
     ]
-    found += [record.predictions().logits.tobytes(), record.epochs, record.digest]
-    found += [{k: v for k, v in row.items() if k != "seconds"} for row in record.curve()]
-    return found + [(place / "model.safetensors").read_bytes() for place in networks(folder)]
+    result += [record.predictions().logits.tobytes(), record.epochs, record.digest]
+    result += [{k: v for k, v in row.items() if k != "seconds"} for row in record.curve()]
+    return result + [(place / "model.safetensors").read_bytes() for place in networks(folder)]
 
 
 # --- how folds are dealt
@@ -119,9 +119,9 @@ def test_every_case_of_the_development_part_is_in_one_fold_and_its_patient_with_
         assert max(sizes) <= 2 * min(sizes)
     assert repeats == 1 or (dealt.folds[0] != dealt.folds[1]).any()
     table = small_cohort.table.assign(**columns(dealt.folds))
-    found = read(table.astype(str))
-    assert found is not None
-    np.testing.assert_array_equal(found, dealt.folds)
+    result = read(table.astype(str))
+    assert result is not None
+    np.testing.assert_array_equal(result, dealt.folds)
 
 
 def test_without_folds_a_split_stays_as_it_is(
@@ -139,8 +139,8 @@ def test_a_fold_without_a_class_is_refused_with_what_to_do(
     for rare in (1, 2):
         labels = np.zeros_like(small_labels)
         labels[np.isin(patients, np.unique(patients[development])[:rare])] = 1
-        said = r"fold 1 of 3 has all of them|fold 2 of 3 has all|fold 3 of 3 has all" if rare == 1 else "has none"
-        with pytest.raises(DataError, match=rf"class 'malignant': .*({said}).*{rare} patients.*merge or drop"):
+        message = r"fold 1 of 3 has all of them|fold 2 of 3 has all|fold 3 of 3 has all" if rare == 1 else "has none"
+        with pytest.raises(DataError, match=rf"class 'malignant': .*({message}).*{rare} patients.*merge or drop"):
             deal_folds(small_cohort, labels, small_split, 3, 1, seed=0)
     assert deal_folds(small_cohort, labels, small_split, 2, 1, seed=0).folds is not None, "two patients, two folds"
 
@@ -267,8 +267,8 @@ def test_every_case_is_predicted_once_per_repeat_by_a_model_that_never_saw_its_p
         assert not set(seen) & set(judged)
         assert set(data.ids[cut.train]) | set(data.ids[cut.val]) == development
         assert (cut.labels[np.concatenate([cut.train, cut.val])] != UNKNOWN).all()
-        said = json.loads((place / "environment.json").read_text())
-        assert (said["training_cases"], said["validation_cases"]) == (len(cut.train), len(cut.val))
+        message = json.loads((place / "environment.json").read_text())
+        assert (message["training_cases"], message["validation_cases"]) == (len(cut.train), len(cut.val))
     assert record.predictions().ids.tolist() == sorted(development)
 
 
@@ -319,9 +319,9 @@ def test_repeats_are_averaged_by_case() -> None:
         rows = np.array(list(ids))
         return Predictions(rows, rows, np.zeros(len(rows), np.int64), np.array(logits, np.float32)[:, None])
 
-    found = pooled([saved("bd", 1, 2), saved("ac", 3, 4), saved("ab", 5, 7), saved("cd", 0, 0)])
-    assert found.ids.tolist() == list("abcd")
-    assert found.logits[:, 0].tolist() == [4.0, 4.0, 2.0, 1.0]
+    result = pooled([saved("bd", 1, 2), saved("ac", 3, 4), saved("ab", 5, 7), saved("cd", 0, 0)])
+    assert result.ids.tolist() == list("abcd")
+    assert result.logits[:, 0].tolist() == [4.0, 4.0, 2.0, 1.0]
 
 
 def test_the_model_of_a_trial_is_the_mean_of_its_folds(trained: Path, study: tuple[StudyFolder, Cohort]) -> None:

@@ -61,16 +61,16 @@ def related(cases: int, correlations: list[float], seed: int) -> tuple[np.ndarra
 @pytest.mark.parametrize("correlations", [[0.5], [0.95], [0.0, 0.0, 0.0], [0.9, 0.6, 0.3], [0.99, 0.8, 0.5, 0.0, 0.0]])
 def test_the_information_of_gaussians_has_no_bias(correlations: list[float]) -> None:
     known = -0.5 * np.log(1 - np.square(correlations)).sum()
-    found = [gaussian_information(*related(CASES, correlations, seed)) for seed in range(60)]
-    assert abs(np.mean(found) - known) < 4 * np.std(found) / np.sqrt(60) + 1e-9
-    assert np.std(found) < 0.03 + 0.1 * known
+    result = [gaussian_information(*related(CASES, correlations, seed)) for seed in range(60)]
+    assert abs(np.mean(result) - known) < 4 * np.std(result) / np.sqrt(60) + 1e-9
+    assert np.std(result) < 0.03 + 0.1 * known
 
 
 @pytest.mark.parametrize("cases", [100, CASES])
 def test_wide_independent_embeddings_share_nothing(cases: int) -> None:
-    found = [gaussian_information(normal(cases, 64, seed=s), normal(cases, 48, seed=s + 500)) for s in range(30)]
-    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(30)
-    assert np.abs(found).max() < 0.3
+    result = [gaussian_information(normal(cases, 64, seed=s), normal(cases, 48, seed=s + 500)) for s in range(30)]
+    assert abs(np.mean(result)) < 4 * np.std(result) / np.sqrt(30)
+    assert np.abs(result).max() < 0.3
 
 
 def test_the_correlations_are_those_of_scikit_learn() -> None:
@@ -121,8 +121,8 @@ def test_cross_correlation_is_numpys() -> None:
 
 
 def test_independent_features_correlate_by_chance_as_said() -> None:
-    found = [cross_correlation(normal(50, 6, seed=s), normal(50, 6, seed=s + 100)) for s in range(100)]
-    assert np.mean(found) == pytest.approx(1 / 49, rel=0.1)
+    result = [cross_correlation(normal(50, 6, seed=s), normal(50, 6, seed=s + 100)) for s in range(100)]
+    assert np.mean(result) == pytest.approx(1 / 49, rel=0.1)
 
 
 def test_hsic_sees_what_correlation_does_not() -> None:

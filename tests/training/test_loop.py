@@ -117,11 +117,11 @@ def result_of(folder: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
 
 
 def test_a_trial_folder_is_complete_and_consistent(data: TrainingData, tmp_path: Path) -> None:
-    heard: list[tuple[int, Mapping[str, float]]] = []
-    record = run_trial(config(), data, tmp_path, lambda epoch, metrics: heard.append((epoch, metrics)))
+    observed: list[tuple[int, Mapping[str, float]]] = []
+    record = run_trial(config(), data, tmp_path, lambda epoch, metrics: observed.append((epoch, metrics)))
     assert files_of(tmp_path) == FILES
     assert (record.state, record.kind, record.epochs, record.digest) == ("complete", "", 4, config().digest())
-    assert [epoch for epoch, _ in heard] == [row["epoch"] for row in record.curve()] == [1, 2, 3, 4]
+    assert [epoch for epoch, _ in observed] == [row["epoch"] for row in record.curve()] == [1, 2, 3, 4]
     predictions = record.predictions()
     assert predictions.ids.tolist() == data.ids[data.val].tolist()
     assert predictions.patients.tolist() == data.patients[data.val].tolist()
@@ -142,9 +142,9 @@ def test_best_epoch_is_the_one_that_is_kept(data: TrainingData, tmp_path: Path) 
 
 def test_environment_names_data_seed_and_precision(data: TrainingData, tmp_path: Path) -> None:
     run_trial(config(epochs=1, seed=3), data, tmp_path)
-    told = json.loads((tmp_path / "environment.json").read_text())
-    assert (told["data"], told["seed"], told["device"]) == (data.digest, 3, "cpu")
-    assert told["precision"] in ("float32", "bfloat16")
+    text = json.loads((tmp_path / "environment.json").read_text())
+    assert (text["data"], text["seed"], text["device"]) == (data.digest, 3, "cpu")
+    assert text["precision"] in ("float32", "bfloat16")
 
 
 def test_training_learns(data: TrainingData, tmp_path: Path) -> None:

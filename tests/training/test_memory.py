@@ -105,11 +105,11 @@ def test_only_a_failure_of_memory_halves_and_not_for_ever(tmp_path: Path) -> Non
         failure = TrialFailed(kind, "made-up")
         assert verdict(tmp_path, failure) is failure
     sizes = []
-    while (found := verdict(tmp_path, TrialFailed(OUT_OF_MEMORY, "made-up"))) is None:
+    while (result := verdict(tmp_path, TrialFailed(OUT_OF_MEMORY, "made-up"))) is None:
         sizes.append(json.loads((tmp_path / "environment.json").read_text())["micro_batch"])
     assert sizes == [8, 4, 2]
-    assert found.kind == INFEASIBLE
-    assert "2 case(s) at a time: made-up" in found.reason
+    assert result.kind == INFEASIBLE
+    assert "2 case(s) at a time: made-up" in result.reason
     assert json.loads((tmp_path / "environment.json").read_text())["seed"] == 3
 
 

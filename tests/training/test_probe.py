@@ -104,18 +104,18 @@ def test_choosing_touches_no_random_state() -> None:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_an_epoch_holds_finite_numbers_within_their_bounds(fusion: str, trained: dict[str, TrialRecord]) -> None:
     (row,) = trained[fusion].curve()
-    found = row[INFORMATION]
+    result = row[INFORMATION]
     patients = trained[fusion].predictions().patients
-    assert (found["cases"], found["patients"]) == (len(patients), len(set(patients)))
-    assert all(map(math.isfinite, numbers(found)))
-    assert 0 <= found["redundancy"]["cnn-transformer"] <= 1
-    assert -1 <= found["hsic"]["cnn-transformer"] <= 1
+    assert (result["cases"], result["patients"]) == (len(patients), len(set(patients)))
+    assert all(map(math.isfinite, numbers(result)))
+    assert 0 <= result["redundancy"]["cnn-transformer"] <= 1
+    assert -1 <= result["hsic"]["cnn-transformer"] <= 1
     for name in ("cnn", "transformer", "joint"):
-        assert found["label_information"][name] <= found["label_entropy"] <= math.log(2)
-        assert 1 <= found["effective_rank"][name] <= 16
+        assert result["label_information"][name] <= result["label_entropy"] <= math.log(2)
+        assert 1 <= result["effective_rank"][name] <= 16
     asked = {"cmaf": {"cnn", "transformer"}, "cross_attention": {"cnn"}, "concat": set()}[fusion]
-    assert found["attention_entropy"].keys() == {head["asking"] for head in found["heads"]} == asked
-    assert all(0 < share <= 1 for head in found["heads"] for share in head["entropy"])
+    assert result["attention_entropy"].keys() == {head["asking"] for head in result["heads"]} == asked
+    assert all(0 < share <= 1 for head in result["heads"] for share in head["entropy"])
 
 
 def test_heads_are_those_of_all_layers(trained: dict[str, TrialRecord]) -> None:
@@ -136,20 +136,20 @@ def test_it_is_measured_of_the_network_that_is_kept(
     fusion: str, trained: dict[str, TrialRecord], data: TrainingData
 ) -> None:
     predictor = predictor_of(trained[fusion])
-    found = probe.embeddings(predictor.model, batches(data), predictor.preparations)
-    assert found.keys() == {"cnn", "transformer", "joint"}
-    again = probe.of_embeddings(found, data.labels[data.val], data.patients[data.val])
-    told = trained[fusion].curve()[0][INFORMATION]
-    assert list(numbers(again)) == pytest.approx(list(numbers({key: told[key] for key in again})), abs=1e-3)
+    result = probe.embeddings(predictor.model, batches(data), predictor.preparations)
+    assert result.keys() == {"cnn", "transformer", "joint"}
+    again = probe.of_embeddings(result, data.labels[data.val], data.patients[data.val])
+    text = trained[fusion].curve()[0][INFORMATION]
+    assert list(numbers(again)) == pytest.approx(list(numbers({key: text[key] for key in again})), abs=1e-3)
 
 
 def test_of_three_branches_every_pair_is_measured() -> None:
     rng = np.random.default_rng(0)
-    found = {name: rng.normal(size=(60, 4)) for name in ("genes", "cnn", "vit", probe.JOINT)}
-    told = probe.of_embeddings(found, np.arange(60) % 2, np.arange(60) // 6)
-    assert list(told["redundancy"]) == ["cnn-genes", "cnn-vit", "genes-vit"]
-    assert told["mutual_information"]["cnn-vit"] == information.gaussian_information(found["cnn"], found["vit"])
-    assert told["effective_rank"].keys() == found.keys()
+    result = {name: rng.normal(size=(60, 4)) for name in ("genes", "cnn", "vit", probe.JOINT)}
+    text = probe.of_embeddings(result, np.arange(60) % 2, np.arange(60) // 6)
+    assert list(text["redundancy"]) == ["cnn-genes", "cnn-vit", "genes-vit"]
+    assert text["mutual_information"]["cnn-vit"] == information.gaussian_information(result["cnn"], result["vit"])
+    assert text["effective_rank"].keys() == result.keys()
 
 
 # --- attention at other temperatures
@@ -161,8 +161,8 @@ def test_heads_are_looked_at_the_same_in_portions(
     predictor = predictor_of(trained["cmaf"])
 
     def entropies(at_once: int) -> probe.Heads:
-        (found,) = probe.head_entropies(predictor.model, batches(data, at_once), predictor.preparations, [None])
-        return found
+        (result,) = probe.head_entropies(predictor.model, batches(data, at_once), predictor.preparations, [None])
+        return result
 
     whole = entropies(256)
     monkeypatch.setattr(probe, "_WEIGHTS", 5000)
@@ -181,7 +181,7 @@ def test_attention_gets_more_even_with_temperature_and_is_its_own_at_its_own(
     first, second, *others = probe.head_entropies(predictor.model, batches(data), predictor.preparations, asked)
     assert second[1, "cnn"][0] == pytest.approx(first[1, "cnn"][0], abs=1e-6)
     for head in own:
-        by_temperature = np.array([found[head] for found in others])
+        by_temperature = np.array([result[head] for result in others])
         assert (np.diff(by_temperature, axis=0) > 0).all()
         assert by_temperature.max() <= 1 + 1e-6
 
@@ -227,11 +227,11 @@ def test_measuring_changes_no_bit_of_the_training(
     data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, decay in (("averaged", 0.5), ("plain", 0.0)):
-        told = config(epochs=2, ema_decay=decay)
-        measured = run_trial(told, data, tmp_path / name)
+        text = config(epochs=2, ema_decay=decay)
+        measured = run_trial(text, data, tmp_path / name)
         with monkeypatch.context() as patch:
             patch.setattr(probe, "several_branches", lambda model: False)
-            plain = run_trial(told, data, tmp_path / f"{name}-unmeasured")
+            plain = run_trial(text, data, tmp_path / f"{name}-unmeasured")
         assert [INFORMATION in record.curve()[0] for record in (measured, plain)] == [True, False]
         assert without(measured.curve()) == without(plain.curve())
         weights = [(record.folder / "model.safetensors").read_bytes() for record in (measured, plain)]
@@ -250,14 +250,14 @@ def test_a_single_branch_is_not_measured(
 
 
 def test_nobody_who_decides_hears_of_it(data: TrainingData, tmp_path: Path) -> None:
-    heard: list[Mapping[str, float]] = []
+    observed: list[Mapping[str, float]] = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
-        heard.append(metrics)
+        observed.append(metrics)
         raise StopTrial
 
     record = run_trial(config(epochs=2), data, tmp_path, report)
     assert record.state == "stopped"
     assert INFORMATION in record.curve()[0]
-    for said in (heard[0], record.metrics, json.loads((tmp_path / "metrics.json").read_text())["metrics"]):
-        assert all(isinstance(value, float) for value in said.values())
+    for message in (observed[0], record.metrics, json.loads((tmp_path / "metrics.json").read_text())["metrics"]):
+        assert all(isinstance(value, float) for value in message.values())

@@ -395,11 +395,11 @@ def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(stor
         conductor.reported(0, 1, {METRIC: 0.5})
         now += 1e9  # the clock jumps
         assert conductor.hanging() == []
-        found: list[int] = []
+        result: list[int] = []
         for _ in range(30):
             now += 5
-            found += conductor.hanging()
-        assert found == [0]
+            result += conductor.hanging()
+        assert result == [0]
         conductor.died(0, "killed by signal 9")
     record = store.trials()[0]
     assert (record.state, record.kind) == (FAILED, "hung")
@@ -417,7 +417,7 @@ def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: Study
 
 
 def test_a_listener_that_raises_is_dropped_and_named(store: StudyFolder, space: Space) -> None:
-    heard: list[tuple[str, int]] = []
+    observed: list[tuple[str, int]] = []
 
     class Broken:
         def started(self, number: int, config: Mapping[str, Any]) -> None:
@@ -431,20 +431,20 @@ def test_a_listener_that_raises_is_dropped_and_named(store: StudyFolder, space: 
 
     class Whole:
         def started(self, number: int, config: Mapping[str, Any]) -> None:
-            heard.append(("started", number))
+            observed.append(("started", number))
 
         def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-            heard.append(("reported", number))
+            observed.append(("reported", number))
 
         def ended(self, record: TrialRecord) -> None:
-            heard.append(("ended", record.number))
+            observed.append(("ended", record.number))
 
     conductor = begin(store, space, 3, listeners=[Broken(), Whole()])
     Workers(store).work(conductor)
     conductor.deliver()
     assert conductor.summary().notes == ("Broken stopped listening: RuntimeError('no server')",)
     for number in range(3):
-        assert [what for what, n in heard if n == number] == ["started", *["reported"] * EPOCHS, "ended"]
+        assert [what for what, n in observed if n == number] == ["started", *["reported"] * EPOCHS, "ended"]
 
 
 # Crashes

@@ -91,9 +91,9 @@ def test_the_dashboard_shows_what_the_journal_holds(served: tuple[str, int]) -> 
     address, others = served
     (summary,) = ask(address)["study_summaries"]
     assert summary["study_name"] == "tests"
-    found = ask(f"{address}/{summary['study_id']}")
-    assert found["directions"] == ["maximize", *["minimize"] * others]
-    trials = found["trials"]
+    result = ask(f"{address}/{summary['study_id']}")
+    assert result["directions"] == ["maximize", *["minimize"] * others]
+    trials = result["trials"]
     assert Counter(trial["state"] for trial in trials) == {"Complete": 3, "Fail": 2, "Running": 1}
     assert [trial["number"] for trial in trials] == list(range(6))
     for trial in trials:

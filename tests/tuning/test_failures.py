@@ -306,18 +306,18 @@ def test_who_joins_looks_on_and_takes_over_what_is_left(
     assert re.search(rf"process {holder.pid} on .* \(histotune search\) since 20\d\d-", small_study.holder())
     with pytest.raises(StudyError, match=rf"in use by process {holder.pid} .* since 20"), small_study.lock("another"):
         pass
-    heard: list[str] = []
+    observed: list[str] = []
 
     class Ears:
         def started(self, number: int, config: Mapping[str, Any]) -> None:
-            heard.append(f"started {number}")
+            observed.append(f"started {number}")
 
         def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
             assert "auroc" in metrics
-            heard.append(f"epoch {epoch}")
+            observed.append(f"epoch {epoch}")
 
         def ended(self, record: TrialRecord) -> None:
-            heard.append(record.state)
+            observed.append(record.state)
 
     looks = 0
 
@@ -331,7 +331,7 @@ def test_who_joins_looks_on_and_takes_over_what_is_left(
             holder.wait()
 
     assert follow(small_study, Budget(2), [Ears()], sleep=sleep) > 0
-    assert heard == ["started 0", "epoch 1", "epoch 2", COMPLETE]
+    assert observed == ["started 0", "epoch 1", "epoch 2", COMPLETE]
     assert looks >= 5 + SETTLED - 1, "one that begins lets go of the study in between"
     assert small_study.holder() == ""
     holder.stdout.close()

@@ -222,11 +222,11 @@ def begin(
     history = take_up(store, journal, population, metric=METRIC, sign=1)
     past = journal.trials()
     proposer = Proposer(space, "tpe", seed=0, maximize=True, history=past)
-    nursery = PbtQueue(store, None, population, space, seed=0, history=past)
+    queue = PbtQueue(store, None, population, space, seed=0, history=past)
     conductor = SearchController(
-        store, journal, proposer, population, history, budget=budget, at_once=3, metric=(METRIC, 1), nursery=nursery
+        store, journal, proposer, population, history, budget=budget, at_once=3, metric=(METRIC, 1), nursery=queue
     )
-    return conductor, nursery
+    return conductor, queue
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def trials_of(store: StudyFolder) -> list[Any]:
 
 def test_every_trial_that_gives_way_has_one_descendant(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
-    conductor, nursery = begin(store, space, Budget(40))
+    conductor, queue = begin(store, space, Budget(40))
     workers.work(conductor)
     trials = trials_of(store)
     stopped = [t.user_attrs[RECORD]["epochs"] for t in trials if t.user_attrs[RECORD]["state"] == STOPPED]
@@ -256,7 +256,7 @@ def test_every_trial_that_gives_way_has_one_descendant(store: StudyFolder, space
         assert read_parent(store.trial_folder(trial.number)) == Parent(*trial.user_attrs[PARENT])
     assert trials[0].state == TrialState.COMPLETE, "the default runs to its end"
     assert workers.most_kept <= len(PopulationBasedTraining(EPOCHS).turns) * (PopulationBasedTraining.KEPT + 3)
-    nursery.close()
+    queue.close()
     assert not list(store.folder.glob("trials/*/checkpoint-*.pt"))
 
 
@@ -334,9 +334,9 @@ def test_crashes_owe_neither_more_nor_less(store: StudyFolder, space: Space, eve
 
 
 def test_a_search_that_goes_on_without_its_checkpoints_asks_the_sampler(store: StudyFolder, space: Space) -> None:
-    conductor, nursery = begin(store, space, Budget(12))
+    conductor, queue = begin(store, space, Budget(12))
     Workers(store).work(conductor)
-    nursery.close()
+    queue.close()
     before = len(trials_of(store))
     conductor, _ = begin(store, space, Budget(20))
     assignment = conductor.next()
@@ -468,8 +468,8 @@ def check(store: StudyFolder, trials: int) -> list[Parent]:
 def test_a_real_search_with_descendants(small_study: StudyFolder, small_cohort: Cohort, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     space = load_space(tmp_path / "tiny.yaml")
-    told = json.loads((small_study.folder / "study.json").read_text())
-    files.write_json(small_study.folder / "study.json", told | {"metric": "nll"})  # less is better
+    text = json.loads((small_study.folder / "study.json").read_text())
+    files.write_json(small_study.folder / "study.json", text | {"metric": "nll"})  # less is better
     summary = run(small_study, space, {32: small_cohort.folder}, Budget(20), scheduler="pbt")
     assert (summary.ended, summary.unfinished, summary.failed) == (20, 0, 0)
     assert check(small_study, 20)

@@ -58,12 +58,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("HISTOTUNE_CACHE", str(tmp_path_factory.mktemp("node")))
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
-        found = Cluster(
+        result = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20},
         )
-        yield found
-        found.shutdown()
+        yield result
+        result.shutdown()
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
@@ -123,8 +123,8 @@ def test_jobs_are_done_on_a_cluster_that_is_left_running(cluster: Any, tmp_path:
 
     with pool.workers(tmp_path, Resources(0.5), address=cluster.address, plugins=[]) as there:
         assert there.at_once == 2
-        found = [answer for _, answer in there.run(squared, ({"number": number} for number in range(4)))]
-    assert sorted(found) == [(number**2, 0.5) for number in range(4)]
+        result = [answer for _, answer in there.run(squared, ({"number": number} for number in range(4)))]
+    assert sorted(result) == [(number**2, 0.5) for number in range(4)]
     assert not _marked(_mark(tmp_path))
     ray.init(address=cluster.address)
     assert ray.cluster_resources()["CPU"] == 1
@@ -137,56 +137,56 @@ def test_a_share_of_a_gpu_is_what_was_asked(gpus: float, expected: float) -> Non
 
 
 def test_what_the_driver_decides_on_a_trial_reaches_the_next_node(small_study: StudyFolder, tmp_path: Path) -> None:
-    depot, first, second = (
+    remote, first, second = (
         RemoteStorage.of(f"file://{tmp_path}/bucket", small_study),
         tmp_path / "a/00007",
         tmp_path / "b/00007",
     )
-    courier, ours = TrialSync(small_study, depot), small_study.trial_folder(7)
-    courier.fetch(7)
-    assert not courier.knows(7), "it died before its node could say"
+    sync, ours = TrialSync(small_study, remote), small_study.trial_folder(7)
+    sync.fetch(7)
+    assert not sync.knows(7), "it died before its node could say"
     files.write_json(first / ENVIRONMENT, {"micro_batch": 32, "least_micro_batch": 1})
-    depot.push(first, {})
-    courier.fetch(7)
-    assert courier.knows(7)
+    remote.push(first, {})
+    sync.fetch(7)
+    assert sync.knows(7)
     assert memory.verdict(ours, TrialFailed(memory.OUT_OF_MEMORY, "killed")) is None
-    courier.send(7, STOP, ENVIRONMENT)
-    depot.pull(second)
+    sync.send(7, STOP, ENVIRONMENT)
+    remote.pull(second)
     assert json.loads((second / ENVIRONMENT).read_text()) == {"micro_batch": 16, "least_micro_batch": 1}
     assert not (second / STOP).exists()
     files.write_text(ours / STOP, "after epoch 2\n")
-    courier.send(7, STOP)
-    assert depot.has(second, STOP)
+    sync.send(7, STOP)
+    assert remote.has(second, STOP)
 
 
 def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyFolder, tmp_path: Path) -> None:
-    depot, there = RemoteStorage.of(f"file://{tmp_path}/bucket", small_study), tmp_path / "a/00003"
+    remote, there = RemoteStorage.of(f"file://{tmp_path}/bucket", small_study), tmp_path / "a/00003"
     progress = TrainingProgress("parent", 1.0, curve=[{"epoch": 1}, {"epoch": 2}], best_epoch=1, best_value=0.5)
     Checkpoint(there).keep(progress)
-    depot.push(there, {})
-    depot.pull(small_study.trial_folder(3))
+    remote.push(there, {})
+    remote.pull(small_study.trial_folder(3))
     assert not small_study.trial_folder(3).exists(), "kept checkpoints do not travel with every look"
-    desk = TrialWorkspace({"study": str(small_study.folder), "number": 9, "depot": depot.uri}, {})
-    desk.inherit(Parent(3, 2), "child")
-    found = Checkpoint(desk.folder).load()
-    assert found is not None
-    assert (found.digest, found.inherited, found.epoch, found.best_epoch) == ("child", 2, 2, 1)
-    assert read_parent(desk.folder) == Parent(3, 2)
+    workspace = TrialWorkspace({"study": str(small_study.folder), "number": 9, "depot": remote.uri}, {})
+    workspace.inherit(Parent(3, 2), "child")
+    result = Checkpoint(workspace.folder).load()
+    assert result is not None
+    assert (result.digest, result.inherited, result.epoch, result.best_epoch) == ("child", 2, 2, 1)
+    assert read_parent(workspace.folder) == Parent(3, 2)
     with pytest.raises(TrialFailed, match="checkpoint of trial 4 after epoch 2 is gone"):
-        TrialWorkspace({"study": str(small_study.folder), "number": 10, "depot": depot.uri}, {}).inherit(
+        TrialWorkspace({"study": str(small_study.folder), "number": 10, "depot": remote.uri}, {}).inherit(
             Parent(4, 2), "child"
         )
-    assert depot.find(f"trials/*/{KEPT}") == [Path("trials/00003") / kept(2)]
-    depot.remove(there, kept(2))
-    assert not depot.has(there, kept(2))
+    assert remote.find(f"trials/*/{KEPT}") == [Path("trials/00003") / kept(2)]
+    remote.remove(there, kept(2))
+    assert not remote.has(there, kept(2))
 
 
 @pytest.mark.slow
 def test_a_population_trains_through_a_storage(
     small_study: StudyFolder, small_cohort: Cohort, cluster: Any, tmp_path: Path
 ) -> None:
-    told = json.loads((small_study.folder / "study.json").read_text())
-    files.write_json(small_study.folder / "study.json", told | {"metric": "auroc"})  # it differs after an epoch
+    text = json.loads((small_study.folder / "study.json").read_text())
+    files.write_json(small_study.folder / "study.json", text | {"metric": "auroc"})  # it differs after an epoch
     where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
     summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(20), scheduler="pbt", **where)
     assert (summary.ended, summary.failed) == (20, 0)
@@ -300,16 +300,16 @@ def test_a_trial_that_fits_no_single_node_is_refused() -> None:
 def test_a_node_copies_a_cohort_once_and_without_its_labels(
     small_study: StudyFolder, small_cohort: Cohort, tmp_path: Path
 ) -> None:
-    depot = RemoteStorage.of(f"file://{tmp_path}/bucket", small_study)
-    depot.offer_cohort(small_cohort.folder)
+    remote = RemoteStorage.of(f"file://{tmp_path}/bucket", small_study)
+    remote.offer_cohort(small_cohort.folder)
     elsewhere = tmp_path / "not-on-this-node" / small_cohort.folder.name
-    first = depot.cohort(elsewhere, tmp_path / "node")
+    first = remote.cohort(elsewhere, tmp_path / "node")
     written = (first / "modalities/image/images.npy").stat().st_mtime_ns
-    assert depot.cohort(elsewhere, tmp_path / "node") == first
+    assert remote.cohort(elsewhere, tmp_path / "node") == first
     assert (first / "modalities/image/images.npy").stat().st_mtime_ns == written
     held = {str(path.relative_to(first)) for path in first.rglob("*") if path.is_file()} - {".arriving/cohort.json"}
     assert held == {"table.csv", "present.csv", "modalities/image/images.npy", "cohort.json"}
-    assert depot.cohort(small_cohort.folder, tmp_path / "node") == small_cohort.folder
+    assert remote.cohort(small_cohort.folder, tmp_path / "node") == small_cohort.folder
 
 
 def test_an_unknown_protocol_is_refused(small_study: StudyFolder) -> None:
@@ -350,15 +350,15 @@ def test_trials_that_share_a_gpu_see_it_and_others_see_none(
     seen: str,
 ) -> None:
     monkeypatch.setenv("HISTOTUNE_LOGICAL_GPUS", "1")
-    plugins, told = tmp_path / "plugins", tmp_path / "told"
+    plugins, text = tmp_path / "plugins", tmp_path / "told"
     plugins.mkdir()
-    (plugins / "telling.py").write_text(SEES.format(place=str(told)).replace("telling", f"telling_{seen or 'none'}"))
+    (plugins / "telling.py").write_text(SEES.format(place=str(text)).replace("telling", f"telling_{seen or 'none'}"))
     load_plugins(plugins)
     space = read_space(SPACE | {"epochs": 1, "loss": f"telling_{seen or 'none'}"}, "s")
     resources = Resources(0.5, share, max_concurrent=2)
     run(small_study, space, {32: small_cohort.folder}, Budget(3), resources, plugins=[plugins])
     assert [record.state for record in small_study.trials()] == [COMPLETE] * 3
-    answers = [json.loads(line) for line in told.read_text().splitlines()]
+    answers = [json.loads(line) for line in text.read_text().splitlines()]
     assert {devices for process, devices in answers if process != os.getpid()} == {seen}
 
 

@@ -60,15 +60,15 @@ def jobs(numbers: range, drawn: list[int]) -> Iterator[Mapping[str, Any]]:
 
 def test_every_job_is_done_once_and_drawn_when_a_worker_is_free(pool: WorkerPool) -> None:
     drawn: list[int] = []
-    found, running = {}, []
+    result, running = {}, []
     for job, answer in pool.run(answered, jobs(range(7), drawn)):
-        found[job["number"]] = answer
-        running.append(len(drawn) - len(found))
-    assert {number: answer["square"] for number, answer in found.items()} == {n: n**2 for n in range(7)}
+        result[job["number"]] = answer
+        running.append(len(drawn) - len(result))
+    assert {number: answer["square"] for number, answer in result.items()} == {n: n**2 for n in range(7)}
     assert max(running) == 1, "with one heard of, the other is still out, and nothing was drawn ahead"
-    assert os.getpid() not in {answer["process"] for answer in found.values()}
-    assert {answer["threads"] for answer in found.values()} == {1}
-    assert {answer["share"] for answer in found.values()} == {0.5}, "of the memory of one CPU"
+    assert os.getpid() not in {answer["process"] for answer in result.values()}
+    assert {answer["threads"] for answer in result.values()} == {1}
+    assert {answer["share"] for answer in result.values()} == {0.5}, "of the memory of one CPU"
 
 
 def test_an_error_comes_back_as_it_is(pool: WorkerPool) -> None:
@@ -78,11 +78,11 @@ def test_an_error_comes_back_as_it_is(pool: WorkerPool) -> None:
 
 def test_a_job_whose_worker_dies_starts_again_and_in_the_end_is_given_up(pool: WorkerPool, tmp_path: Path) -> None:
     wanted = ({"number": number, "tries": tmp_path} for number in range(3))
-    found = {job["number"]: answer for job, answer in pool.run(fragile, wanted)}
-    assert found[1] == 1
-    assert found[2] == 2
-    assert isinstance(found[0], Died)
-    assert "its worker died 3 times, the last time:" in found[0].reason
+    result = {job["number"]: answer for job, answer in pool.run(fragile, wanted)}
+    assert result[1] == 1
+    assert result[2] == 2
+    assert isinstance(result[0], Died)
+    assert "its worker died 3 times, the last time:" in result[0].reason
     assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == {"0": 3, "1": 3, "2": 3}
 
 

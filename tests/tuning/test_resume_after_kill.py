@@ -95,8 +95,8 @@ class Search(Process):
 
     def epochs(self) -> list[tuple[int, int]]:
         """Return (trial, epoch) of every report, in order."""
-        found = (re.search(r"reported (\d+) (\d+)", line) for line in self.lines)
-        return [(int(m[1]), int(m[2])) for m in found if m]
+        result = (re.search(r"reported (\d+) (\d+)", line) for line in self.lines)
+        return [(int(m[1]), int(m[2])) for m in result if m]
 
 
 @pytest.fixture
@@ -196,8 +196,8 @@ def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search],
 
 @pytest.mark.slow
 def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search], small_study: StudyFolder) -> None:
-    told = json.loads((small_study.folder / "study.json").read_text())
-    files.write_json(small_study.folder / "study.json", told | {"metric": "auroc"})  # it differs after an epoch
+    text = json.loads((small_study.folder / "study.json").read_text())
+    files.write_json(small_study.folder / "study.json", text | {"metric": "auroc"})  # it differs after an epoch
     rng = np.random.default_rng(1)
     for _ in range(5):
         one = search(40, "pbt")
@@ -275,10 +275,10 @@ def check_mirror(store: StudyFolder) -> None:
     """MLflow has one run for every trial, and none that pretends to be running."""
     client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, run_view_type=_mlflow.api().entities.ViewType.ALL, max_results=1000)
-    keys = sorted(run.data.tags["key"] for run in found if run.data.tags["kind"] == "trial")
+    result = client.search_runs(experiments, run_view_type=_mlflow.api().entities.ViewType.ALL, max_results=1000)
+    keys = sorted(run.data.tags["key"] for run in result if run.data.tags["kind"] == "trial")
     assert keys == sorted(f"trial/{record.number}" for record in store.trials())
-    assert "RUNNING" not in {run.info.status for run in found}
+    assert "RUNNING" not in {run.info.status for run in result}
 
 
 @pytest.mark.slow
@@ -351,6 +351,6 @@ def test_several_metrics_survive_a_kill_and_the_front_is_what_the_folders_say(
 def workers_of(store: StudyFolder) -> list[int]:
     """Return the process ids of the workers of a study's search."""
     named = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _marked(_mark(store.folder))}
-    found = [pid for pid, command in named.items() if b"ray::TrialWorker" in command]
-    assert found, "no worker runs"
-    return found
+    result = [pid for pid, command in named.items() if b"ray::TrialWorker" in command]
+    assert result, "no worker runs"
+    return result

@@ -116,8 +116,8 @@ def test_the_first_trial_is_the_default_and_ran_to_its_end(searched: Searched, s
 
 def test_listeners_hear_every_trial_in_order(searched: Searched) -> None:
     for record in searched.store.trials():
-        heard = [what for what, number in searched.ears.heard if number == record.number]
-        assert heard == ["started", *(f"epoch {e}" for e in range(1, record.epochs + 1)), record.state]
+        observed = [what for what, number in searched.ears.heard if number == record.number]
+        assert observed == ["started", *(f"epoch {e}" for e in range(1, record.epochs + 1)), record.state]
 
 
 def test_ray_listens_on_loopback_only(searched: Searched) -> None:

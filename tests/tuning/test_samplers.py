@@ -83,8 +83,8 @@ class Search:
 
     def steps(self, count: int) -> list[Proposal]:
         """Hide every third trial, as a scheduler would."""
-        found = (self.step(hide=number % 3 == 2) for number in range(count))
-        return [proposal for proposal in found if proposal is not None]
+        result = (self.step(hide=number % 3 == 2) for number in range(count))
+        return [proposal for proposal in result if proposal is not None]
 
 
 # The contract
@@ -192,10 +192,10 @@ def combinations(space: Space) -> list[dict[str, Any]]:
 
 
 def test_the_grid_holds_every_combination_once() -> None:
-    found = combinations(SPACES["conditional"])
-    assert len(found) == 3 * 5 * 5 * 4 * (3 + 4 * 2)
-    assert len({tuple(sorted(values.items())) for values in found}) == len(found)
-    assert all(SPACES["conditional"].accepts(values) for values in found)
+    result = combinations(SPACES["conditional"])
+    assert len(result) == 3 * 5 * 5 * 4 * (3 + 4 * 2)
+    assert len({tuple(sorted(values.items())) for values in result}) == len(result)
+    assert all(SPACES["conditional"].accepts(values) for values in result)
 
 
 def test_a_grid_ends_and_a_continued_one_holds_the_rest() -> None:

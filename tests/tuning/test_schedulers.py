@@ -35,22 +35,22 @@ def hear(
     rng = np.random.default_rng(seed)
     level = {number: rng.normal() for number in range(60)}
     live = dict.fromkeys(range(4), 0)
-    heard: list[Heard] = []
+    observed: list[Heard] = []
     stopped: dict[int, int] = {}
     following = iter(range(4, 60))
     while live:
         number = int(rng.choice(list(live)))
         live[number] += 1
         score = level[number] - 1 / live[number] + 0.1 * rng.normal()
-        heard.append((number, live[number], float("nan") if rng.random() < undefined else score))
-        stop = [scheduler.report(*heard[-1]) for _ in range(repeats)]
+        observed.append((number, live[number], float("nan") if rng.random() < undefined else score))
+        stop = [scheduler.report(*observed[-1]) for _ in range(repeats)]
         assert stop == stop[:1] * repeats
         if stop[0]:
             stopped[number] = live[number]
         if stop[0] or live[number] == EPOCHS:
             del live[number]
             live |= {fresh: 0 for fresh in [next(following, None)] if fresh is not None}
-    return heard, stopped
+    return observed, stopped
 
 
 # The contract
@@ -67,8 +67,8 @@ def test_an_epoch_that_is_heard_again_counts_once(name: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_scheduler_that_hears_the_past_again_decides_as_if_it_had_been_there(name: str, seed: int) -> None:
     there, later = build_scheduler(name, EPOCHS), build_scheduler(name, EPOCHS)
-    heard, _ = hear(there, seed)
-    for number, epoch, score in sorted(heard, key=lambda row: row[:2]):  # trial by trial, and no undefined score
+    observed, _ = hear(there, seed)
+    for number, epoch, score in sorted(observed, key=lambda row: row[:2]):  # trial by trial, and no undefined score
         if score == score:
             later.report(number, epoch, score)
     for number in range(1000, 1030):

@@ -74,16 +74,16 @@ def test_every_draw_is_found_again(name: str) -> None:
     for _ in range(20):
         trial = study.ask()
         config = TrialConfig.from_dict(space.suggest(trial)).to_dict()
-        found = space.locate(config, whole=True)
-        assert found.keys() == trial.params.keys()
-        assert TrialConfig.from_dict(space.suggest(Fixed(found))).to_dict() == config
+        result = space.locate(config, whole=True)
+        assert result.keys() == trial.params.keys()
+        assert TrialConfig.from_dict(space.suggest(Fixed(result))).to_dict() == config
 
 
 def test_a_part_lies_over_the_default(tmp_path: Path, space: Space) -> None:
-    found = read_starts([file(tmp_path, "loss: {name: focal, gamma: 2}\n"), file(tmp_path, "loss: focal\n")], space)
+    result = read_starts([file(tmp_path, "loss: {name: focal, gamma: 2}\n"), file(tmp_path, "loss: focal\n")], space)
     rate = space.default()["optimizer"]["learning_rate"]
-    assert found[0] == {"loss": "focal", "loss.focal.gamma": 2.0, "optimizer.learning_rate": rate}
-    assert found[1]["loss.focal.gamma"] == pytest.approx(2.0, abs=0.8)  # the space's own default of it
+    assert result[0] == {"loss": "focal", "loss.focal.gamma": 2.0, "optimizer.learning_rate": rate}
+    assert result[1]["loss.focal.gamma"] == pytest.approx(2.0, abs=0.8)  # the space's own default of it
 
 
 @pytest.mark.parametrize(

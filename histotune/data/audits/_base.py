@@ -116,19 +116,19 @@ class Subject:
 
     def torn(self, groups: np.ndarray) -> np.ndarray:
         """Return which groups stand on several sides of a division, sorted; `groups` are integers or names, [N]."""
-        found = [np.empty(0, groups.dtype)]
+        result = [np.empty(0, groups.dtype)]
         for side in self.sides:
             here = np.flatnonzero(side)
             names, owner = np.unique(groups[here], return_inverse=True)
             pairs = np.unique(owner * len(self.names) + side[here]) // len(self.names)
-            found.append(names[np.flatnonzero(np.bincount(pairs, minlength=len(names)) > 1)])
-        return np.unique(np.concatenate(found))
+            result.append(names[np.flatnonzero(np.bincount(pairs, minlength=len(names)) > 1)])
+        return np.unique(np.concatenate(result))
 
     def parted(self, rows: np.ndarray) -> tuple[int, int]:
         """Return the first two of `rows` that a division parts."""
         for side in self.sides:
-            found, first = np.unique(side[rows], return_index=True)
-            one_each = np.sort(first[found > 0])
+            result, first = np.unique(side[rows], return_index=True)
+            one_each = np.sort(first[result > 0])
             if len(one_each) > 1:
                 return int(rows[one_each[0]]), int(rows[one_each[1]])
         raise AssertionError("no division parts them")

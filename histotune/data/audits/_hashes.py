@@ -26,30 +26,30 @@ def coefficients(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:3]
     down = _cosines(height)  # [8, H]
     across = np.kron(_cosines(width).T, LUMA[:, None])  # [W * 3, 8]: colour and columns in one product
-    found = np.empty((len(rows), FREQUENCIES, FREQUENCIES), np.float32)
+    result = np.empty((len(rows), FREQUENCIES, FREQUENCIES), np.float32)
     for start in range(0, len(rows), CHUNK):
         pixels = images[rows[start : start + CHUNK]].reshape(-1, width * 3).astype(np.float32)
         half = (pixels @ across).reshape(-1, height, FREQUENCIES)
-        found[start : start + CHUNK] = down @ half
-    return found
+        result[start : start + CHUNK] = down @ half
+    return result
 
 
-def contrast(found: np.ndarray) -> np.ndarray:
+def contrast(result: np.ndarray) -> np.ndarray:
     """Return how far low frequencies move the luminance, root mean square, grey levels, [n]."""
-    strength: np.ndarray = np.sqrt((found**2).sum(axis=(1, 2)))
+    strength: np.ndarray = np.sqrt((result**2).sum(axis=(1, 2)))
     return strength
 
 
-def hashes(found: np.ndarray, orientation: int = 0) -> np.ndarray:
+def hashes(result: np.ndarray, orientation: int = 0) -> np.ndarray:
     """Hash coefficients [n, 8, 8] as those of the image in one of eight orientations, uint64 [n]; see `turned`."""
     odd = np.where(np.arange(1, FREQUENCIES + 1) % 2, np.float32(-1), np.float32(1))
     if orientation & 1:
-        found = found * odd[:, None]
+        result = result * odd[:, None]
     if orientation & 2:
-        found = found * odd
+        result = result * odd
     if orientation & 4:
-        found = found.transpose(0, 2, 1)
-    flat = found.reshape(len(found), -1)
+        result = result.transpose(0, 2, 1)
+    flat = result.reshape(len(result), -1)
     middle = np.partition(flat, flat.shape[1] // 2 - 1, axis=1)[:, flat.shape[1] // 2 - 1]
     return np.packbits(flat > middle[:, None], axis=1).view(np.uint64).ravel()
 

@@ -79,18 +79,18 @@ def smooth() -> Any:
 
 
 def judge(
-    name: str, subject: Subject, rows: np.ndarray, told: Told, what: str, severity: str, advice: str, of: str = "label"
+    name: str, subject: Subject, rows: np.ndarray, text: Told, what: str, severity: str, advice: str, of: str = "label"
 ) -> Finding:
     """Say how well `what` tells the label, or what else it is `of`, of `rows`; `severity` if beyond noise."""
-    if np.isnan(told.auroc.low):
-        return subject.skipped(name, f"{told.patients} patients are too few to say how well {what} tells the {of}")
-    can = "tells" if told.above_chance else "does not tell"
-    sentence = f"{what} alone {can} the {of}: AUROC {told.auroc}, {told.patients} patients out of folds"
-    if not told.above_chance:
+    if np.isnan(text.auroc.low):
+        return subject.skipped(name, f"{text.patients} patients are too few to say how well {what} tells the {of}")
+    can = "tells" if text.above_chance else "does not tell"
+    sentence = f"{what} alone {can} the {of}: AUROC {text.auroc}, {text.patients} patients out of folds"
+    if not text.above_chance:
         return Finding(name, OK, 0, len(rows), sentence)
     return Finding(name, severity, len(rows), len(rows), sentence, (), advice)
 
 
-def with_examples(found: Finding, examples: Sequence[str]) -> Finding:
+def with_examples(result: Finding, examples: Sequence[str]) -> Finding:
     """Return the finding with examples."""
-    return replace(found, examples=examples)
+    return replace(result, examples=examples)

@@ -26,11 +26,11 @@ def file_properties(subject: Subject) -> Finding:
     )
     if len(np.unique(np.nan_to_num(features[rows], nan=-1.0), axis=0)) < 2:
         return Finding("file_properties", "ok", 0, len(rows), "all files are of one size, format and quantisation")
-    told = _predict.tell(_predict.tree(), features[rows], subject.labels[rows], subject.patients[rows])
+    text = _predict.tell(_predict.tree(), features[rows], subject.labels[rows], subject.patients[rows])
     advice = "find out why classes differ in how they were saved; bring all to one size, format and quality"
-    found = _predict.judge("file_properties", subject, rows, told, "how files were saved", WARNING, advice)
+    result = _predict.judge("file_properties", subject, rows, text, "how files were saved", WARNING, advice)
     return _predict.with_examples(
-        found, _examples(subject, table.iloc[rows], rows) if found.severity == WARNING else []
+        result, _examples(subject, table.iloc[rows], rows) if result.severity == WARNING else []
     )
 
 
@@ -41,9 +41,9 @@ def _examples(subject: Subject, table: pd.DataFrame, rows: np.ndarray) -> list[s
     for same in sorted(ways.values(), key=len, reverse=True)[:3]:
         saved = table.iloc[same[0]]
         shares = np.bincount(subject.labels[rows[same]], minlength=len(classes)) / len(same)
-        said = ", ".join(f"{share:.0%} {name}" for name, share in zip(classes, shares, strict=True) if share)
+        message = ", ".join(f"{share:.0%} {name}" for name, share in zip(classes, shares, strict=True) if share)
         quantised = "" if np.isnan(saved["quantisation"]) else f", quantisation {saved['quantisation']:.1f}"
         examples.append(
-            f"{len(same):,} {saved['format']} of {saved['width']} x {saved['height']} px{quantised}: {said}"
+            f"{len(same):,} {saved['format']} of {saved['width']} x {saved['height']} px{quantised}: {message}"
         )
     return examples

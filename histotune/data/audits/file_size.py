@@ -19,9 +19,9 @@ def file_size(subject: Subject) -> Finding:
     features = table[["bytes"]].to_numpy(np.float64)[rows]
     if len(np.unique(features)) < 2:
         return Finding("file_size", OK, 0, len(rows), "all files have the same number of bytes")
-    told = _predict.tell(_predict.smooth(), features, subject.labels[rows], subject.patients[rows])
+    text = _predict.tell(_predict.smooth(), features, subject.labels[rows], subject.patients[rows])
     advice = (
         "dense tissue compresses badly, so this need be no fault; it is one where classes were saved by different "
         "programs: see file_properties"
     )
-    return _predict.judge("file_size", subject, rows, told, "the files' size in bytes", NOTE, advice)
+    return _predict.judge("file_size", subject, rows, text, "the files' size in bytes", NOTE, advice)

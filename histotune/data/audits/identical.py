@@ -21,18 +21,18 @@ def identical(subject: Subject) -> Finding:
     """
     columns = subject.cohort.columns
     telling = all(_telling(column) for column in columns.values())
-    found = {"all that is known of them": _numbered(subject.cohort.table["content"].to_numpy(str))}
+    result = {"all that is known of them": _numbered(subject.cohort.table["content"].to_numpy(str))}
     for name, column in columns.items() if len(columns) > 1 else ():
         if column.kind != "image" and _telling(column):
             digests = np.array(MODALITIES.build(column.kind).digests(column.stored), str)
-            found[f"modality {name!r}"] = _numbered(np.where(column.present, digests, ""))
+            result[f"modality {name!r}"] = _numbered(np.where(column.present, digests, ""))
             telling = True
-    torn = {name: subject.torn(numbers) for name, numbers in found.items()}
+    torn = {name: subject.torn(numbers) for name, numbers in result.items()}
     if any(map(len, torn.values())):
-        return _finding(subject, LEAK if telling else WARNING, found, torn)
+        return _finding(subject, LEAK if telling else WARNING, result, torn)
     copies = sum(subject.cohort.facts.get("left_out", {}).get(kind, 0) for kind in ("duplicate", "contradiction"))
-    said = f"; {copies:,} copies were left out when they were prepared" if copies else ""
-    return Finding("identical", OK, 0, len(subject.placed), f"no case stands on both sides{said}")
+    message = f"; {copies:,} copies were left out when they were prepared" if copies else ""
+    return Finding("identical", OK, 0, len(subject.placed), f"no case stands on both sides{message}")
 
 
 def _numbered(digests: np.ndarray) -> np.ndarray:
@@ -53,16 +53,16 @@ def _telling(column: Column) -> bool:
 
 
 def _finding(
-    subject: Subject, severity: str, found: Mapping[str, np.ndarray], torn: Mapping[str, np.ndarray]
+    subject: Subject, severity: str, result: Mapping[str, np.ndarray], torn: Mapping[str, np.ndarray]
 ) -> Finding:
-    """Count the cases with a twin on the other side, by any of the numberings `found`, of which `torn` are parted."""
-    twins = np.any([np.isin(numbers, torn[name]) for name, numbers in found.items()], axis=0)
+    """Count the cases with a twin on the other side, by any of the numberings `result`, of which `torn` are parted."""
+    twins = np.any([np.isin(numbers, torn[name]) for name, numbers in result.items()], axis=0)
     rows, examples = subject.placed[twins[subject.placed]], []
     where = next(name for name, numbers in torn.items() if len(numbers))
     for number in torn[where][:3]:
-        examples.append(subject.pair(*subject.parted(np.flatnonzero(found[where] == number))))
-    said = f"{len(rows):,} of {len(subject.placed):,} cases have an identical twin on the other side, in {where}"
+        examples.append(subject.pair(*subject.parted(np.flatnonzero(result[where] == number))))
+    message = f"{len(rows):,} of {len(subject.placed):,} cases have an identical twin on the other side, in {where}"
     if severity == WARNING:
-        said += "; with so few telling columns it may be chance"
+        message += "; with so few telling columns it may be chance"
     advice = "leave all but one of each out, or give them one patient"
-    return Finding("identical", severity, len(rows), len(subject.placed), said, examples, advice)
+    return Finding("identical", severity, len(rows), len(subject.placed), message, examples, advice)

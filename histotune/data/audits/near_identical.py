@@ -33,21 +33,21 @@ def near_identical(subject: Subject, *, distance: int = 8, contrast: float = 3.0
         return subject.skipped("near_identical", "there are no images")
     column = image[1]
     rows = subject.placed[column.present[subject.placed]]
-    found = _hashes.coefficients(column.stored, rows)
-    textured = _hashes.contrast(found) >= contrast
+    result = _hashes.coefficients(column.stored, rows)
+    textured = _hashes.contrast(result) >= contrast
     blank = int((~textured).sum())
-    rows, found = rows[textured], found[textured]
+    rows, result = rows[textured], result[textured]
     content = subject.cohort.table["content"].to_numpy(str)
     square = column.stored.shape[1] == column.stored.shape[2]
-    candidates = _candidates(subject, rows, found, content, distance, _hashes.ORIENTATIONS if square else 4)
+    candidates = _candidates(subject, rows, result, content, distance, _hashes.ORIENTATIONS if square else 4)
     twins = _twins(column.stored, candidates[:MOST], correlation)
     touched = len(np.unique(twins[:, :2]))
     aside = f"; {blank:,} blank ones were not compared" if blank else ""
     if some := len(candidates) > MOST:
         aside += f"; of {len(candidates):,} pairs of like hashes only {MOST:,} were compared"
     if not touched:
-        said = f"no image has a near-identical one across it{aside}"
-        return Finding("near_identical", NOTE if some else OK, 0, len(rows), said)
+        message = f"no image has a near-identical one across it{aside}"
+        return Finding("near_identical", NOTE if some else OK, 0, len(rows), message)
     return Finding(
         "near_identical",
         LEAK,
@@ -60,12 +60,12 @@ def near_identical(subject: Subject, *, distance: int = 8, contrast: float = 3.0
 
 
 def _candidates(
-    subject: Subject, rows: np.ndarray, found: np.ndarray, content: np.ndarray, distance: int, orientations: int
+    subject: Subject, rows: np.ndarray, result: np.ndarray, content: np.ndarray, distance: int, orientations: int
 ) -> np.ndarray:
     """Return pairs of row numbers across the split of which the hashes are near, with the orientation, int64 [n, 3]."""
-    upright, pairs = _hashes.hashes(found), [np.empty((0, 3), np.int64)]
+    upright, pairs = _hashes.hashes(result), [np.empty((0, 3), np.int64)]
     for orientation in range(orientations):
-        turned = upright if orientation == 0 else _hashes.hashes(found, orientation)
+        turned = upright if orientation == 0 else _hashes.hashes(result, orientation)
         for one, other in _hashes.near(upright, turned, distance):
             ordered = one < other
             first, second = rows[one[ordered]], rows[other[ordered]]

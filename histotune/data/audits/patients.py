@@ -12,13 +12,13 @@ def patients(subject: Subject) -> Finding:
     """Patients who stand on both sides of the split."""
     if not subject.cohort.facts.get("patients_known", True):
         reason = "no patients are known, so every image counts as its own, and images of one may stand on both sides"
-        found = subject.skipped("patients", reason, severity=WARNING)
+        result = subject.skipped("patients", reason, severity=WARNING)
         return Finding(
-            found.name,
-            found.severity,
+            result.name,
+            result.severity,
             0,
             len(subject.placed),
-            found.sentence,
+            result.sentence,
             advice="name the patients: FOLDER/PATIENT/CLASS/FILE, or a column `patient`",
         )
     torn, total = subject.torn(subject.patients), len(np.unique(subject.patients[subject.placed]))

@@ -24,6 +24,6 @@ def site_in_images(subject: Subject) -> Finding:
         return subject.skipped(
             "site_in_images", f"all images are of one site, {names[0]}" if len(names) else "no site is known"
         )
-    told = _predict.tell(_predict.smooth(), colours(image[1].stored, rows), codes, subject.patients[rows])
+    text = _predict.tell(_predict.smooth(), colours(image[1].stored, rows), codes, subject.patients[rows])
     advice = "jitter the stain (augment.stain_jitter), and split by site to see what a model makes of it"
-    return _predict.judge("site_in_images", subject, rows, told, "mean colour", NOTE, advice, of="site")
+    return _predict.judge("site_in_images", subject, rows, text, "mean colour", NOTE, advice, of="site")

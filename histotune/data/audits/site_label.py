@@ -23,11 +23,11 @@ def site_label(subject: Subject) -> Finding:
         )
     model = CategoricalNB(min_categories=len(names))
     labels = subject.labels[rows]
-    told = _predict.tell(model, codes[:, None], labels, subject.patients[rows])
+    text = _predict.tell(model, codes[:, None], labels, subject.patients[rows])
     advice = "split by site (--split site), which shows whether a model relies on it; balance the classes over sites"
-    found = _predict.judge("site_label", subject, rows, told, "the site", WARNING, advice)
-    if found.severity != WARNING:
-        return found
+    result = _predict.judge("site_label", subject, rows, text, "the site", WARNING, advice)
+    if result.severity != WARNING:
+        return result
     classes = subject.cohort.classes
     most = np.argsort(-np.bincount(codes))[:3]
     shares = [
@@ -38,4 +38,4 @@ def site_label(subject: Subject) -> Finding:
         f"{site}: {', '.join(f'{share:.0%} {name}' for name, share in zip(classes, part, strict=True) if share)}"
         for site, part in shares
     ]
-    return _predict.with_examples(found, examples)
+    return _predict.with_examples(result, examples)

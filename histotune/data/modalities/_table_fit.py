@@ -135,8 +135,8 @@ def select(features: np.ndarray, candidates: np.ndarray, labels: np.ndarray, opt
     """Return the best of `candidates` by the options, in order; of equals the first."""
     if options.select == "none" or not 0 < options.columns < len(candidates):
         return candidates
-    found = features[:, candidates]
-    worth = found.var(axis=0) if options.select == "variance" else anova(found, labels)
+    result = features[:, candidates]
+    worth = result.var(axis=0) if options.select == "variance" else anova(result, labels)
     best = np.argsort(-worth, kind="stable")[: options.columns]
     return candidates[np.sort(best)]
 
@@ -153,8 +153,8 @@ def anova(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     between = counts @ means**2
     within = ((centred - means[code]) ** 2).sum(axis=0)
     with np.errstate(divide="ignore"):  # a column that is constant within every class: infinitely good
-        found: np.ndarray = (between / (groups - 1)) / (within / (n - groups))
-    return found
+        result: np.ndarray = (between / (groups - 1)) / (within / (n - groups))
+    return result
 
 
 def _numbers(values: np.ndarray, options: Options) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -204,12 +204,12 @@ class BagModality(Modality):
 
     def summary(self, stored: Bags, rows: np.ndarray) -> np.ndarray:
         """Return the mean of every feature and the logarithm of the count, float64 [n, D + 1]; NaN of an empty bag."""
-        told = np.full((len(rows), stored.features.shape[1] + 1), np.nan)
+        text = np.full((len(rows), stored.features.shape[1] + 1), np.nan)
         for at, row in enumerate(rows):
             if stored.counts[row]:
-                told[at, :-1] = _case_mean(stored, row, 0.0, 1)
-                told[at, -1] = np.log(stored.counts[row])
-        return told
+                text[at, :-1] = _case_mean(stored, row, 0.0, 1)
+                text[at, -1] = np.log(stored.counts[row])
+        return text
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Check `instances`."""

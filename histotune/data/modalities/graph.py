@@ -38,21 +38,21 @@ def connect(bags: Bags, *, edges: str = "knn", k: int = 8, limit: float = 0.0) -
     return replace(bags, neighbours=joined)
 
 
-def stacked(found: Sequence[Bags]) -> Bags:
+def stacked(result: Sequence[Bags]) -> Bags:
     """Put the cases of several bags one after the other, in memory; the lists of neighbours get one width.
 
     Raises:
         ValueError: their instances have different numbers of features.
     """
-    widths = {bags.features.shape[1] for bags in found}
+    widths = {bags.features.shape[1] for bags in result}
     if len(widths) != 1:
         raise ValueError(f"instances have vectors of {sorted(widths)} numbers")
-    counts = [len(bags.features) for bags in found]
-    near = np.full((sum(counts), max(bags.neighbours.shape[1] for bags in found)), -1, np.int32)
-    for start, bags in zip(np.cumsum([0, *counts]), found, strict=False):
+    counts = [len(bags.features) for bags in result]
+    near = np.full((sum(counts), max(bags.neighbours.shape[1] for bags in result)), -1, np.int32)
+    for start, bags in zip(np.cumsum([0, *counts]), result, strict=False):
         near[start : start + len(bags.features), : bags.neighbours.shape[1]] = bags.neighbours
-    features, places = (np.concatenate([getattr(b, name) for b in found]) for name in ("features", "coordinates"))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate([bags.counts for bags in found]))]).astype(np.int64)
+    features, places = (np.concatenate([getattr(b, name) for b in result]) for name in ("features", "coordinates"))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([bags.counts for bags in result]))]).astype(np.int64)
     return Bags(features, places, offsets, near)
 
 
@@ -91,8 +91,8 @@ def _nearest(points: np.ndarray, k: int) -> np.ndarray:
 
     tree = cKDTree(points)
     radius = tree.query(points, min(k, len(points) - 1) + 1)[0][:, -1]  # the first of them is the place itself
-    found = tree.query_ball_point(points, radius * (1 + _EQUAL))
-    return np.stack([np.repeat(np.arange(len(points)), [len(near) for near in found]), np.concatenate(found)], axis=1)
+    result = tree.query_ball_point(points, radius * (1 + _EQUAL))
+    return np.stack([np.repeat(np.arange(len(points)), [len(near) for near in result]), np.concatenate(result)], axis=1)
 
 
 def _triangulated(points: np.ndarray) -> np.ndarray:
@@ -113,9 +113,9 @@ def _triangulated_places(places: np.ndarray) -> np.ndarray:
     if len(places) < 3 or lengths[1] <= _THIN * lengths[0]:
         along = np.argsort(centred @ axes[0], kind="stable")
         return np.stack([along[:-1], along[1:]], axis=1)
-    found = Delaunay(centred / np.abs(centred).max())
-    triangles = found.simplices
-    left_out = found.coplanar[:, [0, 2]]  # by rounding: (place, nearest corner)
+    result = Delaunay(centred / np.abs(centred).max())
+    triangles = result.simplices
+    left_out = result.coplanar[:, [0, 2]]  # by rounding: (place, nearest corner)
     return np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]], left_out])
 
 

@@ -182,13 +182,13 @@ class TableModality(Modality):
         numbers = np.ascontiguousarray(stored.values[:, ~kinds] + np.float32(0))  # -0.0 is 0.0
         numbers[np.isnan(numbers)] = np.nan  # one NaN of the many
         words = [_words(stored.values[:, at], stored.columns[at]) for at in np.flatnonzero(kinds)]
-        found = []
+        result = []
         for row, number in enumerate(numbers):
             digest = header.copy()
             digest.update(number.tobytes())
             digest.update(json.dumps([column[row] for column in words]).encode())
-            found.append(digest.hexdigest())
-        return found
+            result.append(digest.hexdigest())
+        return result
 
     def save(self, stored: Table, folder: Path) -> None:
         """Write `values.npy` and `columns.json`."""

@@ -120,8 +120,8 @@ def _needed(probabilities: np.ndarray, labels: np.ndarray, metric: str) -> tuple
         margins = probabilities[:, :, 1] - probabilities[:, :, 0]  # an equal one is called the first class
 
         def of_classes(sums: np.ndarray, count: float) -> float:
-            alarms, found = np.count_nonzero(sums[:negatives] > 0), np.count_nonzero(sums[negatives:] > 0)
-            rows = [[negatives - alarms, alarms], [len(labels) - negatives - found, found]]
+            alarms, result = np.count_nonzero(sums[:negatives] > 0), np.count_nonzero(sums[negatives:] > 0)
+            rows = [[negatives - alarms, alarms], [len(labels) - negatives - result, result]]
             return float(OF_CLASSES[metric](np.array(rows), 1))
 
         return margins, of_classes

@@ -26,10 +26,10 @@ def describe(file: Path) -> Join:
         ConfigError: it is no YAML, a key is unknown or missing, or a value is of the wrong form.
     """
     try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+        message = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is no YAML: {error}") from error
-    own = _mapping(file, "", said, OWN, ("target", "modalities"))
+    own = _mapping(file, "", message, OWN, ("target", "modalities"))
     column = _word(file, "id", own.get("id", "case_id"))
     target = _mapping(file, "target", own["target"], TARGET, ("file", "column"))
     words = {name: _word(file, f"target.{name}", value) for name, value in target.items() if name != "classes"}
@@ -47,23 +47,23 @@ def _table(file: Path, name: str, value: Any, column: str) -> TableFile:
     where = f"modalities.{name}"
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{file}: a modality's name is letters, digits, '_' and '-', got {name!r}")
-    said = _mapping(file, where, value, MODALITY, ("file",))
-    lists = {key: _words(file, f"{where}.{key}", said[key]) for key in MODALITY[2:] if key in said}
+    message = _mapping(file, where, value, MODALITY, ("file",))
+    lists = {key: _words(file, f"{where}.{key}", message[key]) for key in MODALITY[2:] if key in message}
     exclude = dict.fromkeys(lists.pop("exclude", ()), f"{file.name} says so")
-    own = _word(file, f"{where}.id", said.get("id", column))
-    return TableFile(_word(file, f"{where}.file", said["file"]), own, exclude=exclude, **lists)
+    own = _word(file, f"{where}.id", message.get("id", column))
+    return TableFile(_word(file, f"{where}.file", message["file"]), own, exclude=exclude, **lists)
 
 
 def _mapping(file: Path, where: str, value: Any, known: Sequence[str], needed: Sequence[str]) -> Mapping[str, Any]:
-    said = f"{file}: {where}" if where else str(file)
+    message = f"{file}: {where}" if where else str(file)
     if not isinstance(value, dict):
-        raise ConfigError(f"{said} must be a mapping of {', '.join(known)}, got {value!r}")
+        raise ConfigError(f"{message} must be a mapping of {', '.join(known)}, got {value!r}")
     for key in value:
         if key not in known:
-            raise ConfigError(f"{said} has no key {key!r}. {suggest(str(key), known)}")
+            raise ConfigError(f"{message} has no key {key!r}. {suggest(str(key), known)}")
     for key in needed:
         if key not in value:
-            raise ConfigError(f"{said} needs the key {key!r}")
+            raise ConfigError(f"{message} needs the key {key!r}")
     return value
 
 

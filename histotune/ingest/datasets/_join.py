@@ -60,18 +60,18 @@ class Join:
         Raises:
             DataError: as `read_rows`; the ids of a modality are no cases; fewer than two classes.
         """
-        found, classes, problems = self._labels(root)
+        result, classes, problems = self._labels(root)
         rows = {name: read_rows(root, file, self.expected) for name, file in self.tables.items()}
-        present = pd.DataFrame({name: self._present(name, rows[name], found["id"]) for name in rows})
+        present = pd.DataFrame({name: self._present(name, rows[name], result["id"]) for name in rows})
         alone = ~present.any(axis=1)
         problems += [
             Problem(f"{self.target.path}: {case}", "no_modality", "no table has this case")
-            for case in found.loc[alone, "id"]
+            for case in result.loc[alone, "id"]
         ]
-        self._refuse_classes_without_cases(found[~alone], classes)
-        report = self._report(found, present, rows)
+        self._refuse_classes_without_cases(result[~alone], classes)
+        report = self._report(result, present, rows)
         facts = {"patients_known": bool(self.target.patient), "report": report}
-        table = listing_table(_records(found[~alone].assign(label=found["label"].map(classes.index))))
+        table = listing_table(_records(result[~alone].assign(label=result["label"].map(classes.index))))
         paths = [self.target.path, *(file.path for file in self.tables.values())]
         stats = {path: (root / path).stat() for path in paths}
         sources = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in sorted(stats.items())]
@@ -89,20 +89,20 @@ class Join:
         named = {"id": target.id, "label": target.column, "patient": target.patient or target.id}
         named |= {name: column for name, column in (("site", target.site), ("part", target.part)) if column}
         require_columns(path, frame, list(named.values()))
-        found = pd.DataFrame({name: frame[column].fillna("").str.strip() for name, column in named.items()})
-        found = found[found["id"] != ""].drop_duplicates()
-        again = found.loc[found["id"].duplicated(), "id"].unique().tolist()
+        result = pd.DataFrame({name: frame[column].fillna("").str.strip() for name, column in named.items()})
+        result = result[result["id"] != ""].drop_duplicates()
+        again = result.loc[result["id"].duplicated(), "id"].unique().tolist()
         if again:
             raise DataError(f"{path}: {len(again)} ids stand in several rows that differ: {three(again)}")
-        classes = target.classes or in_order(set(found["label"]) - {""})
+        classes = target.classes or in_order(set(result["label"]) - {""})
         for name in classes:
-            if name not in set(found["label"]):
-                words = suggest(name, set(found["label"]) - {""})
+            if name not in set(result["label"]):
+                words = suggest(name, set(result["label"]) - {""})
                 raise DataError(f"{path}: no case has the class {name!r} in column {target.column!r}. {words}")
         if target.part:
-            found["part"] = found["part"].map(self._part)
+            result["part"] = result["part"].map(self._part)
         kinds = np.select(
-            [found["label"] == "", ~found["label"].isin(classes), found["patient"] == ""],
+            [result["label"] == "", ~result["label"].isin(classes), result["patient"] == ""],
             ["no_label", "other_class", "no_patient"],
             "",
         )
@@ -113,10 +113,10 @@ class Join:
         }
         problems = [
             Problem(f"{target.path}: {case}", kind, reasons[kind])
-            for case, kind in zip(found["id"], kinds.tolist(), strict=True)
+            for case, kind in zip(result["id"], kinds.tolist(), strict=True)
             if kind
         ]
-        return found[kinds == ""].reset_index(drop=True), classes, problems
+        return result[kinds == ""].reset_index(drop=True), classes, problems
 
     def _part(self, word: str) -> str:
         if word.lower() not in SPLITS:
@@ -138,12 +138,12 @@ class Join:
             )
         return present
 
-    def _refuse_classes_without_cases(self, found: pd.DataFrame, classes: Sequence[str]) -> None:
-        counts = found["label"].value_counts().reindex(list(classes), fill_value=0)
+    def _refuse_classes_without_cases(self, result: pd.DataFrame, classes: Sequence[str]) -> None:
+        counts = result["label"].value_counts().reindex(list(classes), fill_value=0)
         where = f"{self.target.path}, column {self.target.column!r}: of the cases that have a modality"
         if (counts > 0).sum() < 2:
-            said = ", ".join(f"{n} are {name!r}" for name, n in counts.items()) or "none has a label"
-            raise DataError(f"{where}, {said}: that is one class, and a classifier needs at least two")
+            message = ", ".join(f"{n} are {name!r}" for name, n in counts.items()) or "none has a label"
+            raise DataError(f"{where}, {message}: that is one class, and a classifier needs at least two")
         if (counts == 0).any():
             raise DataError(f"{where}, none is {counts.idxmin()!r}: leave that class out of the classes")
 
@@ -153,24 +153,24 @@ class Join:
             raise DataError(f"there is no class {named!r} to be positive. {suggest(named, classes)}")
         return classes.index(named) if named else 1
 
-    def _report(self, found: pd.DataFrame, present: pd.DataFrame, rows: Mapping[str, Rows]) -> list[str]:
+    def _report(self, result: pd.DataFrame, present: pd.DataFrame, rows: Mapping[str, Rows]) -> list[str]:
         """Say who misses what, which ids match nothing, and what was left out."""
         some = present.any(axis=1)
-        said = [f"{some.sum()} cases with a label and a modality; {present.all(axis=1).sum()} have every modality"]
+        message = [f"{some.sum()} cases with a label and a modality; {present.all(axis=1).sum()} have every modality"]
         for name, file in self.tables.items():
-            absent = found.loc[some & ~present[name], "id"].tolist()
+            absent = result.loc[some & ~present[name], "id"].tolist()
             if absent:
-                said.append(f"{name}: absent in {len(absent)} cases ({three(absent)})")
-            strangers = sorted(set(rows[name].ids) - set(found["id"]))
+                message.append(f"{name}: absent in {len(absent)} cases ({three(absent)})")
+            strangers = sorted(set(rows[name].ids) - set(result["id"]))
             if strangers:
-                said.append(
+                message.append(
                     f"{name}: {len(strangers)} ids of {file.path} are no case with a label ({three(strangers)})"
                 )
-            said += [f"{name}: {note}" for note in rows[name].notes]
+            message += [f"{name}: {note}" for note in rows[name].notes]
         if not some.all():
-            lonely = found.loc[~some, "id"].tolist()
-            said.append(f"{len(lonely)} cases with a label have no modality and are left out ({three(lonely)})")
-        return said
+            lonely = result.loc[~some, "id"].tolist()
+            message.append(f"{len(lonely)} cases with a label have no modality and are left out ({three(lonely)})")
+        return message
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -44,8 +44,8 @@ def describe(name: str, dataset: Dataset, option: str = "--data") -> str:
         ("licence", info.licence),
         ("layout", info.layout),
     ]
-    said = "\n".join(f"  {what + ':':9}{text}" for what, text in lines if text)
-    return f"{said}\nThen say where it lies: {option} PATH, or $HISTOTUNE_DATA/{name}, or data/{name}."
+    message = "\n".join(f"  {what + ':':9}{text}" for what, text in lines if text)
+    return f"{message}\nThen say where it lies: {option} PATH, or $HISTOTUNE_DATA/{name}, or data/{name}."
 
 
 def _usual_places(name: str, dataset: Dataset) -> list[Path]:

@@ -69,8 +69,8 @@ def _read_csv(file: Path) -> pd.DataFrame:
     known = REQUIRED + OPTIONAL
     for column in REQUIRED:
         if column not in table:
-            found = ", ".join(table.columns)
-            raise DataError(f"manifest {file} has no column {column!r}; it has: {found}. Known: {', '.join(known)}")
+            result = ", ".join(table.columns)
+            raise DataError(f"manifest {file} has no column {column!r}; it has: {result}. Known: {', '.join(known)}")
     for column in table.columns:
         if column not in known and suggest(column, known).startswith("Did you mean"):
             raise DataError(f"manifest {file} has a column {column!r}. {suggest(column, known)}")

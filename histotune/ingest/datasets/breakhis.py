@@ -73,8 +73,8 @@ class BreakHis(Dataset):
         rows = [row for row in every if self.magnification in (0, row["magnification"])]
         there = sorted({row["magnification"] for row in every})
         if not rows:
-            said = ", ".join(map(str, there))
-            raise DataError(f"no BreakHis image at {self.magnification}x in {root}, which has those at {said}x")
+            message = ", ".join(map(str, there))
+            raise DataError(f"no BreakHis image at {self.magnification}x in {root}, which has those at {message}x")
         table, same = drop_same_ids(listing_table(rows))
         facts = {"patients_known": True, "magnifications": sorted({row["magnification"] for row in rows})}
         return Listing(table.drop(columns="magnification"), CLASSES, 1, facts, [*problems, *same])
@@ -94,42 +94,42 @@ def _rows(root: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
     problems: list[Problem] = []
     for file in _png_files(root):
         path = file.relative_to(root).as_posix()
-        found = NAME.fullmatch(file.name)
-        if found is None:
+        result = NAME.fullmatch(file.name)
+        if result is None:
             lacks = (
                 "40, 100, 200 or 400 for its magnification" if UNMAGNIFIED.fullmatch(file.name) else "BreakHis' form"
             )
             problems.append(Problem(path, "bad_name", f"the name lacks {lacks}"))
-        elif contradiction := _contradiction(found, file.relative_to(root).parent.parts):
+        elif contradiction := _contradiction(result, file.relative_to(root).parent.parts):
             problems.append(Problem(path, "contradiction", contradiction))
         else:
-            rows.append(_row(path, file, found))
+            rows.append(_row(path, file, result))
     return rows, problems
 
 
-def _row(path: str, file: Path, found: re.Match[str]) -> dict[str, Any]:
-    patient, stat = f"{found['year']}-{found['slide']}", file.stat()
+def _row(path: str, file: Path, result: re.Match[str]) -> dict[str, Any]:
+    patient, stat = f"{result['year']}-{result['slide']}", file.stat()
     key = hashlib.sha256(file.name.encode()).hexdigest()[:8]  # the name tells the class
     return {
-        "id": f"{patient}_{found['magnification']}x_{key}",
+        "id": f"{patient}_{result['magnification']}x_{key}",
         "patient": patient,
-        "label": "BM".index(found["label"]),
-        "magnification": int(found["magnification"]),
+        "label": "BM".index(result["label"]),
+        "magnification": int(result["magnification"]),
         "path": path,
         "bytes": stat.st_size,
         "mtime": stat.st_mtime_ns,
     }
 
 
-def _contradiction(found: re.Match[str], folders: tuple[str, ...]) -> str:
+def _contradiction(result: re.Match[str], folders: tuple[str, ...]) -> str:
     """Say in which way a folder says otherwise than the name, or nothing."""
-    own = CLASSES["BM".index(found["label"])]
+    own = CLASSES["BM".index(result["label"])]
     for folder in folders:
         if folder in CLASSES and folder != own:
             return f"folder {folder!r} contradicts {own!r} in the name"
         magnified = _MAGNIFIED_FOLDER.fullmatch(folder)
-        if magnified and magnified[1] != found["magnification"]:
-            return f"folder {folder!r} contradicts {found['magnification']} in the name"
+        if magnified and magnified[1] != result["magnification"]:
+            return f"folder {folder!r} contradicts {result['magnification']} in the name"
     return ""
 
 

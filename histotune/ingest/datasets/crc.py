@@ -114,9 +114,9 @@ def _rows(root: Path, folder: str, part: str, layout: str) -> tuple[list[dict[st
     for label, name in enumerate(CLASSES):
         for entry in _images(root / folder / name):
             path = f"{folder}/{name}/{entry.name}" if folder else f"{name}/{entry.name}"
-            said = entry.name.partition("-")[0]
-            if said in CLASSES and said != name:
-                problems.append(Problem(path, "contradiction", f"folder {name!r} contradicts {said!r} in the name"))
+            message = entry.name.partition("-")[0]
+            if message in CLASSES and message != name:
+                problems.append(Problem(path, "contradiction", f"folder {name!r} contradicts {message!r} in the name"))
                 continue
             key = hashlib.sha256(f"{part}/{name}/{entry.name}".encode()).hexdigest()[:16]  # a name tells the class
             stat = entry.stat()
@@ -128,8 +128,8 @@ def _rows(root: Path, folder: str, part: str, layout: str) -> tuple[list[dict[st
 
 
 def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    with os.scandir(folder) as result:
+        entries = sorted((entry for entry in result if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_file() and os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122  (a hot path)
             yield entry

@@ -57,15 +57,15 @@ class Idc(Dataset):
         rows: list[dict[str, Any]] = []
         problems: list[Problem] = []
         for path, entry in _png_files(root):
-            found = NAME.fullmatch(entry.name)
+            result = NAME.fullmatch(entry.name)
             folder = path.rpartition("/")[0].rpartition("/")[2]
-            if found is None:
+            if result is None:
                 problems.append(Problem(path, "bad_name", "the name is not PATIENT_idx5_xX_yY_classC.png"))
-            elif folder in ("0", "1") and folder != found["label"]:
-                reason = f"folder {folder!r} contradicts class {found['label']} in the name"
+            elif folder in ("0", "1") and folder != result["label"]:
+                reason = f"folder {folder!r} contradicts class {result['label']} in the name"
                 problems.append(Problem(path, "contradiction", reason))
             else:
-                rows.append(_row(path, entry.stat(), found, part))
+                rows.append(_row(path, entry.stat(), result, part))
         if not rows:
             others = f"; {len(problems)} PNG files have other names, such as {problems[0].path}" if problems else ""
             raise DataError(f"no IDC patches in {root}{others}. Expected {self.info.layout}")
@@ -110,20 +110,20 @@ def read_name(name: str) -> dict[str, Any] | None:
     >>> read_name("001.png") is None
     True
     """
-    found = NAME.fullmatch(name)
-    return None if found is None else _told(found)
+    result = NAME.fullmatch(name)
+    return None if result is None else _told(result)
 
 
-def _told(found: re.Match[str]) -> dict[str, Any]:
-    patient, x, y = found["patient"], int(found["x"]), int(found["y"])
-    name = f"{patient}_idx{found['scan']}_x{x}_y{y}"
-    return {"id": name, "patient": patient, "label": int(found["label"]), "x": x, "y": y}
+def _told(result: re.Match[str]) -> dict[str, Any]:
+    patient, x, y = result["patient"], int(result["x"]), int(result["y"])
+    name = f"{patient}_idx{result['scan']}_x{x}_y{y}"
+    return {"id": name, "patient": patient, "label": int(result["label"]), "x": x, "y": y}
 
 
-def _row(path: str, stat: os.stat_result, found: re.Match[str], part: Mapping[str, str]) -> dict[str, Any]:
+def _row(path: str, stat: os.stat_result, result: re.Match[str], part: Mapping[str, str]) -> dict[str, Any]:
     return {
-        **_told(found),
-        "part": part.get(found["patient"], ""),
+        **_told(result),
+        "part": part.get(result["patient"], ""),
         "path": path,
         "bytes": stat.st_size,
         "mtime": stat.st_mtime_ns,
@@ -132,8 +132,8 @@ def _row(path: str, stat: os.stat_result, found: re.Match[str], part: Mapping[st
 
 def _png_files(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield (path relative to the root, entry) of every PNG file, without following the archive's second copy."""
-    with os.scandir(folder) as found:
-        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    with os.scandir(folder) as result:
+        entries = sorted((e for e in result if not e.name.startswith(".")), key=lambda e: e.name)
     folders = [e for e in entries if e.is_dir()]
     if len(folders) > 1:
         folders = [e for e in folders if e.name != _TWICE]

@@ -64,8 +64,8 @@ class IdcBags(Dataset):
 
     def scan(self, root: Path | None) -> Listing:
         """List the patients with enough patches; the published train, validation and test patients get their `part`."""
-        found = Idc().scan(root)
-        patients = found.table.groupby("patient").agg(
+        result = Idc().scan(root)
+        patients = result.table.groupby("patient").agg(
             share=("label", "mean"), count=("label", "size"), part=("part", "first")
         )
         enough = patients[patients["count"] >= self.least]
@@ -82,10 +82,10 @@ class IdcBags(Dataset):
             f"share of positive patches: {CLASSES[0]} is up to, {CLASSES[1]} above the median of {median:.3f}",
             "a patch of which a slide's edge cut off more than half is in no bag",
         ]
-        table = found.table[found.table["patient"].isin(enough.index)]
+        table = result.table[result.table["patient"].isin(enough.index)]
         sources = [tuple(row) for row in table[["path", "bytes", "mtime"]].itertuples(index=False)]
         facts = {"patients_known": True, "report": report}
-        return Listing(listing_table(rows), CLASSES, 1, facts, found.problems, sources)
+        return Listing(listing_table(rows), CLASSES, 1, facts, result.problems, sources)
 
     def columns(self, listing: Listing, root: Path | None, cache: Path) -> Mapping[str, Column]:
         """Embed the patches of every patient, row by row: `patches` is the bag, `graph` the same with neighbours."""

@@ -98,9 +98,9 @@ class ImageFolder(Dataset):
             return rows, []
         kept, problems = [], []
         for row in rows:
-            found = re.search(self.patient_pattern, row["path"])
-            if found and found[1]:
-                kept.append(row | {"patient": found[1]})
+            result = re.search(self.patient_pattern, row["path"])
+            if result and result[1]:
+                kept.append(row | {"patient": result[1]})
             else:
                 reason = f"patient_pattern {self.patient_pattern!r} finds no patient in the path"
                 problems.append(Problem(row["path"], "no_patient", reason))
@@ -150,8 +150,8 @@ def _refuse_patients_inside_classes(root: Path, parts: Sequence[Sequence[str]]) 
 
 def _image_files(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Yield (path relative to the root, its stat) of every image file, hidden ones left out."""
-    with os.scandir(folder) as found:
-        entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    with os.scandir(folder) as result:
+        entries = sorted((e for e in result if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir():
             yield from _image_files(entry.path, f"{prefix}{entry.name}/")

@@ -80,8 +80,8 @@ class Slides(Dataset):
         """Join the slides: `patches` is the bag, `graph` the same with neighbours."""
         assert root is not None
         try:
-            found = [GraphModality().load(root / "slides" / name) for name in listing.table["id"]]
-            graphs = stacked(found)
+            result = [GraphModality().load(root / "slides" / name) for name in listing.table["id"]]
+            graphs = stacked(result)
         except (OSError, ValueError, StudyError) as error:
             raise DataError(f"{root} is damaged ({error}): run `histotune prepare slides` again") from error
         bags = Bags(graphs.features, graphs.coordinates, graphs.offsets, graphs.neighbours[:, :0])
@@ -112,8 +112,8 @@ class Slides(Dataset):
 
 
 def _refuse_two_labels(path: Path, labels: pd.DataFrame) -> None:
-    told = labels.groupby("id").nunique()
-    two = told.index[(told.drop(columns="slide") > 1).any(axis=1)].tolist()
+    text = labels.groupby("id").nunique()
+    two = text.index[(text.drop(columns="slide") > 1).any(axis=1)].tolist()
     if two:
         raise DataError(f"{path}: {len(two)} slides stand in several rows that differ: {three(two)}")
 
@@ -124,12 +124,12 @@ def _rows(
     """Return one row per slide that can be used, and why the others cannot."""
     rows, problems = list[dict[str, Any]](), list[Problem]()
     for name, file in zip(slides["id"], slides["file"], strict=True):
-        told = labels.loc[name].to_dict() if name in labels.index else {"label": ""}
-        if not told["label"]:
+        text = labels.loc[name].to_dict() if name in labels.index else {"label": ""}
+        if not text["label"]:
             problems.append(Problem(file, "no_label", f"slide {name} has no label"))
-        elif not told.get("patient", name):
+        elif not text.get("patient", name):
             problems.append(Problem(file, "no_patient", f"slide {name} has no patient, and others have"))
         else:
-            row = {"id": name, "label": classes.index(told["label"]), "patient": told.get("patient", name)}
-            rows.append({**row, "site": told.get("site", ""), "part": SPLITS[told.get("split", "").lower()]})
+            row = {"id": name, "label": classes.index(text["label"]), "patient": text.get("patient", name)}
+            rows.append({**row, "site": text.get("site", ""), "part": SPLITS[text.get("split", "").lower()]})
     return rows, problems

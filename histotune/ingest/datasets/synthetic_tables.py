@@ -77,12 +77,12 @@ class MultimodalDemo(Dataset):
         drawn = np.random.default_rng([self.seed, 1]).random((self.cases, len(makers)))
         absent = drawn < np.array([ABSENT[name] for name in makers])
         absent[absent.all(axis=1)] = False  # everybody has something
-        found = {}
+        result = {}
         for at, (name, make) in enumerate(makers.items()):
             table = make(np.random.default_rng([self.seed, 2, at]), labels, 1 - self.difficulty)
             table.values[absent[:, at]] = np.nan
-            found[name] = Column("table", table, ~absent[:, at])
-        return found
+            result[name] = Column("table", table, ~absent[:, at])
+        return result
 
     @property
     def _counts(self) -> list[int]:

@@ -50,8 +50,10 @@ class TableFiles(Dataset):
     def _described(self, root: Path | None) -> tuple[Path, Join]:
         if root is None or not root.exists():
             raise DataError(f"{root} does not exist. Expected {self.info.layout}")
-        found = [root] if root.is_file() else sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
-        if len(found) != 1:
-            said = f"{len(found)} YAML files ({', '.join(path.name for path in found)})" if found else "no YAML file"
-            raise DataError(f"there is {said} in {root}; exactly one is needed. Expected {self.info.layout}")
-        return found[0], describe(found[0])
+        result = [root] if root.is_file() else sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
+        if len(result) != 1:
+            message = (
+                f"{len(result)} YAML files ({', '.join(path.name for path in result)})" if result else "no YAML file"
+            )
+            raise DataError(f"there is {message} in {root}; exactly one is needed. Expected {self.info.layout}")
+        return result[0], describe(result[0])

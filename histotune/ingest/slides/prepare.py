@@ -149,8 +149,8 @@ def _slide_files(folder: Path, out: Path) -> list[Path]:
     """List the slides of a folder, without hidden ones and without pictures of theirs that `out` inside it holds."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: name one that holds whole slides ({', '.join(sorted(SUFFIXES))})")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    shown = (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    result = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    shown = (path for path in result if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     paths = sorted(path for path in shown if not path.absolute().is_relative_to(out.absolute()))
     if not paths:
         raise DataError(f"{folder} and its subfolders hold no slides ({', '.join(sorted(SUFFIXES))})")

@@ -56,9 +56,9 @@ class Slide:
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
         self.path = path
-        self._reader, said, self._damage = _open(path)
+        self._reader, message, self._damage = _open(path)
         self.width, self.height = self._reader.dimensions
-        self.mpp = said or mpp
+        self.mpp = message or mpp
 
     def __enter__(self) -> Slide:
         return self
@@ -127,8 +127,8 @@ class _Whole:
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
         part = np.full((size[1], size[0], 3), 255, np.uint8)
         x, y = location
-        found = self.pixels[y : y + size[1], x : x + size[0]]
-        part[: found.shape[0], : found.shape[1]] = found
+        result = self.pixels[y : y + size[1], x : x + size[0]]
+        part[: result.shape[0], : result.shape[1]] = result
         return Image.fromarray(part)
 
     def close(self) -> None:

@@ -64,8 +64,8 @@ class TokenPool(nn.Module):
         if self.hidden is None or self.score is None:
             every = torch.ones_like(tokens[:, :, 0]) if there is None else there.to(tokens.dtype)
             return every / every.sum(dim=1, keepdim=True).clamp_min(1)
-        said, gate = self.hidden(tokens).chunk(2, dim=-1)
-        scores = self.score(said.tanh() * gate.sigmoid()).squeeze(-1)  # [B, T]
+        message, gate = self.hidden(tokens).chunk(2, dim=-1)
+        scores = self.score(message.tanh() * gate.sigmoid()).squeeze(-1)  # [B, T]
         lowest = torch.finfo(scores.dtype).min
         if there is not None:
             scores = scores.masked_fill(~there, lowest)

@@ -70,15 +70,15 @@ class Pna(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Edges) -> Tensor:
         """Map nodes [B, P, D] to the same shape."""
-        heard, degrees = edges.heard(nodes), edges.there.sum(dim=2, keepdim=True)
-        counts = degrees.clamp_min(1).to(heard.dtype)
-        mean = edges.total(heard) / counts
-        variance = edges.total((heard - mean[:, :, None]).square()) / counts
-        far = (~edges.there).to(heard.dtype)[..., None] * (torch.finfo(heard.dtype).max / 2)
-        highest, lowest = (heard - far).amax(dim=2), (heard + far).amin(dim=2)
-        said = torch.cat([mean, highest, lowest, (variance + _EPS).sqrt()], dim=2) * (degrees > 0)
+        observed, degrees = edges.heard(nodes), edges.there.sum(dim=2, keepdim=True)
+        counts = degrees.clamp_min(1).to(observed.dtype)
+        mean = edges.total(observed) / counts
+        variance = edges.total((observed - mean[:, :, None]).square()) / counts
+        far = (~edges.there).to(observed.dtype)[..., None] * (torch.finfo(observed.dtype).max / 2)
+        highest, lowest = (observed - far).amax(dim=2), (observed + far).amin(dim=2)
+        message = torch.cat([mean, highest, lowest, (variance + _EPS).sqrt()], dim=2) * (degrees > 0)
         scale = (counts + 1).log() / self.delta
-        mapped: Tensor = self.map(torch.cat([nodes, said, said * scale, said / scale], dim=2))
+        mapped: Tensor = self.map(torch.cat([nodes, message, message * scale, message / scale], dim=2))
         return mapped
 
 

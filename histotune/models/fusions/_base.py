@@ -113,10 +113,10 @@ def common_width(fusion: str, what: str, widths: Mapping[str, int], dim: int) ->
         ConfigError: it is 0 and their widths differ.
     """
     if not dim and len(set(widths.values())) > 1:
-        said = ", ".join(f"{name} {width}" for name, width in sorted(widths.items()))
+        message = ", ".join(f"{name} {width}" for name, width in sorted(widths.items()))
         raise ConfigError(
             f"fusion {fusion!r} with dim 0 keeps the branches' own {what}, whose widths differ and cannot be joined "
-            f"({said}): set model.fusion.dim to project them, such as {max(widths.values())}"
+            f"({message}): set model.fusion.dim to project them, such as {max(widths.values())}"
         )
     return dim or next(iter(widths.values()))
 

@@ -69,8 +69,8 @@ class CrossBlock(nn.Module):
     def __init__(self, asks: Mapping[str, Sequence[str]], dim: int, options: CrossOptions) -> None:
         super().__init__()
         self.asks, self.residual = asks, options.residual
-        heard = sorted({name for asking, others in asks.items() for name in (asking, *others)})
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in heard})
+        observed = sorted({name for asking, others in asks.items() for name in (asking, *others)})
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in observed})
         self.attentions = nn.ModuleDict({name: _attention(dim, options) for name in asks})
         self.mlps = nn.ModuleDict({name: _mlp(dim, options) for name in asks} if options.expansion else {})
 
@@ -78,8 +78,8 @@ class CrossBlock(nn.Module):
         """Map {branch: [B, T, D]} to the same shapes; T may differ between branches."""
         new, normed = dict(tokens), self._normed(tokens)
         for name, others in self.asks.items():
-            heard = self.attentions[name](normed[name], *_side_by_side(normed, there, others))
-            new[name] = tokens[name] + heard if self.residual else heard
+            observed = self.attentions[name](normed[name], *_side_by_side(normed, there, others))
+            new[name] = tokens[name] + observed if self.residual else observed
             if name in self.mlps:
                 new[name] = new[name] + self.mlps[name](new[name])
         return new
@@ -87,7 +87,7 @@ class CrossBlock(nn.Module):
     def attention(self, tokens: Mapping[str, Tensor], there: There, temperature: float | None = None) -> AttentionMaps:
         """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
         normed = self._normed(tokens)
-        found: dict[tuple[str, str], Tensor] = {}
+        result: dict[tuple[str, str], Tensor] = {}
         for name, others in self.asks.items():
             layer = self.attentions[name]
             assert isinstance(layer, CrossAttention)
@@ -97,8 +97,8 @@ class CrossBlock(nn.Module):
             if asks is not None:
                 weights = weights * asks[:, None, :, None]
             lengths = [normed[other].shape[1] for other in others]
-            found |= {(name, other): part for other, part in zip(others, weights.split(lengths, dim=-1), strict=True)}
-        return found
+            result |= {(name, other): part for other, part in zip(others, weights.split(lengths, dim=-1), strict=True)}
+        return result
 
     def temperature(self, asking: str) -> Tensor:
         """Return tau [heads] of a branch that asks."""
@@ -158,20 +158,20 @@ class CrossFusion(Fusion):
         self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
     ) -> list[AttentionMaps]:
         """Return who looked at what in every block, or would with heads of a `temperature` in that block."""
-        tokens, there, found = self.tokens(branches, present), self.there(branches, present), []
+        tokens, there, result = self.tokens(branches, present), self.there(branches, present), []
         for block in self.blocks:
             assert isinstance(block, CrossBlock)
-            found.append(block.attention(tokens, there, temperature))
+            result.append(block.attention(tokens, there, temperature))
             tokens = block(tokens, there)
-        return found
+        return result
 
     def temperatures(self) -> list[dict[str, Tensor]]:
         """Return the temperatures [heads] of every branch that asks, block by block."""
-        found = []
+        result = []
         for block in self.blocks:
             assert isinstance(block, CrossBlock)
-            found.append({name: block.temperature(name) for name in self.asking})
-        return found
+            result.append({name: block.temperature(name) for name in self.asking})
+        return result
 
     def join(self, embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Return the vectors of the branches that asked, side by side, [B, D times their number]."""

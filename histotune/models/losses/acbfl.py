@@ -76,8 +76,8 @@ class Acbfl(CosineMargin):
     def adapt(self) -> None:
         """Bring P up to date; a class that the step has not seen stays as it was."""
         cases, sums = self.seen
-        found = sums / torch.where(cases > 0, cases, 1)
-        self.known.lerp_(found, (1 - self.momentum) * (cases > 0).to(found.dtype))
+        result = sums / torch.where(cases > 0, cases, 1)
+        self.known.lerp_(result, (1 - self.momentum) * (cases > 0).to(result.dtype))
         self.seen.zero_()
 
     @full_precision

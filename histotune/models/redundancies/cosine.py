@@ -26,9 +26,9 @@ class Cosine(Redundancy):
 def cosine(dims: Mapping[str, int], *, weight: float = 0.1) -> Cosine:
     """Mean squared cosine between two branches' embeddings of a case, which must be of one width."""
     if len(set(dims.values())) > 1:
-        said = ", ".join(f"{name} {dim}" for name, dim in sorted(dims.items()))
+        message = ", ".join(f"{name} {dim}" for name, dim in sorted(dims.items()))
         raise ConfigError(
-            f"redundancy 'cosine' compares embeddings of one width, got {said}: take a fusion that projects them "
+            f"redundancy 'cosine' compares embeddings of one width, got {message}: take a fusion that projects them "
             "(late, cross_attention or cmaf with a dim), or cross_correlation, hsic or club"
         )
     return Cosine("cosine", dims, weight)

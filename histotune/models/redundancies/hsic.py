@@ -25,8 +25,8 @@ class Hsic(Redundancy):
         """Return the normalised criterion, in [-1, 1]; 0 with fewer than four cases."""
         one, other = (_kernel(embeddings[name], there) for name in pair)
         scale = (one.square().sum() * other.square().sum()).clamp_min(_FLAT**2).sqrt()
-        found = (one * other).sum() / scale
-        return torch.where(there.sum() >= self.least_cases, found, torch.zeros_like(found))
+        result = (one * other).sum() / scale
+        return torch.where(there.sum() >= self.least_cases, result, torch.zeros_like(result))
 
 
 def _kernel(values: Tensor, there: Tensor) -> Tensor:

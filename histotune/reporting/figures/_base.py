@@ -61,16 +61,16 @@ class FigureSource:
             StudyError: there is none.
         """
         study, metric = self.settings.name, self.settings.metric
-        found = sorted((line for line in self.entries if line.kind == TRIAL), key=lambda line: line.record.number)
-        if not found:
+        result = sorted((line for line in self.entries if line.kind == TRIAL), key=lambda line: line.record.number)
+        if not result:
             raise StudyError(f"study {study!r} has no trial yet: search on, or train one")
-        if not any(metric in line.record.metrics for line in found):
-            reasons = sorted({line.record.kind or line.record.state for line in found})
+        if not any(metric in line.record.metrics for line in result):
+            reasons = sorted({line.record.kind or line.record.state for line in result})
             raise StudyError(
-                f"none of the {len(found)} trials of study {study!r} has a result ({', '.join(reasons)}): "
+                f"none of the {len(result)} trials of study {study!r} has a result ({', '.join(reasons)}): "
                 f"`histotune leaderboard {study}` says why; search on, or train one"
             )
-        return found
+        return result
 
     @cached_property
     def space(self) -> Space:
@@ -84,11 +84,11 @@ class FigureSource:
 
     def trained(self) -> dict[str, list[LeaderboardLine]]:
         """Return {loss: its complete trials and single trainings, best first}, losses by name."""
-        found: dict[str, list[LeaderboardLine]] = {}
+        result: dict[str, list[LeaderboardLine]] = {}
         for line in self.models():
             if line.kind in (TRIAL, SINGLE):
-                found.setdefault(components(line)[0], []).append(line)
-        return dict(sorted(found.items()))
+                result.setdefault(components(line)[0], []).append(line)
+        return dict(sorted(result.items()))
 
     def one_network(self, what: str) -> None:
         """Refuse a study with folds.
@@ -117,14 +117,14 @@ class FigureSource:
 
     def __str__(self) -> str:
         """Say which study, data and split these are, and what a reader must know of them."""
-        told = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
+        text = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
         if self.settings.leaky:
-            told += f" ({LEAKY}: patients stand on both sides)"
+            text += f" ({LEAKY}: patients stand on both sides)"
         if self.settings.folds:
-            told += f", validation out of {self.settings.folds} folds"
+            text += f", validation out of {self.settings.folds} folds"
         if self.settings.training:
-            told += f", training part {self.settings.training}"
-        return told + (" (synthetic data)" if self.settings.facts.get("synthetic") else "")
+            text += f", training part {self.settings.training}"
+        return text + (" (synthetic data)" if self.settings.facts.get("synthetic") else "")
 
 
 class Figure(Generic[Numbers]):

@@ -70,6 +70,6 @@ def band(per_patient: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -
 def sums_by_patient(patients: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sum values [n, k] up over the cases of each patient, [P, k]."""
     names, owner = np.unique(patients, return_inverse=True)
-    found = np.zeros((len(names), values.shape[1]))
-    np.add.at(found, owner, values)
-    return found
+    result = np.zeros((len(names), values.shape[1]))
+    np.add.at(result, owner, values)
+    return result

@@ -46,16 +46,16 @@ def surest_mistakes(
     saved: Predictions, probabilities: np.ndarray, classes: Sequence[str], most: int
 ) -> tuple[CaseError, ...]:
     """Return the wrong cases of highest probability, the surest first, equal ones by id."""
-    said = metrics.decide(probabilities)
+    message = metrics.decide(probabilities)
     sure = probabilities.max(axis=1)
-    wrong = np.flatnonzero(said != saved.labels)
+    wrong = np.flatnonzero(message != saved.labels)
     order = wrong[np.lexsort((saved.ids[wrong], -sure[wrong]))][:most]
     return tuple(
         CaseError(
             str(saved.ids[row]),
             str(saved.patients[row]),
             classes[saved.labels[row]],
-            classes[said[row]],
+            classes[message[row]],
             round(float(sure[row]), 6),
         )
         for row in order

@@ -109,8 +109,8 @@ def column(parameter: SearchParameter, label: str, values: Sequence[Mapping[str,
         numbers = [float(each.get(path, np.nan)) for each in values]
         return ParameterColumn(path, label, parameter.log, (), np.array(numbers, dtype=np.float64))
     places = {str(option): float(at) for at, option in enumerate(parameter.values())}
-    found = [places.get(str(each[path]), np.nan) if path in each else np.nan for each in values]
-    return ParameterColumn(path, label, False, tuple(places), np.array(found, dtype=np.float64))
+    result = [places.get(str(each[path]), np.nan) if path in each else np.nan for each in values]
+    return ParameterColumn(path, label, False, tuple(places), np.array(result, dtype=np.float64))
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
@@ -144,8 +144,8 @@ def _decades(low: float, high: float) -> list[float]:
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5)):
-        found = [float(f"{step}e{power}") for power in powers for step in steps]
-        found = [value for value in found if 0.97 * low <= value <= 1.03 * high]
-        if len(found) >= 3:
+        result = [float(f"{step}e{power}") for power in powers for step in steps]
+        result = [value for value in result if 0.97 * low <= value <= 1.03 * high]
+        if len(result) >= 3:
             break
-    return found[:: -(-len(found) // 6)]
+    return result[:: -(-len(result) // 6)]

@@ -36,11 +36,11 @@ def find(source: FigureSource, name: str, also: Sequence[str] = ()) -> Leaderboa
         if not models:
             raise StudyError(f"study {source.settings.name!r} has no complete trial yet: search on, or train one")
         return models[0]
-    found = [line for line in source.entries if line.name == name and line.record.metrics]
-    if not found:
+    result = [line for line in source.entries if line.name == name and line.record.metrics]
+    if not result:
         known = [BEST, *also, *(line.name for line in source.entries if line.record.metrics)]
         raise StudyError(f"study {source.settings.name!r} has no predictions of {name!r}. {suggest(name, known)}")
-    return found[0]
+    return result[0]
 
 
 def compared(source: FigureSource) -> list[LeaderboardLine]:
@@ -59,8 +59,8 @@ def compared(source: FigureSource) -> list[LeaderboardLine]:
 
 def ensembles(source: FigureSource) -> list[LeaderboardLine]:
     """Return the ensembles, the latest first."""
-    found = [line for line in source.entries if line.kind == ENSEMBLE]
-    return sorted(found, key=lambda line: (-(line.record.folder / "metrics.json").stat().st_mtime_ns, line.name))
+    result = [line for line in source.entries if line.kind == ENSEMBLE]
+    return sorted(result, key=lambda line: (-(line.record.folder / "metrics.json").stat().st_mtime_ns, line.name))
 
 
 def measured(source: FigureSource, of: str, key: str) -> tuple[LeaderboardLine, list[dict[str, Any]]]:

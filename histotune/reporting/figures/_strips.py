@@ -23,29 +23,29 @@ def joined(line: LeaderboardLine) -> dict[str, Any]:
     return read_ensemble(line.record.folder)
 
 
-def members_of(source: FigureSource, told: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:
+def members_of(source: FigureSource, text: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:
     """Return names and saved predictions of the members, which may stand in other studies.
 
     Raises:
         StudyError: a member is gone, or was scored on other cases than the first one.
     """
     names, saved = [], []
-    studies = told.get("studies") or [""] * len(told["members"])
-    modalities = told.get("modalities") or [""] * len(told["members"])
-    for number, study, modality in zip(told["members"], studies, modalities, strict=True):
+    studies = text.get("studies") or [""] * len(text["members"])
+    modalities = text.get("modalities") or [""] * len(text["members"])
+    for number, study, modality in zip(text["members"], studies, modalities, strict=True):
         store = StudyFolder(Path(study)) if study else source.store
         record = read_record(store.trial_folder(number), number)
         if record is None:
-            raise StudyError(f"member trial {number} of ensemble {told['name']} is gone from {store.folder}")
+            raise StudyError(f"member trial {number} of ensemble {text['name']} is gone from {store.folder}")
         line = LeaderboardLine(TRIAL, str(number), record)
         names.append(" ".join(part for part in (str(number), components(line)[0], modality) if part))
         saved.append(record.predictions())
         if not np.array_equal(saved[-1].ids, saved[0].ids):
-            raise StudyError(f"members {names[0]} and {names[-1]} of ensemble {told['name']} score different cases")
+            raise StudyError(f"members {names[0]} and {names[-1]} of ensemble {text['name']} score different cases")
     return tuple(names), saved
 
 
-def say_of(told: Mapping[str, Any], members: int, classes: int) -> np.ndarray:
+def say_of(text: Mapping[str, Any], members: int, classes: int) -> np.ndarray:
     """Return each member's share of the say, float64 [M], from what the strategy learned; NaN where it has no weights.
 
     Weights by class, and the coefficients of stacking, count by their mean size.
@@ -53,11 +53,11 @@ def say_of(told: Mapping[str, Any], members: int, classes: int) -> np.ndarray:
     >>> say_of({"strategy": "weighted", "state": {"weights": [1.0, 3.0]}}, 2, 2).tolist()
     [0.25, 0.75]
     """
-    state, strategy = told.get("state", {}), told["strategy"]
+    state, strategy = text.get("state", {}), text["strategy"]
     weights = np.full(members, np.nan)
     if "weights" in state:
-        found = np.abs(np.asarray(state["weights"], dtype=np.float64))
-        weights = found.reshape(len(found), -1).mean(axis=1)
+        result = np.abs(np.asarray(state["weights"], dtype=np.float64))
+        weights = result.reshape(len(result), -1).mean(axis=1)
     elif "matrix" in state:  # [C, members * C + members], scores of each member before the marks of who is missing
         matrix = np.abs(np.asarray(state["matrix"], dtype=np.float64))[:, : members * classes]
         weights = matrix.reshape(len(matrix), members, classes).mean(axis=(0, 2))

@@ -70,45 +70,45 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
 
     def compute(self, source: FigureSource) -> FeatureAttention:
         """Run the trial's networks over the cases that they are scored on."""
-        found = trained(source, self._of)
-        branch, others = self._chosen(found)
-        chunks = chunks_of(found.parts, branch)
-        looks = readings(found.parts, found.data, branch)
+        result = trained(source, self._of)
+        branch, others = self._chosen(result)
+        chunks = chunks_of(result.parts, branch)
+        looks = readings(result.parts, result.data, branch)
         if not looks:
             raise StudyError(
-                f"{found.name} has no attention between branches, or none looks at {branch!r}: take the fusion "
+                f"{result.name} has no attention between branches, or none looks at {branch!r}: take the fusion "
                 "cross_attention or cmaf; feature_importance with `--set together=tokens` needs none"
             )
-        permuted = permute(found.parts, found.data, chunks, repeats=self._repeats)
-        losses = tuple(loss_of(permuted.effect(one, found.data, found.metric), one.name) for one in chunks)
+        permuted = permute(result.parts, result.data, chunks, repeats=self._repeats)
+        losses = tuple(loss_of(permuted.effect(one, result.data, result.metric), one.name) for one in chunks)
         worth = np.array([loss.value for loss in losses])
         shown = []
         for asking, (rows, shares) in looks.items():
-            order = np.lexsort((found.data.ids[rows], found.data.labels[rows]))
+            order = np.lexsort((result.data.ids[rows], result.data.labels[rows]))
             correlation = rank_correlation(shares.mean(axis=0), worth)
-            shown.append(Reading(asking, shares[order], found.data.labels[rows][order], correlation))
-        model = model_of(found, permuted.score(found.data, found.metric), self._repeats, str(source))
-        return FeatureAttention(model, branch, found.data.classes, tuple(shown), losses, others)
+            shown.append(Reading(asking, shares[order], result.data.labels[rows][order], correlation))
+        model = model_of(result, permuted.score(result.data, result.metric), self._repeats, str(source))
+        return FeatureAttention(model, branch, result.data.classes, tuple(shown), losses, others)
 
-    def _chosen(self, found: TrainedModel) -> tuple[str, str]:
+    def _chosen(self, result: TrainedModel) -> tuple[str, str]:
         """Return the branch whose tokens are shown, and why others are not."""
-        model = found.parts[0].predictor.model
-        tokens = {name: len(chunks_of(found.parts, name)) for name in model.branches}
+        model = result.parts[0].predictor.model
+        tokens = {name: len(chunks_of(result.parts, name)) for name in model.branches}
         if self._branch and self._branch not in tokens:
-            raise StudyError(f"{found.name} has no branch {self._branch!r}. {suggest(self._branch, tokens)}")
+            raise StudyError(f"{result.name} has no branch {self._branch!r}. {suggest(self._branch, tokens)}")
         best = self._branch or max(tokens, key=lambda name: tokens[name])
         if not tokens[best]:
             which = f"branch {self._branch!r}" if self._branch else "any branch"
             raise StudyError(
-                f"there is nothing to see in {found.name}: {which} that reads a table makes one token of it, and who "
+                f"there is nothing to see in {result.name}: {which} that reads a table makes one token of it, and who "
                 "looks at a single token has no choice. Read the table by gene_tokens with tokens above 1; "
                 "attention_over_patches shows bags, `histotune explain` images"
             )
-        kinds = {name: found.parts[0].predictor.preparations[read].kind for name, read in model.modalities.items()}
+        kinds = {name: result.parts[0].predictor.preparations[read].kind for name, read in model.modalities.items()}
         single = [name for name in tokens if kinds[name] == "table" and not tokens[name]]
         more = [name for name in tokens if tokens[name] and name != best]
-        told = f" Of {' and '.join(single)} there is nothing to see: a single token leaves no choice." if single else ""
-        return best, told + (f" See {', '.join(more)} with `--set branch=`." if more else "")
+        text = f" Of {' and '.join(single)} there is nothing to see: a single token leaves no choice." if single else ""
+        return best, text + (f" See {', '.join(more)} with `--set branch=`." if more else "")
 
     def draw(self, numbers: FeatureAttention) -> PlotlyFigure:
         """Draw attention and loss by token, and below the shares of every case."""
@@ -141,14 +141,14 @@ def attention_over_features(*, of: str | int = BEST, branch: str = "", repeats: 
 
 
 def _caption(numbers: FeatureAttention) -> str:
-    told = "; ".join(
+    text = "; ".join(
         f"{one.asking} {one.correlation:+.2f}" if np.isfinite(one.correlation) else f"{one.asking} unknown"
         for one in numbers.readings
     )
     times = _style.counted(numbers.model.repeats, "time")
     return (
         f"{of_which(numbers.model)}. Rank correlation (Spearman) of attention and loss over the {len(numbers.losses)} "
-        f"tokens: {told}. Where it is low, attention is no measure of what the model rests on.{numbers.others} "
+        f"tokens: {text}. Where it is low, attention is no measure of what the model rests on.{numbers.others} "
         "Attention: mean over cases and the middle 90 % of them, in multiples of an equal share; in the maps columns "
         f"are cases, by class. Loss: the columns of a token go to other patients {times}. {HOW}"
     )

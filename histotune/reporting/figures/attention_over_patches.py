@@ -75,25 +75,25 @@ class AttentionOverPatches(Figure[PatchAttention]):
 
     def compute(self, source: FigureSource) -> PatchAttention:
         """Run the trial's networks over cases that they are scored on."""
-        found = trained(source, self._of)
-        branch = self._chosen(found)
-        shown = [(part, patches_of(part, found.data, branch, row)) for part, row in self._rows(found, branch)]
-        asking = self._who(found, shown[0][1])
-        maps = tuple(_map(found, part, patches, asking) for part, patches in shown)
-        return PatchAttention(found.name, branch, asking, maps, len(found.rows), found.patients, str(source))
+        result = trained(source, self._of)
+        branch = self._chosen(result)
+        shown = [(part, patches_of(part, result.data, branch, row)) for part, row in self._rows(result, branch)]
+        asking = self._who(result, shown[0][1])
+        maps = tuple(_map(result, part, patches, asking) for part, patches in shown)
+        return PatchAttention(result.name, branch, asking, maps, len(result.rows), result.patients, str(source))
 
-    def _chosen(self, found: TrainedModel) -> str:
-        there = bag_branches(found.parts[0])
+    def _chosen(self, result: TrainedModel) -> str:
+        there = bag_branches(result.parts[0])
         if not there:
-            raise StudyError(f"{found.name} reads no bag or graph of patches: attention_over_features shows tables")
+            raise StudyError(f"{result.name} reads no bag or graph of patches: attention_over_features shows tables")
         if self._branch and self._branch not in there:
-            raise StudyError(f"{found.name} reads no patches by {self._branch!r}. {suggest(self._branch, there)}")
+            raise StudyError(f"{result.name} reads no patches by {self._branch!r}. {suggest(self._branch, there)}")
         return self._branch or there[0]
 
-    def _rows(self, found: TrainedModel, branch: str) -> list[tuple[ScoredCohort, int]]:
+    def _rows(self, result: TrainedModel, branch: str) -> list[tuple[ScoredCohort, int]]:
         """Return the case that was asked for, or as many of every class as fit, in the order of the cohort."""
-        data, modality = found.data, found.parts[0].predictor.model.modalities[branch]
-        owner = {int(row): part for part in found.parts for row in part.rows if data.present[modality][row]}
+        data, modality = result.data, result.parts[0].predictor.model.modalities[branch]
+        owner = {int(row): part for part in result.parts for row in part.rows if data.present[modality][row]}
         if self._case:
             wanted = [row for row in owner if data.ids[row] == self._case]
             if not wanted:
@@ -104,12 +104,12 @@ class AttentionOverPatches(Figure[PatchAttention]):
         turns = [row for at in range(self._cases) for rows in by_class for row in rows[at : at + 1]]
         return [(owner[row], row) for row in turns[: self._cases]]
 
-    def _who(self, found: TrainedModel, patches: CaseAttention) -> str:
+    def _who(self, result: TrainedModel, patches: CaseAttention) -> str:
         """Return who asks: the fusion's attention where there is any, else the branch's own pool."""
         asking = [name for name in patches.shares if name != POOL]
         if self._asking and self._asking not in asking:
             raise StudyError(
-                f"{found.name}: {self._asking!r} does not look at the patches. {suggest(self._asking, asking)}"
+                f"{result.name}: {self._asking!r} does not look at the patches. {suggest(self._asking, asking)}"
             )
         return self._asking or (asking[0] if asking else POOL)
 
@@ -152,11 +152,11 @@ def attention_over_patches(
     return AttentionOverPatches(str(of), branch, asking, str(case), cases)
 
 
-def _map(found: TrainedModel, part: ScoredCohort, patches: CaseAttention, asking: str) -> PatchMap:
-    shares, classes = patches.shares[asking], found.data.classes
+def _map(result: TrainedModel, part: ScoredCohort, patches: CaseAttention, asking: str) -> PatchMap:
+    shares, classes = patches.shares[asking], result.data.classes
     return PatchMap(
-        str(found.data.ids[patches.row]),
-        classes[found.data.labels[patches.row]],
+        str(result.data.ids[patches.row]),
+        classes[result.data.labels[patches.row]],
         classes[patches.predicted],
         patches.probability,
         patches.coordinates[:, 0],

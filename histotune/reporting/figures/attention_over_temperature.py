@@ -172,10 +172,10 @@ def _kind(line: LeaderboardLine) -> str:
 
 
 def _by_epoch(rows: Sequence[Mapping[str, Any]], layer: int, asking: str, head: int, what: str) -> np.ndarray:
-    found = [
+    result = [
         one[what][head] for row in rows for one in row["heads"] if (one["layer"], one["asking"]) == (layer, asking)
     ]
-    return np.array(found, dtype=np.float64)
+    return np.array(result, dtype=np.float64)
 
 
 def _traces(
@@ -188,7 +188,7 @@ def _traces(
     name = f"{head.asking} asks" + (f", layer {head.layer}" if layers > 1 else "")
     thin = {"color": look["color"], "width": 1.3, "dash": _style.DASHES[(head.layer - 1) % len(_style.DASHES)]}
     common = {"type": "scatter", "legendgroup": name, "name": name, "showlegend": False}
-    said = f"{name}, head {head.head}: temperature %{{x:.3g}}, entropy %{{y:.3f}}<extra></extra>"
+    message = f"{name}, head {head.head}: temperature %{{x:.3g}}, entropy %{{y:.3f}}<extra></extra>"
     epoch = f"{name}, head {head.head}, epoch %{{x}}: %{{y:.3f}}<extra></extra>"
     by_epoch = {
         **common,
@@ -206,14 +206,14 @@ def _traces(
             "x": numbers.temperatures,
             "y": head.entropies,
             "line": thin,
-            "hovertemplate": said,
+            "hovertemplate": message,
         },
         {
             **common,
             "mode": "markers",
             "x": [head.temperature],
             "y": [head.entropy],
-            "hovertemplate": said,
+            "hovertemplate": message,
             "marker": {**look, "size": 9, "line": {"width": 1, "color": "#ffffff"}},
             "showlegend": head.head == 1,
         },

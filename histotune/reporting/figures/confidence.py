@@ -121,15 +121,15 @@ def confident_mistakes(store: StudyFolder, *, of: str | int = BEST, most: int = 
 
     source = FigureSource(store, Places.of())
     _, saved, probabilities = scored(source, str(of))
-    found = surest_mistakes(saved, probabilities, source.settings.classes, most)
-    return pd.DataFrame([asdict(one) for one in found], columns=[field.name for field in fields(CaseError)])
+    result = surest_mistakes(saved, probabilities, source.settings.classes, most)
+    return pd.DataFrame([asdict(one) for one in result], columns=[field.name for field in fields(CaseError)])
 
 
 def _operating(source: FigureSource, of: str) -> float:
     """Return the threshold that an ensemble chose on held-out predictions."""
     line = find(source, of)
-    told = read_ensemble(line.record.folder) if line.kind == ENSEMBLE else {}
-    point = told.get("operating_point") or told
+    text = read_ensemble(line.record.folder) if line.kind == ENSEMBLE else {}
+    point = text.get("operating_point") or text
     threshold = point.get("threshold")
     return float("nan") if threshold is None else float(threshold)
 

@@ -84,8 +84,8 @@ class CostFigure(Figure[Costs]):
             if not np.isnan(values).all():
                 prices.append(Price(name, values, pareto.front(np.stack([scores, values], axis=1), [sign, -1.0])))
         path = source.store.folder / "confirm" / "confirm.json"
-        told = files.read_json(path) if path.exists() else {}
-        numbers = {one["number"] for one in told.get("contenders", []) if one["tied"]}
+        text = files.read_json(path) if path.exists() else {}
+        numbers = {one["number"] for one in text.get("contenders", []) if one["tied"]}
         tied = [line.kind == TRIAL and line.record.number in numbers for line in models]
         return Costs(
             metric,
@@ -94,7 +94,7 @@ class CostFigure(Figure[Costs]):
             scores,
             tuple(prices),
             np.array(tied, dtype=bool),
-            bool(told),
+            bool(text),
             source.scored_on(),
         )
 

@@ -76,16 +76,16 @@ class DecisionCurves(Figure[DecisionCurve]):
                 f"a decision curve is of two classes, treat or not, and study {settings.name!r} has "
                 f"{len(settings.classes)}: {', '.join(settings.classes)}"
             )
-        found = calibrated(source, self._of)
-        hits = found.labels == settings.positive
-        called = found.after[:, [settings.positive]] >= THRESHOLDS
+        result = calibrated(source, self._of)
+        hits = result.labels == settings.positive
+        called = result.after[:, [settings.positive]] >= THRESHOLDS
         worth = called * _worth(hits, THRESHOLDS)
-        sums = sums_by_patient(found.patients, np.column_stack([worth, np.ones(len(hits))]))
+        sums = sums_by_patient(result.patients, np.column_stack([worth, np.ones(len(hits))]))
         unknown = (np.full(len(THRESHOLDS), np.nan),) * 2
         low, high = band(sums, lambda s: s[:, :-1] / s[:, -1:]) if len(sums) > 1 else unknown
         return DecisionCurve(
-            model=found.model,
-            cases=found.cases,
+            model=result.model,
+            cases=result.cases,
             event=settings.classes[settings.positive],
             thresholds=THRESHOLDS,
             benefit=net_benefit(called, hits, THRESHOLDS),

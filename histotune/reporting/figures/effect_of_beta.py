@@ -62,7 +62,7 @@ class EffectOfBeta(Figure[BetaEffect]):
 
     def compute(self, source: FigureSource) -> BetaEffect:
         """Compute the weights for the counts that the study's trials were trained on."""
-        lines = [line for found in source.trained().values() for line in found]
+        lines = [line for result in source.trained().values() for line in result]
         if not lines:
             raise StudyError(
                 f"study {source.settings.name!r} has no complete trial yet, and a trial counts its training cases: "

@@ -86,7 +86,7 @@ class EffectOfSigma(Figure[SigmaEffect]):
 
     def compute(self, source: FigureSource) -> SigmaEffect:
         """Take the sigmas of the study's trials, or the published ones where it has none."""
-        lines = [line for found in source.trained().values() for line in found]
+        lines = [line for result in source.trained().values() for line in result]
         known = [(line, sigma) for line in lines if (sigma := _sigma(line)) is not None]
         sigmas = _spread(sorted({sigma for _, sigma in known})) or PUBLISHED
         distances, values = affinities(sigmas)
@@ -174,7 +174,7 @@ def _score(source: FigureSource, line: LeaderboardLine, bars: bool) -> tuple[flo
     if not bars or metric in metrics.COSTS:
         return score, float("nan"), float("nan")
     saved = line.record.predictions()
-    found = patient_bootstrap(
+    result = patient_bootstrap(
         metric,
         metrics.softmax(saved.logits),
         saved.labels,
@@ -182,7 +182,7 @@ def _score(source: FigureSource, line: LeaderboardLine, bars: bool) -> tuple[flo
         positive=source.settings.positive,
         replicates=_REPLICATES,
     )
-    return score, found.low, found.high
+    return score, result.low, result.high
 
 
 def _scale(sigmas: Sequence[float]) -> dict[str, Any]:

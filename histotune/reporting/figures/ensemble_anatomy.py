@@ -84,28 +84,28 @@ class EnsembleAnatomy(Figure[Anatomy]):
     def compute(self, source: FigureSource) -> Anatomy:
         """Compare the members case by case."""
         study, metric = source.settings.name, source.settings.metric
-        found = ensembles(source) if self._of == LATEST else [find(source, self._of, also=[LATEST])]
-        if not found:
+        result = ensembles(source) if self._of == LATEST else [find(source, self._of, also=[LATEST])]
+        if not result:
             find(source, BEST)  # or says that there is nothing to combine
             raise StudyError(f"study {study!r} has no ensemble yet: `histotune ensemble {study} --top 5` makes one")
-        line = found[0]
+        line = result[0]
         if line.kind != ENSEMBLE:
             raise StudyError(f"{line.kind} {line.name} of study {study!r} is no ensemble: `of` is latest or its name")
-        told = joined(line)
-        members, saved = members_of(source, told)
+        text = joined(line)
+        members, saved = members_of(source, text)
         probabilities = [metrics.softmax(one.logits) for one in saved]
         labels = saved[0].labels
         scores = [metrics.score(metric, one, labels, positive=source.settings.positive) for one in probabilities]
         different, alike = pairwise(np.stack([metrics.decide(one) for one in probabilities]), labels)
         return Anatomy(
             name=line.name,
-            strategy=told["strategy"],
+            strategy=text["strategy"],
             metric=metric,
             score=metrics.score(
                 metric, metrics.softmax(line.record.predictions().logits), labels, positive=source.settings.positive
             ),
             members=members,
-            say=say_of(told, len(members), len(source.settings.classes)),
+            say=say_of(text, len(members), len(source.settings.classes)),
             scores=np.array(scores),
             disagreement=different,
             correlation=alike,

@@ -45,8 +45,8 @@ class Groups:
     @property
     def rates(self) -> np.ndarray:
         """Errors as shares of the cases, float64."""
-        found: np.ndarray = self.errors / self.cases
-        return found
+        result: np.ndarray = self.errors / self.cases
+        return result
 
 
 @dataclass(frozen=True)
@@ -132,18 +132,18 @@ def _sites(source: FigureSource, saved: Predictions, wrong: np.ndarray) -> tuple
     rows = [np.flatnonzero(sites == site) for site in known]
     cases = np.array([len(own) for own in rows])
     errors = np.array([int(wrong[own].sum()) for own in rows])
-    found = [_over_patients(wrong[own], saved.patients[own]) for own in rows]
+    result = [_over_patients(wrong[own], saved.patients[own]) for own in rows]
     low, high = wilson(errors, cases)
-    low = np.fmin(low, [one.low for one in found])
-    high = np.fmax(high, [one.high for one in found])
+    low = np.fmin(low, [one.low for one in result])
+    high = np.fmax(high, [one.high for one in result])
     return _ranked(known, cases, errors, low, high), ""
 
 
 def _over_patients(wrong: np.ndarray, patients: np.ndarray) -> ConfidenceInterval:
     """Return the error rate with its interval over resampled patients: cases of one patient err alike."""
     right = np.stack([wrong, ~wrong], axis=1).astype(np.float64)
-    found = patient_bootstrap("accuracy", right, np.ones(len(wrong), np.int64), patients, replicates=1000)
-    return ConfidenceInterval(1 - found.value, 1 - found.high, 1 - found.low)
+    result = patient_bootstrap("accuracy", right, np.ones(len(wrong), np.int64), patients, replicates=1000)
+    return ConfidenceInterval(1 - result.value, 1 - result.high, 1 - result.low)
 
 
 def dots(numbers: ErrorsByGroup) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
@@ -190,14 +190,14 @@ def _trace(groups: Groups, rows: np.ndarray, *, upright: bool) -> dict[str, Any]
         "width": 0,
         "color": _style.MUTED,
     }
-    told = [f"{_style.text(groups.names[at])}: {groups.errors[at]:,} of {groups.cases[at]:,} wrong" for at in rows]
+    text = [f"{_style.text(groups.names[at])}: {groups.errors[at]:,} of {groups.cases[at]:,} wrong" for at in rows]
     value, number = _style.small(rates, 4), np.arange(len(rows))
     places = {"x": number, "y": value, "error_y": error} if upright else {"x": value, "y": number, "error_x": error}
     return {
         "type": "scatter",
         "mode": "markers",
         **places,
-        "text": told,
+        "text": text,
         "marker": {"color": _style.VIVID[0 if upright else 1], "size": 7 if len(rows) <= 80 else 4},
         "hovertemplate": f"%{{text}}, %{{{'y' if upright else 'x'}:.1%}}<extra></extra>",
     }

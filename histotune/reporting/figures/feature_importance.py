@@ -56,44 +56,44 @@ class ByFeature(Figure[FeatureImportance]):
 
     def compute(self, source: FigureSource) -> FeatureImportance:
         """Run the trial's networks over the cases that they are scored on."""
-        found = trained(source, self._of)
-        groups, read, tried = self._groups(found, self._tables(found))
+        result = trained(source, self._of)
+        groups, read, tried = self._groups(result, self._tables(result))
         every = [group for own in groups for group in own]
-        permuted = permute(found.parts, found.data, every, repeats=self._repeats)
+        permuted = permute(result.parts, result.data, every, repeats=self._repeats)
         losses = []
         for own in groups:
-            own.sort(key=lambda group: -permuted.mean_loss(group, found.data, found.metric))
-            losses += [loss_of(permuted.effect(one, found.data, found.metric), one.name) for one in own[: self._top]]
-        model = model_of(found, permuted.score(found.data, found.metric), self._repeats, str(source))
+            own.sort(key=lambda group: -permuted.mean_loss(group, result.data, result.metric))
+            losses += [loss_of(permuted.effect(one, result.data, result.metric), one.name) for one in own[: self._top]]
+        model = model_of(result, permuted.score(result.data, result.metric), self._repeats, str(source))
         counts = np.array([len(own) for own in groups])
         return FeatureImportance(model, self._together, self._correlation, tuple(losses), counts, read, tried)
 
-    def _tables(self, found: TrainedModel) -> list[str]:
-        tables = tables_of(found.parts)
+    def _tables(self, result: TrainedModel) -> list[str]:
+        tables = tables_of(result.parts)
         if not tables:
             raise StudyError(
-                f"{found.name} reads no table, and an image, bag or graph has no columns: see modality_importance, and "
-                "`histotune explain` for images"
+                f"{result.name} reads no table, and an image, bag or graph has no columns: see modality_importance, "
+                "and `histotune explain` for images"
             )
         if self._modality and self._modality not in tables:
-            raise StudyError(f"{found.name} reads no table {self._modality!r}. {suggest(self._modality, tables)}")
+            raise StudyError(f"{result.name} reads no table {self._modality!r}. {suggest(self._modality, tables)}")
         return [self._modality] if self._modality else tables
 
-    def _groups(self, found: TrainedModel, tables: Sequence[str]) -> tuple[list[list[FeatureGroup]], int, int]:
+    def _groups(self, result: TrainedModel, tables: Sequence[str]) -> tuple[list[list[FeatureGroup]], int, int]:
         """Return the groups of every table, how many columns are read, and how many of them are in a group."""
         if self._together == TOKENS:
-            branches = found.parts[0].predictor.model.modalities
-            chunked = [chunks_of(found.parts, name) for name, modality in branches.items() if modality in tables]
+            branches = result.parts[0].predictor.model.modalities
+            chunked = [chunks_of(result.parts, name) for name, modality in branches.items() if modality in tables]
             chunked = [own for own in chunked if own]
             if not chunked:
-                raise StudyError(f"{found.name} cuts no table into several tokens: its backbones have one token each")
+                raise StudyError(f"{result.name} cuts no table into several tokens: its backbones have one token each")
             return chunked, 0, 0
         groups, read, tried = [], 0, 0
         for name in tables:
-            chosen, all_of_them = steepest(found.parts, found.data, name, self._columns)
+            chosen, all_of_them = steepest(result.parts, result.data, name, self._columns)
             read, tried = read + all_of_them, tried + len(chosen)
             least = self._correlation if self._together == ALIKE else np.inf
-            groups.append(column_groups(chosen, found.data, name, least))
+            groups.append(column_groups(chosen, result.data, name, least))
         return groups, read, tried
 
     def draw(self, numbers: FeatureImportance) -> PlotlyFigure:
@@ -102,8 +102,8 @@ class ByFeature(Figure[FeatureImportance]):
         model, total = numbers.model, int(numbers.permuted.sum())
         how = f"with those that correlate with it (|r| of {numbers.correlation:g} or more), "
         what = {COLUMN: "One column at a time goes", TOKENS: "The columns of one token at a time go"}
-        told = what.get(numbers.together, f"One column at a time, {how}goes")
-        caption = f"{of_which(model)}. {told} to other patients, {_style.counted(model.repeats, 'time')}."
+        text = what.get(numbers.together, f"One column at a time, {how}goes")
+        caption = f"{of_which(model)}. {text} to other patients, {_style.counted(model.repeats, 'time')}."
         if len(numbers.losses) < total:
             caption += (
                 f" Shown are the {len(numbers.losses)} largest losses of {total}, which chance flatters: they were "

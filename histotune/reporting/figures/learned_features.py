@@ -177,11 +177,11 @@ def learned_features(*, method: str = PCA, cases: int = 1000) -> LearnedFeatures
 def _with_weights(source: FigureSource) -> dict[str, LeaderboardLine]:
     """Return {loss: its best model whose weights are still there}."""
     source.one_network("learned features are")
-    found = {
+    result = {
         loss: next((line for line in lines if (line.record.folder / WEIGHTS).exists()), None)
         for loss, lines in source.trained().items()
     }
-    there = {loss: line for loss, line in found.items() if line is not None}
+    there = {loss: line for loss, line in result.items() if line is not None}
     if not there:
         raise StudyError(
             f"study {source.settings.name!r} has no complete trial with weights (`--keep-models` of a search and "

@@ -39,17 +39,17 @@ class ByModality(Figure[ModalityImportance]):
 
     def compute(self, source: FigureSource) -> ModalityImportance:
         """Run the trial's networks over the cases that they are scored on."""
-        found = trained(source, self._of)
-        groups = [FeatureGroup(name, name) for name in found.parts[0].predictor.modalities]
-        permuted = permute(found.parts, found.data, groups, repeats=self._repeats)
+        result = trained(source, self._of)
+        groups = [FeatureGroup(name, name) for name in result.parts[0].predictor.modalities]
+        permuted = permute(result.parts, result.data, groups, repeats=self._repeats)
         losses = []
         for group in groups:
-            share = float(np.mean(found.data.present[group.modality][permuted.rows]))
+            share = float(np.mean(result.data.present[group.modality][permuted.rows]))
             name = group.name if share == 1 else f"{group.name} ({share:.0%} have it)"
-            losses.append(loss_of(permuted.effect(group, found.data, found.metric), name))
-        score = permuted.score(found.data, found.metric)
+            losses.append(loss_of(permuted.effect(group, result.data, result.metric), name))
+        score = permuted.score(result.data, result.metric)
         ranked = sorted(losses, key=lambda loss: -loss.value)
-        return ModalityImportance(model_of(found, score, self._repeats, str(source)), tuple(ranked))
+        return ModalityImportance(model_of(result, score, self._repeats, str(source)), tuple(ranked))
 
     def draw(self, numbers: ModalityImportance) -> PlotlyFigure:
         """Draw a dot with its interval for every modality."""

@@ -57,17 +57,17 @@ class ParallelCoordinates(Figure[Parallel]):
 
     def compute(self, source: FigureSource) -> Parallel:
         """Take the best complete trials."""
-        found = tried(source)
-        names = np.array([components(line)[0] for line in found.lines])
-        rows = np.flatnonzero(found.complete & ~np.isnan(found.scores))
+        result = tried(source)
+        names = np.array([components(line)[0] for line in result.lines])
+        rows = np.flatnonzero(result.complete & ~np.isnan(result.scores))
         rows = rows if self._loss == ALL else rows[names[rows] == self._loss]
         if not len(rows):
             raise StudyError(
                 f"study {source.settings.name!r} has no complete trial of loss {self._loss!r}. "
                 f"{suggest(self._loss, [ALL, *sorted(set(names.tolist()))])}"
             )
-        best = rows[np.argsort(-upwards(source, found.scores[rows]), kind="stable")][: self._top]
-        values = [found.values[row] for row in best]
+        best = rows[np.argsort(-upwards(source, result.scores[rows]), kind="stable")][: self._top]
+        values = [result.values[row] for row in best]
         short = labels([one.path for one in source.space.parameters()])
         columns = [column(one, short[one.path], values) for one in source.space.parameters()]
         shown = tuple(one for one in columns if not np.isnan(one.values).any() and one.varies)
@@ -75,8 +75,8 @@ class ParallelCoordinates(Figure[Parallel]):
             raise StudyError(nothing_differs(source, len(best)))
         return Parallel(
             source.settings.metric,
-            found.numbers[best],
-            found.scores[best],
+            result.numbers[best],
+            result.scores[best],
             shown,
             self._loss,
             len(rows),

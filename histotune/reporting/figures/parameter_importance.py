@@ -63,21 +63,21 @@ class ByParameter(Figure[ParameterImportance]):
 
     def compute(self, source: FigureSource) -> ParameterImportance:
         """Compare the best trials with all of them."""
-        found = tried(source)
+        result = tried(source)
         short = labels([parameter.path for parameter in source.space.parameters()])
         branches: list[tuple[str, Condition]] = [("all trials", ())]
         branches += [(", ".join(f"{short[path]} {o}" for path, o in one), one) for one in source.space.branches()]
         panels, left_out = [], []
         for name, branch in branches:
-            panel = _panel(source, found, name, branch)
+            panel = _panel(source, result, name, branch)
             if panel is not None:
                 panels.append(panel)
             else:
-                left_out.append(f"{name} ({int(found.within(branch).sum()):,})")
+                left_out.append(f"{name} ({int(result.within(branch).sum()):,})")
         if not panels:
             raise StudyError(
                 f"parameter importance needs {LEAST} complete or stopped trials, {LEAST_BEST} of them complete, and "
-                f"study {source.settings.name!r} has {len(found.lines)} and {int(found.complete.sum())}: search on"
+                f"study {source.settings.name!r} has {len(result.lines)} and {int(result.complete.sum())}: search on"
             )
         return ParameterImportance(source.settings.metric, tuple(panels), tuple(left_out), source.scored_on())
 
@@ -104,12 +104,12 @@ def parameter_importance() -> ByParameter:
     return ByParameter()
 
 
-def _panel(source: FigureSource, found: Tried, name: str, branch: Condition) -> ImportancePanel | None:
+def _panel(source: FigureSource, result: Tried, name: str, branch: Condition) -> ImportancePanel | None:
     """Measure one branch: what exists in all its trials, and nothing of other branches."""
-    rows = np.flatnonzero(found.within(branch))
-    values = [found.values[row] for row in rows]
+    rows = np.flatnonzero(result.within(branch))
+    values = [result.values[row] for row in rows]
     everywhere = [one for one in source.space.parameters() if all(one.path in each for each in values)]
-    scores = upwards(source, np.where(found.complete[rows], found.scores[rows], np.nan))
+    scores = upwards(source, np.where(result.complete[rows], result.scores[rows], np.nan))
     ranked = importances(everywhere, values, scores)
     if not ranked:
         return None
@@ -117,7 +117,7 @@ def _panel(source: FigureSource, found: Tried, name: str, branch: Condition) -> 
     return ImportancePanel(
         branch=name,
         trials=len(rows),
-        complete=int(found.complete[rows].sum()),
+        complete=int(result.complete[rows].sum()),
         names=tuple(one.name for one in ranked),
         labels=tuple(short[one.name] for one in ranked),
         shares=np.array([one.share for one in ranked]),
@@ -152,9 +152,9 @@ def bars(panels: Sequence[ImportancePanel]) -> tuple[list[dict[str, Any]], dict[
 def _bars_panel(panel: ImportancePanel, count: int, axes: dict[str, str]) -> list[dict[str, Any]]:
     shares, chances = panel.shares[:count], panel.chances[:count]
     colors = np.where(shares > chances, _style.VIVID[0], _style.MUTED)
-    told = [_style.text(name) for name in panel.names[:count]]
+    text = [_style.text(name) for name in panel.names[:count]]
     whole = {
-        "customdata": [[name, round(float(chance), 3)] for name, chance in zip(told, chances, strict=True)],
+        "customdata": [[name, round(float(chance), 3)] for name, chance in zip(text, chances, strict=True)],
         "hovertemplate": "%{customdata[0]}: %{x:.3f}, chance %{customdata[1]:.3f}<extra></extra>",
     }
     places = {"y": [*range(count)], "orientation": "h"}

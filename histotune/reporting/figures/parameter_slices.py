@@ -63,16 +63,16 @@ class ParameterSlices(Figure[Slices]):
 
     def compute(self, source: FigureSource) -> Slices:
         """Place the trials, the best and an even sample of a large study's."""
-        found = tried(source)
-        names = np.array([components(line)[0] for line in found.lines])
+        result = tried(source)
+        names = np.array([components(line)[0] for line in result.lines])
         rows = np.arange(len(names)) if self._loss == ALL else np.flatnonzero(names == self._loss)
         if not len(rows):
             raise StudyError(
                 f"study {source.settings.name!r} has no trial of loss {self._loss!r}. "
                 f"{suggest(self._loss, [ALL, *sorted(set(names.tolist()))])}"
             )
-        kept = rows[sampled(upwards(source, found.scores[rows]), found.complete[rows])]
-        values = [found.values[row] for row in kept]
+        kept = rows[sampled(upwards(source, result.scores[rows]), result.complete[rows])]
+        values = [result.values[row] for row in kept]
         short = labels([one.path for one in source.space.parameters()])
         shared = set[str].intersection(*({*each} for each in values))
         ordered = sorted(source.space.parameters(), key=lambda one: one.path not in shared)
@@ -84,9 +84,9 @@ class ParameterSlices(Figure[Slices]):
         order = np.argsort(-np.bincount(loss), kind="stable")
         return Slices(
             metric=source.settings.metric,
-            numbers=found.numbers[kept],
-            scores=found.scores[kept],
-            complete=found.complete[kept],
+            numbers=result.numbers[kept],
+            scores=result.scores[kept],
+            complete=result.complete[kept],
             losses=tuple(losses[order].tolist()),
             loss=np.argsort(order)[loss],
             columns=shown,

@@ -61,11 +61,11 @@ def curve(
         bins: how many; equal probabilities stay in one bin, so that there may be fewer.
     """
     if probabilities.shape[1] == 2:
-        said, seen = probabilities[:, positive], labels == positive
+        message, seen = probabilities[:, positive], labels == positive
     else:
-        said, seen = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    edges = np.unique(np.quantile(said, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
-    names, member = np.unique(np.searchsorted(edges, said, side="right"), return_inverse=True)
+        message, seen = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.unique(np.quantile(message, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
+    names, member = np.unique(np.searchsorted(edges, message, side="right"), return_inverse=True)
     inside = np.eye(len(names))[member]  # [n, bins]
     counts = inside.sum(axis=0)
     totals = sums_by_patient(patients, np.concatenate([inside * seen[:, None], inside], axis=1))
@@ -76,7 +76,7 @@ def curve(
 
     low, high = band(totals, shares) if len(totals) > 1 else (np.full(len(names), np.nan),) * 2
     ece = metrics.score("ece", probabilities, labels)
-    return ReliabilityCurve(name, inside.T @ said / counts, inside.T @ seen / counts, low, high, counts, ece)
+    return ReliabilityCurve(name, inside.T @ message / counts, inside.T @ seen / counts, low, high, counts, ece)
 
 
 class ReliabilityDiagram(Figure[Reliability]):
@@ -87,17 +87,17 @@ class ReliabilityDiagram(Figure[Reliability]):
 
     def compute(self, source: FigureSource) -> Reliability:
         """Compare the model's probabilities with what came true."""
-        found, positive = calibrated(source, self._of), source.settings.positive
+        result, positive = calibrated(source, self._of), source.settings.positive
         classes = source.settings.classes
-        sides = {"as trained": found.before} if found.tempered else {}
-        sides["after temperature" if found.tempered else "with its temperature"] = found.after
+        sides = {"as trained": result.before} if result.tempered else {}
+        sides["after temperature" if result.tempered else "with its temperature"] = result.after
         curves = tuple(
-            curve(name, p, found.labels, found.patients, positive=positive, bins=self._bins)
+            curve(name, p, result.labels, result.patients, positive=positive, bins=self._bins)
             for name, p in sides.items()
         )
         event = classes[positive] if len(classes) == 2 else "the predicted class"
-        number, patients = len(found.labels), len(np.unique(found.patients))
-        return Reliability(found.model, found.cases, event, curves, number, patients)
+        number, patients = len(result.labels), len(np.unique(result.patients))
+        return Reliability(result.model, result.cases, event, curves, number, patients)
 
     def draw(self, numbers: Reliability) -> PlotlyFigure:
         """Draw what came true over what was said, with bands, and the diagonal on which both are the same."""

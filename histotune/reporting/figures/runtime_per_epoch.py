@@ -70,12 +70,12 @@ def timings(epochs: Sequence[tuple[str, str, Sequence[float]]]) -> tuple[Timing,
     groups: dict[tuple[str, str], list[Sequence[float]]] = {}
     for loss, setting, seconds in epochs:
         groups.setdefault((setting, loss), []).append(seconds)
-    found = [
+    result = [
         Timing(loss, setting, np.concatenate([np.asarray(one, dtype=np.float64) for one in each]), len(each))
         for (setting, loss), each in groups.items()
     ]
-    losses = {setting: sum(one.setting == setting for one in found) for setting in {one.setting for one in found}}
-    return tuple(sorted(found, key=lambda one: (-losses[one.setting], one.setting, one.median, one.loss)))
+    losses = {setting: sum(one.setting == setting for one in result) for setting in {one.setting for one in result}}
+    return tuple(sorted(result, key=lambda one: (-losses[one.setting], one.setting, one.median, one.loss)))
 
 
 class RuntimePerEpoch(Figure[Runtime]):
@@ -85,11 +85,11 @@ class RuntimePerEpoch(Figure[Runtime]):
         """Read the curves of all trials and single trainings that trained at least one epoch."""
         lines = [line for line in source.entries if line.kind in (TRIAL, SINGLE)]
         curves = [(line, [row["seconds"] for row in line.record.curve()]) for line in lines]
-        found = timings([(components(line)[0], _setting(line), seconds) for line, seconds in curves if seconds])
-        if not found:
+        result = timings([(components(line)[0], _setting(line), seconds) for line, seconds in curves if seconds])
+        if not result:
             raise StudyError(f"study {source.settings.name!r} has no trial with an epoch yet: search on, or train one")
-        settings = list(dict.fromkeys(one.setting for one in found))
-        shown = tuple(one for one in found if one.setting in settings[:_MOST])
+        settings = list(dict.fromkeys(one.setting for one in result))
+        shown = tuple(one for one in result if one.setting in settings[:_MOST])
         left_out = len(settings[_MOST:])
         return Runtime(shown, left_out, source.part(TRAIN), source.part(VAL), str(source))
 
@@ -135,8 +135,8 @@ def _setting(line: LeaderboardLine) -> str:
     return f"{components(line)[1]}, {config['image_size']} px, batch {config['batch_size']}"
 
 
-def _trace(setting: str, found: Sequence[Timing], index: int) -> dict[str, Any]:
-    medians = np.array([one.median for one in found])
+def _trace(setting: str, result: Sequence[Timing], index: int) -> dict[str, Any]:
+    medians = np.array([one.median for one in result])
     place = _style.place(index)
     return {
         "type": "scatter",
@@ -145,20 +145,20 @@ def _trace(setting: str, found: Sequence[Timing], index: int) -> dict[str, Any]:
         "name": setting,
         "offsetgroup": setting,
         "x": medians,
-        "y": [one.loss for one in found],
+        "y": [one.loss for one in result],
         "text": [f"{median:.3g}" for median in medians],
         "textposition": "top center",
         "textfont": {"size": 11},
         "marker": {**place, "size": 9},
         "error_x": {
             "type": "data",
-            "array": [one.seconds.max() - one.median for one in found],
-            "arrayminus": [one.median - one.seconds.min() for one in found],
+            "array": [one.seconds.max() - one.median for one in result],
+            "arrayminus": [one.median - one.seconds.min() for one in result],
             "color": place["color"],
             "thickness": 1.5,
             "width": 4,
         },
-        "customdata": [[one.seconds.min(), one.seconds.max(), len(one.seconds), one.trials] for one in found],
+        "customdata": [[one.seconds.min(), one.seconds.max(), len(one.seconds), one.trials] for one in result],
         "hovertemplate": "%{y}: median %{x:.3g} s, %{customdata[0]:.3g} to %{customdata[1]:.3g} s, "
         "%{customdata[2]} epochs of %{customdata[3]} trials",
     }

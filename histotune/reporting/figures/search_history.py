@@ -60,8 +60,8 @@ def best_so_far(scores: np.ndarray, complete: np.ndarray, *, higher: bool) -> np
     array([nan, 0.5, 0.7, 0.7])
     """
     best = np.fmax if higher else np.fmin  # of a number and NaN they take the number
-    found: np.ndarray = best.accumulate(np.where(complete, scores, np.nan))
-    return found
+    result: np.ndarray = best.accumulate(np.where(complete, scores, np.nan))
+    return result
 
 
 class HistoryFigure(Figure[SearchHistory]):
@@ -94,9 +94,9 @@ class HistoryFigure(Figure[SearchHistory]):
         low, high = limits(numbers)
         traces = [*marks(numbers, low, high), best_line(numbers), *lines(numbers, low)]
         counts = [(state, int((numbers.states == at).sum())) for at, state in enumerate(STATES)]
-        told = ", ".join(f"{count:,} {state}" for state, count in counts if count)
+        text = ", ".join(f"{count:,} {state}" for state, count in counts if count)
         caption = (
-            f"{_style.counted(len(numbers.numbers), 'trial')} ({told}), scored on {numbers.about}. A stopped trial has "
+            f"{_style.counted(len(numbers.numbers), 'trial')} ({text}), scored on {numbers.about}. A stopped trial has "
             "the score of the epochs that it had. The best of many trials on these very cases is too good a number: "
             "`histotune confirm` says what it is worth."
         )

@@ -113,8 +113,8 @@ class Findings:
     @cached_property
     def environments(self) -> list[Mapping[str, Any]]:
         """What the first trials and trainings were computed with, at most 100 of them."""
-        found = (_told(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
-        return [one for one in found if one]
+        result = (_told(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
+        return [one for one in result if one]
 
 
 def _told(path: Path) -> dict[str, Any]:

@@ -23,17 +23,16 @@ class Audit(Section):
 
     def build(self, findings: Findings) -> Content:
         """Show every check, leaks first."""
-        found, name = findings.audit, findings.settings.name
-        if not found:
-            told = (
+        result, name = findings.audit, findings.settings.name
+        if not result:
+            text = (
                 f"These data were not audited: `histotune audit {name}` looks for patients, sites and images on both "
             )
-            return Content(html.paragraph(told + "sides of the split, and for what gives the label away."))
+            return Content(html.paragraph(text + "sides of the split, and for what gives the label away."))
         ranks = list(_KINDS)[::-1]
-        checks = sorted(found.get("checks", []), key=lambda one: ranks.index(one.get("severity", "ok")))
-        when = (
-            f"Made {html.time(found.get('time')) or 'at an unknown time,'} UTC by `{found.get('command') or 'Python'}`."
-        )
+        checks = sorted(result.get("checks", []), key=lambda one: ranks.index(one.get("severity", "ok")))
+        time = html.time(result.get("time")) or "at an unknown time,"
+        when = f"Made {time} UTC by `{result.get('command') or 'Python'}`."
         rows = [_row(one) for one in checks]
         return Content(
             html.joined(
@@ -49,10 +48,10 @@ def _row(one: Mapping[str, Any]) -> list[Any]:
     severity = str(one.get("severity", "ok"))
     count = f"{one['count']:,} of {one['of']:,}" if one.get("count") is not None and one.get("of") is not None else ""
     examples = [str(example) for example in one.get("examples", [])]
-    told = Markup.escape(one.get("sentence", ""))
+    text = Markup.escape(one.get("sentence", ""))
     if examples and severity != "ok":
-        told += Markup(" Examples: {}").format("; ".join(examples))
+        text += Markup(" Examples: {}").format("; ".join(examples))
     name = Markup("{} {}").format(
         str(one.get("name", "")).replace("_", " "), html.badge(severity, _KINDS.get(severity, ""))
     )
-    return [name, Markup.escape(count), told, Markup.escape(one.get("advice") or "")]
+    return [name, Markup.escape(count), text, Markup.escape(one.get("advice") or "")]

@@ -33,19 +33,19 @@ class Calibration(Section):
         ]
         caption = "Calibration of the best models on the validation part; less is better."
         pieces = [html.table(caption, ["model", *map(in_words, _SCORES)], rows)]
-        for name, found in findings.ensembles.items():
-            pieces += _fitted(name, found)
+        for name, result in findings.ensembles.items():
+            pieces += _fitted(name, result)
         return Content(html.joined(pieces))
 
 
-def _fitted(name: str, found: Mapping[str, Any]) -> list[Markup]:
+def _fitted(name: str, result: Mapping[str, Any]) -> list[Markup]:
     """Say what was fitted on held-out predictions of an ensemble."""
-    point, scores = found.get("operating_point") or {}, found.get("calibration") or {}
-    told = {"threshold of the positive class": found.get("threshold")}
+    point, scores = result.get("operating_point") or {}, result.get("calibration") or {}
+    text = {"threshold of the positive class": result.get("threshold")}
     if point:
         asked = point.get("asked")
         rule = str(point.get("rule", "")) + (f" {html.number(asked)}" if isinstance(asked, float) else "")
-        told = {
+        text = {
             "operating point": rule,
             "threshold": point.get("threshold"),
             "sensitivity there": html.interval(point.get("sensitivity")),
@@ -54,8 +54,8 @@ def _fitted(name: str, found: Mapping[str, Any]) -> list[Markup]:
         }
     for key, value in scores.items():
         if isinstance(value, (int, float, str)):
-            told[in_words(key)] = value
+            text[in_words(key)] = value
         elif isinstance(value, Mapping):
             parts = (f"{inner} {html.number(v) if isinstance(v, (int, float)) else v}" for inner, v in value.items())
-            told[in_words(key)] = ", ".join(parts)
-    return [html.heading(f"Ensemble {name}"), html.facts(told)]
+            text[in_words(key)] = ", ".join(parts)
+    return [html.heading(f"Ensemble {name}"), html.facts(text)]

@@ -35,7 +35,7 @@ class Checklist(Section):
         """Answer every item as far as files can."""
         answers = [(item, item.answer(findings) if item.answer else None) for item in ITEMS]
         known = sum(answer is not None for _, answer in answers)
-        told = (
+        text = (
             f"Topics after TRIPOD+AI (Collins et al., BMJ 2024; its numbers) and CLAIM (Tejani et al., Radiology: "
             f"Artificial Intelligence 2024), in words of our own. {known} of {len(answers)} are answered by the files "
             "of this study; whoever publishes states the rest."
@@ -44,7 +44,7 @@ class Checklist(Section):
         return Content(
             html.joined(
                 [
-                    html.paragraph(told),
+                    html.paragraph(text),
                     html.table("What is known.", ["topic", "TRIPOD+AI", "stated"], rows, stacked=True),
                 ]
             )
@@ -62,14 +62,14 @@ def _size(findings: Findings) -> str:
         name: findings.source.part(key)
         for name, key in {"training": "train", "validation": "val", "sealed test": "test"}.items()
     }
-    told = (f"{name} {cases:,} cases of {patients:,} patients" for name, (cases, patients) in parts.items() if cases)
-    return "; ".join(told) + ". How many would be needed was not calculated."
+    text = (f"{name} {cases:,} cases of {patients:,} patients" for name, (cases, patients) in parts.items() if cases)
+    return "; ".join(text) + ". How many would be needed was not calculated."
 
 
 def _classes(findings: Findings) -> str:
     counts = class_counts(findings)
-    told = (f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in one.items()) for part, one in counts.items())
-    return "Cases by class, " + "; ".join(told)
+    text = (f"{part}: " + ", ".join(f"{name} {count:,}" for name, count in one.items()) for part, one in counts.items())
+    return "Cases by class, " + "; ".join(text)
 
 
 def _prepared(findings: Findings) -> str | None:
@@ -89,8 +89,8 @@ def _missing(findings: Findings) -> str | None:
     if not modalities:
         return None
     cases = findings.settings.facts.get("cases", "?")
-    told = ", ".join(f"{name} {count}" for name, count in modalities.items())
-    return f"Of {cases} cases have: {told}. A case is used with what it has."
+    text = ", ".join(f"{name} {count}" for name, count in modalities.items())
+    return f"Of {cases} cases have: {text}. A case is used with what it has."
 
 
 def _partition(findings: Findings) -> str:
@@ -106,8 +106,8 @@ def _model(findings: Findings) -> str | None:
     best = findings.models[0]
     config = best.record.known_config or {}
     loss = (config.get("loss") or {}).get("name")
-    told = f"{best.kind} {best.name}, digest {best.record.digest}, {best.record.parameters:,} parameters"
-    return f"{told}, loss {loss}; the leaderboard holds every parameter." if loss else f"{told}."
+    text = f"{best.kind} {best.name}, digest {best.record.digest}, {best.record.parameters:,} parameters"
+    return f"{text}, loss {loss}; the leaderboard holds every parameter." if loss else f"{text}."
 
 
 def _selection(findings: Findings) -> str | None:
@@ -162,8 +162,8 @@ def _compute(findings: Findings) -> str | None:
 
 
 def _robustness(findings: Findings) -> str | None:
-    found = findings.confirmed
-    return f"Retrained on {found.get('seeds', 'several')} seeds; see Confirmation." if found else None
+    result = findings.confirmed
+    return f"Retrained on {result.get('seeds', 'several')} seeds; see Confirmation." if result else None
 
 
 def _audited(findings: Findings) -> str | None:

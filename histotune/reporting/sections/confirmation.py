@@ -22,43 +22,43 @@ class ConfirmationSection(Section):
 
     def build(self, findings: Findings) -> Content:
         """Show every contender beside what the search had shown of it."""
-        found, name = findings.confirmed, findings.settings.name
+        result, name = findings.confirmed, findings.settings.name
         pieces = []
-        if found:
-            pieces = [_told(found), _contenders(found)]
+        if result:
+            pieces = [_told(result), _contenders(result)]
         else:
-            told = (
+            text = (
                 f"The search was not confirmed. `histotune confirm {name} --top 5 --seeds 5` trains the best "
                 "configurations and the default again, says how much the search's number was too good, and which "
                 "trials are tied."
             )
-            pieces = [html.paragraph(told)]
+            pieces = [html.paragraph(text)]
         return Content(html.joined([*pieces, *_nested(findings)]))
 
 
-def _told(found: Mapping[str, Any]) -> Markup:
-    how = f"{found.get('seeds', 'several')} seeds and {found.get('outer', 'several')} divisions of the patients"
-    tied = [str(name) for name in found.get("tied", []) if name != found.get("best")]
-    told = f"Every contender was trained again on {how}."
+def _told(result: Mapping[str, Any]) -> Markup:
+    how = f"{result.get('seeds', 'several')} seeds and {result.get('outer', 'several')} divisions of the patients"
+    tied = [str(name) for name in result.get("tied", []) if name != result.get("best")]
+    text = f"Every contender was trained again on {how}."
     if tied:
-        told += f" Statistically tied with the best, {found.get('best')}: {', '.join(tied)}."
-    if found.get("recommended"):
-        told += f" Recommended, as the cheapest of them: {found['recommended']}."
+        text += f" Statistically tied with the best, {result.get('best')}: {', '.join(tied)}."
+    if result.get("recommended"):
+        text += f" Recommended, as the cheapest of them: {result['recommended']}."
     when = (
-        f" Made {html.time(found['time'])} UTC by `{found['command']}`."
-        if found.get("command") and found.get("time")
+        f" Made {html.time(result['time'])} UTC by `{result['command']}`."
+        if result.get("command") and result.get("time")
         else ""
     )
-    return html.paragraph(told + when)
+    return html.paragraph(text + when)
 
 
-def _contenders(found: Mapping[str, Any]) -> Markup:
-    metric = in_words(str(found.get("metric", "score")))
+def _contenders(result: Mapping[str, Any]) -> Markup:
+    metric = in_words(str(result.get("metric", "score")))
     rows = []
-    for one in found.get("contenders", []):
-        best = one.get("name") == found.get("best")
+    for one in result.get("contenders", []):
+        best = one.get("name") == result.get("best")
         marks = [html.badge("best" if best else "tied", "good")] if best or one.get("tied") else []
-        marks += [html.badge("recommended", "good")] if one.get("name") == found.get("recommended") else []
+        marks += [html.badge("recommended", "good")] if one.get("name") == result.get("recommended") else []
         against = one.get("against_best") or {}
         rows.append(
             [
@@ -83,8 +83,8 @@ def _failed(one: Mapping[str, Any]) -> list[str]:
 
 def _nested(findings: Findings) -> list[Markup]:
     """Show what a nested cross-validation found, fold by fold."""
-    found = findings.nested
-    if not found:
+    result = findings.nested
+    if not result:
         return []
     rows = [
         [
@@ -96,9 +96,9 @@ def _nested(findings: Findings) -> list[Markup]:
             one.get("patients"),
             one.get("trials"),
         ]
-        for one in found.get("folds", [])
+        for one in result.get("folds", [])
     ]
-    caption = f"{in_words(str(found.get('metric', 'score')))} of what the search chose without each outer fold."
+    caption = f"{in_words(str(result.get('metric', 'score')))} of what the search chose without each outer fold."
     head = ["outer fold", "chosen", "inner score", "on the outer fold", "cases", "patients", "trials"]
-    told = html.paragraph(str(found.get("sentence", "")))
-    return [html.heading("Nested cross-validation"), told, html.table(caption, head, rows)]
+    text = html.paragraph(str(result.get("sentence", "")))
+    return [html.heading("Nested cross-validation"), text, html.table(caption, head, rows)]

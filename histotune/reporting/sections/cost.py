@@ -30,7 +30,7 @@ class CostSection(Section):
             return Content(html.paragraph("Nothing has ended yet, so nothing was spent."))
         began = [line.record.started for line in lines if line.record.started]
         ended = [line.record.started + line.record.seconds for line in lines if line.record.started]
-        told: dict[str, Any] = {
+        text: dict[str, Any] = {
             "training time": f"{duration(seconds)} of {html.counted(len(lines), 'training')}, all added up",
             "from first to last": duration(max(ended) - min(began)) if began else None,
             "epochs": sum(line.record.epochs for line in lines),
@@ -40,7 +40,7 @@ class CostSection(Section):
         return Content(
             html.joined(
                 [
-                    html.facts(told),
+                    html.facts(text),
                     html.paragraph(energy(findings, seconds)),
                     _in_use(findings.models[:5]),
                     _spent(lines),

@@ -34,37 +34,37 @@ class Ensembles(Section):
             )
         metric = findings.settings.metric
         return Content(
-            html.joined(piece for name, found in findings.ensembles.items() for piece in _one(name, found, metric))
+            html.joined(piece for name, result in findings.ensembles.items() for piece in _one(name, result, metric))
         )
 
 
-def _one(name: str, found: Mapping[str, Any], metric: str) -> list[Markup]:
-    gain = (found.get("gains") or {}).get("best_member") or {}
-    told = f"{found.get('strategy', 'An ensemble')} of {html.counted(len(found.get('members', [])), 'member')}."
+def _one(name: str, result: Mapping[str, Any], metric: str) -> list[Markup]:
+    gain = (result.get("gains") or {}).get("best_member") or {}
+    text = f"{result.get('strategy', 'An ensemble')} of {html.counted(len(result.get('members', [])), 'member')}."
     if gain.get("value") is not None:
         low, high = gain.get("low"), gain.get("high")
         within = low is None or high is None or low <= 0 <= high
-        told += f" It gains {html.interval(gain, signed=True)} {in_words(metric)} on its best member" + (
+        text += f" It gains {html.interval(gain, signed=True)} {in_words(metric)} on its best member" + (
             ", which is within noise: the member alone does as well and costs less."
             if within
             else ", on the cases it was chosen on."
         )
-    intervals = found.get("intervals") or {}
+    intervals = result.get("intervals") or {}
     rows = [[_WHO.get(who, who), html.span(spans.get(metric))] for who, spans in intervals.items()]
-    pieces = [html.heading(name), html.paragraph(told)]
+    pieces = [html.heading(name), html.paragraph(text)]
     if rows:
         caption = f"Validation {in_words(metric)} with 95 % intervals over patients."
         pieces.append(html.table(caption, ["what", in_words(metric)], rows))
-    return [*pieces, _members(found), *_diversity(found)]
+    return [*pieces, _members(result), *_diversity(result)]
 
 
-def _members(found: Mapping[str, Any]) -> Markup:
+def _members(result: Mapping[str, Any]) -> Markup:
     """Show the members with whatever the strategy learned of each."""
-    members = list(found.get("members", []))
+    members = list(result.get("members", []))
     columns: dict[str, list[Any]] = {"trial": [str(number) for number in members]}
-    columns |= {"modality": list(found["modalities"])} if any(found.get("modalities") or []) else {}
-    columns["temperature"] = list(found.get("temperatures", []))
-    for name, value in (found.get("state") or {}).items():
+    columns |= {"modality": list(result["modalities"])} if any(result.get("modalities") or []) else {}
+    columns["temperature"] = list(result.get("temperatures", []))
+    for name, value in (result.get("state") or {}).items():
         if isinstance(value, list) and len(value) == len(members):
             columns[name.replace("_", " ")] = [_weight(one) for one in value]
     whole = {name: values for name, values in columns.items() if len(values) == len(members)}
@@ -76,8 +76,8 @@ def _weight(value: Any) -> Any:
     return ", ".join(html.number(one) for one in value) if isinstance(value, list) else value
 
 
-def _diversity(found: Mapping[str, Any]) -> list[Markup]:
-    pairs = found.get("diversity") or {}
+def _diversity(result: Mapping[str, Any]) -> list[Markup]:
+    pairs = result.get("diversity") or {}
     plain = {
         str(name).replace("_", " "): value for name, value in pairs.items() if isinstance(value, (int, float, str))
     }

@@ -21,7 +21,7 @@ class Errors(Section):
         """Say how much is known of sites and patients."""
         facts = findings.settings.facts
         sites = int(facts.get("sites", 0) or 0)
-        told = f"{html.counted(sites, 'site')} known." if sites else "Sites are not known of this cohort."
+        text = f"{html.counted(sites, 'site')} known." if sites else "Sites are not known of this cohort."
         if not facts.get("patients_known", True):
-            told += " Patients are not known either: every image counts as one."
-        return Content(html.paragraph(told))
+            text += " Patients are not known either: every image counts as one."
+        return Content(html.paragraph(text))

@@ -46,8 +46,8 @@ class EvaluationSection(Section):
         if not outside:
             pieces.append(html.paragraph("None on record: `histotune evaluate EXPORT --on DATASET` measures on one."))
         else:
-            told = "Nothing was fitted to these, not even the threshold; do not mix them with the sealed test part."
-            pieces.append(html.paragraph(told))
+            text = "Nothing was fitted to these, not even the threshold; do not mix them with the sealed test part."
+            pieces.append(html.paragraph(text))
         pieces += [piece for one in outside for piece in [*_measured(one, str(one["dataset"])), _shift(one)]]
         return Content(html.joined(pieces))
 
@@ -57,11 +57,11 @@ def _openings(findings: Findings) -> Markup:
     if not findings.source.part("test")[0]:
         return html.paragraph("This study has no sealed test part: its numbers are out of folds.")
     cases, patients = findings.source.part("test")
-    told = f"{html.counted(cases, 'case')} of {html.counted(patients, 'patient')}."
+    text = f"{html.counted(cases, 'case')} of {html.counted(patients, 'patient')}."
     if not findings.openings:
-        return html.paragraph(f"{told} Never opened: `histotune evaluate EXPORT` opens it, on the record.")
+        return html.paragraph(f"{text} Never opened: `histotune evaluate EXPORT` opens it, on the record.")
     lines = html.bullets(map(html.words, opening_lines(findings.store)))
-    return html.joined([html.paragraph(f"{told} {seal_sentence(findings.store)}"), lines])
+    return html.joined([html.paragraph(f"{text} {seal_sentence(findings.store)}"), lines])
 
 
 def _title(one: Mapping[str, Any]) -> str:
@@ -83,15 +83,15 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
         "this export": one["metrics"],
         **({"at its threshold": one["at_threshold"]} if one.get("at_threshold") else {}),
     }
-    columns |= {name: found for name, found in beside.items() if name != "uniform mean" or len(beside) < 5}
+    columns |= {name: result for name, result in beside.items() if name != "uniform mean" or len(beside) < 5}
     names = [name for name in SHOWN if name in one["metrics"]]
-    rows = [[in_words(name), *(html.span(found.get(name)) for found in columns.values())] for name in names]
+    rows = [[in_words(name), *(html.span(result.get(name)) for result in columns.values())] for name in names]
     part = f"{html.counted(one['cases'], 'case')} of {html.counted(one['patients'], 'patient')}"
-    told = f"{one['dataset']}, {one['part']}: {part}. Measured {html.time(one['time'])} UTC"
-    told += f" by `{one.get('command') or 'Python'}`."
+    text = f"{one['dataset']}, {one['part']}: {part}. Measured {html.time(one['time'])} UTC"
+    text += f" by `{one.get('command') or 'Python'}`."
     if one.get("threshold") is not None:
-        told += f" Threshold, chosen on validation: {html.number(one['threshold'])}."
-    pieces = [Markup("<h4>{}</h4>").format(title), html.paragraph(told)]
+        text += f" Threshold, chosen on validation: {html.number(one['threshold'])}."
+    pieces = [Markup("<h4>{}</h4>").format(title), html.paragraph(text)]
     pieces += [html.paragraph(one["note"], kind="warning")] if one.get("note") else []
     pieces.append(html.table("Metrics with 95 % intervals over patients.", ["metric", *columns], rows))
     gains = [[name, html.span(gain, signed=True), gain.get("p")] for name, gain in one.get("gains", {}).items()]
@@ -103,8 +103,8 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
 
 def _shift(one: Mapping[str, Any]) -> Markup:
     """Say how far an external cohort is from the study's own data."""
-    found: Mapping[str, Mapping[str, Any]] = one.get("shift") or {}
-    if not found:
+    result: Mapping[str, Mapping[str, Any]] = one.get("shift") or {}
+    if not result:
         return html.paragraph("How far these data are from the study's own (colour, embeddings) was not measured.")
     rows = [
         [
@@ -114,7 +114,7 @@ def _shift(one: Mapping[str, Any]) -> Markup:
             at.get("own_high"),
             at.get("unit"),
         ]
-        for name, at in found.items()
+        for name, at in result.items()
     ]
     head = ["what", "distance", "among own patients", "95 % of those below", "unit"]
     return html.table("How far these data are from the study's own.", head, rows)

@@ -119,10 +119,10 @@ def _parameters(lines: Sequence[LeaderboardLine]) -> tuple[list[str], list[list[
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in config.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
-    return found
+        result |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return result
 
 
 def _value(value: Any) -> Any:

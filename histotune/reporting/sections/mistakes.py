@@ -45,18 +45,18 @@ class Mistakes(Section):
         if not findings.models:
             return Content(html.paragraph("Nothing is complete yet, so nothing was mistaken."))
         best = findings.models[0]
-        found = mistakes(best.record.predictions(), findings.settings.classes)
-        if not found:
+        result = mistakes(best.record.predictions(), findings.settings.classes)
+        if not result:
             return Content(html.paragraph(f"{best.kind} {best.name} is wrong about no validation case."))
-        told = (
+        text = (
             f"Of {best.kind} {best.name} on the validation part. Wrong labels, artefacts and cases that are hard for "
             "people, too, tend to stand here."
         )
-        rows = [[html.code(one.id), one.patient, one.truth, one.predicted, one.probability] for one in found]
+        rows = [[html.code(one.id), one.patient, one.truth, one.predicted, one.probability] for one in result]
         head = ["case", "patient", "true class", "taken for", "probability of that"]
-        caption = f"The {len(found)} surest mistakes, by true class."
-        pictures = _gallery(findings, found) if findings.images else _offered(findings)
-        return Content(html.joined([html.paragraph(told), pictures, html.table(caption, head, rows)]))
+        caption = f"The {len(result)} surest mistakes, by true class."
+        pictures = _gallery(findings, result) if findings.images else _offered(findings)
+        return Content(html.joined([html.paragraph(text), pictures, html.table(caption, head, rows)]))
 
 
 def mistakes(saved: Predictions, classes: list[str], *, most: int = MOST) -> list[Mistake]:
@@ -64,15 +64,15 @@ def mistakes(saved: Predictions, classes: list[str], *, most: int = MOST) -> lis
     probabilities = metrics.softmax(saved.logits)
     predicted = metrics.decide(probabilities)
     surest = probabilities[np.arange(len(predicted)), predicted]
-    found = []
+    result = []
     for label in range(len(classes)):
         wrong = np.flatnonzero((saved.labels == label) & (predicted != label))
         chosen = wrong[np.argsort(-surest[wrong], kind="stable")][: max(1, most // len(classes))]
-        found += [
+        result += [
             Mistake(str(saved.ids[k]), str(saved.patients[k]), classes[label], classes[predicted[k]], float(surest[k]))
             for k in chosen
         ]
-    return found[:most]
+    return result[:most]
 
 
 def _offered(findings: Findings) -> Markup:
@@ -81,17 +81,17 @@ def _offered(findings: Findings) -> Markup:
     )
 
 
-def _gallery(findings: Findings, found: list[Mistake]) -> Markup:
+def _gallery(findings: Findings, result: list[Mistake]) -> Markup:
     try:
-        pictures = _pictures(findings, [one.id for one in found])
+        pictures = _pictures(findings, [one.id for one in result])
     except HistotuneError as error:
         return html.paragraph(f"There are no pictures: {error}", kind="absent")
     shown = '<figure><img src="{}" alt="{}" width="{}" height="{}"><figcaption>{}</figcaption></figure>'
     pieces = []
-    for one in found:
+    for one in result:
         if one.id in pictures:
-            told = f"{one.truth}, taken for {one.predicted} ({one.probability:.0%})"
-            pieces.append(Markup(shown).format(pictures[one.id], f"case {one.id}", SIDE, SIDE, told))
+            text = f"{one.truth}, taken for {one.predicted} ({one.probability:.0%})"
+            pieces.append(Markup(shown).format(pictures[one.id], f"case {one.id}", SIDE, SIDE, text))
     return Markup('<div class="gallery">{}</div>').format(html.joined(pieces))
 
 

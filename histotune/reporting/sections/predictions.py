@@ -24,7 +24,7 @@ class PredictionsSection(Section):
 
     def build(self, findings: Findings) -> Content:
         """Say of which model and part the figures are."""
-        told = "Of the model that stands first in the leaderboard, on the cases it was chosen on, so at its best."
+        text = "Of the model that stands first in the leaderboard, on the cases it was chosen on, so at its best."
         if findings.evaluations:
-            told += " The matrix of the latest evaluation stands beside it."
-        return Content(html.paragraph(told))
+            text += " The matrix of the latest evaluation stands beside it."
+        return Content(html.paragraph(text))

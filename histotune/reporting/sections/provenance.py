@@ -68,7 +68,7 @@ def parts(findings: Findings) -> Markup:
 def _data(findings: Findings) -> dict[str, Any]:
     settings = findings.settings
     facts = settings.facts
-    told = {
+    text = {
         "dataset": f"{settings.dataset}: {facts['title']}" if facts.get("title") else settings.dataset,
         "source": facts.get("source"),
         "licence": facts.get("licence"),
@@ -82,13 +82,13 @@ def _data(findings: Findings) -> dict[str, Any]:
         "odd": _counts(facts.get("odd")),
     }
     notes = facts.get("report") or []
-    return told | ({"notes": html.bullets(map(str, notes))} if notes else {})
+    return text | ({"notes": html.bullets(map(str, notes))} if notes else {})
 
 
-def _counts(found: Any) -> str | None:
-    if not isinstance(found, Mapping):
+def _counts(result: Any) -> str | None:
+    if not isinstance(result, Mapping):
         return None
-    return ", ".join(f"{name}: {count}" for name, count in found.items()) or "none"
+    return ", ".join(f"{name}: {count}" for name, count in result.items()) or "none"
 
 
 def _study(findings: Findings) -> dict[str, Any]:
@@ -129,9 +129,9 @@ def _commands(findings: Findings) -> list[Markup]:
         ["search or training", html.time(one.get("time")), html.code(one.get("command", ""))]
         for one in findings.commands
     ]
-    found = findings.confirmed
-    if found.get("command"):
-        rows.append(["confirmation", html.time(found.get("time")), html.code(found["command"])])
+    result = findings.confirmed
+    if result.get("command"):
+        rows.append(["confirmation", html.time(result.get("time")), html.code(result["command"])])
     rows += [["evaluation", html.time(one.get("time")), html.code(one.get("command", ""))] for one in findings.openings]
     if findings.command:
         rows.append(["this report", "", html.code(findings.command)])

@@ -35,13 +35,13 @@ class Search(Section):
         trials = [line for line in findings.trials if line.kind == TRIAL]
         states = Counter(line.record.state for line in trials)
         ended = ", ".join(f"{count:,} {state}" for state, count in states.most_common()) or "none has ended"
-        told = [html.paragraph(f"{html.counted(len(trials), 'trial')}: {ended}.")]
+        text = [html.paragraph(f"{html.counted(len(trials), 'trial')}: {ended}.")]
         reasons = Counter(line.record.kind for line in trials if line.record.kind)
         if reasons:
             examples = {line.record.kind: line.record.reason for line in trials if line.record.kind}
             rows = [[kind, count, examples[kind]] for kind, count in reasons.most_common()]
-            told.append(html.table("Why trials failed.", ["kind", "trials", "an example"], rows))
-        return Content(html.joined([*told, *_shares(findings)]))
+            text.append(html.table("Why trials failed.", ["kind", "trials", "an example"], rows))
+        return Content(html.joined([*text, *_shares(findings)]))
 
 
 def _shares(findings: Findings) -> list[Markup]:

@@ -45,10 +45,10 @@ def _honest(findings: Findings) -> list[str]:
 
 def _confirmed(findings: Findings) -> list[str]:
     """Say what the search's winner reaches when it is trained again, and whether that is better than chance."""
-    found = findings.confirmed
-    if not found:
+    result = findings.confirmed
+    if not result:
         return _nested(findings)
-    return [str(found["sentence"]), *_nested(findings)]
+    return [str(result["sentence"]), *_nested(findings)]
 
 
 def searched_best(confirmed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,19 +66,19 @@ def _evaluated(findings: Findings) -> list[str]:
         return []
     first, last = sealed[0], sealed[-1]
     metric = first["metric"]
-    told = (
+    text = (
         f"On the sealed test part ({html.counted(first['cases'], 'case')} of "
         f"{html.counted(first['patients'], 'patient')}), opened {_times(len(findings.openings))}, {first['export']} "
         f"reaches {html.interval(first['metrics'].get(metric))} {metrics.in_words(metric)} (95 % interval by patient)."
     )
-    told += _against(first.get("gains", {}), metric)
+    text += _against(first.get("gains", {}), metric)
     if last is not first:
-        told += (
+        text += (
             f" It was opened again since; the latest, {last['export']}, reaches "
             f"{html.interval(last['metrics'].get(metric))}, which is optimistic as far as it was chosen by an earlier "
             "opening."
         )
-    return [told]
+    return [text]
 
 
 def _against(gains: Mapping[str, Any], metric: str) -> str:
@@ -111,16 +111,16 @@ def _promised(findings: Findings) -> list[str]:
         return [f"No trial of this study is complete ({why}), so there is no result: `histotune search` goes on."]
     best, count = models[0], sum(line.kind in (TRIAL, SINGLE) for line in models)
     together = "" if best.kind in (TRIAL, SINGLE) else " and what was made of them"
-    told = (
+    text = (
         f"The search's best validation score, {html.number(best.record.metrics.get(metric))} "
         f"{metrics.in_words(metric)} ({best.kind} {best.name}), is optimistic: it is the best of "
         f"{html.counted(count, 'complete trial')}{together}, chosen on the very cases it is measured on."
     )
-    told += _against_controls(findings)
+    text += _against_controls(findings)
     if not findings.confirmed:
-        told += _against_default(findings)
-        told += f" Run `histotune confirm {findings.settings.name}` for a number that holds."
-    return [told]
+        text += _against_default(findings)
+        text += f" Run `histotune confirm {findings.settings.name}` for a number that holds."
+    return [text]
 
 
 def _against_controls(findings: Findings) -> str:
@@ -144,16 +144,18 @@ def _no_better(verdict: Verdict, rival: str) -> str:
 
 def _warnings(findings: Findings) -> list[Markup]:
     """Say what makes every number of the study doubtful."""
-    settings, found = findings.settings, []
+    settings, result = findings.settings, []
     if settings.leaky:
-        found.append(
+        result.append(
             f"This is a {LEAKY} (split {settings.protocol}): patients stand on both sides, so no number here is honest."
         )
     if settings.facts.get("synthetic"):
-        found.append("The data are synthetic: nothing here says anything about tissue.")
+        result.append("The data are synthetic: nothing here says anything about tissue.")
     if not settings.facts.get("patients_known", True):
-        found.append("Patients are unknown and every image counts as one: the intervals are narrower than they should.")
-    return [html.paragraph(text, kind="warning") for text in found]
+        result.append(
+            "Patients are unknown and every image counts as one: the intervals are narrower than they should."
+        )
+    return [html.paragraph(text, kind="warning") for text in result]
 
 
 def _audit(findings: Findings) -> str:
@@ -165,8 +167,8 @@ def _audit(findings: Findings) -> str:
     if not leaks:
         made = sum(bool(one.get("of")) for one in checks)
         skipped = f" ({len(checks) - made} more could not be made)" if made < len(checks) else ""
-        told = f"{html.counted(made, 'check')}{skipped}, {html.counted(warnings, 'warning')}"
-        return f"The audit found no leak in {told}."
+        text = f"{html.counted(made, 'check')}{skipped}, {html.counted(warnings, 'warning')}"
+        return f"The audit found no leak in {text}."
     return "The audit found leaks: " + " ".join(str(one.get("sentence", one.get("name"))) for one in leaks)
 
 
@@ -200,15 +202,15 @@ def _tiles(findings: Findings) -> Markup:
 
 
 def _scores(findings: Findings) -> list[tuple[str, str, str]]:
-    metric, found = findings.settings.metric, []
+    metric, result = findings.settings.metric, []
     if findings.confirmed:
         value = (searched_best(findings.confirmed).get("confirmed") or {}).get("value")
-        found.append(("good", html.number(value), f"confirmed {metrics.in_words(metric)}"))
+        result.append(("good", html.number(value), f"confirmed {metrics.in_words(metric)}"))
     sealed = [one for one in findings.evaluations if one["part"] == SEALED]
     if sealed:
         value = sealed[0]["metrics"].get(metric, {}).get("value")
-        found.append(("good", html.number(value), f"{metrics.in_words(metric)}, sealed test part"))
+        result.append(("good", html.number(value), f"{metrics.in_words(metric)}, sealed test part"))
     if findings.models:
         value = findings.models[0].record.metrics.get(metric)
-        found.append(("faint", html.number(value), f"search's best {metrics.in_words(metric)}, optimistic"))
-    return found
+        result.append(("faint", html.number(value), f"search's best {metrics.in_words(metric)}, optimistic"))
+    return result

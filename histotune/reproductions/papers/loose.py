@@ -86,7 +86,7 @@ class Joined:
     @cached_property
     def dropped(self) -> dict[str, dict[str, dict[int, np.ndarray]]]:
         """Probabilities {way: {absent member: {seed: [n, C]}}}, fitted with all members."""
-        found: dict[str, dict[str, dict[int, np.ndarray]]] = {way: {m: {} for m in self.members} for way in STRATEGIES}
+        result: dict[str, dict[str, dict[int, np.ndarray]]] = {way: {m: {} for m in self.members} for way in STRATEGIES}
         for (way, strategy), seed in itertools.product(STRATEGIES.items(), self.scored.seeds):
             present = self.scored.stacked(self.members, seed)[1]
             masks = []
@@ -94,8 +94,8 @@ class Joined:
                 masks.append(present.copy())
                 masks[-1][at] = False
             for name, p in zip(self.members, self._cross(strategy, self.members, seed, masks), strict=True):
-                found[way][name][seed] = p
-        return found
+                result[way][name][seed] = p
+        return result
 
     def refit_seconds(self, names: Sequence[str]) -> float:
         """Return the median seconds in which WLB learns to join members, on all that is scored out of folds."""
@@ -199,8 +199,8 @@ def _heat(who: str, joined: Joined, rows: np.ndarray) -> ComparisonFigure:
     for way in STRATEGIES:
         under = {"nothing dropped": joined.found[row(joined.members, way)]}
         under |= {f"without {name}": joined.dropped[way][name] for name in joined.members}
-        for name, found in under.items():
-            columns.setdefault(name, []).append((float(np.mean(_aurocs(joined.scored, found, rows))),))
+        for name, result in under.items():
+            columns.setdefault(name, []).append((float(np.mean(_aurocs(joined.scored, result, rows))),))
     return ComparisonFigure(
         kind="heat",
         stem="modality_drop",
@@ -211,8 +211,8 @@ def _heat(who: str, joined: Joined, rows: np.ndarray) -> ComparisonFigure:
     )
 
 
-def _aurocs(scored: OutOfFoldPredictions, found: Mapping[int, np.ndarray], rows: np.ndarray) -> list[float]:
-    return [metrics.auroc(p[rows], scored.labels[rows], scored.positive) for _, p in sorted(found.items())]
+def _aurocs(scored: OutOfFoldPredictions, result: Mapping[int, np.ndarray], rows: np.ndarray) -> list[float]:
+    return [metrics.auroc(p[rows], scored.labels[rows], scored.positive) for _, p in sorted(result.items())]
 
 
 def _spread(values: Sequence[float]) -> str:

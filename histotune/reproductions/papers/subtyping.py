@@ -40,24 +40,24 @@ def subtyping() -> OutOfFold:
 
 def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
     """Compare all rows over the same patients with the best single modality and the linear controls, then over all."""
-    found: Probabilities = scored.probabilities() | {row: scored.mean(of) for row, of in setting.means.items()}
+    result: Probabilities = scored.probabilities() | {row: scored.mean(of) for row, of in setting.means.items()}
     same = scored.having(setting.patients)
     who = f"{len(same)} patients with {' and '.join(setting.patients)}"
-    best = max(setting.singles, key=lambda row: _auroc(scored, found, row, same))
+    best = max(setting.singles, key=lambda row: _auroc(scored, result, row, same))
     honest = [row for row in setting.rows() if row not in setting.marked]
-    told = _CHOSEN.format(best=best, count=len(setting.singles))
-    notes = " ".join([told, *(f"{row}: {why}." for row, why in setting.marked.items())])
-    compared = [scored.over(who, [_table("All rows", honest, notes)], found, same, best, setting.published)]
+    text = _CHOSEN.format(best=best, count=len(setting.singles))
+    notes = " ".join([text, *(f"{row}: {why}." for row, why in setting.marked.items())])
+    compared = [scored.over(who, [_table("All rows", honest, notes)], result, same, best, setting.published)]
     for control in setting.controls:
         against = ComparisonTable(f"against {control}", honest, (_TESTED,), _TESTED)
-        compared.append(scored.over(who, [against], found, same, control, setting.published))
+        compared.append(scored.over(who, [against], result, same, control, setting.published))
     everybody = np.arange(len(scored.labels))
     late = "A row that hears nothing of a patient answers what it answers to nothing."
     whole = _table("All rows", honest, late)
-    compared.append(scored.over(f"All {len(everybody)} patients", [whole], found, everybody, best, setting.published))
-    pairs = [Pair(what, (one, found[one]), (other, found[other])) for what, (one, other) in setting.pairs.items()]
+    compared.append(scored.over(f"All {len(everybody)} patients", [whole], result, everybody, best, setting.published))
+    pairs = [Pair(what, (one, result[one]), (other, result[other])) for what, (one, other) in setting.pairs.items()]
     sections = [
-        *_apart(scored, setting, found, same, best),
+        *_apart(scored, setting, result, same, best),
         pairs_section(f"{who}: pairs", pairs, scored, same),
     ]
     return Compared(compared, sections, [_bars(compared[0], who, best)])
@@ -67,18 +67,18 @@ def _table(title: str, rows: Sequence[str], note: str) -> ComparisonTable:
     return ComparisonTable(title, rows, _METRICS, _TESTED, note)
 
 
-def _auroc(scored: OutOfFoldPredictions, found: Probabilities, row: str, rows: np.ndarray) -> float:
-    return float(np.mean([metrics.auroc(p[rows], scored.labels[rows], scored.positive) for p in found[row].values()]))
+def _auroc(scored: OutOfFoldPredictions, result: Probabilities, row: str, rows: np.ndarray) -> float:
+    return float(np.mean([metrics.auroc(p[rows], scored.labels[rows], scored.positive) for p in result[row].values()]))
 
 
 def _apart(
-    scored: OutOfFoldPredictions, setting: FoldedSetting, found: Probabilities, same: np.ndarray, reference: str
+    scored: OutOfFoldPredictions, setting: FoldedSetting, result: Probabilities, same: np.ndarray, reference: str
 ) -> list[TableSection]:
     """Show the marked rows in a table of their own, without a test."""
     if not setting.marked:
         return []
     rows = list(setting.marked)
-    arm = scored.over("", [ComparisonTable("", rows, _METRICS, _TESTED)], found, same, reference, {})
+    arm = scored.over("", [ComparisonTable("", rows, _METRICS, _TESTED)], result, same, reference, {})
     cells = [
         [line.label, *(line.cell(metric) for metric in _METRICS), setting.marked[line.label]]
         for line in arm.tables[0][1]
