@@ -35,7 +35,7 @@ class _Commands(TyperGroup):
             typer.secho(f"Error: {error}", err=True, fg=typer.colors.RED)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo("Stopped. What has ended is kept; the same command goes on from here.", err=True)
+            typer.echo("Interrupted. Finished work is kept; run the same command again to continue.", err=True)
             raise typer.Exit(130) from None
 
 
@@ -51,7 +51,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a warning is a sentence, without the place in the code."""
+    """Run the command line; warnings are printed as a sentence, without a line of code."""
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     app(prog_name="histotune")
 
@@ -95,7 +95,7 @@ app.command(epilog=_examples(*cli_report.EXAMPLES))(cli_report.report)
 def leaderboard(
     study: given.StudyArgument, runs: given.RunsOption = None, json_wanted: given.JsonOption = False
 ) -> None:
-    """Rank the trials, ensembles and controls of a study on its validation part."""
+    """Rank the trials, ensembles and baselines of a study by their validation score."""
     from histotune.cli import tables as cli_show  # without histotune.study, which loads torch
     from histotune.core.runtime import Places
     from histotune.storage.study_folder import StudyFolder
@@ -113,14 +113,14 @@ def predict(
     cases: Annotated[
         Path,
         typer.Argument(
-            help="An image, a folder of images, or a CSV with a column 'path'; of an export that reads something else "
-            "a folder with MODALITY.csv (or .csv.gz, .parquet), MODALITY/ID.png, and bags as `prepare slides` wrote."
+            help="An image, a folder of images, or a CSV file with a column 'path'. For other inputs a folder with "
+            "MODALITY.csv (or .csv.gz, .parquet), MODALITY/ID.png, and bags as written by `prepare slides`."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")] = Path("predictions.csv"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")] = Path("predictions.csv"),
     strict: given.StrictOption = False,
 ) -> None:
-    """Predict class probabilities for new cases."""
+    """Predict class probabilities of new cases."""
     from histotune.cli import tables as cli_show
     from histotune.exports.model import load
 
@@ -131,15 +131,15 @@ def predict(
 def figure(
     name: Annotated[str, typer.Argument(help="See `histotune list figures -v`.", autocompletion=given.figures)],
     study: given.StudyArgument,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the figure's parameters.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: parameter of the figure.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="reports/STUDY")] = None,
-    png: Annotated[bool, typer.Option("--png", help="Also as an image; needs kaleido and Chrome.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Also write a PNG image; needs kaleido and Chrome.")] = False,
     data: given.DataOption = None,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Draw a figure of a study as a self-contained page."""
+    """Draw a figure of a study as a self-contained HTML page."""
     from histotune.cli import tables as cli_show
     from histotune.core.runtime import Places
     from histotune.reporting import figures
@@ -162,10 +162,10 @@ def list_(
             "presets, reproductions or audits."
         ),
     ],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With parameters, ranges and source.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show parameters, ranges and sources.")] = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """List what can be named in a search space or on the command line."""
+    """List the names that a search space or the command line takes."""
     from histotune.cli import tables as cli_show
     from histotune.cli.catalogue import catalogue
 
@@ -180,7 +180,7 @@ def show_space(
     choices: given.ChoicesOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Print the effective search space: every path, its range, default and condition."""
+    """Print a search space: each parameter with its range, default and condition."""
     from histotune.cli import tables as cli_show
     from histotune.space import load_space
 
@@ -192,13 +192,15 @@ def show_space(
 @app.command(epilog=_examples("gc", "gc idc --keep 5 --yes"))
 def gc(
     study: given.OptionalStudyArgument = None,
-    keep: Annotated[int, typer.Option(help="Best trials of each study whose weights stay.", min=0)] = 10,
-    yes: Annotated[bool, typer.Option("--yes", help="Free it; without, it is only shown.")] = False,
+    keep: Annotated[int, typer.Option(help="Keep the weights of the N best trials of each study.", min=0)] = 10,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete the files; without this option they are only listed.")
+    ] = False,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Show what can be freed on disk in STUDY, or in all studies and the cache; results and controls always stay."""
+    """List, or with --yes delete, files that are no longer needed; results are never deleted."""
     from histotune.cli import tables as cli_show
     from histotune.core.runtime import Places
     from histotune.studies.disk import tidy
@@ -212,10 +214,10 @@ def ui(
     runs: given.RunsOption = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
-    """Open the MLflow UI over all studies, on 127.0.0.1 only."""
+    """Open the MLflow UI with all studies, on 127.0.0.1 only."""
     from histotune.core.runtime import Places
     from histotune.tracking.client import ui_command
 
     command, environment = ui_command(Places.of(runs).runs, port)
-    typer.echo(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    typer.echo(f"MLflow UI: http://127.0.0.1:{port} (Ctrl-C to stop)")
     os.execvpe(command[0], command, environment)

@@ -21,24 +21,25 @@ EXAMPLES = (
 
 
 def audit(
-    what: Annotated[str, typer.Argument(help="A study, a search space or YAML file, or a dataset.")],
+    what: Annotated[str, typer.Argument(help="A study, a search space (name or YAML file), or a dataset.")],
     data: given.DataOption = None,
     split: given.SplitOption = None,
     folds: given.FoldsOption = None,
     repeats: given.RepeatsOption = None,
     seed: given.SeedOption = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the images, pixels.", min=8, show_default="the space's, else 32")
+        int | None,
+        typer.Option(help="Side of the images in pixels.", min=8, show_default="that of the search space, else 32"),
     ] = None,
     option: given.DatasetOption = None,
     include_receptor_status: given.ReceptorOption = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 when there is a leak.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 2 if there is a leak.")] = False,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Look for what stands on both sides of a split and what gives the label away; every search does so first."""
+    """Check data and split for leaks and for shortcuts that give the label away; every search does this first."""
     from histotune.api import audit as run
     from histotune.cli import progress as cli_progress
 
@@ -63,7 +64,7 @@ def audit(
 
 
 def _show(report: AuditReport, *, json_wanted: bool) -> None:
-    """Print what, how many, three examples and what to do, leaks first."""
+    """Print the checks, leaks first: what was found, how many, three examples, and what to do."""
     from histotune.cli import tables as cli_show
 
     if json_wanted:

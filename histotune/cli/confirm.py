@@ -17,12 +17,15 @@ EXAMPLES = ("confirm idc --top 5 --seeds 5", "confirm idc --top 3 --seeds 3 --ou
 
 def confirm(
     study: given.StudyArgument,
-    top: Annotated[int, typer.Option(help="How many of the best distinct configurations, beside the default.")] = 5,
-    seeds: Annotated[int, typer.Option(help="Fresh seeds, at least 2: other folds, other initial weights.")] = 5,
+    top: Annotated[int, typer.Option(help="Number of best configurations to train again, beside the default one.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(help="Number of new seeds, at least 2; each has new folds and new initial weights.")
+    ] = 5,
     outer: Annotated[
         int | None,
         typer.Option(
-            help="Outer folds of training and validation part.", show_default="the study's folds, at most 5, else 3"
+            help="Number of outer folds of the training and validation cases.",
+            show_default="folds of the study, at most 5, else 3",
         ),
     ] = None,
     data: given.DataOption = None,
@@ -35,7 +38,7 @@ def confirm(
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Train the best of a search and its default again, on fresh seeds and folds: what is the winner really worth?"""
+    """Train the best configurations and the default again, with new seeds and folds, for an unbiased comparison."""
     from histotune.cli import progress as cli_progress
     from histotune.study import open_study
     from histotune.tuning.events import Resources
@@ -57,7 +60,7 @@ def confirm(
 
 
 def show(result: Confirmation, *, json_wanted: bool) -> None:
-    """Print what was confirmed: the honest number first, then the table, then who is tied."""
+    """Print the confirmed score first, then the table, then the configurations that are tied with the best."""
     from histotune.cli import tables as cli_show
 
     if json_wanted:
@@ -66,18 +69,18 @@ def show(result: Confirmation, *, json_wanted: bool) -> None:
     typer.echo(result.sentence)
     title = (
         f"{result.study}: {result.metric} over {result.seeds} seeds x {result.outer} outer folds of {result.patients} "
-        "patients, 95 % intervals by patient and seed"
+        "patients, 95 % intervals over patients and seeds"
     )
     cli_show.as_table([_line(row, result) for row in result.contenders], title)
     best = next(row for row in result.contenders if row.name == result.best)
     if len(result.contenders) > 1:
         typer.echo(
-            f"Best after confirming: {best.name}, {best.confirmed.value:.3f}. It is the highest of "
-            f"{len(result.contenders)}, so that a little of this number is still luck."
+            f"Best after confirming: {best.name}, {best.confirmed.value:.3f}. As the highest of "
+            f"{len(result.contenders)}, this score is still slightly optimistic."
         )
-    advice = f"Recommended, as the cheapest: {result.recommended} ({result.cost})."
+    advice = f"Recommended, as the cheapest of these: {result.recommended} ({result.cost})."
     if not result.recommended:
-        advice = "None is recommended: not even the best is better than chance."
+        advice = "None is recommended: not even the best is significantly better than chance."
     typer.echo(f"{_tied(result)} {advice}")
     for note in result.notes:
         typer.echo(f"Note: {note}")
@@ -100,8 +103,8 @@ def _line(row: ConfirmationRow, result: Confirmation) -> dict[str, Any]:
 
 def _tied(result: Confirmation) -> str:
     if len(result.contenders) == 1:
-        return "Nothing else was trained again, so nothing can be tied with it."
+        return "No other configuration was trained again, so there is none to compare it with."
     others = [name for name in result.tied if name != result.best]
     if not others:
-        return f"No other is as good as {result.best} within noise."
-    return f"Not worse than it beyond noise (paired by patient and seed, Holm): {', '.join(others)}."
+        return f"All others are significantly worse than {result.best} (paired by patient and seed, Holm)."
+    return f"Not significantly worse (paired by patient and seed, Holm): {', '.join(others)}."

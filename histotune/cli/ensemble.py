@@ -28,15 +28,18 @@ ENSEMBLE_EXAMPLES = (
 EXPORT_EXAMPLES = ("export idc 7 exports/idc-trial7", "export idc 7 exports/idc-trial7 --at-cost 10:1 --onnx")
 
 SensitivityOption = Annotated[
-    float | None, typer.Option("--at-sensitivity", help="Threshold that reaches this sensitivity, such as 0.95.")
+    float | None,
+    typer.Option("--at-sensitivity", help="Choose the threshold that reaches this sensitivity, such as 0.95."),
 ]
 SpecificityOption = Annotated[
-    float | None, typer.Option("--at-specificity", help="Threshold that reaches this specificity.")
+    float | None, typer.Option("--at-specificity", help="Choose the threshold that reaches this specificity.")
 ]
 YoudenOption = Annotated[
-    bool, typer.Option("--at-youden", help="Threshold of the greatest sensitivity + specificity - 1.")
+    bool, typer.Option("--at-youden", help="Choose the threshold with the largest sensitivity + specificity - 1.")
 ]
-CostOption = Annotated[str | None, typer.Option("--at-cost", help="FN:FP, such as 10:1: threshold of the least cost.")]
+CostOption = Annotated[
+    str | None, typer.Option("--at-cost", help="FN:FP, such as 10:1: choose the threshold with the least cost.")
+]
 _CALIBRATION = ("ece", "brier", "nll")
 
 
@@ -51,33 +54,43 @@ def operating_point(sensitivity: float | None, specificity: float | None, youden
     numbers = {"sensitivity": sensitivity, "specificity": specificity, "cost": cost}
     asked = [f"{rule}={value}" for rule, value in numbers.items() if value is not None] + ["youden"] * youden
     if len(asked) > 1:
-        raise ConfigError(f"operating points {' and '.join(asked)}: a model has one threshold, so ask for one of them")
+        raise ConfigError(
+            f"operating points {' and '.join(asked)}: a model has one threshold, so give only one of them"
+        )
     return asked[0] if asked else None
 
 
 def ensemble(
     study: given.StudyArgument,
-    top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 5,
-    strategy: Annotated[str, typer.Option(help="See `histotune list ensembles`.")] = "average",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of the strategy's parameters.")] = None,
-    modalities: Annotated[str, typer.Option(help="A,B: of each the best trial that reads it alone.")] = "",
+    top: Annotated[int, typer.Option(help="Number of best trials to combine.", min=1)] = 5,
+    strategy: Annotated[str, typer.Option(help="How to combine them; see `histotune list ensembles`.")] = "average",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: parameter of the strategy.")] = None,
+    modalities: Annotated[str, typer.Option(help="A,B: combine the best single-modality trial of each of these.")] = "",
     add_modality: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=STUDY: with that study's best trial; to `--modalities` or the latest such ensemble."),
+        typer.Option(help="NAME=STUDY: add a modality with the best trial of that study."),
     ] = None,
-    drop_modality: Annotated[list[str] | None, typer.Option(help="Without it; as --add-modality.")] = None,
+    drop_modality: Annotated[
+        list[str] | None, typer.Option(help="Leave this modality out of --modalities or of the latest ensemble.")
+    ] = None,
     at_sensitivity: SensitivityOption = None,
     at_specificity: SpecificityOption = None,
     at_youden: YoudenOption = False,
     at_cost: CostOption = None,
-    export: Annotated[Path | None, typer.Option(help="Write a portable folder here.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the ensemble as an export folder.")] = None,
     onnx: given.OnnxOption = False,
     torch_export: given.TorchExportOption = False,
     distill: Annotated[
-        bool, typer.Option("--distill", help="Train one network on the ensemble's out-of-fold words; export that.")
+        bool,
+        typer.Option(
+            "--distill", help="Distil the ensemble into one network, trained on its out-of-fold probabilities."
+        ),
     ] = False,
     student: Annotated[
-        int | None, typer.Option(help="--distill: trial whose configuration it takes.", show_default="cheapest member")
+        int | None,
+        typer.Option(
+            help="With --distill: trial whose configuration the network takes.", show_default="cheapest member"
+        ),
     ] = None,
     data: given.DataOption = None,
     runs: given.RunsOption = None,
@@ -85,7 +98,7 @@ def ensemble(
     tracking_uri: given.TrackingOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Combine the best trials on their validation predictions, and export the result."""
+    """Combine the best trials into an ensemble, fitted on their validation predictions."""
     from histotune.cli import progress as cli_progress
     from histotune.errors import ConfigError
     from histotune.exports.distill import check_distillable
@@ -141,7 +154,7 @@ def export(
     torch_export: given.TorchExportOption = False,
     runs: given.RunsOption = None,
 ) -> None:
-    """Write one trial as a portable folder that `predict` and `evaluate` read."""
+    """Write one trial as an export folder, for `predict`, `evaluate` and `serve`."""
     from histotune.study import open_study
 
     point = operating_point(at_sensitivity, at_specificity, at_youden, at_cost)
@@ -161,7 +174,7 @@ def show_ensemble(result: EnsembleResult, export: Path | None, *, json_wanted: b
         {"what": who.replace("_", " "), **{m: str(figures[m]) for m in shown}}
         for who, figures in result.intervals.items()
     ]
-    as_table(rows, f"{result.name}: trials {_members(result)}; held-out predictions, 95 % intervals by patient")
+    as_table(rows, f"{result.name}: trials {_members(result)}; held-out predictions, 95 % intervals over patients")
     if result.state:
         numbers = sum(_count(value) for value in result.state.values())
         were = "number was" if numbers == 1 else "numbers were"
@@ -173,9 +186,12 @@ def show_ensemble(result: EnsembleResult, export: Path | None, *, json_wanted: b
     if len(result.members) > 1:
         typer.echo(_diversity(result.diversity))
     else:
-        typer.echo("One member alone: the ensemble is that trial, and gains nothing.")
+        typer.echo("There is one member only: the ensemble equals that trial.")
     tuned(result.calibration, None if result.operating_point is None else asdict(result.operating_point))
-    typer.echo("Members and their temperatures were chosen on these very cases: the sealed test part decides.")
+    typer.echo(
+        "Members and temperatures were chosen on these cases, so these scores are optimistic; evaluate on the sealed "
+        "test set."
+    )
     if export is not None:
         typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
 
@@ -199,8 +215,8 @@ def show_student(result: Distilled, export: Path | None, *, json_wanted: bool) -
     for other, gain in result.gains.items():
         typer.echo(f"student minus {other.replace('_', ' ')}: {gain}")
     typer.echo(
-        "Its targets came from networks that knew the cases it is scored on, which lends it a little: the sealed test "
-        "part decides."
+        "Its soft targets come from networks that were trained on the cases it is scored on, so its score is slightly "
+        "optimistic; evaluate on the sealed test set."
     )
     tuned(result.how["calibration"], result.how["operating_point"])
     if export is not None:
@@ -216,7 +232,7 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
         for name in _CALIBRATION
     )
     vain = calibration["nll"]["after"] >= calibration["nll"]["before"]
-    how = "cross-fitted by patient" + (": no gain on patients that it was not fitted on" if vain else "")
+    how = "cross-fitted by patient" + (": no gain on held-out patients" if vain else "")
     typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} ({how})")
     if point is None:
         return

@@ -18,13 +18,15 @@ EXAMPLES = ("evaluate exports/idc", "evaluate exports/idc --on breakhis --data B
 
 def evaluate(
     exported: given.ExportArgument,
-    on: Annotated[str | None, typer.Option(help="An external dataset instead of the study's sealed test part.")] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Evaluate on an external dataset instead of the sealed test set.")
+    ] = None,
     data: given.DataOption = None,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Open the sealed test part, on the record, and measure an export on it with intervals by patient."""
+    """Evaluate an export on the sealed test set, with 95 % intervals over patients; each opening is recorded."""
     from histotune.api import evaluate as run
     from histotune.cli import tables as cli_show
 
@@ -36,7 +38,7 @@ def evaluate(
 
 
 def _show(result: Evaluation) -> None:
-    """Print what an export reaches where nothing was chosen."""
+    """Print the figures of an evaluation."""
     from histotune.cli.tables import as_table
     from histotune.metrics.scores import in_words
 
@@ -53,7 +55,7 @@ def _show(result: Evaluation) -> None:
         typer.echo(f"{in_words(result.metric)}, minus {other}: {gain}")
     for name, shift in result.shift.items():
         typer.echo(f"Shift in {name}: {shift}")
-    if result.note and not result.openings_before:  # of a second opening a warning has told already
+    if result.note and not result.openings_before:  # a second opening was warned of already
         typer.echo(result.note)
 
 

@@ -19,27 +19,34 @@ EXAMPLES = (
 
 def explain(
     exported: given.ExportArgument,
-    images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a CSV with a column 'path'.")],
+    images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a CSV file with a column 'path'.")],
     slide: Annotated[
         bool,
-        typer.Option("--slide", help="Lay them out as one slide; places from the names (_xX_yY_) or CSV columns x, y."),
+        typer.Option(
+            "--slide", help="Arrange the patches as one slide, by file names (_xX_yY_) or the CSV columns x, y."
+        ),
     ] = False,
-    most: Annotated[int, typer.Option(help="Images explained one by one, evenly spread over all.", min=0)] = 24,
+    most: Annotated[int, typer.Option(help="Number of images to explain, evenly spread over all.", min=0)] = 24,
     class_: Annotated[
         str | None,
-        typer.Option("--class", help="Class to ask for.", show_default="the predicted one; for the slide the positive"),
+        typer.Option(
+            "--class", help="Class to explain.", show_default="the predicted class; for a slide the positive class"
+        ),
     ] = None,
     branch: Annotated[
-        list[str] | None, typer.Option("--branch", help="Branch that gets a Grad-CAM; the convolutional ones.")
+        list[str] | None,
+        typer.Option("--branch", help="Branch to compute Grad-CAM for; by default all convolutional ones."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="reports/explain-EXPORT")] = None,
-    png: Annotated[bool, typer.Option("--png", help="Also as images; a slide's need kaleido and Chrome.")] = False,
+    png: Annotated[
+        bool, typer.Option("--png", help="Also write PNG images; those of a slide need kaleido and Chrome.")
+    ] = False,
     open_seal: Annotated[
-        bool, typer.Option("--open-seal", help="Show true classes of the sealed test part, on the study's record.")
+        bool, typer.Option("--open-seal", help="Show true classes of the sealed test set; the opening is recorded.")
     ] = False,
     strict: given.StrictOption = False,
 ) -> None:
-    """Draw what predictions rest on: Grad-CAM, attention of the fusion, and a slide's heat map beside the truth."""
+    """Explain predictions: Grad-CAM, attention of the fusion, and a heat map of the slide beside the true classes."""
     from histotune.explanation.images import explain as run
     from histotune.exports.model import load
     from histotune.reporting.explanation_page import write

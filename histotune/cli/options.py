@@ -35,10 +35,10 @@ def _studies(incomplete: str) -> list[str]:
 
 
 SpaceArgument = Annotated[
-    str, typer.Argument(help="Search space: a shipped name or a YAML file.", autocompletion=_spaces)
+    str, typer.Argument(help="Search space: the name of a shipped one, or a YAML file.", autocompletion=_spaces)
 ]
 SpaceOfPresetArgument = Annotated[
-    str | None, typer.Argument(help="Search space; that of the preset if left out.", autocompletion=_spaces)
+    str | None, typer.Argument(help="Search space; by default that of the preset.", autocompletion=_spaces)
 ]
 PresetOption = Annotated[
     str | None,
@@ -46,95 +46,130 @@ PresetOption = Annotated[
 ]
 StudyArgument = Annotated[str, typer.Argument(help="Name of the study.", autocompletion=_studies)]
 OptionalStudyArgument = Annotated[
-    str | None, typer.Argument(help="Name of a study; all of them if left out.", autocompletion=_studies)
+    str | None, typer.Argument(help="Name of a study; by default all of them.", autocompletion=_studies)
 ]
-ExportArgument = Annotated[Path, typer.Argument(help="Folder that `ensemble --export` or `export` wrote.")]
-OnnxOption = Annotated[bool, typer.Option("--onnx", help="With the folder's model as one ONNX graph.")]
+ExportArgument = Annotated[Path, typer.Argument(help="Export folder, as written by `ensemble --export` or `export`.")]
+OnnxOption = Annotated[bool, typer.Option("--onnx", help="Also write the model as one ONNX graph.")]
 TorchExportOption = Annotated[
-    bool, typer.Option("--torch-export", help="With the folder's model as one program of torch.export.")
+    bool, typer.Option("--torch-export", help="Also write the model as one torch.export program.")
 ]
-DataOption = Annotated[str | None, typer.Option("--data", help="Data folder; else $HISTOTUNE_DATA/NAME, data/NAME.")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Data folder; by default $HISTOTUNE_DATA/NAME, then data/NAME.")
+]
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="Folder of all studies.", envvar="HISTOTUNE_RUNS", show_default="runs")
 ]
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache", help="Prepared cohorts.", envvar="HISTOTUNE_CACHE", show_default="~/.cache/histotune"),
+    typer.Option(
+        "--cache", help="Folder of prepared cohorts.", envvar="HISTOTUNE_CACHE", show_default="~/.cache/histotune"
+    ),
 ]
-StudyOption = Annotated[str | None, typer.Option("--study", help="Study name; the space's name if left out.")]
+StudyOption = Annotated[
+    str | None, typer.Option("--study", help="Name of the study; by default the name of the search space.")
+]
 SplitOption = Annotated[
-    str | None, typer.Option("--split", help="Split protocol, such as patient or official_patient.")
+    str | None, typer.Option("--split", help="How cases are split: patient, site, given, official_patient, ...")
 ]
 ImbalanceOption = Annotated[
     str | None,
-    typer.Option("--imbalance", help="Thin the training part: long_tail, or negatives to positives such as 90:10."),
+    typer.Option(
+        "--imbalance", help="Subsample the training set: long_tail, or a ratio of negatives to positives such as 90:10."
+    ),
 ]
-FoldsOption = Annotated[int | None, typer.Option("--folds", help="Every trial trains once for each of K folds.", min=0)]
-RepeatsOption = Annotated[int | None, typer.Option("--repeats", help="How often the folds are dealt anew.", min=1)]
+FoldsOption = Annotated[
+    int | None, typer.Option("--folds", help="K-fold cross-validation: each trial trains once per fold.", min=0)
+]
+RepeatsOption = Annotated[
+    int | None, typer.Option("--repeats", help="Repeat the cross-validation with new random folds.", min=1)
+]
 OuterOption = Annotated[
     int | None,
-    typer.Option("--outer", help="Nested cross-validation: a whole search for each of L outer folds.", min=2),
+    typer.Option("--outer", help="Nested cross-validation: one whole search for each of L outer folds.", min=2),
 ]
-StrictOption = Annotated[bool, typer.Option("--strict", help="A file that cannot be read, or a leak, is an error.")]
-FixOption = Annotated[list[str] | None, typer.Option("--fix", help="PATH=VALUE: take a choice out of the search.")]
-RangeOption = Annotated[list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S].")]
-ChoicesOption = Annotated[list[str] | None, typer.Option("--choices", help="PATH=a,b,c.")]
-PluginsOption = Annotated[Path | None, typer.Option("--plugins", help="Folder of your own losses, backbones, ...")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the end only.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Stop with an error at an unreadable file or a leak.")]
+FixOption = Annotated[
+    list[str] | None, typer.Option("--fix", help="PATH=VALUE: fix a parameter instead of searching it.")
+]
+RangeOption = Annotated[
+    list[str] | None, typer.Option("--range", help="PATH=low:high[:log|:step=S]: search this range.")
+]
+ChoicesOption = Annotated[list[str] | None, typer.Option("--choices", help="PATH=a,b,c: search these options.")]
+PluginsOption = Annotated[
+    Path | None,
+    typer.Option("--plugins", help="Folder with your own losses, backbones, ...; every *.py in it is loaded."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the final result only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of split and search; 0 if left out.", min=0)]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Seed of the split and the search; by default 0.", min=0)
+]
 StartOption = Annotated[
     list[Path] | None,
-    typer.Option("--start-with", help="A configuration to train first: config.yaml of a trial, or a part of one."),
+    typer.Option(
+        "--start-with",
+        help="Train this configuration right after the default one: config.yaml of a trial, or a part of one.",
+    ),
 ]
 WarmOption = Annotated[
     str | None,
-    typer.Option("--warm-start", help="Study whose trials the sampler may learn from.", autocompletion=_studies),
+    typer.Option(
+        "--warm-start", help="Let the sampler learn from the trials of another study.", autocompletion=_studies
+    ),
 ]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", help="An MLflow server instead of runs/mlflow.db.")
+    str | None, typer.Option("--tracking-uri", help="MLflow server to use instead of runs/mlflow.db.")
 ]
 RayOption = Annotated[
-    str | None, typer.Option("--ray-address", help="Join a Ray cluster: auto or HOST:PORT; else a private Ray.")
+    str | None,
+    typer.Option("--ray-address", help="Ray cluster to join: auto or HOST:PORT; by default a private Ray is started."),
 ]
 StorageOption = Annotated[
-    str | None, typer.Option("--storage", help="Path (instead of --runs) or URI that all nodes of the cluster reach.")
+    str | None,
+    typer.Option("--storage", help="Shared storage of the cluster: a path (replaces --runs) or a URI such as s3://..."),
 ]
-CpusOption = Annotated[float, typer.Option("--cpus-per-trial", help="CPU cores of a trial.", min=0.1)]
+CpusOption = Annotated[float, typer.Option("--cpus-per-trial", help="CPU cores per trial.", min=0.1)]
 GpusOption = Annotated[
     float | None,
-    typer.Option("--gpus-per-trial", help="GPUs of a trial; fractions share one. One if there are any.", min=0.0),
+    typer.Option(
+        "--gpus-per-trial", help="GPUs per trial; a fraction shares one. By default 1 where there is a GPU.", min=0.0
+    ),
 ]
 ConcurrentOption = Annotated[
-    int | None, typer.Option("--max-concurrent", help="Trials at once; as many as fit.", min=1)
+    int | None,
+    typer.Option("--max-concurrent", help="Most trials that run at the same time; by default as many as fit.", min=1),
 ]
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
         "--trial-timeout",
-        help="Seconds without an epoch after which a trial counts as hung; 0: never.",
+        help="Restart a trial that has finished no epoch for so many seconds; 0: never.",
         show_default="10 x the longest epoch, at least 600",
         min=0.0,
     ),
 ]
 JoinOption = Annotated[
     bool,
-    typer.Option("--join", help="Look on when another process searches in this study; take over what it leaves."),
+    typer.Option("--join", help="If another process is searching in this study, follow it and take over if it stops."),
 ]
 KeepModelsOption = Annotated[
-    int, typer.Option("--keep-models", help="Best trials whose weights are kept; 0: of every trial.", min=0)
+    int, typer.Option("--keep-models", help="Keep the weights of the N best trials; 0: of all.", min=0)
 ]
 DatasetOption = Annotated[
-    list[str] | None, typer.Option("--option", help="NAME=VALUE of the dataset; see `histotune list datasets -v`.")
+    list[str] | None,
+    typer.Option("--option", help="NAME=VALUE: option of the dataset; see `histotune list datasets -v`."),
 ]
 ReceptorOption = Annotated[
     bool,
-    typer.Option("--include-receptor-status", help="tcga_brca: ER, PR and HER2 as inputs, which nearly are the label."),
+    typer.Option(
+        "--include-receptor-status",
+        help="tcga_brca: use ER, PR and HER2 status as inputs, although they nearly give the label away.",
+    ),
 ]
 
 
 def dataset_options(option: list[str] | None, *, include_receptor_status: bool) -> dict[str, Any]:
-    """Return a dataset's options as the command line gave them."""
+    """Return the options of a dataset from the command line."""
     from histotune.space import read_values
 
     receptors = {"include_receptor_status": True} if include_receptor_status else {}

@@ -25,11 +25,11 @@ _SLIDES = "Whole slides (prepare slides FOLDER)"
 def prepare(
     dataset: Annotated[str, typer.Argument(help="Dataset name; see `histotune list datasets`.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="For `slides`: a folder of whole slides, to be made bags and graphs.")
+        Path | None, typer.Argument(help="For `slides`: folder of whole-slide files to cut into patches.")
     ] = None,
     data: given.DataOption = None,
     image_size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.", min=8)] = 32,
-    resize: Annotated[str, typer.Option(help="area (fill the square) or pad (keep the proportions).")] = "area",
+    resize: Annotated[str, typer.Option(help="area (stretch to the square) or pad (keep the proportions).")] = "area",
     option: given.DatasetOption = None,
     include_receptor_status: given.ReceptorOption = False,
     strict: given.StrictOption = False,
@@ -46,45 +46,56 @@ def prepare(
         float | None, typer.Option(help="µm per pixel of a patch.", show_default="0.5", rich_help_panel=_SLIDES)
     ] = None,
     slide_mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of slides whose file does not say it.", rich_help_panel=_SLIDES)
+        float | None, typer.Option(help="µm per pixel of slides whose files do not state it.", rich_help_panel=_SLIDES)
     ] = None,
     tissue: Annotated[
         str | None,
-        typer.Option(help="otsu or hsv (saturation above 20).", show_default="otsu", rich_help_panel=_SLIDES),
+        typer.Option(
+            help="Tissue detection: otsu, or hsv (saturation above 20).", show_default="otsu", rich_help_panel=_SLIDES
+        ),
     ] = None,
     min_tissue: Annotated[
-        float | None, typer.Option(help="Tissue that a patch needs.", show_default="0.5", rich_help_panel=_SLIDES)
+        float | None,
+        typer.Option(help="Least share of tissue in a patch.", show_default="0.5", rich_help_panel=_SLIDES),
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="Patches of most tissue; 0: all.", show_default="50", rich_help_panel=_SLIDES),
+        typer.Option(help="Keep the N patches with most tissue; 0: all.", show_default="50", rich_help_panel=_SLIDES),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="Frozen network: timm/NAME, or the folder of an export.",
+            help="Frozen network that embeds the patches: timm/NAME, or an export folder.",
             show_default="timm/tf_efficientnet_lite0",
             rich_help_panel=_SLIDES,
         ),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Its weights: a file, or package.", show_default="package", rich_help_panel=_SLIDES),
+        typer.Option(
+            help="Weights of the network: a file, or package (ImageNet weights).",
+            show_default="package",
+            rich_help_panel=_SLIDES,
+        ),
     ] = None,
     edges: Annotated[
-        str | None, typer.Option(help="knn or delaunay.", show_default="knn", rich_help_panel=_SLIDES)
+        str | None,
+        typer.Option(help="Edges of the patch graph: knn or delaunay.", show_default="knn", rich_help_panel=_SLIDES),
     ] = None,
     k: Annotated[
-        int | None, typer.Option(help="Nearest neighbours of knn.", show_default="8", rich_help_panel=_SLIDES)
+        int | None,
+        typer.Option(help="Number of nearest neighbours for knn.", show_default="8", rich_help_panel=_SLIDES),
     ] = None,
     limit: Annotated[
         float | None,
-        typer.Option(help="Longest edge, pixels of the slide; 0: any.", show_default="0", rich_help_panel=_SLIDES),
+        typer.Option(
+            help="Longest edge in pixels of the slide; 0: no limit.", show_default="0", rich_help_panel=_SLIDES
+        ),
     ] = None,
 ) -> None:
-    """Decode a dataset once into a memory-mapped cohort and list what is wrong with its files.
+    """Read a dataset once into a memory-mapped cohort, and list files with problems.
 
-    Of whole slides, `prepare slides FOLDER` first makes bags and graphs of embedded patches.
+    For whole slides, `prepare slides FOLDER` first cuts and embeds patches (bags and graphs).
     """
     asked = {
         "patch_size": patch_size,
@@ -114,7 +125,7 @@ def prepare(
 
 def _refuse_other(dataset: str, folder: Path, data: str | None) -> None:
     if dataset != "slides":
-        raise ConfigError(f"{str(folder)!r} is one argument too many: say where the files lie by --data {folder}")
+        raise ConfigError(f"{str(folder)!r} is one argument too many: give the data folder by --data {folder}")
     if data is not None:
         raise ConfigError(
             f"give either a folder of whole slides ({str(folder)!r}) or, by --data, one that was prepared ({data!r})"
@@ -135,7 +146,7 @@ def _slides(
 
 
 def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
-    """Print what became of the slides, which were left out and why, and what to type next."""
+    """Print a summary of the slides, those left out with the reason, and the next command."""
     from histotune.cli import tables as cli_show
     from histotune.cli.tables import ROWS
 

@@ -1,4 +1,4 @@
-"""What a person sees while histotune works: a live table on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress on the terminal: a live table where it is one, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ BEST_SHOWN = 5
 
 
 class Display:
-    """Silent; the base of the two that speak, and what `--quiet` and `--json` use."""
+    """Shows nothing: the base of the two displays below, and what `--quiet` and `--json` use."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Hear that `done` of `total` is done of `what`."""
+        """Show that `done` of `total` steps of `what` are done."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Hear of an epoch of a single training."""
+        """Show an epoch of a single training."""
 
     def began(self, store: StudyFolder, budget: Budget, ledger: Ledger) -> None:
-        """Hear that a search starts or goes on, and what is spent of its budget; the search keeps the ledger."""
+        """Show that a search starts or continues; the search keeps the ledger of what is spent up to date."""
 
     def say(self, line: str) -> None:
-        """Hear a line for a person."""
+        """Show a line of text."""
 
     def started(self, number: int, config: Mapping[str, Any]) -> None:
-        """Hear that a trial runs."""
+        """Show that a trial runs."""
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Hear of an epoch of a trial."""
+        """Show an epoch of a trial."""
 
     def ended(self, record: TrialRecord) -> None:
-        """Hear that a trial ended."""
+        """Show that a trial ended."""
 
     def close(self) -> None:
         """Leave the screen as it should stay."""
@@ -77,11 +77,11 @@ class PlainDisplay(Display):
         self.metric, self.budget, self.ledger = settings.metric, budget, ledger
         self.began_at = time.monotonic()
         if settings.training:
-            self.say(f"training part {settings.training}")
+            self.say(f"training set {settings.training}")
         for record in store.trials():
             self._count(record)
         if ledger.ended:
-            self.say(f"study {store.folder.name!r} goes on: {self._spent()}")
+            self.say(f"study {store.folder.name!r} continues: {self._spent()}")
 
     def ended(self, record: TrialRecord) -> None:
         """Print a trial's result and the best so far."""
@@ -203,7 +203,7 @@ def describe(config: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def display(*, quiet: bool, live: bool = True) -> Iterator[Display]:
-    """Give the display that fits: live on a terminal unless told not to, lines elsewhere, silent when `quiet`."""
+    """Return the display that fits: live on a terminal unless `live` is False, lines elsewhere, none when `quiet`."""
     console = Console(stderr=True)
     chosen = Display() if quiet else LiveDisplay(console) if live and sys.stderr.isatty() else PlainDisplay(console)
     try:

@@ -19,19 +19,21 @@ def report(
         Path | None, typer.Option("--out", "-o", help="File to write.", show_default="reports/STUDY.html")
     ] = None,
     with_images: Annotated[
-        bool, typer.Option("--with-images", help="With pictures of the cases that the best model is most wrong about.")
+        bool, typer.Option("--with-images", help="Include images of the cases with the most confident errors.")
     ] = False,
     watts: Annotated[
         float | None,
-        typer.Option(help="Power that a trial draws, for the estimate of energy.", min=0.0, show_default="a guess"),
+        typer.Option(
+            help="Power draw of a trial in watts, for the estimate of energy.", min=0.0, show_default="a guess"
+        ),
     ] = None,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Also as PDF; needs Chrome or Chromium.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write a PDF; needs Chrome or Chromium.")] = False,
     data: given.DataOption = None,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Write everything that is known of a study as one page that opens offline, the honest number first."""
+    """Write the report of a study: one HTML page that opens offline, the least biased result first."""
     from histotune.cli import tables as cli_show
     from histotune.core.runtime import Places
     from histotune.reporting.page import write_pdf, write_report

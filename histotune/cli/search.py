@@ -30,23 +30,29 @@ TRAIN_EXAMPLES = (
 def search(
     space: given.SpaceArgument,
     data: given.DataOption = None,
-    trials: Annotated[int | None, typer.Option(help="Trials of the study in all; 20 without a budget.", min=1)] = None,
-    time: Annotated[str | None, typer.Option(help="Stop after this long: 90s, 30m, 2h.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Total number of trials of the study; by default 20 if no budget is given.", min=1),
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Stop after this time: 90s, 30m, 2h.")] = None,
     epochs_total: Annotated[
-        int | None, typer.Option(help="Epochs of the study in all, of stopped and failed trials, too.", min=1)
+        int | None, typer.Option(help="Total number of epochs of the study, stopped and failed trials included.", min=1)
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Stop when none of the last N trials was better than the best before.", min=1)
+        int | None,
+        typer.Option(help="Stop when none of the last N trials improved on the best one before them.", min=1),
     ] = None,
     start_with: given.StartOption = None,
     warm_start: given.WarmOption = None,
     study: given.StudyOption = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="Metric that ranks trials; further ones ask for a Pareto front."),
+        typer.Option(help="Metric to optimise; give several for a Pareto front (the first one ranks)."),
     ] = None,
-    sampler: Annotated[str, typer.Option(help="Who proposes: tpe, gp, cmaes, random, grid.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="Who stops weak trials: asha, hyperband, median, pbt, none.")] = "asha",
+    sampler: Annotated[str, typer.Option(help="Sampler: tpe, gp, cmaes, random or grid.")] = "tpe",
+    scheduler: Annotated[
+        str, typer.Option(help="Scheduler that stops weak trials: asha, hyperband, median, pbt or none.")
+    ] = "asha",
     split: given.SplitOption = None,
     imbalance: given.ImbalanceOption = None,
     folds: given.FoldsOption = None,
@@ -73,7 +79,7 @@ def search(
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Search SPACE for its best configuration; the same command again continues the study."""
+    """Search SPACE for the best configuration. Run the same command again to continue."""
     asked: dict[str, Any] = {
         "data": data,
         "trials": trials,
@@ -134,7 +140,7 @@ def _shown(space: str, *, quiet: bool, **asked: Any) -> tuple[StudyFolder, Searc
 
 
 def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_wanted: bool) -> None:
-    """Search once for each outer fold, and print what the choices are worth."""
+    """Search once for each outer fold, and print the nested estimate."""
     from histotune.cli import progress as cli_progress
     from histotune.cli import tables as cli_show
     from histotune.evaluation.nested import nested_search
@@ -163,13 +169,18 @@ def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_
     }
     rows = [{shown: getattr(one, name) for name, shown in names.items()} for one in result.folds]
     cli_show.as_table(rows, f"{result.study}: {result.metric}, nested cross-validation")
-    typer.echo("This is of the procedure, not of one model. The same command without --outer searches for the model.")
+    typer.echo(
+        "This estimates the search procedure, not one model. Run the same command without --outer to get the model."
+    )
 
 
 def train(
     space: given.SpaceOfPresetArgument = None,
     preset: given.PresetOption = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, over preset or default.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="PATH=VALUE: change a parameter of the preset or the default configuration."),
+    ] = None,
     data: given.DataOption = None,
     study: given.StudyOption = None,
     split: given.SplitOption = None,
@@ -183,7 +194,7 @@ def train(
     quiet: given.QuietOption = False,
     json_wanted: given.JsonOption = False,
 ) -> None:
-    """Train one configuration, without a search and without Ray, on the study's own split."""
+    """Train one configuration on the split of the study, without a search and without Ray."""
     from histotune.api import train as run
     from histotune.cli import progress as cli_progress
     from histotune.cli import tables as cli_show
