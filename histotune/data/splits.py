@@ -171,7 +171,7 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
     """Say what differs between the data that a study began with and the data as they are now.
 
     Args:
-        table: `id`, `patient`, `content` of every case when the study began, as `StudyStore.split_table` gives it.
+        table: `id`, `patient`, `content` of every case when the study began, as `StudyFolder.split_table` gives it.
         cohort: the data now.
         digest: the cohort's digest when the study began (at this image size), which also covers the labels.
 

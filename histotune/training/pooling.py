@@ -56,7 +56,7 @@ def by_fold(saved: Predictions, table: Any) -> Iterator[Predictions]:
     """Cut predictions of the development part into folds, those of the first repeat first.
 
     Args:
-        table: of the split, as `StudyStore.split_table` gives it.
+        table: of the split, as `StudyFolder.split_table` gives it.
     """
     of_case = table.set_index("id").loc[saved.ids]
     for name in (name for name in table.columns if name.startswith("fold")):

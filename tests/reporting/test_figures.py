@@ -119,9 +119,9 @@ from pathlib import Path
 sys.modules["plotly"] = sys.modules["kaleido"] = None
 from histotune.reporting import figures; from histotune.core import files
 from histotune.core.places import Places
-from histotune.storage.study_folder import StudyStore
+from histotune.storage.study_folder import StudyFolder
 for name in {SHOWN!r}:
-    figures.compute(name, StudyStore(Path({str(study.folder)!r})), places=Places(Path(), Path({str(places.cache)!r})))
+    figures.compute(name, StudyFolder(Path({str(study.folder)!r})), places=Places(Path(), Path({str(places.cache)!r})))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -202,8 +202,8 @@ def test_a_kill_between_opening_and_figures_leaves_an_opening_without(small_stud
     code = """
 import os, sys
 from pathlib import Path
-from histotune.storage.study_folder import StudyStore
-StudyStore(Path(sys.argv[1])).open_seal("histotune evaluate exports/e", "abc")
+from histotune.storage.study_folder import StudyFolder
+StudyFolder(Path(sys.argv[1])).open_seal("histotune evaluate exports/e", "abc")
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code, str(small_study.folder)], check=False)

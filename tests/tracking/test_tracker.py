@@ -214,8 +214,8 @@ def test_another_address_takes_the_mirror(
 
 
 MIRROR = (
-    "import sys; from pathlib import Path; from histotune.storage.study_folder import StudyStore; "
-    "from histotune.tracking.tracker import MlflowTracker; store = StudyStore(Path(sys.argv[1])); "
+    "import sys; from pathlib import Path; from histotune.storage.study_folder import StudyFolder; "
+    "from histotune.tracking.tracker import MlflowTracker; store = StudyFolder(Path(sys.argv[1])); "
     "print(MlflowTracker(store, store.folder.parent).mirror())"
 )
 

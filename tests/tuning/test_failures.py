@@ -295,8 +295,8 @@ def test_who_joins_looks_on_and_takes_over_what_is_left(
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from histotune.storage.study_folder import StudyStore\n"
-        "with StudyStore(Path(sys.argv[1])).lock('histotune search'):\n"
+        "from histotune.storage.study_folder import StudyFolder\n"
+        "with StudyFolder(Path(sys.argv[1])).lock('histotune search'):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(600)\n"
     )
