@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,22 @@ FOLDS = "folds"  # folder in a trial folder that holds one for each fold
 NAME = "parent.json"
 
 
+class TrialEnd(StrEnum):
+    """How a trial ended, as `metrics.json` and MLflow's tags spell it."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"  # by the scheduler, so not to be ranked with complete ones
+    FAILED = "failed"
+    INFEASIBLE = "infeasible"  # it cannot be trained in the memory that there is
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One ended trial, as its `metrics.json` says.
 
     Attributes:
         number: trial number; -1 for a control or a single training.
-        state: `complete`, `stopped` (by the scheduler, so not to be ranked with complete ones), `failed`, `infeasible`.
+        state: how it ended.
         metrics: validation metrics of the best epoch, with folds the mean over folds; empty when it failed.
         spread, out_of_fold: with folds the sample standard deviation over them, and metrics of all their predictions.
         epochs: epochs trained; `best_epoch` counts from 1.
@@ -30,7 +40,7 @@ class TrialRecord:
     """
 
     number: int
-    state: str
+    state: TrialEnd
     folder: Path
     digest: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -149,9 +159,12 @@ def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[
     scores = {"metrics", "spread", "out_of_fold"} & saved.keys()
     if "state" not in saved or saved.keys() - _SAVED or not all(isinstance(saved[name], dict) for name in scores):
         raise files.damaged(folder / "metrics.json", f"it is no record of a trial: {', '.join(saved) or '{}'}")
+    if saved["state"] not in list(TrialEnd):
+        raise files.damaged(folder / "metrics.json", f"its state is {saved['state']!r}, not {' | '.join(TrialEnd)}")
     for name in scores:
         saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
-    return TrialRecord(number=number, folder=folder, known_config=config, **saved)
+    state = TrialEnd(saved["state"])
+    return TrialRecord(number=number, folder=folder, known_config=config, **saved | {"state": state})
 
 
 def networks(folder: Path) -> list[Path]:

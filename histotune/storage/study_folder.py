@@ -37,10 +37,10 @@ from histotune.data.imbalance import NATURAL
 from histotune.data.splits import TEST, TRAIN, VAL, Split, TrainingData
 from histotune.errors import StudyError, suggest
 from histotune.storage import trial_index
-from histotune.storage.records import TrialRecord, to_record
+from histotune.storage.records import TrialEnd, TrialRecord, to_record
 
 _CURE = "restore it from a copy, or begin a new study"
-COMPLETE, STOPPED, FAILED, INFEASIBLE = "complete", "stopped", "failed", "infeasible"
+COMPLETE, STOPPED, FAILED, INFEASIBLE = TrialEnd
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, 
 from histotune.storage.records import (
     FOLDS,
     Predictions,
+    TrialEnd,
     TrialRecord,
     inherited,
     networks,
@@ -78,7 +79,7 @@ def complete(folder: Path, progress: TrainingProgress, metrics: Mapping[str, flo
     return _end(folder, COMPLETE, progress, metrics)
 
 
-def conclude(folder: Path, state: str = STOPPED) -> TrialRecord:
+def conclude(folder: Path, state: TrialEnd = STOPPED) -> TrialRecord:
     """End a trial that somebody stopped: its best epoch so far, from its checkpoint, becomes its result."""
     if (record := read_record(folder)) is not None:
         return record
@@ -97,7 +98,7 @@ def conclude(folder: Path, state: str = STOPPED) -> TrialRecord:
 
 
 def fail(
-    folder: Path, error: TrialFailed, *, state: str = FAILED, config: Mapping[str, Any] | None = None
+    folder: Path, error: TrialFailed, *, state: TrialEnd = FAILED, config: Mapping[str, Any] | None = None
 ) -> TrialRecord:
     """Put a failure on record; `state` may also be `infeasible`. Its checkpoint goes: a failure would repeat itself.
 
@@ -126,7 +127,7 @@ def _write_best(folder: Path, progress: TrainingProgress) -> None:
 
 def _end(
     folder: Path,
-    state: str,
+    state: TrialEnd,
     progress: TrainingProgress,
     metrics: Mapping[str, float],
     *,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from histotune.cli.progress import LiveDisplay, PlainDisplay, describe
 from histotune.core.config import TrialConfig
-from histotune.storage.records import TrialRecord
+from histotune.storage.records import TrialEnd, TrialRecord
 from histotune.storage.study_folder import StudyFolder
 from histotune.tuning.budget import Budget, Ledger
 
@@ -26,7 +26,7 @@ def console() -> Console:
     return Console(file=io.StringIO(), width=100, force_terminal=False)
 
 
-def record(store: StudyFolder, number: int, value: float, state: str = "complete") -> TrialRecord:
+def record(store: StudyFolder, number: int, value: float, state: TrialEnd = TrialEnd.COMPLETE) -> TrialRecord:
     return TrialRecord(number, state, store.trial_folder(number), metrics={"balanced_accuracy": value}, epochs=3)
 
 
@@ -56,7 +56,7 @@ def test_plain_lines_say_the_best_so_far(console: Console, small_study: StudyFol
 def test_a_stopped_trial_is_never_the_best(console: Console, small_study: StudyFolder) -> None:
     display = PlainDisplay(console)
     display.began(small_study, Budget(2), Ledger())
-    display.ended(record(small_study, 0, 0.99, state="stopped"))
+    display.ended(record(small_study, 0, 0.99, state=TrialEnd.STOPPED))
     assert "none complete" in screen(display)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from histotune.core import files
-from histotune.storage.records import write_record
+from histotune.errors import StudyError
+from histotune.storage.records import TrialEnd, write_record
 from histotune.storage.study_folder import StudyFolder
 from histotune.storage.trial_index import NAME
 
@@ -70,3 +71,11 @@ def test_an_unwritable_place_does_not_hinder_reading(study: StudyFolder, tmp_pat
 def test_a_study_without_trials_has_none_and_writes_nothing(small_study: StudyFolder) -> None:
     assert small_study.trials() == []
     assert not (small_study.folder / NAME).exists()
+
+
+def test_a_state_on_disk_is_a_word_that_is_known(study: StudyFolder) -> None:
+    assert [record.state for record in study.trials()] == [TrialEnd.COMPLETE] * 3
+    assert json.dumps(study.trials()[0].state) == '"complete"'
+    end(study, 12, state="completed")
+    with pytest.raises(StudyError, match=r"its state is 'completed', not complete \| stopped \| failed \| infeasible"):
+        study.trials()

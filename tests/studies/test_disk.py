@@ -25,7 +25,7 @@ from histotune.data.splits import TrainingData
 from histotune.ensembles.merge import merge
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.export import export_ensemble, export_trial
-from histotune.storage.records import TrialRecord, write_record
+from histotune.storage.records import TrialEnd, TrialRecord, write_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.studies.disk import CHECKPOINT, need, preflight, tidy, waste
 from histotune.training.session import shapes
@@ -40,7 +40,7 @@ def kept(store: StudyFolder) -> set[int]:
     return {record.number for record in store.trials() if (record.folder / WEIGHTS).exists()}
 
 
-def ended(store: StudyFolder, number: int, value: float, state: str = COMPLETE) -> TrialRecord:
+def ended(store: StudyFolder, number: int, value: float, state: TrialEnd = COMPLETE) -> TrialRecord:
     """Write a made-up trial with weights."""
     folder = store.trial_folder(number)
     folder.mkdir(parents=True)

@@ -19,7 +19,7 @@ import pytest
 
 from histotune.core.config import TrialConfig
 from histotune.space import read_space
-from histotune.storage.records import TrialRecord
+from histotune.storage.records import TrialEnd, TrialRecord
 from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED
 from histotune.tuning.journal import CONFIG, DIGEST, Journal
 from histotune.tuning.proposer import Proposer
@@ -54,7 +54,9 @@ def write(path: Path, others: list[bool]) -> None:
         if state:
             values = [0.5 + number / 10, *(10.0 * number for _ in others)]
             journal.tell(
-                TrialRecord(number, state, path.parent, epochs=2), values if state == COMPLETE else None, number
+                TrialRecord(number, TrialEnd(state), path.parent, epochs=2),
+                values if state == COMPLETE else None,
+                number,
             )
 
 
