@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histotune.cli import options as given
+from histotune.core.provenance import shell_command
 
 if TYPE_CHECKING:
     from histotune.studies.audit import AuditReport
@@ -56,7 +56,7 @@ def audit(
             runs=runs,
             cache=cache,
             progress=display.progress,
-            command=" ".join(["histotune", *sys.argv[1:]]),
+            command=shell_command(),
         )
     _show(report, json_wanted=json_wanted)
     if strict and report.leaks:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histotune.cli import options as given
+from histotune.core.provenance import shell_command
 
 if TYPE_CHECKING:
     from histotune.evaluation.confirmation import Confirmation, ConfirmationRow
@@ -43,7 +43,7 @@ def confirm(
     from histotune.study import open_study
     from histotune.tuning.events import Resources
 
-    command = " ".join(["histotune", *sys.argv[1:]])
+    command = shell_command()
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
         result = open_study(study, runs=runs).confirm(
             top=top,

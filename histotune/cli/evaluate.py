@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histotune.cli import options as given
 from histotune.cli.tables import SHOWN_METRICS
+from histotune.core.provenance import shell_command
 
 if TYPE_CHECKING:
     from histotune.evaluation.sealed import Evaluation
@@ -30,7 +30,7 @@ def evaluate(
     from histotune.api import evaluate as run
     from histotune.cli import tables as cli_show
 
-    result = run(exported, on=on, data=data, runs=runs, cache=cache, command=" ".join(["histotune", *sys.argv[1:]]))
+    result = run(exported, on=on, data=data, runs=runs, cache=cache, command=shell_command())
     if json_wanted:
         cli_show.as_json(result.to_dict())
     else:

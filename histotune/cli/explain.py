@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from histotune.cli import options as given
+from histotune.core.provenance import shell_command
 
 EXAMPLES = (
     "explain exports/idc new_patches",
@@ -51,7 +51,7 @@ def explain(
     from histotune.exports.model import load
     from histotune.reporting.explanation_page import write
 
-    command = " ".join(["histotune", *sys.argv[1:]])
+    command = shell_command()
     explained = run(
         load(exported),
         images,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from histotune.cli import options as given
+from histotune.core.provenance import shell_command
 
 EXAMPLES = ("report idc", "report idc --with-images --pdf", "report idc -o idc-for-review.html --watts 250")
 
@@ -40,7 +40,7 @@ def report(
     from histotune.storage.study_folder import StudyFolder
 
     places = Places.of(runs, cache)
-    command = " ".join(["histotune", *sys.argv[1:]])
+    command = shell_command()
     written = write_report(
         StudyFolder(places.runs / study),
         out,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histotune.cli import options as given
+from histotune.core.provenance import shell_command
 
 if TYPE_CHECKING:
     from histotune.reproductions.run import Reproduced
@@ -50,7 +50,7 @@ def reproduce(
     from histotune.cli import progress as cli_progress
     from histotune.reproductions.run import reproduce as run
 
-    command = " ".join(["histotune", *sys.argv[1:]])
+    command = shell_command()
     with cli_progress.display(quiet=quiet or json_wanted, live=False) as display:
         result = run(
             name,

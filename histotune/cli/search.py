@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histotune.cli import options as given
+from histotune.core.provenance import shell_command
 
 if TYPE_CHECKING:
     from histotune.storage.study_folder import StudyFolder
@@ -135,7 +135,7 @@ def _shown(space: str, *, quiet: bool, **asked: Any) -> tuple[StudyFolder, Searc
         store, summary = run(
             space, **asked, progress=display.progress, opened=display.began, said=display.say, listeners=[display]
         )
-    store.record_command(" ".join(["histotune", *sys.argv[1:]]))
+    store.record_command(shell_command())
     return store, summary
 
 
@@ -145,7 +145,7 @@ def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_
     from histotune.cli import tables as cli_show
     from histotune.evaluation.nested import nested_search
 
-    command = " ".join(["histotune", *sys.argv[1:]])
+    command = shell_command()
     with cli_progress.display(quiet=quiet, live=False) as display:
         result = nested_search(
             space,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from histotune.core.provenance import short_digest
 from histotune.errors import ConfigError, suggest
 
 D = TypeVar("D")
@@ -200,7 +199,7 @@ class TrialConfig:
         >>> TrialConfig().digest() == TrialConfig.from_dict({"epochs": 20}).digest()
         True
         """
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        return short_digest(self.to_dict())
 
 
 def parse(kind: type[D], values: Any, where: str) -> D:

@@ -6,8 +6,6 @@ does not beat those has earned nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from histotune.core import files
+from histotune.core.provenance import short_digest
 from histotune.ensembles.crossfit import CALIBRATION, CalibratedPredictions, held_out, parts_by_patient, reached, tune
 from histotune.ensembles.diversity import diversity
 from histotune.ensembles.lineup import MemberPredictions, calibrations, fit_to, keep_weighted, line_up
@@ -212,7 +211,7 @@ def _digest(
         "strategy": strategy,
         "params": dict(params),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return short_digest(parts)
 
 
 def _write(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from histotune.core.provenance import utc_time
 from histotune.evaluation._contenders import DEFAULT
 from histotune.metrics.bootstrap import holm
 from histotune.metrics.intervals import ConfidenceInterval, Difference, Seeded
@@ -83,7 +83,7 @@ class Confirmation:
     sentence: str
     notes: Sequence[str] = ()
     command: str = ""
-    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    time: str = field(default_factory=utc_time)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy as np
 
 from histotune.core import files
 from histotune.core.progress import Message, silent
+from histotune.core.provenance import utc_time
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, select
 from histotune.data.fold_assignment import deal_folds
@@ -101,7 +101,7 @@ class Nested:
     folds: Sequence[OuterFold]
     sentence: str
     command: str = ""
-    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    time: str = field(default_factory=utc_time)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values."""

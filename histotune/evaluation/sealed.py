@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from histotune.core import files
+from histotune.core.provenance import utc_time
 from histotune.data.cohort import Cohort, select
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import HistotuneError, StudyError
@@ -69,7 +69,7 @@ class Evaluation:
     openings_before: int = 0
     note: str = ""
     shift: Mapping[str, Shift] = field(default_factory=dict)
-    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    time: str = field(default_factory=utc_time)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values."""

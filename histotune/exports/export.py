@@ -16,13 +16,13 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from histotune._version import __version__
 from histotune.core import files
+from histotune.core.provenance import utc_time
 from histotune.data.splits import TEST, TRAIN, VAL
 from histotune.ensembles.crossfit import calibration, parts_by_patient, reached, tune
 from histotune.ensembles.merge import EnsembleResult
@@ -225,7 +225,7 @@ def _facts(store: StudyFolder) -> dict[str, Any]:
         "seal": seal_sentence(store),
         "versions": {"histotune": __version__, "Python": platform.python_version()}
         | {name: metadata.version(name) for name in _TOLD},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": utc_time(),
         "version": __version__,
     }
 

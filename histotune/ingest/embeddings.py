@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from histotune.core import files, runtime
 from histotune.core.files import open_array
 from histotune.core.progress import Progress, silent
+from histotune.core.provenance import short_digest
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneInput, build_backbone
 from histotune.models.predictor import load_model
@@ -90,7 +91,7 @@ def embed(
     Returns:
         float32 [n, D], memory-mapped.
     """
-    named = hashlib.sha256(json.dumps([encoder.digest, list(contents)]).encode()).hexdigest()[:16]
+    named = short_digest([encoder.digest, list(contents)], 16)
     path = folder / f"{named}.npy"
     if not path.exists():
         with files.lock(folder / f".{named}.lock", f"embedding {len(contents)} images", wait=True):

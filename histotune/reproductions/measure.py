@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from histotune.core import files
 from histotune.core.config import unparse
 from histotune.core.progress import Message
+from histotune.core.provenance import short_digest
 from histotune.data.cohort import Cohort, select
 from histotune.errors import DataError
 from histotune.evaluation.external import correspondence
@@ -180,7 +180,7 @@ class Meter:
         tables = [[*table.rows, table.tested, *(["moved"] if table.at_threshold else [])] for table in written]
         models = {label: [_weights(record.folder) for record in records] for label, records in self.trained.items()}
         decisive = [own.reference, list(own.members), dict(own.ensembles), tables, self.replicates]
-        return hashlib.sha256(json.dumps([models, decisive, *further], sort_keys=True).encode()).hexdigest()[:12]
+        return short_digest([models, decisive, *further])
 
 
 def check_elsewhere(store: StudyFolder | None, cohort: Cohort, labels: np.ndarray) -> None:

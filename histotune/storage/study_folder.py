@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import pandas as pd
 from histotune.core import files
 from histotune.core.config import unparse
 from histotune.core.files import read_table
+from histotune.core.provenance import utc_time
 from histotune.data import fold_assignment as _cuts
 from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.data.imbalance import NATURAL
@@ -148,7 +148,7 @@ class StudyFolder:
         self._write_labels(self.folder / "labels.csv", table["id"], known, labels)
         self._write_labels(self._sealed / "labels.csv", table["id"], split.test, labels)
         files.write_text(self.folder / "split.csv", table.to_csv(index=False))
-        stamped = unparse(settings) | {"created": datetime.now(UTC).isoformat(timespec="seconds")}
+        stamped = unparse(settings) | {"created": utc_time()}
         files.write_json(self.folder / "study.json", stamped)
 
     def settings(self) -> StudySettings:
@@ -221,7 +221,7 @@ class StudyFolder:
         """
         with files.lock(self._sealed / "lock", "opening the seal", wait=True):
             before = len(self.openings())
-            now = datetime.now(UTC).isoformat(timespec="seconds")
+            now = utc_time()
             text = {"time": now, "command": command, "subject": subject} | ({"shows": shows} if shows else {})
             files.append_json(self._sealed / "openings.jsonl", text)
         return before
@@ -255,7 +255,7 @@ class StudyFolder:
 
     def record_command(self, command: str) -> None:
         """Note what a user typed to search or train; the report says it."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = utc_time()
         files.append_json(self.folder / "commands.jsonl", {"time": now, "command": command})
 
     def commands(self) -> list[dict[str, Any]]:

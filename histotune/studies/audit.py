@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 from histotune.core import files
 from histotune.core.progress import Progress, silent
+from histotune.core.provenance import shell_command, utc_time
 from histotune.data.audits import AUDITS, LEAK, WARNING, Finding, Subject, worst_first
 from histotune.data.cohort import Cohort
 from histotune.data.splits import Split
@@ -69,9 +68,9 @@ def run(subject: Subject, *, progress: Progress = silent, command: str = "") -> 
         progress("auditing", done, len(names))
         findings.append(AUDITS.entry(name).build(subject))
     progress("auditing", len(names), len(names))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = utc_time()
     seconds = round(time.perf_counter() - started, 2)
-    return AuditReport(now, command or " ".join(["histotune", *sys.argv[1:]]), worst_first(findings), seconds)
+    return AuditReport(now, command or shell_command(), worst_first(findings), seconds)
 
 
 def of_study(

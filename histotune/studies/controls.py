@@ -6,8 +6,6 @@ it on other cases fits it again, in seconds, and no pickle is ever read.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +16,7 @@ import numpy as np
 import yaml
 
 from histotune.core import files
+from histotune.core.provenance import short_digest
 from histotune.data.modalities import MODALITIES
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError, suggest
@@ -133,7 +132,7 @@ def _fit_one(
         folder,
         {
             "state": COMPLETE,
-            "digest": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12],
+            "digest": short_digest(config),
             **scored(saved, together, data.positive),
             "seconds": seconds,
             "started": started,

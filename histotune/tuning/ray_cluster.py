@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import secrets
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from histotune.core import runtime
+from histotune.core.provenance import short_digest
 from histotune.errors import StudyError
 
 MARK = "HISTOTUNE_STUDY"  # environment variable of every process that a search starts, with the study's mark
@@ -250,7 +250,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _mark(owner: Path) -> str:
-    return hashlib.sha256(str(owner.resolve()).encode()).hexdigest()[:12]
+    return short_digest(str(owner.resolve()))
 
 
 def _folder(mark: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import fsspec
 
 from histotune.core import files
+from histotune.core.provenance import short_digest
 from histotune.data.cohort import COHORT, load, training_files
 from histotune.errors import ConfigError, StudyError
 from histotune.storage.study_folder import StudyFolder
@@ -77,7 +77,7 @@ class RemoteStorage:
 
     def study(self, cache: Path) -> StudyFolder:
         """Return a node's own folder of the study, with the files that a trial reads."""
-        name = f"{self.uri.rpartition('/')[2]}-{hashlib.sha256(self.uri.encode()).hexdigest()[:12]}"
+        name = f"{self.uri.rpartition('/')[2]}-{short_digest(self.uri)}"
         store = StudyFolder(cache / "nodes" / "studies" / name)
         with files.lock(store.folder.parent / f".{name}" / "lock", "copying a study", wait=True), self._reached():
             for file in STUDY_FILES:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from histotune.core.provenance import short_digest
 from histotune.errors import ConfigError, DataError
 from histotune.ingest.datasets._base import (
     DATASETS,
@@ -109,7 +109,7 @@ def _rows(root: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
 
 def _row(path: str, file: Path, result: re.Match[str]) -> dict[str, Any]:
     patient, stat = f"{result['year']}-{result['slide']}", file.stat()
-    key = hashlib.sha256(file.name.encode()).hexdigest()[:8]  # the name tells the class
+    key = short_digest(file.name, 8)  # the name tells the class
     return {
         "id": f"{patient}_{result['magnification']}x_{key}",
         "patient": patient,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from histotune.core.provenance import short_digest
 from histotune.errors import DataError
 from histotune.ingest.datasets._base import (
     DATASETS,
@@ -118,7 +118,7 @@ def _rows(root: Path, folder: str, part: str, layout: str) -> tuple[list[dict[st
             if message in CLASSES and message != name:
                 problems.append(Problem(path, "contradiction", f"folder {name!r} contradicts {message!r} in the name"))
                 continue
-            key = hashlib.sha256(f"{part}/{name}/{entry.name}".encode()).hexdigest()[:16]  # a name tells the class
+            key = short_digest(f"{part}/{name}/{entry.name}", 16)  # a name tells the class
             stat = entry.stat()
             row = {"id": key, "patient": key, "label": label, "part": part, "path": path}
             rows.append(row | {"bytes": stat.st_size, "mtime": stat.st_mtime_ns})

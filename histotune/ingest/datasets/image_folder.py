@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from histotune.core.provenance import short_digest
 from histotune.errors import DataError, suggest
 from histotune.ingest.datasets._base import (
     DATASETS,
@@ -78,7 +78,7 @@ class ImageFolder(Dataset):
         rows, unmatched = self._with_patients(rows)
         known = all(row["patient"] for row in rows)
         for row in rows:
-            row["id"] = hashlib.sha256(row["path"].encode()).hexdigest()[:16]  # a path may tell the label, an id not
+            row["id"] = short_digest(row["path"], 16)  # a path may tell the label, an id not
             row["patient"] = row["patient"] or row["id"]
         classes = in_order({row["label"] for row in rows})
         for row in rows:

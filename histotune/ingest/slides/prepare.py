@@ -11,7 +11,6 @@ OUT/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from PIL import Image, ImageDraw
 from histotune.core import files
 from histotune.core.parameters import Interval
 from histotune.core.progress import Progress, silent
+from histotune.core.provenance import short_digest
 from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import RANGES, GraphModality, connect
 from histotune.errors import ConfigError, DataError, suggest
@@ -163,7 +163,7 @@ def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> di
     record = ready / "slide.json"
     stat = path.stat()
     decisive = [FORMAT, path.name, stat.st_size, stat.st_mtime_ns, asdict(settings), encoder.digest]
-    key = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+    key = short_digest(json.dumps(decisive), 16)
     if record.is_file():
         saved = files.read_json(record, cure="delete it, and the slide is prepared anew")
         if saved["key"] == key:
