@@ -18,6 +18,7 @@ from histotune.evaluation.sealed import evaluate as evaluate_sealed
 from histotune.exports.model import load
 from histotune.ingest.datasets import DATASETS
 from histotune.space import Space, awaits_cohort, load_space, read_space, space_names
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies import train_and_search
@@ -125,6 +126,6 @@ def _space(what: str | Path, options: Mapping[str, Any], places: Places) -> Spac
         return replace(open_space, options={**open_space.options, **options})
     if what in DATASETS.names():
         return read_space({"dataset": what, "options": dict(options), "image_size": IMAGE_SIZE}, str(what))
-    studies = [path.parent.name for path in places.runs.glob("*/study.json")]
+    studies = [folder.name for folder in layout.studies(places.runs)]
     known = [*studies, *space_names(), *DATASETS.names()]
     raise ConfigError(f"there is no study, search space or dataset {str(what)!r}. {suggest(str(what), known)}")

@@ -12,6 +12,7 @@ import typer
 from histotune.cli import options as given
 from histotune.cli.tables import SHOWN_METRICS, as_json, as_table
 from histotune.core import files
+from histotune.storage import layout
 
 if TYPE_CHECKING:
     from histotune.ensembles.merge import EnsembleResult
@@ -198,7 +199,7 @@ def show_ensemble(result: EnsembleResult, export: Path | None, *, json_wanted: b
 
 def show_export(folder: Path) -> None:
     """Print where a trial was written, and at which operating point."""
-    info = files.read_json(folder / "export.json")
+    info = files.read_json(folder / layout.EXPORT)
     tuned(info["calibration"], info["operating_point"])
     typer.echo(f"Wrote {folder}. Next: histotune evaluate {folder}")
 

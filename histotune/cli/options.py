@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from histotune.storage import layout
+
 
 def _spaces(incomplete: str) -> list[str]:
     from histotune.space import space_names
@@ -30,8 +32,7 @@ def figures(incomplete: str) -> list[str]:
 
 def _studies(incomplete: str) -> list[str]:
     runs = Path(os.environ.get("HISTOTUNE_RUNS", "runs"))
-    names = (path.parent.name for path in runs.glob("*/study.json"))
-    return sorted(name for name in names if name.startswith(incomplete))
+    return [folder.name for folder in layout.studies(runs) if folder.name.startswith(incomplete)]
 
 
 SpaceArgument = Annotated[

@@ -27,6 +27,7 @@ from histotune.metrics.bootstrap import intervals, paired_bootstrap, patient_boo
 from histotune.metrics.calibration import OF_CALIBRATED
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.operating_points import OperatingPoint, ThresholdResult
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, write_record
 from histotune.storage.selection import SelectedTrial, best_trials
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
@@ -224,7 +225,7 @@ def _write(
     """Write predictions, settings and, last, the record that makes the ensemble exist."""
     scores = np.log(np.maximum(probabilities, LEAST))  # float64: a vote's tie-break is lost in float32
     saved = replace(lineup.cases, logits=scores)
-    saved.save(merged.folder / "predictions.npz")
+    saved.save(merged.folder / layout.PREDICTIONS)
     settings = store.settings()
     measured: dict[str, Any] = {"metrics": dict(merged.metrics)}
     if settings.folds:  # as its members are
@@ -232,7 +233,7 @@ def _write(
     described = asdict(merged) | {"folder": merged.name, "name": merged.name}
     described["best_member"] = lineup.members[0].record.number
     described.pop("fit_seconds")  # the same ensemble is described in the same words
-    files.write_json(merged.folder / "ensemble.json", described)
+    files.write_json(merged.folder / layout.ENSEMBLE, described)
     write_record(
         merged.folder,
         {

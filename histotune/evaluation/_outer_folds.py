@@ -27,14 +27,14 @@ from histotune.data.fold_assignment import deal_folds
 from histotune.data.grouping import by_group, group_name, whole_groups
 from histotune.data.splits import Split, TrainingData, refuse_missing_class
 from histotune.errors import ConfigError
-from histotune.models.predictor import WEIGHTS, load_model
-from histotune.storage.records import FOLDS, Predictions, TrialRecord, networks
+from histotune.models.predictor import load_model
+from histotune.storage import layout
+from histotune.storage.records import Predictions, TrialRecord, networks
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.training.loop import run_trial
 from histotune.training.pooling import pool
 from histotune.training.trial_folder import ended, open_folder
 
-SCORES = "outer.npz"
 FRESH = 10_000  # added to the study's seed: no search deals folds or draws weights from these
 CHUNK = 256  # cases in memory at once
 
@@ -91,18 +91,18 @@ class Outer:
             folder.mkdir(parents=True, exist_ok=True)
             open_folder(folder, config, [])
             for k, cut in enumerate(data.cuts(), start=1):
-                place = folder / FOLDS / str(k)
+                place = folder / layout.FOLDS / str(k)
                 carved = self.carved(cut, k, config.seed)
                 record = run_trial(config, carved, place, metric=metric, probed=False, share=share)
                 if record.state != COMPLETE:
                     return record
-                if not (place / SCORES).exists():
-                    _score(place, cut).save(place / SCORES)
-            record = pool(folder, COMPLETE, SCORES)
+                if not (place / layout.OUTER_PREDICTIONS).exists():
+                    _score(place, cut).save(place / layout.OUTER_PREDICTIONS)
+            record = pool(folder, COMPLETE, layout.OUTER_PREDICTIONS)
         else:
             record = run_trial(config, data, folder, metric=metric, probed=False, share=share)
         for place in networks(folder):  # what they were trained for is done, and there are many
-            (place / WEIGHTS).unlink(missing_ok=True)
+            (place / layout.WEIGHTS).unlink(missing_ok=True)
         return record
 
     def carved(self, cut: TrainingData, k: int, seed: int) -> TrainingData:

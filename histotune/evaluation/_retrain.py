@@ -20,6 +20,7 @@ from histotune.data.cohort import load
 from histotune.errors import StudyError, TrialFailed
 from histotune.evaluation._contenders import Candidate
 from histotune.evaluation._outer_folds import Outer
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.training.trial_folder import ended, fail
@@ -120,7 +121,7 @@ def train_there(
 
 @functools.cache
 def _outer(study: Path, cohort: Path, folds: int) -> Outer:
-    for place, what in ((study / "study.json", f"the study {study}"), (cohort, f"the prepared cohort {cohort}")):
+    for place, what in ((study / layout.STUDY, f"the study {study}"), (cohort, f"the prepared cohort {cohort}")):
         if not place.exists():
             raise StudyError(f"a node does not see {what}: put --runs and --cache where all nodes see them")
     return Outer(StudyFolder(study), load(cohort), folds)

@@ -34,13 +34,13 @@ from histotune.evaluation.confirmation import Confirmation, ConfirmationRow, cha
 from histotune.metrics.bootstrap import REPLICATES, over_seeds
 from histotune.metrics.intervals import ConfidenceInterval, Seeded
 from histotune.metrics.scores import direction, softmax
+from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, networks, read_record
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.studies.create import study_cohort
 from histotune.training.pooling import pooled
 from histotune.tuning.events import Resources
 
-CONFIRM = "confirm"
 TOP, SEEDS, OUTER = 5, 5, 3
 _UNKNOWN = ConfidenceInterval(float("nan"), float("nan"), float("nan"))
 
@@ -92,13 +92,13 @@ def confirm(
     for one in outers.values():
         for seed in fresh:
             one.dealt(seed)  # what cannot be dealt is refused before the first training
-    folder = store.folder.absolute() / CONFIRM  # workers have a working directory of their own
-    with files.lock(folder / "lock", "histotune confirm"):
+    folder = store.folder.absolute() / layout.CONFIRM  # workers have a working directory of their own
+    with files.lock(folder / layout.LOCK, "histotune confirm"):
         plan = Plan(chosen, outers, fresh, folder / f"outer-{folds}")
         with crew(plan, folder, resources, ray_address) as them:
             trained = train_again(plan, them, say)
         confirmed = _compare(store, chosen, trained, outers, replicates, command)
-        files.write_json(folder / "confirm.json", confirmed.to_dict())
+        files.write_json(folder / layout.CONFIRMATION, confirmed.to_dict())
     return confirmed
 
 
@@ -249,7 +249,7 @@ class DevelopmentCases:
         if len(dealt) == 1:
             return self._measured([record.predictions()], list(dealt))
         places, count = networks(record.folder), self._settings.folds
-        saved = [Predictions.load(place / "predictions.npz") for place in places]
+        saved = [Predictions.load(place / layout.PREDICTIONS) for place in places]
         return self._measured([pooled(saved[at : at + count]) for at in range(0, len(saved), count)], list(dealt))
 
     def _measured(self, saved: Sequence[Predictions], dealt: Sequence[np.ndarray]) -> Seeded:

@@ -33,7 +33,7 @@ from histotune.data.fold_assignment import deal_folds
 from histotune.data.imbalance import NATURAL
 from histotune.data.splits import Split, TrainingData
 from histotune.errors import ConfigError, StudyError
-from histotune.evaluation._outer_folds import CHUNK, FRESH, SCORES, Outer, refuse_thinned
+from histotune.evaluation._outer_folds import CHUNK, FRESH, Outer, refuse_thinned
 from histotune.evaluation.confirmation import chance_in
 from histotune.evaluation.sealed import Cohorts, evaluate
 from histotune.exports.export import export_trial
@@ -42,6 +42,7 @@ from histotune.metrics.bootstrap import over_seeds
 from histotune.metrics.intervals import ConfidenceInterval
 from histotune.metrics.scores import direction, in_words
 from histotune.space import load_space
+from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord
 from histotune.storage.selection import best_trials
 from histotune.storage.study_folder import StudyFolder
@@ -49,8 +50,6 @@ from histotune.studies.create import StudyRequest, begin, kinds_of
 from histotune.studies.leaderboard import TRIAL, LeaderboardLine, components
 from histotune.studies.train_and_search import search
 from histotune.tuning.events import SearchSummary
-
-NESTED = "nested.json"
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def nested_search(
     dealt = whole.dealt(store.settings().seed + FRESH)
     result: list[OuterFold] = []
     saved: list[Predictions] = []
-    with files.lock(store.folder / "outer" / "lock", "histotune search --outer"):
+    with files.lock(store.folder / layout.OUTER / layout.LOCK, "histotune search --outer"):
         _refuse_other_folds(store, outer)
         for number, cut in enumerate(dealt.cuts(), start=1):
             own = _study_of(store, cohorts[min(cohorts)], whole, cut, number)
@@ -172,7 +171,7 @@ def nested_search(
             result.append(one)
             saved.append(predictions)
         nested = _joined(store, result, saved, whole.data, command)
-        files.write_json(store.folder / NESTED, nested.to_dict())
+        files.write_json(store.folder / layout.NESTED, nested.to_dict())
     return nested
 
 
@@ -194,10 +193,10 @@ def _check(outer: int, how: Mapping[str, Any]) -> None:
 
 def _refuse_other_folds(store: StudyFolder, outer: int) -> None:
     """Refuse to mix outer folds of two deals."""
-    begun = {path.parent.name: path for path in (store.folder / "outer").glob("*/study.json")}
+    begun = layout.studies(store.folder / layout.OUTER)
     if not begun:
         return
-    before = files.read_json(next(iter(begun.values())))["facts"].get("outer")
+    before = files.read_json(begun[0] / layout.STUDY)["facts"].get("outer")
     if before != outer:
         raise StudyError(
             f"study {store.folder.name!r} began with {before} outer folds, not {outer}: give the same again to "
@@ -207,7 +206,7 @@ def _refuse_other_folds(store: StudyFolder, outer: int) -> None:
 
 def _study_of(store: StudyFolder, cohort: Cohort, whole: Outer, cut: TrainingData, number: int) -> StudyFolder:
     """Create the study of an outer fold, whose sealed part is the fold, or find it again."""
-    own, settings = StudyFolder(store.folder / "outer" / str(number)), store.settings()
+    own, settings = StudyFolder(store.folder / layout.OUTER / str(number)), store.settings()
     if own.exists():
         return own
     nobody = np.array([], np.int64)
@@ -240,7 +239,7 @@ def _evaluated(
     """Evaluate the winner on its outer fold, on the record; the same winner once only."""
     winner, metric = best_trials(own, 1)[0], own.settings().metric
     model = load(export_trial(own, winner.number, own.folder / "export"))
-    path = own.folder / SCORES
+    path = own.folder / layout.OUTER_PREDICTIONS
     measured = (own.evaluations() or [{}])[-1]
     if measured.get("digest") != model.digest:
         rows = np.flatnonzero(own.split_table()["part"].to_numpy() == "test")

@@ -20,6 +20,7 @@ from histotune.exports.model import CHUNK, Export
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import intervals, paired_bootstrap
 from histotune.metrics.intervals import ConfidenceInterval, Difference
+from histotune.storage import layout
 from histotune.storage.seal import SEALED, seal_sentence
 from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies.controls import control_names, predict_control
@@ -206,7 +207,7 @@ def _note(store: StudyFolder, model: Export, before: int) -> str:
     return (
         f"The sealed test part of study {model.study!r} was opened {before} time{'s' if before > 1 else ''} before, "
         f"first on {openings[0]['time']}, {same} of them for this very model.{ended} Choosing among models by these "
-        f"numbers makes them optimistic; the record is {store.folder / 'sealed' / 'openings.jsonl'}."
+        f"numbers makes them optimistic; the record is {store.folder / layout.SEALED / layout.OPENINGS}."
     )
 
 
@@ -231,8 +232,8 @@ def keep(model: Export, store: StudyFolder | None, evaluation: Evaluation, comma
         store: None where the study is not at hand.
     """
     if store is not None:
-        path = store.folder / "evaluation.json"
-        with files.lock(store.folder / "sealed" / "lock", "writing down an evaluation", wait=True):
+        path = store.folder / layout.EVALUATION
+        with files.lock(store.folder / layout.SEALED / layout.LOCK, "writing down an evaluation", wait=True):
             files.write_json(path, [*store.evaluations(), evaluation.to_dict() | {"command": command}])
     try:
         add_evaluation(model.folder, evaluation.to_dict(), "" if store is None else seal_sentence(store))

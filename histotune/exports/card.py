@@ -14,9 +14,9 @@ import torch
 from histotune.core import files
 from histotune.ingest.new_cases import what_is_read
 from histotune.models.predictor import load_model
+from histotune.storage import layout
 from histotune.storage.seal import EXTERNAL, SEALED
 
-EXPORT, README = "export.json", "README.md"
 FEW = 12  # columns that are named
 SHOWN = ("balanced_accuracy", "auroc", "accuracy", "sensitivity", "specificity", "macro_f1", "mcc")
 CALIBRATION = ("ece", "brier", "nll")
@@ -39,11 +39,11 @@ def add_evaluation(folder: Path, evaluation: Mapping[str, Any], seal: str) -> No
     Raises:
         HistotuneError: the folder cannot be written to.
     """
-    info = files.read_json(folder / EXPORT)
+    info = files.read_json(folder / layout.EXPORT)
     info["evaluations"] = [*info.get("evaluations", []), files.without_nan(evaluation)]
     info["seal"] = seal or info.get("seal", "")
-    files.write_json(folder / EXPORT, info)
-    files.write_text(folder / README, card(info))
+    files.write_json(folder / layout.EXPORT, info)
+    files.write_text(folder / layout.CARD, card(info))
 
 
 def what_it_reads(folders: Iterable[Path]) -> dict[str, Any]:

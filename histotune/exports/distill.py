@@ -35,6 +35,7 @@ from histotune.metrics.bootstrap import paired_bootstrap, patient_bootstrap
 from histotune.metrics.calibration import fit_temperature, tempered
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.operating_points import OperatingPoint
+from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, read_ensemble
 from histotune.storage.selection import complete_trial
 from histotune.storage.study_folder import COMPLETE, StudyFolder
@@ -43,7 +44,6 @@ from histotune.training.loop import run_trial
 from histotune.training.soft_targets import taught
 
 TRUST = 0.7
-DISTILLED, WHOLE, TOLD = "distilled", "whole", "distilled.json"
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def distill(
     check_distillable(store, student, onnx=onnx, graphs=onnx or torch_export, exported=export is not None)
     model = _student(store, merged, student)
     config = TrialConfig.from_dict({**model.config(), "loss": {"name": "cross_entropy"}})
-    teacher = Predictions.load(merged.folder / "predictions.npz")
+    teacher = Predictions.load(merged.folder / layout.PREDICTIONS)
     data = taught(store.training_data(cohort(config.image_size)), teacher, trust)
-    folder = store.folder / DISTILLED / f"{merged.name}-{model.number}"
+    folder = store.folder / layout.DISTILLED / f"{merged.name}-{model.number}"
     _begin(folder, {"ensemble": merged.digest, "trust": trust, "student": model.digest})
     record = _trained(config, data, folder, store, None, progress)
     how, temperature = describe_single(store, record.predictions(), operating_point)
@@ -118,12 +118,12 @@ def distill(
     if export is not None:
         rows = np.flatnonzero(data.folds[0]) if data.folds is not None else data.train
         whole = replace(data, folds=None, train=rows, val=data.cuts()[0].val)  # whose score means nothing
-        network = _trained(config, whole, folder / WHOLE, store, Fold(folder / WHOLE, 1), progress)
+        network = _trained(config, whole, folder / layout.WHOLE, store, Fold(folder / layout.WHOLE, 1), progress)
         network = replace(network, number=model.number, metrics=record.metrics)
         text = {"kind": "trial", "name": f"{store.settings().name}-student-of-{merged.name}", **how}
         text["distilled"] = _told(distilled)
         write_export(store, export, text, [network], [temperature], onnx=onnx, torch_export=torch_export)
-    files.write_json(folder / TOLD, _told(distilled))
+    files.write_json(folder / layout.DISTILLATION, _told(distilled))
     return distilled
 
 
@@ -166,7 +166,7 @@ def _student(store: StudyFolder, merged: EnsembleResult, number: int | None) -> 
 
 def _begin(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Make room for a student; that of another ensemble of the same name, or of other targets, goes."""
-    path = folder / "teacher.json"
+    path = folder / layout.TEACHER
     if folder.exists() and (not path.exists() or files.read_json(path) != stamp):
         shutil.rmtree(folder)
     files.write_json(path, dict(stamp))

@@ -29,7 +29,7 @@ from histotune.ensembles.merge import EnsembleResult
 from histotune.ensembles.operating import point_of, scored_cases
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.card import card, what_it_reads
-from histotune.exports.model import EXPORT, FORMAT, MEMBERS, content_digest
+from histotune.exports.model import FORMAT, content_digest
 from histotune.exports.onnx import add_onnx
 from histotune.exports.torch_export import add_torch_export
 from histotune.metrics import scores as metrics
@@ -37,7 +37,7 @@ from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from histotune.metrics.intervals import ConfidenceInterval
 from histotune.metrics.operating_points import OperatingPoint
-from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS
+from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, networks
 from histotune.storage.seal import seal_sentence
 from histotune.storage.selection import complete_trial
@@ -132,17 +132,17 @@ def write_export(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
             fresh = Path(unfinished) / folder.name
             for k, member in enumerate(members):
-                _copy_member(member, fresh / MEMBERS / str(k))
+                _copy_member(member, fresh / layout.MEMBERS / str(k))
             reads = what_it_reads(member.folder for member in members)
             text = {**how, **_facts(store), "members": _members(members, temperatures), "reads": reads}
             info = json.loads(json.dumps(files.without_nan(text)))  # as it will be read: the digest must not differ
             info["digest"] = content_digest(fresh, info)
-            files.write_json(fresh / EXPORT, info)
+            files.write_json(fresh / layout.EXPORT, info)
             if onnx:  # the digest stays that of the model, in whatever form it lies there
                 info = add_onnx(fresh)
             if torch_export:
                 info = add_torch_export(fresh)
-            files.write_text(fresh / "README.md", card(info))
+            files.write_text(fresh / layout.CARD, card(info))
             if folder.exists():
                 folder.rename(Path(unfinished) / "replaced")
             fresh.rename(folder)
@@ -153,7 +153,7 @@ def write_export(
 
 def _refuse_strangers(folder: Path) -> None:
     """Replace an earlier export or fill an empty folder, but never remove what somebody else put there."""
-    if folder.exists() and not (folder / EXPORT).exists() and (folder.is_file() or any(folder.iterdir())):
+    if folder.exists() and not (folder / layout.EXPORT).exists() and (folder.is_file() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is no export: name a new folder, or remove it first")
 
 
@@ -164,12 +164,12 @@ def _copy_member(member: TrialRecord, folder: Path) -> None:
 
 def _copy_network(member: TrialRecord, place: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
-    for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
-        if name == WEIGHTS and not (place / name).exists():
+    for name in (layout.CONFIG, layout.CLASSES, layout.PREPROCESSING, layout.WEIGHTS):
+        if name == layout.WEIGHTS and not (place / name).exists():
             raise StudyError(
                 f"the weights of trial {member.number} are not there (`--keep-models` of a search and "
                 "`histotune gc` free them): train it again with `histotune train SPACE --set ...` and the values of "
-                f"{member.folder / CONFIG}, or choose a trial that has its weights"
+                f"{member.folder / layout.CONFIG}, or choose a trial that has its weights"
             )
         if not (place / name).exists():
             raise StudyError(f"{place / name} is missing: trial {member.number} cannot be exported")
@@ -179,7 +179,7 @@ def _copy_network(member: TrialRecord, place: Path, folder: Path) -> None:
 def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> list[dict[str, Any]]:
     return [
         {
-            "folder": f"{MEMBERS}/{k}",
+            "folder": f"{layout.MEMBERS}/{k}",
             "trial": member.number,
             "digest": member.digest,
             "temperature": float(temperature),

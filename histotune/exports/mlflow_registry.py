@@ -13,10 +13,9 @@ from typing import Any
 from histotune._version import __version__
 from histotune.core import files
 from histotune.ensembles.merge import EnsembleResult
-from histotune.exports.card import README
 from histotune.exports.export import ENSEMBLE, export_ensemble, export_trial
-from histotune.exports.model import EXPORT
 from histotune.metrics import scores as metrics
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord
 from histotune.storage.selection import best_trials
 from histotune.storage.study_folder import COMPLETE
@@ -128,9 +127,11 @@ def _requirements() -> list[str]:
 
 def _card(folder: Path) -> str:
     """Return the model card as far as MLflow's descriptions go; whole it lies among the model's artifacts."""
-    card = (folder / README).read_text(encoding="utf-8")
-    return card if len(card) <= _LONGEST else f"{card[: _LONGEST - 100].rpartition(chr(10))[0]}\n\n(more in {README})"
+    card = (folder / layout.CARD).read_text(encoding="utf-8")
+    return (
+        card if len(card) <= _LONGEST else f"{card[: _LONGEST - 100].rpartition(chr(10))[0]}\n\n(more in {layout.CARD})"
+    )
 
 
 def _info(folder: Path) -> dict[str, Any]:
-    return files.read_json(folder / EXPORT)
+    return files.read_json(folder / layout.EXPORT)

@@ -24,11 +24,10 @@ from histotune.ingest.new_cases import CaseFiles, ImageFiles, image_paths, of_fr
 from histotune.ingest.tables import three
 from histotune.models.network import IMAGE
 from histotune.models.predictor import load_model
+from histotune.storage import layout
 
 FORMAT = 1
-EXPORT, MEMBERS = "export.json", "members"
-ONNX, PT2 = "model.onnx", "model.pt2"
-_GRAPHS = {"onnx": ONNX, "torch_export": PT2}  # {key of export.json: file}
+_GRAPHS = {"onnx": layout.ONNX, "torch_export": layout.PT2}  # {key of export.json: file}
 CHUNK = 256  # images in memory at once
 
 
@@ -208,10 +207,10 @@ def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> 
         HistotuneError: it is no export, of another version, or changed after it was written.
     """
     folder = Path(folder).absolute()
-    path = folder / EXPORT
+    path = folder / layout.EXPORT
     if not path.is_file():
         raise HistotuneError(
-            f"{folder} is no export: it has no {EXPORT}. `histotune ensemble STUDY --export FOLDER` writes one"
+            f"{folder} is no export: it has no {layout.EXPORT}. `histotune ensemble STUDY --export FOLDER` writes one"
         )
     info = files.read_json(path, cure="restore it from a copy, or export it again")
     if info.get("format") != FORMAT:

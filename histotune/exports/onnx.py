@@ -24,7 +24,8 @@ from histotune.exports.graph import (
     told_alone,
     trace,
 )
-from histotune.exports.model import EXPORT, ONNX, Export, file_digest, load
+from histotune.exports.model import Export, file_digest, load
+from histotune.storage import layout
 
 OPSET = 18  # what torch's translations are written for; others are converted from it
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -58,19 +59,19 @@ def add_onnx(folder: Path) -> dict[str, Any]:
     model = load(folder, torch.device("cpu"))
     check_images_only(model, "an ONNX graph")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".onnx.") as unchecked:
-        path = Path(unchecked) / ONNX
+        path = Path(unchecked) / layout.ONNX
         _translated(model).save(path, external_data=False)
         difference = refuse_difference(model, lambda images: _run(path, model, images), "ONNX graph")
-        path.replace(folder / ONNX)
+        path.replace(folder / layout.ONNX)
     text = {
-        "file": ONNX,
-        "sha256": file_digest(folder / ONNX),
+        "file": layout.ONNX,
+        "sha256": file_digest(folder / layout.ONNX),
         "opset": OPSET,
         "inputs": {input_name(size): [None, size, size, 3] for size in model.image_sizes},
         "largest_difference": difference,
     }
     info = {**model.info, "onnx": text}
-    files.write_json(folder / EXPORT, info)
+    files.write_json(folder / layout.EXPORT, info)
     return info
 
 

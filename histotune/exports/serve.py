@@ -32,6 +32,7 @@ from histotune.core.files import without_nan
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.exports.model import Export
 from histotune.ingest.new_cases import of_frame
+from histotune.storage import layout
 
 LARGEST = 32 * 2**20  # bytes of a request
 _FORM = "multipart/form-data"
@@ -64,7 +65,7 @@ def application(model: Export, *, largest: int = LARGEST) -> Starlette:
         return JSONResponse(text)
 
     async def card(request: Request) -> Response:
-        return PlainTextResponse((model.folder / "README.md").read_text(encoding="utf-8"))
+        return PlainTextResponse((model.folder / layout.CARD).read_text(encoding="utf-8"))
 
     routes = [Route("/", card), Route("/health", health), Route("/predict", predict, methods=["POST"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _refusal, Exception: _failure})

@@ -11,7 +11,8 @@ import torch
 
 from histotune.core import files
 from histotune.exports.graph import check_images_only, input_name, refuse_difference, told_alone, trace
-from histotune.exports.model import EXPORT, PT2, file_digest, load
+from histotune.exports.model import file_digest, load
+from histotune.storage import layout
 
 
 def add_torch_export(folder: Path) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def add_torch_export(folder: Path) -> dict[str, Any]:
     check_images_only(model, "a program of torch.export")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pt2.") as unchecked, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about its own modules
-        path = Path(unchecked) / PT2
+        path = Path(unchecked) / layout.PT2
         torch.export.save(trace(model, "torch.export"), path, extra_files=dict(told_alone(model)))
         program = torch.export.load(path).module()
         difference = refuse_difference(
@@ -38,14 +39,14 @@ def add_torch_export(folder: Path) -> dict[str, Any]:
             lambda images: program(*(torch.from_numpy(images[size]) for size in model.image_sizes)).detach().numpy(),
             "torch.export program",
         )
-        path.replace(folder / PT2)
+        path.replace(folder / layout.PT2)
     text = {
-        "file": PT2,
-        "sha256": file_digest(folder / PT2),
+        "file": layout.PT2,
+        "sha256": file_digest(folder / layout.PT2),
         "torch": torch.__version__,
         "inputs": {input_name(size): [None, size, size, 3] for size in model.image_sizes},
         "largest_difference": difference,
     }
     info = {**model.info, "torch_export": text}
-    files.write_json(folder / EXPORT, info)
+    files.write_json(folder / layout.EXPORT, info)
     return info

@@ -21,6 +21,7 @@ from histotune.core.provenance import short_digest
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneInput, build_backbone
 from histotune.models.predictor import load_model
+from histotune.storage import layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,7 +158,7 @@ def _frozen(name: str, weights: str, side: int) -> Encoder:
 
 
 def _trained(folder: Path) -> Encoder:
-    listed = folder / "export.json"
+    listed = folder / layout.EXPORT
     model_folder = folder
     if listed.is_file():
         members = files.read_json(listed)["members"]

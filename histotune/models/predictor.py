@@ -19,9 +19,9 @@ from histotune.data.batches import Cases, Feed, Preparations, in_order
 from histotune.data.modalities import MODALITIES, Column, Preprocessing, tensor
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.models.network import IMAGE, Inputs, Model, Present, build_model, inputs_given
+from histotune.storage import layout
 from histotune.storage.records import networks, read_config
 
-CONFIG, WEIGHTS, CLASSES, PREPROCESSING = "config.yaml", "model.safetensors", "model.json", "preprocessing.json"
 SYMMETRIES = 8  # of the square, over which a prediction with `tta` is averaged
 _BATCH = 256
 
@@ -161,22 +161,22 @@ def load_model(folder: Path, device: torch.device | None = None) -> Predictor:
     if (places := networks(folder)) != [folder]:
         folds = tuple(load_model(place, device) for place in places)
         return replace(folds[0], folds=folds)
-    for name in (CONFIG, CLASSES, PREPROCESSING, WEIGHTS):
+    for name in (layout.CONFIG, layout.CLASSES, layout.PREPROCESSING, layout.WEIGHTS):
         if not (folder / name).is_file():
             raise HistotuneError(f"{folder} holds no trained model: {name} is missing (did the trial complete?)")
     device = device or runtime.device()
-    config = files.restored(TrialConfig, read_config(folder), folder / CONFIG)
-    preparations = load_preparations(folder / PREPROCESSING)
-    facts = files.read_json(folder / CLASSES)
+    config = files.restored(TrialConfig, read_config(folder), folder / layout.CONFIG)
+    preparations = load_preparations(folder / layout.PREPROCESSING)
+    facts = files.read_json(folder / layout.CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how it would train
         model = build_model(config, facts["counts"], inputs_given(preparations), trained=True)
     if lacking := set(model.modalities.values()) - preparations.keys():
-        raise files.damaged(folder / PREPROCESSING, f"it has no {', '.join(map(repr, sorted(lacking)))}")
+        raise files.damaged(folder / layout.PREPROCESSING, f"it has no {', '.join(map(repr, sorted(lacking)))}")
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+        model.load_state_dict(safetensors.torch.load_file(folder / layout.WEIGHTS))
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise HistotuneError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+        raise HistotuneError(f"{folder / layout.WEIGHTS} does not fit {folder / layout.CONFIG}: {error}") from error
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Predictor(config, tuple(facts["classes"]), facts["positive"], preparations, model, device)
 

@@ -33,6 +33,7 @@ from histotune.reproductions.rows import (
     move,
     thresholds,
 )
+from histotune.storage import layout
 from histotune.storage.study_folder import StudyFolder
 from histotune.training.efficiency import Efficiency, efficiency
 
@@ -67,7 +68,7 @@ class Meter:
             cohort: the study's data.
             command: what the record of the opening shall say was called.
         """
-        path, subject = self.store.folder / "reproduction.json", self._subject(elsewhere=False)
+        path, subject = self.store.folder / layout.reproduction(), self._subject(elsewhere=False)
         if (known := _known(path, subject)) is not None:
             return known[""]
         table, settings = self.store.split_table(), self.store.settings()
@@ -108,7 +109,7 @@ class Meter:
         Raises:
             DataError: its classes are others, it shares images with the study, or a patient has two labels.
         """
-        path = self.store.folder / f"reproduction-{cohort.name}.json"
+        path = self.store.folder / layout.reproduction(cohort.name)
         subject = self._subject(cohort.digest, elsewhere=True)
         if (known := _known(path, subject)) is not None:
             return known
@@ -247,4 +248,4 @@ def _mean_of(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((folder / layout.WEIGHTS).read_bytes()).hexdigest()

@@ -12,9 +12,7 @@ import numpy as np
 
 from histotune.core import files
 from histotune.errors import StudyError
-
-FOLDS = "folds"  # folder in a trial folder that holds one for each fold
-NAME = "parent.json"
+from histotune.storage import layout
 
 
 class TrialEnd(StrEnum):
@@ -65,7 +63,7 @@ class TrialRecord:
 
     def predictions(self) -> Predictions:
         """Read the validation predictions."""
-        return Predictions.load(self.folder / "predictions.npz")
+        return Predictions.load(self.folder / layout.PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -114,17 +112,17 @@ _SAVED = {one.name for one in fields(TrialRecord)} - {"number", "folder", "known
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the configuration of a trial or a control; the seed, with which its file ends, says that it is whole."""
-    return files.read_yaml(folder / "config.yaml", needs=("seed",))
+    return files.read_yaml(folder / layout.CONFIG, needs=("seed",))
 
 
 def read_ensemble(folder: Path) -> dict[str, Any]:
     """Read how an ensemble was built."""
-    return files.read_json(folder / "ensemble.json", cure="restore it from a copy, or delete its folder and build anew")
+    return files.read_json(folder / layout.ENSEMBLE, cure="restore it from a copy, or delete its folder and build anew")
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:
     """Read the epochs of a trial as far as it is, as `TrialRecord.curve` gives them."""
-    return files.read_json_lines(folder / "curve.jsonl", needs=("epoch", "seconds"))
+    return files.read_json_lines(folder / layout.CURVE, needs=("epoch", "seconds"))
 
 
 def read_epoch(folder: Path, number: int) -> dict[str, Any]:
@@ -135,18 +133,18 @@ def read_epoch(folder: Path, number: int) -> dict[str, Any]:
     """
     rows = read_curve(folder)
     if len(rows) < max(1, number):
-        raise files.damaged(folder / "curve.jsonl", f"it has {len(rows)} epochs of {max(1, number)} or more")
+        raise files.damaged(folder / layout.CURVE, f"it has {len(rows)} epochs of {max(1, number)} or more")
     return rows[number - 1]
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `metrics.json`, the last file of a trial: once it stands, the trial has ended."""
-    files.write_json(folder / "metrics.json", record)
+    files.write_json(folder / layout.RECORD, record)
 
 
 def read_record(folder: Path, number: int = -1) -> TrialRecord | None:
     """Read an ended trial, or None while it has not ended."""
-    path = folder / "metrics.json"
+    path = folder / layout.RECORD
     return to_record(folder, number, files.read_json(path)) if path.exists() else None
 
 
@@ -158,9 +156,9 @@ def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[
     """
     scores = {"metrics", "spread", "out_of_fold"} & saved.keys()
     if "state" not in saved or saved.keys() - _SAVED or not all(isinstance(saved[name], dict) for name in scores):
-        raise files.damaged(folder / "metrics.json", f"it is no record of a trial: {', '.join(saved) or '{}'}")
+        raise files.damaged(folder / layout.RECORD, f"it is no record of a trial: {', '.join(saved) or '{}'}")
     if saved["state"] not in list(TrialEnd):
-        raise files.damaged(folder / "metrics.json", f"its state is {saved['state']!r}, not {' | '.join(TrialEnd)}")
+        raise files.damaged(folder / layout.RECORD, f"its state is {saved['state']!r}, not {' | '.join(TrialEnd)}")
     for name in scores:
         saved[name] = {k: float("nan") if v is None else float(v) for k, v in saved[name].items()}
     state = TrialEnd(saved["state"])
@@ -169,7 +167,7 @@ def to_record(folder: Path, number: int, saved: dict[str, Any], config: Mapping[
 
 def networks(folder: Path) -> list[Path]:
     """Return the folders that hold the networks of a trial: one for each fold, or the trial's own."""
-    return sorted((folder / FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]
+    return sorted((folder / layout.FOLDS).glob("[0-9]*"), key=lambda path: int(path.name)) or [folder]
 
 
 class Parent(NamedTuple):
@@ -186,7 +184,7 @@ class Parent(NamedTuple):
 
 def read_parent(folder: Path) -> Parent | None:
     """Read whom the trial in `folder` began from; None when it began by itself."""
-    path = folder / NAME
+    path = folder / layout.PARENT
     return Parent(**files.read_json(path)) if path.exists() else None
 
 
@@ -199,10 +197,10 @@ def inherited(folder: Path) -> int:
 def ancestor(folder: Path) -> Path:
     """Return the folder of the trial with which the line of the one in `folder` began; its own where it began it."""
     while parent := read_parent(folder):
-        folder = folder.parent / f"{parent.number:05d}"
+        folder = folder.parent / layout.trial(parent.number)
     return folder
 
 
 def write_parent(folder: Path, parent: Parent) -> None:
     """Write whom the trial in `folder` begins from."""
-    files.write_json(folder / NAME, parent._asdict())
+    files.write_json(folder / layout.PARENT, parent._asdict())

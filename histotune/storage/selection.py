@@ -11,6 +11,7 @@ import numpy as np
 
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.metrics import scores as metrics
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_ensemble
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 
@@ -105,14 +106,14 @@ def again(store: StudyFolder, strategy: str, drop: Sequence[str]) -> list[Select
         StudyError: there is none.
         ConfigError: what is dropped is not in it.
     """
-    described = {path: read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json")}
+    described = {path: read_ensemble(path) for path in store.built_ensembles()}
     made = [path for path, text in described.items() if text["strategy"] == strategy and any(text["modalities"])]
     if not made:
         raise StudyError(
             f"study {store.folder.name!r} has no {strategy} ensemble by modality to change: make one with "
             f"`histotune ensemble {store.folder.name} --strategy {strategy} --modalities A,B`"
         )
-    text = described[max(made, key=lambda path: path.stat().st_mtime_ns)]
+    text = described[max(made, key=lambda path: (path / layout.ENSEMBLE).stat().st_mtime_ns)]
     for modality in drop:
         if modality not in text["modalities"]:
             raise ConfigError(f"{text['name']} has no modality {modality!r}. {suggest(modality, text['modalities'])}")

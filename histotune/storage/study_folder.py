@@ -1,20 +1,4 @@
-"""The files of one study: what lies where, who may write, and the seal on the test labels.
-
-runs/<study>/
-    study.json             settings, written once
-    split.csv              id, patient, content, part; with folds `fold`, and `fold2`, ... for each repeat
-    labels.csv             id, label: training and validation part only
-    sealed/labels.csv      id, label: test part; `open_seal` alone reads it
-    sealed/openings.jsonl  when, by which command, for which model; and, in a line that follows, what was found
-    commands.jsonl         when and by which command it was searched
-    journal.log            Optuna's journal: the search's only state
-    controls/<name>/       what every model must beat, as trial folders
-    trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, environment.json, metrics.json;
-                           with folds a whole trial folder for each in folds/<k>/
-    ensembles/<name>/      merged predictions and their settings
-    lock                   held by the one process that may search
-    trials.json            cache of the ended trials, built anew where it is missing or stale
-"""
+"""The files of one study: who may read and write them, and the seal on the test labels."""
 
 from __future__ import annotations
 
@@ -36,7 +20,7 @@ from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.data.imbalance import NATURAL
 from histotune.data.splits import TEST, TRAIN, VAL, Split, TrainingData
 from histotune.errors import StudyError, suggest
-from histotune.storage import trial_index
+from histotune.storage import layout, trial_index
 from histotune.storage.records import TrialEnd, TrialRecord, to_record
 
 _CURE = "restore it from a copy, or begin a new study"
@@ -105,34 +89,38 @@ class StudyFolder:
     @property
     def journal(self) -> Path:
         """Optuna's journal."""
-        return self.folder / "journal.log"
+        return self.folder / layout.JOURNAL
 
     @property
     def controls(self) -> Path:
         """Folder of the controls."""
-        return self.folder / "controls"
+        return self.folder / layout.CONTROLS
 
     @property
     def singles(self) -> Path:
         """Folder of single trainings, each under its configuration's digest."""
-        return self.folder / "singles"
+        return self.folder / layout.SINGLES
 
     @property
     def ensembles(self) -> Path:
         """Folder of the ensembles."""
-        return self.folder / "ensembles"
+        return self.folder / layout.ENSEMBLES
+
+    def built_ensembles(self) -> list[Path]:
+        """Return the folders of the ensembles that are whole, by name."""
+        return sorted(path.parent for path in self.ensembles.glob(f"*/{layout.ENSEMBLE}"))
 
     def exists(self) -> bool:
         """Whether the study was created here, whole."""
-        return (self.folder / "study.json").exists()
+        return (self.folder / layout.STUDY).exists()
 
     def lock(self, doing: str) -> AbstractContextManager[None]:
         """Hold the study for one writer."""
-        return files.lock(self.folder / "lock", doing)
+        return files.lock(self.folder / layout.LOCK, doing)
 
     def holder(self) -> str:
         """Say which process holds the study; "" when none does."""
-        return files.holder(self.folder / "lock")
+        return files.holder(self.folder / layout.LOCK)
 
     def create(self, settings: StudySettings, cohort: Cohort, split: Split, labels: np.ndarray) -> None:
         """Write the study's fixed files; `study.json` comes last and makes it exist.
@@ -145,11 +133,11 @@ class StudyFolder:
             parts[rows] = part
         table = cohort.table[["id", "patient", "content"]].assign(part=parts, **_cuts.columns(split.folds))
         known = np.sort(np.concatenate([split.train, split.val]))
-        self._write_labels(self.folder / "labels.csv", table["id"], known, labels)
-        self._write_labels(self._sealed / "labels.csv", table["id"], split.test, labels)
-        files.write_text(self.folder / "split.csv", table.to_csv(index=False))
+        self._write_labels(self.folder / layout.LABELS, table["id"], known, labels)
+        self._write_labels(self._sealed / layout.LABELS, table["id"], split.test, labels)
+        files.write_text(self.folder / layout.SPLIT, table.to_csv(index=False))
         stamped = unparse(settings) | {"created": utc_time()}
-        files.write_json(self.folder / "study.json", stamped)
+        files.write_json(self.folder / layout.STUDY, stamped)
 
     def settings(self) -> StudySettings:
         """Read what the study began with.
@@ -158,16 +146,16 @@ class StudyFolder:
             StudyError: there is no study here; the nearest name beside it is offered.
         """
         if not self.exists():
-            beside = [p.parent.name for p in self.folder.parent.glob("*/study.json")]
+            beside = [folder.name for folder in layout.studies(self.folder.parent)]
             raise StudyError(
                 f"no study {self.folder.name!r} in {self.folder.parent}. {suggest(self.folder.name, beside)}"
             )
-        path = self.folder / "study.json"
+        path = self.folder / layout.STUDY
         return files.restored(StudySettings, unparse(files.read_json(path, cure=_CURE)), path, _CURE)
 
     def split_table(self) -> pd.DataFrame:
         """Read id, patient, content, part and folds of every case, in the cohort's order."""
-        path = self.folder / "split.csv"
+        path = self.folder / layout.SPLIT
         table = read_table(path, ("id", "patient", "content", "part"), str, cure=_CURE)
         cases = self.settings().facts.get("cases", len(table))
         if len(table) != cases or not set(table["part"]) <= {TRAIN, VAL, TEST, ""}:
@@ -176,7 +164,7 @@ class StudyFolder:
 
     def known_labels(self) -> pd.DataFrame:
         """Read (id, label) of the training and validation part; those of the test part are under the seal."""
-        return self._labels(self.folder / "labels.csv", TRAIN, VAL)
+        return self._labels(self.folder / layout.LABELS, TRAIN, VAL)
 
     def training_data(self, cohort: Cohort) -> TrainingData:
         """Join the cohort with the split and the labels that are not sealed."""
@@ -210,7 +198,7 @@ class StudyFolder:
         Raises:
             StudyError: the sealed labels are gone or damaged; the seal then counts as closed.
         """
-        labels = self._labels(self._sealed / "labels.csv", TEST)
+        labels = self._labels(self._sealed / layout.LABELS, TEST)
         return labels, self.record_opening(command, subject)
 
     def record_opening(self, command: str, subject: str, shows: str = "") -> int:
@@ -219,11 +207,11 @@ class StudyFolder:
         Args:
             shows: what is seen, where it is not figures of all test cases.
         """
-        with files.lock(self._sealed / "lock", "opening the seal", wait=True):
+        with files.lock(self._sealed / layout.LOCK, "opening the seal", wait=True):
             before = len(self.openings())
             now = utc_time()
             text = {"time": now, "command": command, "subject": subject} | ({"shows": shows} if shows else {})
-            files.append_json(self._sealed / "openings.jsonl", text)
+            files.append_json(self._sealed / layout.OPENINGS, text)
         return before
 
     def close_seal(self, opening: int, figures: Mapping[str, Any]) -> None:
@@ -233,14 +221,14 @@ class StudyFolder:
             opening: how many came before it.
             figures: {name: value, or value with interval}.
         """
-        files.append_json(self._sealed / "openings.jsonl", {"of": opening, "figures": figures})
+        files.append_json(self._sealed / layout.OPENINGS, {"of": opening, "figures": figures})
 
     def openings(self) -> list[dict[str, Any]]:
         """Return every opening of the seal, first to last: time, command, subject, `figures`, and `shows` if written.
 
         `figures` is None where an opening ended without: the labels were read, and nobody knows what was seen.
         """
-        path = self._sealed / "openings.jsonl"
+        path = self._sealed / layout.OPENINGS
         rows = files.read_json_lines(path, cure=_CURE)
         if not all({"of", "figures"} <= row.keys() or {"time", "command", "subject"} <= row.keys() for row in rows):
             raise files.damaged(path, "a line of it is neither an opening nor what one found", _CURE)
@@ -250,33 +238,34 @@ class StudyFolder:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Return every evaluation of an export, oldest first."""
-        path = self.folder / "evaluation.json"
+        path = self.folder / layout.EVALUATION
         return files.read_json(path, list, cure=_CURE) if path.exists() else []
 
     def record_command(self, command: str) -> None:
         """Note what a user typed to search or train; the report says it."""
         now = utc_time()
-        files.append_json(self.folder / "commands.jsonl", {"time": now, "command": command})
+        files.append_json(self.folder / layout.COMMANDS, {"time": now, "command": command})
 
     def commands(self) -> list[dict[str, Any]]:
         """Return what was typed to search and train."""
-        return files.read_json_lines(self.folder / "commands.jsonl", needs=("time", "command"), cure=_CURE)
+        return files.read_json_lines(self.folder / layout.COMMANDS, needs=("time", "command"), cure=_CURE)
 
     def trial_folder(self, number: int) -> Path:
         """Return where trial `number` lives."""
-        return self.folder / "trials" / f"{number:05d}"
+        return self.folder / layout.TRIALS / layout.trial(number)
 
     def trials(self) -> list[TrialRecord]:
         """Return every ended trial, by number."""
-        folder = self.folder / "trials"
-        ended = trial_index.read_trials(folder, self.folder / trial_index.NAME).items()
+        folder = self.folder / layout.TRIALS
+        ended = trial_index.read_trials(folder, self.folder / layout.TRIAL_INDEX).items()
         return [
-            to_record(folder / f"{number:05d}", number, entry["record"], entry["config"]) for number, entry in ended
+            to_record(folder / layout.trial(number), number, entry["record"], entry["config"])
+            for number, entry in ended
         ]
 
     @property
     def _sealed(self) -> Path:
-        return self.folder / "sealed"
+        return self.folder / layout.SEALED
 
     def _labels(self, path: Path, *parts: str) -> pd.DataFrame:
         """Read the labels of all cases of some parts."""

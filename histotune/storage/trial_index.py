@@ -14,9 +14,10 @@ from typing import Any
 
 from histotune.core import files
 from histotune.errors import HistotuneError
+from histotune.storage import layout
 from histotune.storage.records import read_config
 
-NAME, FORMAT, RECORD, CONFIG = "trials.json", 1, "metrics.json", "config.yaml"
+FORMAT = 1
 
 
 def read_trials(folder: Path, cache: Path) -> dict[int, dict[str, Any]]:
@@ -43,14 +44,14 @@ def _ended(folder: Path) -> dict[int, tuple[str, list[int]]]:
     for entry in os.scandir(folder):
         if entry.name.isdigit():
             with contextlib.suppress(FileNotFoundError):  # it has not ended
-                status = os.stat(f"{entry.path}/{RECORD}")  # noqa: PTH116 (10,000 of them)
+                status = os.stat(f"{entry.path}/{layout.RECORD}")  # noqa: PTH116 (10,000 of them)
                 ended[int(entry.name)] = (entry.path, [status.st_mtime_ns, status.st_size])
     return ended
 
 
 def _read(folder: Path, stamp: list[int]) -> dict[str, Any]:
-    config = read_config(folder) if (folder / CONFIG).exists() else {}
-    return {"stamp": stamp, "record": files.read_json(folder / RECORD), "config": config}
+    config = read_config(folder) if (folder / layout.CONFIG).exists() else {}
+    return {"stamp": stamp, "record": files.read_json(folder / layout.RECORD), "config": config}
 
 
 def _load(cache: Path) -> dict[str, dict[str, Any]]:

@@ -13,9 +13,8 @@ from histotune.data.audits import AUDITS, LEAK, WARNING, Finding, Subject, worst
 from histotune.data.cohort import Cohort
 from histotune.data.splits import Split
 from histotune.errors import DataError, StudyError
+from histotune.storage import layout
 from histotune.storage.study_folder import StudyFolder
-
-AUDIT = "audit.json"  # in a study's folder
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def of_study(
     Args:
         fresh: audit anew, whatever stands there.
     """
-    path = store.folder / AUDIT
+    path = store.folder / layout.AUDIT
     result = None if fresh else read(store)
     if result is not None and {finding.name for finding in result.checks} == set(AUDITS.names()):
         return result
@@ -96,7 +95,7 @@ def of_study(
 
 def read(store: StudyFolder) -> AuditReport | None:
     """Read a study's audit; None where there is none, or none that this version can read: it is made anew."""
-    path = store.folder / AUDIT
+    path = store.folder / layout.AUDIT
     if not path.exists():
         return None
     try:

@@ -20,6 +20,7 @@ from histotune.core.provenance import short_digest
 from histotune.data.modalities import MODALITIES
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError, suggest
+from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, read_record, write_record
 from histotune.storage.study_folder import COMPLETE
 from histotune.training.pooling import pooled, scored
@@ -125,9 +126,9 @@ def _fit_one(
         for one in data.cuts() or [data]
     ]
     seconds = time.perf_counter() - clock
-    files.write_text(folder / "config.yaml", yaml.safe_dump(dict(config)))
+    files.write_text(folder / layout.CONFIG, yaml.safe_dump(dict(config)))
     together = pooled(saved) if len(saved) > 1 else saved[0]
-    together.save(folder / "predictions.npz")
+    together.save(folder / layout.PREDICTIONS)
     write_record(
         folder,
         {

@@ -14,10 +14,11 @@ from histotune.core.config import TrialConfig
 from histotune.core.format import megabytes
 from histotune.errors import StudyError
 from histotune.metrics.scores import direction
+from histotune.storage import layout
 from histotune.storage.records import networks
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
-from histotune.tuning.retention import WEIGHTS, members
+from histotune.tuning.retention import members
 
 if TYPE_CHECKING:
     from histotune.models.backbones import BackboneInput
@@ -28,7 +29,6 @@ from histotune.data.cohort import EMBEDDINGS
 from histotune.errors import ConfigError
 from histotune.tuning.ray_cluster import temporary_folder
 
-CHECKPOINT, KEPT = "checkpoint.pt", "checkpoint-*.pt"
 TIGHT = 0.8  # share of the free disk from which on a search warns
 _SMALL = 64 * 1024  # bytes of a trial's small files
 _PER_CASE = 128  # bytes of a validation case in predictions.npz: id, patient, label, logits
@@ -67,13 +67,16 @@ def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
     result = []
     for record in records:
         places = networks(record.folder)
-        checkpoints = {record.folder / CHECKPOINT, *(place / CHECKPOINT for place in places)}
+        checkpoints = {record.folder / layout.CHECKPOINT, *(place / layout.CHECKPOINT for place in places)}
         result += [_waste(path, "checkpoint of an ended trial") for path in sorted(checkpoints) if path.exists()]
-        result += [_waste(path, "checkpoint kept for other trials") for path in sorted(record.folder.glob(KEPT))]
+        result += [
+            _waste(path, "checkpoint kept for other trials")
+            for path in sorted(record.folder.glob(layout.KEPT_CHECKPOINTS))
+        ]
         result += [_waste(path, "half-written file") for path in record.folder.rglob(".*.*") if path.is_file()]
         if record.state == STOPPED or record.number in beyond:
             why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"
-            weights = (place / WEIGHTS for place in places)
+            weights = (place / layout.WEIGHTS for place in places)
             result += [_waste(path, why) for path in weights if path.exists()]
     return result
 
@@ -81,8 +84,8 @@ def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
 def unused_cohorts(runs: Path, cache: Path) -> list[Waste]:
     """List prepared cohorts that no study in `runs` names; they can be prepared again from the data."""
     named = set()
-    for path in runs.glob("*/study.json"):
-        named |= set(files.read_json(path)["digests"].values())
+    for folder in layout.studies(runs):
+        named |= set(files.read_json(folder / layout.STUDY)["digests"].values())
     result = []
     for path in sorted(cache.glob("*/cohort.json")):
         if files.read_json(path)["digest"] not in named:
@@ -235,7 +238,7 @@ def tidy(places: Places, study: str | None = None, *, keep: int = 10, remove: bo
 
 def _stores(places: Places, study: str | None) -> Iterator[StudyFolder]:
     if study is None:
-        yield from (StudyFolder(path.parent) for path in sorted(places.runs.glob("*/study.json")))
+        yield from map(StudyFolder, layout.studies(places.runs))
         return
     store = StudyFolder(places.runs / study)
     store.settings()  # refuses a study that is not there

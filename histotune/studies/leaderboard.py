@@ -16,6 +16,7 @@ from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import paired_bootstrap
 from histotune.metrics.intervals import Difference
 from histotune.metrics.pareto import front
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_parent, read_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 
@@ -215,7 +216,7 @@ def _descent(line: LeaderboardLine) -> str:
 def components(line: LeaderboardLine) -> tuple[str, str]:
     """Name a trial's loss and the backbones that it hears, of what if there is a choice; "" for what is no trial."""
     record = line.record
-    if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / "config.yaml").exists()):
+    if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / layout.CONFIG).exists()):
         return "", ""
     config = record.config()
     branches, alone = config["model"]["branches"], config["model"]["fusion"].get("branch")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from histotune.core import files
 from histotune.metrics.scores import METRICS
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, inherited, read_parent, read_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.tracking import client as _mlflow
@@ -200,9 +201,9 @@ class MlflowTracker:
 
     def _write(self, client: Any, entry: RunEntry, run: str | None) -> None:
         record = entry.record
-        began = record.started or (record.folder / "metrics.json").stat().st_mtime - record.seconds
+        began = record.started or (record.folder / layout.RECORD).stat().st_mtime - record.seconds
         ended = began + record.seconds
-        config = record.config() if (record.folder / "config.yaml").exists() else {}
+        config = record.config() if (record.folder / layout.CONFIG).exists() else {}
         if run is None:
             tags = _trial_tags(entry, config)
             name = " ".join(filter(None, [entry.key.replace("/", " "), tags.get("backbone"), tags.get("loss")]))

@@ -17,10 +17,9 @@ from torch import Tensor
 from histotune.core import files
 from histotune.errors import StudyError
 from histotune.metrics.scores import reported
+from histotune.storage import layout
 from histotune.storage.records import networks
 
-NAME = "checkpoint.pt"
-KEPT = "checkpoint-*.pt"  # those that other trials may go on from, by epoch
 _SHARE = 0.1  # of the training time that may go into writing checkpoints
 _NO_CHECKPOINT = (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError, LookupError, AttributeError)
 
@@ -101,7 +100,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = folder / layout.CHECKPOINT
         self._cost = 0.0
         self._written = 0.0
         self._epoch = 0
@@ -122,7 +121,7 @@ class Checkpoint:
 
     def keep(self, progress: TrainingProgress) -> None:
         """Write `progress` beside it, under a name of its own, for other trials to go on from."""
-        _write(self.path.with_name(kept(progress.epoch)), progress)
+        _write(self.path.with_name(layout.kept_checkpoint(progress.epoch)), progress)
 
     def inherit(self, source: Path, digest: str) -> None:
         """Begin the trial, whose configuration has `digest`, where another one stood when it wrote `source`.
@@ -150,11 +149,6 @@ def forget(folder: Path) -> None:
     """Remove the checkpoints of a trial that has ended, those of its folds, too."""
     for place in {folder, *networks(folder)}:
         Checkpoint(place).delete()
-
-
-def kept(epoch: int) -> str:
-    """Return the name of the checkpoint that was kept after an epoch."""
-    return KEPT.replace("*", f"{epoch:05d}")
 
 
 def kept_after(path: Path) -> int:

@@ -16,13 +16,13 @@ from histotune.core.config import TrialConfig
 from histotune.data.fold_assignment import check_patience
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError
-from histotune.models.predictor import CONFIG
-from histotune.storage.records import FOLDS, read_epoch
+from histotune.storage import layout
+from histotune.storage.records import read_epoch
 from histotune.storage.study_folder import COMPLETE
 from histotune.training import memory
 from histotune.training.checkpoint import Epoch
 from histotune.training.pooling import epoch_row, pool
-from histotune.training.trial_folder import CURVE, ENVIRONMENT, ended, open_folder
+from histotune.training.trial_folder import ended, open_folder
 
 
 class Fold(NamedTuple):
@@ -60,10 +60,10 @@ def lockstep(
         yield Epoch.of(read_epoch(folder, 0), finished=True)
         return
     cuts = data.cuts()
-    places = [folder / FOLDS / str(k) for k in range(1, len(cuts) + 1)]
+    places = [folder / layout.FOLDS / str(k) for k in range(1, len(cuts) + 1)]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG).exists():
+    if not (folder / layout.CONFIG).exists():
         open_folder(folder, config, [])
     trainings = [
         train(cut, place, fold=Fold(folder, len(cuts) - before))
@@ -75,7 +75,7 @@ def lockstep(
         open_folder(folder, config, [_row(places, earlier) for earlier in range(1, number)])
         _describe(folder, places[0], data, len(cuts))
         while True:
-            files.append_json(folder / CURVE, _row(places, number))
+            files.append_json(folder / layout.CURVE, _row(places, number))
             row = read_epoch(folder, 0)
             if number == config.epochs:
                 break
@@ -97,7 +97,9 @@ def _row(places: Collection[Path], number: int) -> dict[str, Any]:
 
 def _describe(folder: Path, first: Path, data: TrainingData, trainings: int) -> None:
     """Write what must be known to repeat the trial, as its first fold says it; the micro-batch is the trial's."""
-    one, own = (files.read_json(place / ENVIRONMENT) for place in (first, folder))
+    one, own = (files.read_json(place / layout.ENVIRONMENT) for place in (first, folder))
     cases = len(data.train) + len(data.val)
     about = {"training_cases": cases, "validation_cases": cases, "trainings": trainings}
-    files.write_json(folder / ENVIRONMENT, one | about | {name: own[name] for name in (memory.MICRO, memory.LEAST)})
+    files.write_json(
+        folder / layout.ENVIRONMENT, one | about | {name: own[name] for name in (memory.MICRO, memory.LEAST)}
+    )

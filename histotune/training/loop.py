@@ -26,6 +26,7 @@ from histotune.errors import StudyError, TrialFailed
 from histotune.metrics.scores import INFORMATION, check_metric, direction, evaluate, softmax
 from histotune.models.network import Inputs, Present
 from histotune.models.predictor import predict
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_epoch
 from histotune.storage.study_folder import STOPPED
 from histotune.training import memory, probe
@@ -34,7 +35,7 @@ from histotune.training.cross_validation import Fold, lockstep
 from histotune.training.efficiency import costs
 from histotune.training.optimizer import learning_rate
 from histotune.training.session import Session, named_failures, start
-from histotune.training.trial_folder import CURVE, complete, conclude, describe, ended, fail, open_folder
+from histotune.training.trial_folder import complete, conclude, describe, ended, fail, open_folder
 
 EpochReport = Callable[[int, Mapping[str, float]], None]
 """Hears (epoch from 1, metrics) after every epoch; may raise `StopTrial`."""
@@ -147,7 +148,7 @@ def epochs(
             progress.add(row | {"seconds": time.perf_counter() - began}, value)
             if progress.best_epoch == progress.epoch:
                 progress.keep(session.judged.state_dict(), logits)
-            files.append_json(folder / CURVE, progress.curve[-1])
+            files.append_json(folder / layout.CURVE, progress.curve[-1])
             if not _over(progress, config):
                 progress.state = session.state()
                 if progress.epoch in keep:

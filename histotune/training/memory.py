@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from histotune.core import files
 from histotune.errors import TrialFailed
+from histotune.storage import layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from histotune.training.session import Session
 
 OUT_OF_MEMORY, INFEASIBLE = "out_of_memory", "infeasible"  # kinds of failures: to be mended, and not to be mended
-ENVIRONMENT, MICRO, LEAST = "environment.json", "micro_batch", "least_micro_batch"
+MICRO, LEAST = "micro_batch", "least_micro_batch"
 PEAK = "peak_memory_mb"
 MARGIN = 1.25  # of what is estimated: gradients of activations and workspaces stand beside what is saved
 _MB = 2**20
@@ -139,7 +140,7 @@ def describe(folder: Path, session: Session) -> None:
     described = _described(folder)
     now = described | facts(session)
     if now != described:
-        files.write_json(folder / ENVIRONMENT, now)
+        files.write_json(folder / layout.ENVIRONMENT, now)
 
 
 def facts(session: Session) -> dict[str, int]:
@@ -159,7 +160,7 @@ def note_peak(folders: Collection[Path], device: torch.device) -> None:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for folder in folders:
-        files.write_json(folder / ENVIRONMENT, _described(folder) | {PEAK: round(peak / _MB)})
+        files.write_json(folder / layout.ENVIRONMENT, _described(folder) | {PEAK: round(peak / _MB)})
 
 
 def verdict(folder: Path, failure: TrialFailed) -> TrialFailed | None:
@@ -172,7 +173,7 @@ def verdict(folder: Path, failure: TrialFailed) -> TrialFailed | None:
     described = _described(folder)
     if MICRO in described and described[MICRO] > described[LEAST]:
         half = max(described[LEAST], described[MICRO] // 2)
-        files.write_json(folder / ENVIRONMENT, described | {MICRO: half})
+        files.write_json(folder / layout.ENVIRONMENT, described | {MICRO: half})
         return None
     when = f"with {described[LEAST]} case(s) at a time" if described else "before the first step"
     return TrialFailed(INFEASIBLE, f"out of memory {when}: {failure.reason}")
@@ -183,7 +184,7 @@ def _weights(session: Session) -> int:
 
 
 def _described(folder: Path) -> dict[str, int]:
-    path = folder / ENVIRONMENT
+    path = folder / layout.ENVIRONMENT
     return files.read_json(path) if path.exists() else {}
 
 

@@ -12,9 +12,8 @@ import numpy as np
 from histotune.core import files
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
+from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, networks, read_record, write_record
-
-PREDICTIONS = "predictions.npz"
 
 
 def pooled(saved: Sequence[Predictions]) -> Predictions:
@@ -65,7 +64,7 @@ def by_fold(saved: Predictions, table: Any) -> Iterator[Predictions]:
             yield Predictions(**{name: column[dealt == k] for name, column in _columns(saved).items()})
 
 
-def pool(folder: Path, state: str, scores: str = PREDICTIONS) -> TrialRecord:
+def pool(folder: Path, state: str, scores: str = layout.PREDICTIONS) -> TrialRecord:
     """End a trial whose folds have all ended with a result: write its predictions and, last, its record.
 
     Args:
@@ -74,8 +73,8 @@ def pool(folder: Path, state: str, scores: str = PREDICTIONS) -> TrialRecord:
     folds = [record for place in networks(folder) if (record := read_record(place)) is not None]
     saved = [Predictions.load(record.folder / scores) for record in folds]
     together = pooled(saved)
-    together.save(folder / PREDICTIONS)
-    positive = files.read_json(folds[0].folder / "model.json")["positive"]
+    together.save(folder / layout.PREDICTIONS)
+    positive = files.read_json(folds[0].folder / layout.CLASSES)["positive"]
     epochs = min(record.epochs for record in folds)
     message = {
         "state": state,

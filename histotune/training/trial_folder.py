@@ -15,9 +15,9 @@ from histotune.core import files, runtime
 from histotune.core.config import TrialConfig
 from histotune.errors import StudyError, TrialFailed
 from histotune.metrics.scores import reported
-from histotune.models.predictor import CLASSES, CONFIG, PREPROCESSING, WEIGHTS, save_preparations, save_weights
+from histotune.models.predictor import save_preparations, save_weights
+from histotune.storage import layout
 from histotune.storage.records import (
-    FOLDS,
     Predictions,
     TrialEnd,
     TrialRecord,
@@ -31,10 +31,9 @@ from histotune.storage.records import (
 from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED
 from histotune.training import memory
 from histotune.training.checkpoint import Checkpoint, TrainingProgress, forget
-from histotune.training.pooling import PREDICTIONS, pool
+from histotune.training.pooling import pool
 from histotune.training.session import Session
 
-CURVE, RECORD, ENVIRONMENT = "curve.jsonl", "metrics.json", "environment.json"
 _OF_TRAINING = ("train_loss", "learning_rate")
 
 
@@ -48,7 +47,7 @@ def ended(folder: Path, config: TrialConfig) -> TrialRecord | None:
     if record is None:
         return None
     if record.state not in (COMPLETE, STOPPED) or not record.epochs:
-        (folder / RECORD).unlink()
+        (folder / layout.RECORD).unlink()
         return None
     if record.digest != config.digest():
         raise StudyError(f"{folder} holds trial {record.digest}, not {config.digest()}: choose another folder")
@@ -57,20 +56,20 @@ def ended(folder: Path, config: TrialConfig) -> TrialRecord | None:
 
 def open_folder(folder: Path, config: TrialConfig, curve: Sequence[Mapping[str, Any]]) -> None:
     """Write the configuration and the curve as far as the checkpoint knows it: what is beyond it will be repeated."""
-    files.write_text(folder / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
-    files.write_text(folder / CURVE, "".join(json.dumps(files.without_nan(row)) + "\n" for row in curve))
+    files.write_text(folder / layout.CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
+    files.write_text(folder / layout.CURVE, "".join(json.dumps(files.without_nan(row)) + "\n" for row in curve))
 
 
 def describe(folder: Path, session: Session) -> None:
     """Write what the weights will need to be of use, and what must be known to repeat the training."""
     data = session.data
     classes = {"classes": list(data.classes), "counts": list(data.counts), "positive": data.positive}
-    files.write_json(folder / CLASSES, classes)
-    save_preparations(session.preparations, folder / PREPROCESSING)
+    files.write_json(folder / layout.CLASSES, classes)
+    save_preparations(session.preparations, folder / layout.PREPROCESSING)
     precision = str(session.autocast or "float32").removeprefix("torch.")
     how = {"seed": session.config.seed, "device": str(session.device), "precision": precision}
     cases = {"data": data.digest, "training_cases": len(session.train), "validation_cases": len(data.val)}
-    files.write_json(folder / ENVIRONMENT, runtime.environment() | how | cases | memory.facts(session))
+    files.write_json(folder / layout.ENVIRONMENT, runtime.environment() | how | cases | memory.facts(session))
 
 
 def complete(folder: Path, progress: TrainingProgress, metrics: Mapping[str, float]) -> TrialRecord:
@@ -83,10 +82,10 @@ def conclude(folder: Path, state: TrialEnd = STOPPED) -> TrialRecord:
     """End a trial that somebody stopped: its best epoch so far, from its checkpoint, becomes its result."""
     if (record := read_record(folder)) is not None:
         return record
-    if (folder / FOLDS).is_dir():
+    if (folder / layout.FOLDS).is_dir():
         for fold in networks(folder):
             conclude(fold, state)
-        if all((fold / PREDICTIONS).exists() for fold in networks(folder)):
+        if all((fold / layout.PREDICTIONS).exists() for fold in networks(folder)):
             return pool(folder, state)
         return _end(folder, state, _nothing(folder), {})
     progress = Checkpoint(folder).load()
@@ -104,7 +103,7 @@ def fail(
 
     `config` is what it was to train, for a folder that does not say it: a trial may fail before it begins.
     """
-    if config is not None and not (folder / CONFIG).exists():
+    if config is not None and not (folder / layout.CONFIG).exists():
         open_folder(folder, TrialConfig.from_dict(config), [])
     forget(folder)
     return _end(folder, state, _nothing(folder), {}, kind=error.kind, reason=error.reason)
@@ -112,7 +111,7 @@ def fail(
 
 def _nothing(folder: Path) -> TrainingProgress:
     """Gather what is known of a trial without a result."""
-    config = folder / CONFIG
+    config = folder / layout.CONFIG
     if not config.exists():
         return TrainingProgress("", time.time())
     digest = files.restored(TrialConfig, read_config(folder), config).digest()
@@ -120,9 +119,9 @@ def _nothing(folder: Path) -> TrainingProgress:
 
 
 def _write_best(folder: Path, progress: TrainingProgress) -> None:
-    save_weights(progress.best_weights, folder / WEIGHTS)
+    save_weights(progress.best_weights, folder / layout.WEIGHTS)
     rows = {name: np.array(values) for name, values in progress.validation.items()}
-    Predictions(logits=progress.best_logits.numpy(), **rows).save(folder / PREDICTIONS)
+    Predictions(logits=progress.best_logits.numpy(), **rows).save(folder / layout.PREDICTIONS)
 
 
 def _end(

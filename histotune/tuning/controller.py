@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histotune.core import files
+from histotune.storage import layout
 from histotune.storage.records import Parent, TrialRecord, read_record
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
@@ -21,8 +22,6 @@ from histotune.tuning.pbt import PbtQueue
 from histotune.tuning.proposer import Proposal, Proposer
 from histotune.tuning.retention import ModelRetention
 from histotune.tuning.schedulers import Scheduler
-
-STOP = "stop"  # file in a trial folder: the worker that finds it ends the trial there
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class SearchController:
         self._ledger.train(number, epoch)
         stop = self._scheduler.report(number, epoch, self._sign * value, modality_of(self._live[number])) and number > 0
         if stop:
-            files.write_text(self._store.trial_folder(number) / STOP, f"after epoch {epoch}\n")
+            files.write_text(self._store.trial_folder(number) / layout.STOP, f"after epoch {epoch}\n")
         if self._nursery is not None:
             self._nursery.reported(number, epoch)
         self._events.append(("reported", (number, epoch, dict(metrics))))

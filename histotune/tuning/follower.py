@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from histotune.metrics.scores import direction, reported
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, inherited, read_config, read_curve, read_record
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.tuning.budget import Budget, Ledger
@@ -62,9 +63,9 @@ class _Watcher:
 
     def look(self) -> None:
         """Tell what is new."""
-        for folder in sorted((self._store.folder / "trials").glob("[0-9]*")):
+        for folder in sorted((self._store.folder / layout.TRIALS).glob("[0-9]*")):
             number = int(folder.name)
-            if number not in self._ended and (folder / "config.yaml").exists():
+            if number not in self._ended and (folder / layout.CONFIG).exists():
                 self._tell(number)
 
     def _end(self, record: TrialRecord) -> None:

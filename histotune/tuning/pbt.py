@@ -22,9 +22,10 @@ from optuna.trial import FrozenTrial
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
 from histotune.space import Choice, Range, SearchParameter, Space
+from histotune.storage import layout
 from histotune.storage.records import Parent, TrialRecord
 from histotune.storage.study_folder import STOPPED, StudyFolder
-from histotune.training.checkpoint import KEPT, kept, kept_after
+from histotune.training.checkpoint import kept_after
 from histotune.tuning.journal import PARENT, RECORD
 from histotune.tuning.proposer import Proposal, Replay
 from histotune.tuning.remote_storage import RemoteStorage
@@ -65,7 +66,8 @@ class PbtQueue:
         self._born = 0
         self._reached: dict[int, int] = {}  # the last epoch of each trial; a crash may have lost the folder some
         self._held: dict[int, set[int]] = {turn: set() for turn in population.turns}
-        for path in store.folder.glob(f"trials/*/{KEPT}") if depot is None else depot.find(f"trials/*/{KEPT}"):
+        checkpoints = f"{layout.TRIALS}/*/{layout.KEPT_CHECKPOINTS}"
+        for path in store.folder.glob(checkpoints) if depot is None else depot.find(checkpoints):
             self._held.setdefault(kept_after(path), set()).add(int(path.parent.name))
         for trial in history:
             if PARENT in trial.user_attrs:
@@ -149,14 +151,14 @@ class PbtQueue:
     def _has(self, parent: Parent) -> bool:
         folder = self._store.trial_folder(parent.number)
         if self._depot is not None:
-            return self._depot.has(folder, kept(parent.epoch))
-        return (folder / kept(parent.epoch)).exists()
+            return self._depot.has(folder, layout.kept_checkpoint(parent.epoch))
+        return (folder / layout.kept_checkpoint(parent.epoch)).exists()
 
     def _free(self, parent: Parent) -> None:
         folder = self._store.trial_folder(parent.number)
-        (folder / kept(parent.epoch)).unlink(missing_ok=True)
+        (folder / layout.kept_checkpoint(parent.epoch)).unlink(missing_ok=True)
         if self._depot is not None:
-            self._depot.remove(folder, kept(parent.epoch))
+            self._depot.remove(folder, layout.kept_checkpoint(parent.epoch))
 
 
 def explore(space: Space, params: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:

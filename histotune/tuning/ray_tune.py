@@ -19,12 +19,12 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from histotune.storage import layout
 from histotune.storage.records import read_record
 from histotune.storage.study_folder import StudyFolder
 from histotune.training import memory
 from histotune.training.checkpoint import forget
-from histotune.training.memory import ENVIRONMENT
-from histotune.tuning.controller import STOP, Assignment, SearchController
+from histotune.tuning.controller import Assignment, SearchController
 from histotune.tuning.events import FAILURES, INTERRUPTED, Resources, Signals
 from histotune.tuning.ray_worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
 from histotune.tuning.remote_storage import RemoteStorage
@@ -62,7 +62,7 @@ class RayBridge:
             assignment = self.conductor.next()
             if assignment is None:
                 return None
-            self._courier.send(assignment.number, STOP, ENVIRONMENT)
+            self._courier.send(assignment.number, layout.STOP, layout.ENVIRONMENT)
             return self._describe(assignment)
         return None
 
@@ -74,7 +74,7 @@ class RayBridge:
             self.conductor.begun(number)
             # a worker that is to stop hears of it through the trial's folder when it is asked to go on
             if EPOCH in result and self.conductor.reported(number, result[EPOCH], dict(result[METRICS])):
-                self._courier.send(number, STOP)
+                self._courier.send(number, layout.STOP)
             if NOTE in result:
                 self.conductor.remark(result[NOTE])
             if DISK in result:
@@ -148,7 +148,7 @@ class TrialSync:
 
         Where there is none between them, a trial whose folder does not say it never got that far.
         """
-        return self._depot is None or (self._store.trial_folder(number) / ENVIRONMENT).exists()
+        return self._depot is None or (self._store.trial_folder(number) / layout.ENVIRONMENT).exists()
 
     def fetch(self, number: int) -> None:
         """Bring the trial's files into the study; a record that stands there stays."""
@@ -156,7 +156,7 @@ class TrialSync:
         if self._depot and read_record(folder) is None:
             self._depot.pull(folder)
             if read_record(folder) is not None:
-                (folder / STOP).unlink(missing_ok=True)
+                (folder / layout.STOP).unlink(missing_ok=True)
                 forget(folder)
 
 

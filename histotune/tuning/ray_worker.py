@@ -15,6 +15,7 @@ from histotune.core import runtime
 from histotune.core.config import TrialConfig
 from histotune.data.splits import TrainingData
 from histotune.errors import HistotuneError, StudyError, TrialFailed
+from histotune.storage import layout
 from histotune.storage.records import Parent, read_record
 from histotune.storage.study_folder import STOPPED, StudyFolder
 from histotune.training import memory
@@ -22,7 +23,6 @@ from histotune.training.checkpoint import Epoch, forget
 from histotune.training.loop import epochs
 from histotune.training.session import named_failures
 from histotune.training.trial_folder import conclude, fail
-from histotune.tuning.controller import STOP
 from histotune.tuning.ray_pool import share
 from histotune.tuning.trial_workspace import TrialWorkspace, unpack
 
@@ -114,7 +114,7 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             answer[NOTE] = f"trial {self._assignment['number']} was stopped and has no result: {error}"
             forget(self._folder)
             conclude(self._folder, STOPPED)
-        (self._folder / STOP).unlink(missing_ok=True)
+        (self._folder / layout.STOP).unlink(missing_ok=True)
         return answer
 
     def _first(self) -> Epoch:

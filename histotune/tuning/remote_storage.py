@@ -17,12 +17,10 @@ from histotune.core import files
 from histotune.core.provenance import short_digest
 from histotune.data.cohort import COHORT, load, training_files
 from histotune.errors import ConfigError, StudyError
+from histotune.storage import layout
 from histotune.storage.study_folder import StudyFolder
-from histotune.training.checkpoint import KEPT
-from histotune.training.checkpoint import NAME as CHECKPOINT
 
-STUDY_FILES = ("study.json", "split.csv", "labels.csv")  # never what lies under the seal
-LAST = "metrics.json"  # once it stands, a trial has ended: it travels after all others
+STUDY_FILES = (layout.STUDY, layout.SPLIT, layout.LABELS)  # never what lies under the seal
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,9 @@ class RemoteStorage:
             StudyError: the storage cannot be written to, or holds another study of this name.
         """
         remote = cls(f"{storage.rstrip('/')}/{store.folder.name}")
-        mine = (store.folder / "study.json").read_bytes()
+        mine = (store.folder / layout.STUDY).read_bytes()
         with remote._reached():
-            there = remote._read("study.json")
+            there = remote._read(layout.STUDY)
             if there is not None and there != mine:
                 raise StudyError(f"{remote.uri} holds another study of this name: give another --storage or --study")
             for name in reversed(STUDY_FILES):
@@ -66,7 +64,7 @@ class RemoteStorage:
         if (folder / COHORT).exists():
             return folder
         mine, place = cache / "nodes" / folder.name, f"cohorts/{folder.name}"
-        with files.lock(cache / "nodes" / f".{folder.name}" / "lock", "copying a cohort", wait=True):
+        with files.lock(cache / "nodes" / f".{folder.name}" / layout.LOCK, "copying a cohort", wait=True):
             if not (mine / COHORT).exists():
                 with self._reached():
                     self._get(f"{place}/{COHORT}", mine / ".arriving" / COHORT)
@@ -79,7 +77,7 @@ class RemoteStorage:
         """Return a node's own folder of the study, with the files that a trial reads."""
         name = f"{self.uri.rpartition('/')[2]}-{short_digest(self.uri)}"
         store = StudyFolder(cache / "nodes" / "studies" / name)
-        with files.lock(store.folder.parent / f".{name}" / "lock", "copying a study", wait=True), self._reached():
+        with files.lock(store.folder.parent / f".{name}" / layout.LOCK, "copying a study", wait=True), self._reached():
             for file in STUDY_FILES:
                 self._get(file, store.folder / file)
         return store
@@ -89,48 +87,48 @@ class RemoteStorage:
 
         Checkpoints that are kept for other trials stay there: `bring` gets the one that is needed.
         """
-        place = f"trials/{folder.name}"
+        place = f"{layout.TRIALS}/{folder.name}"
         with self._reached():
-            for name in sorted(self._files(place), key=lambda name: name == LAST):
-                if not fnmatch.fnmatch(name, KEPT):
+            for name in sorted(self._files(place), key=lambda name: name == layout.RECORD):
+                if not fnmatch.fnmatch(name, layout.KEPT_CHECKPOINTS):
                     self._get(f"{place}/{name}", folder / name)
 
     def pull_all(self, store: StudyFolder) -> None:
         """Bring every trial that has not ended in the study's folder up to what the storage has of it."""
         with self._reached():
-            result = [store.folder / "trials" / name for name in self._names("trials")]
+            result = [store.folder / layout.TRIALS / name for name in self._names(layout.TRIALS)]
         for folder in result:
-            if not (folder / LAST).exists():
+            if not (folder / layout.RECORD).exists():
                 self.pull(folder)
 
     def push(self, folder: Path, sent: dict[str, int]) -> None:
         """Store what changed in a trial folder since `sent`, {name: time}, which is brought up to date."""
-        place = f"trials/{folder.name}"
+        place = f"{layout.TRIALS}/{folder.name}"
         with self._reached():
             names = {
                 path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
                 for path in folder.rglob("*")
                 if path.is_file() and not path.name.startswith(".")
             }
-            for name in sorted(names.keys(), key=lambda name: (name == LAST, name)):
+            for name in sorted(names.keys(), key=lambda name: (name == layout.RECORD, name)):
                 if sent.get(name) != names[name]:
                     self._put(folder / name, f"{place}/{name}")
                     sent[name] = names[name]
-            if LAST in names:
+            if layout.RECORD in names:
                 for name in self._files(place):
-                    if name.rpartition("/")[2] in (CHECKPOINT, "stop"):
+                    if name.rpartition("/")[2] in (layout.CHECKPOINT, layout.STOP):
                         self._system.rm(self._at(f"{place}/{name}"))
 
     def send(self, folder: Path, name: str) -> None:
         """Store one file of a trial folder."""
         with self._reached():
-            self._put(folder / name, f"trials/{folder.name}/{name}")
+            self._put(folder / name, f"{layout.TRIALS}/{folder.name}/{name}")
 
     def bring(self, path: Path) -> None:
         """Bring one file of a trial folder, if the storage has it."""
         if self.has(path.parent, path.name):
             with self._reached():
-                self._get(f"trials/{path.parent.name}/{path.name}", path)
+                self._get(f"{layout.TRIALS}/{path.parent.name}/{path.name}", path)
 
     def find(self, pattern: str) -> list[Path]:
         """Return the files of the study in the storage that match, relative to it."""
@@ -143,12 +141,12 @@ class RemoteStorage:
         """Remove one file of a trial folder from the storage, if it is there."""
         if self.has(folder, name):
             with self._reached():
-                self._system.rm(self._at(f"trials/{folder.name}/{name}"))
+                self._system.rm(self._at(f"{layout.TRIALS}/{folder.name}/{name}"))
 
     def has(self, folder: Path, name: str) -> bool:
         """Whether the storage has that file of a trial folder."""
         with self._reached():
-            return bool(self._system.exists(self._at(f"trials/{folder.name}/{name}")))
+            return bool(self._system.exists(self._at(f"{layout.TRIALS}/{folder.name}/{name}")))
 
     @property
     def _system(self) -> Any:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from histotune.core import files
+from histotune.storage import layout
 from histotune.storage.records import Parent, TrialRecord, read_curve, read_parent, read_record
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import StudyFolder
 from histotune.tuning.budget import Ledger
-from histotune.tuning.controller import STOP, TrialHistory, settle
+from histotune.tuning.controller import TrialHistory, settle
 from histotune.tuning.journal import CONFIG, DEATHS, DIGEST, ORDER, PARENT, RECORD, Journal, facts
 from histotune.tuning.schedulers import Scheduler
 
@@ -91,7 +92,7 @@ def _catch_up(
         league = modality_of(trial.user_attrs.get(CONFIG, {}))
         stop = scheduler.report(trial.number, row["epoch"], sign * value, league)
     if stop and trial.number > 0:
-        files.write_text(folder / STOP, "decided after an interruption\n")
+        files.write_text(folder / layout.STOP, "decided after an interruption\n")
 
 
 def _adopt(journal: Journal, records: list[TrialRecord]) -> None:

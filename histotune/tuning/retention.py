@@ -7,11 +7,11 @@ from pathlib import Path
 
 from histotune.errors import ConfigError
 from histotune.metrics.scores import direction
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, networks, read_ensemble
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 
-WEIGHTS = "model.safetensors"
 KEEP = 20  # trials whose weights a search keeps
 
 
@@ -69,12 +69,12 @@ class ModelRetention:
 
 def _free_weights(folder: Path) -> None:
     for place in networks(folder):
-        (place / WEIGHTS).unlink(missing_ok=True)
+        (place / layout.WEIGHTS).unlink(missing_ok=True)
 
 
 def members(store: StudyFolder) -> set[int]:
     """Return the trials that saved ensembles are made of."""
-    saved = (read_ensemble(path.parent) for path in store.ensembles.glob("*/ensemble.json"))
+    saved = map(read_ensemble, store.built_ensembles())
     return {
         number
         for ensemble in saved

@@ -13,10 +13,10 @@ from histotune.core.registry import load_plugins
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, load
 from histotune.errors import StudyError, TrialFailed
+from histotune.storage import layout
 from histotune.storage.records import Parent, write_parent
 from histotune.storage.study_folder import StudyFolder
-from histotune.training.checkpoint import Checkpoint, kept
-from histotune.tuning.controller import STOP
+from histotune.training.checkpoint import Checkpoint
 from histotune.tuning.remote_storage import RemoteStorage
 
 ADVICE = "give --storage URI, or put --runs and --cache where all nodes see them"
@@ -52,7 +52,9 @@ class TrialWorkspace:
 
     def stop_asked(self) -> bool:
         """Whether the driver asked to end the trial."""
-        return (self.folder / STOP).exists() or (self._depot is not None and self._depot.has(self.folder, STOP))
+        return (self.folder / layout.STOP).exists() or (
+            self._depot is not None and self._depot.has(self.folder, layout.STOP)
+        )
 
     def deliver(self) -> None:
         """Bring what the trial wrote to where the driver sees it."""
@@ -69,7 +71,7 @@ class TrialWorkspace:
         checkpoint = Checkpoint(self.folder)
         if checkpoint.path.exists():
             return
-        source = self.store.trial_folder(parent.number) / kept(parent.epoch)
+        source = self.store.trial_folder(parent.number) / layout.kept_checkpoint(parent.epoch)
         if self._depot and not source.exists():
             self._depot.bring(source)
         if not source.exists():

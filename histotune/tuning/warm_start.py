@@ -21,6 +21,7 @@ from histotune.core import files
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
 from histotune.space import Space, read_configuration
+from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_parent
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 
@@ -80,7 +81,7 @@ def begin_with(
     Raises:
         StudyError: the other study does not fit, or is another one than the study was started with.
     """
-    path = store.folder / "warm_start.json"
+    path = store.folder / layout.WARM_START
     kept = _read(path) if path.exists() else WarmStart()
     if other is not None and kept.study and kept.study != str(other.folder):
         raise StudyError(

@@ -30,9 +30,9 @@ from optuna.trial import TrialState, create_trial
 from histotune.api import train
 from histotune.core.config import TrialConfig
 from histotune.space import Space, load_space
+from histotune.storage.layout import TRIAL_INDEX
 from histotune.storage.records import TrialRecord, read_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
-from histotune.storage.trial_index import NAME as INDEX
 from histotune.tuning.journal import CONFIG, DIGEST, RECORD, Journal, facts
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.resume import take_up
@@ -127,7 +127,7 @@ def main() -> None:
     if not (home / "demo" / "journal.log").exists():
         build(home, given.trials)
     store, space = StudyFolder(home / "demo"), load_space("demo")
-    (store.folder / INDEX).unlink(missing_ok=True)
+    (store.folder / TRIAL_INDEX).unlink(missing_ok=True)
     print(f"first leaderboard, which builds the cache: {command(home):.2f} s")
     seconds = min(command(home) for _ in range(3))
     print(f"leaderboard: {seconds:.2f} s (goal {GOAL}); load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")

@@ -31,12 +31,13 @@ from histotune.core.runtime import Places
 from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.errors import ConfigError, DataError, StudyError
 from histotune.evaluation._contenders import contenders
-from histotune.evaluation._outer_folds import SCORES, Outer
+from histotune.evaluation._outer_folds import Outer
 from histotune.evaluation.confirm import DevelopmentCases, confirm
 from histotune.evaluation.confirmation import ConfirmationRow, cheapest, judge, sentence
 from histotune.metrics.bootstrap import bootstrap_of_seeds, over_seeds, paired_bootstrap_of_seeds
 from histotune.metrics.intervals import ConfidenceInterval, Seeded
 from histotune.space import read_space
+from histotune.storage import layout
 from histotune.storage.records import Parent, Predictions, networks, read_record, write_parent
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.studies.create import StudyRequest, begin
@@ -118,7 +119,8 @@ def bits(store: StudyFolder) -> dict[str, bytes]:
     for folder in seed_folders(store):
         name = f"{folder.parent.name}/{folder.name}"
         result |= {
-            f"{name}/{place.name}": Predictions.load(place / SCORES).logits.tobytes() for place in networks(folder)
+            f"{name}/{place.name}": Predictions.load(place / layout.OUTER_PREDICTIONS).logits.tobytes()
+            for place in networks(folder)
         }
         result[name] = Predictions.load(folder / "predictions.npz").logits.tobytes()
     return result
@@ -153,7 +155,7 @@ def test_every_patient_of_the_development_part_is_scored_once_per_seed_by_strang
             parts = [set(cut.patients[rows]) for rows in (carved.train, carved.val, cut.val)]
             assert sum(map(len, parts)) == len(set.union(*parts))
             assert set.union(*parts) == set(own)
-            assert Predictions.load(place / SCORES).ids.tolist() == cut.ids[cut.val].tolist()
+            assert Predictions.load(place / layout.OUTER_PREDICTIONS).ids.tolist() == cut.ids[cut.val].tolist()
             assert not (place / "model.safetensors").exists(), "what they were trained for is done"
     assert (dealt(outer, 10_001) != dealt(outer, 10_002)).any(), "a seed is another deal"
 

@@ -237,26 +237,27 @@ def _callers(name: str) -> set[str]:
 
 
 def test_one_function_names_the_sealed_file_and_few_read_all_labels() -> None:
-    assert _callers("open_seal") == {"evaluate.py:evaluate", "reproductions/_measure.py:sealed"}
-    assert _callers("read_labels") == {"begin.py:divide", "external.py:evaluate_on", "reproduce.py:_elsewhere"}
-    store = _tree(PACKAGE / "store.py")
+    assert _callers("open_seal") == {"evaluation/sealed.py:evaluate", "reproductions/measure.py:sealed"}
+    assert _callers("read_labels") == {
+        "studies/create.py:divide",
+        "evaluation/external.py:evaluate_on",
+        "reproductions/run.py:_elsewhere",
+    }
     inside = [
         node.name
-        for node in ast.walk(store)
-        if isinstance(node, ast.FunctionDef)
-        and {"_sealed", "labels.csv"}
-        <= {
-            getattr(n, "attr", getattr(n, "value", ""))
-            for n in ast.walk(node)
-            if isinstance(getattr(n, "attr", getattr(n, "value", "")), str)
-        }
+        for node in ast.walk(_tree(PACKAGE / "storage" / "study_folder.py"))
+        if isinstance(node, ast.FunctionDef) and {"_sealed", "LABELS"} <= _attributes(node)
     ]
     assert inside == ["create", "open_seal"]
-    for path in PACKAGE.rglob("*.py"):
-        allowed = path.name in ("store.py", "evaluate.py")  # evaluate.py names the record and its lock
-        joined = [n.right for n in ast.walk(_tree(path)) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
-        words = [n.value for n in joined if isinstance(n, ast.Constant)]
-        assert allowed or "sealed" not in words, f"{path.name} names the folder under the seal"
+    # evaluation/sealed.py names the record and its lock.
+    names_it = {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "SEALED" in _attributes(_tree(path))
+    }
+    assert names_it == {"storage/study_folder.py", "evaluation/sealed.py"}
+
+
+def _attributes(tree: ast.AST) -> set[str]:
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
 @pytest.mark.slow

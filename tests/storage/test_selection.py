@@ -18,13 +18,14 @@ from histotune.errors import ConfigError, StudyError
 from histotune.exports.model import load
 from histotune.metrics.calibration import apply_temperatures, fit_temperature
 from histotune.space import Space, load_space
+from histotune.storage.layout import WEIGHTS
 from histotune.storage.selection import again, by_modality, modality_of
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies.create import StudyRequest, begin
 from histotune.studies.disk import waste
 from histotune.study import open_study
 from histotune.training.loop import run_trial
-from histotune.tuning.retention import WEIGHTS, ModelRetention
+from histotune.tuning.retention import ModelRetention
 
 KINDS = dict.fromkeys(("clinical", "image", "omics"), "table")
 ALONE = ("image", "omics", "clinical", "image", "omics")

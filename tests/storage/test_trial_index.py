@@ -9,9 +9,9 @@ import pytest
 
 from histotune.core import files
 from histotune.errors import StudyError
+from histotune.storage.layout import TRIAL_INDEX
 from histotune.storage.records import TrialEnd, write_record
 from histotune.storage.study_folder import StudyFolder
-from histotune.storage.trial_index import NAME
 
 
 def end(store: StudyFolder, number: int, **changes: object) -> None:
@@ -30,7 +30,7 @@ def study(small_study: StudyFolder) -> StudyFolder:
 def test_the_second_reading_says_what_the_first_said(study: StudyFolder) -> None:
     first = study.trials()
     assert [record.number for record in first] == [0, 2, 11]
-    assert json.loads((study.folder / NAME).read_text())["trials"].keys() == {"0", "2", "11"}
+    assert json.loads((study.folder / TRIAL_INDEX).read_text())["trials"].keys() == {"0", "2", "11"}
     second = study.trials()
     assert [(r.number, r.folder, r.digest, r.config()) for r in second] == [
         (r.number, study.trial_folder(r.number), f"d{r.number}", {"seed": r.number}) for r in first
@@ -57,20 +57,20 @@ def test_a_changed_a_new_and_a_deleted_trial_are_seen(study: StudyFolder) -> Non
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 99, "trials": {}}', "[]", '{"format": 1, "trials": 3}'])
 def test_a_damaged_cache_is_built_anew(study: StudyFolder, damage: str) -> None:
     study.trials()
-    before = (study.folder / NAME).read_text()
-    (study.folder / NAME).write_text(damage)
+    before = (study.folder / TRIAL_INDEX).read_text()
+    (study.folder / TRIAL_INDEX).write_text(damage)
     assert [record.number for record in study.trials()] == [0, 2, 11]
-    assert (study.folder / NAME).read_text() == before
+    assert (study.folder / TRIAL_INDEX).read_text() == before
 
 
 def test_an_unwritable_place_does_not_hinder_reading(study: StudyFolder, tmp_path: Path) -> None:
-    (study.folder / NAME).mkdir()  # nobody, root included, can put a file there
+    (study.folder / TRIAL_INDEX).mkdir()  # nobody, root included, can put a file there
     assert [record.number for record in study.trials()] == [0, 2, 11]
 
 
 def test_a_study_without_trials_has_none_and_writes_nothing(small_study: StudyFolder) -> None:
     assert small_study.trials() == []
-    assert not (small_study.folder / NAME).exists()
+    assert not (small_study.folder / TRIAL_INDEX).exists()
 
 
 def test_a_state_on_disk_is_a_word_that_is_known(study: StudyFolder) -> None:

@@ -25,12 +25,13 @@ from histotune.data.splits import TrainingData
 from histotune.ensembles.merge import merge
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.export import export_ensemble, export_trial
+from histotune.storage.layout import CHECKPOINT, WEIGHTS
 from histotune.storage.records import TrialEnd, TrialRecord, write_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
-from histotune.studies.disk import CHECKPOINT, need, preflight, tidy, waste
+from histotune.studies.disk import need, preflight, tidy, waste
 from histotune.training.session import shapes
 from histotune.tuning.ray_cluster import temporary_folder
-from histotune.tuning.retention import WEIGHTS, ModelRetention
+from histotune.tuning.retention import ModelRetention
 
 METRIC = "balanced_accuracy"
 

@@ -16,10 +16,11 @@ from histotune.core import files
 from histotune.core.config import TrialConfig
 from histotune.data.modalities.image import ImagePreprocessing
 from histotune.ensembles.strategies import ENSEMBLES, Ensemble
-from histotune.exports.model import EXPORT, FORMAT, Export, content_digest
+from histotune.exports.model import FORMAT, Export, content_digest
 from histotune.models.backbones import BACKBONES, Backbone, BackboneInput, BackboneOutput, Widths
 from histotune.models.network import build_model
 from histotune.models.predictor import save_preparations, save_weights
+from histotune.storage import layout
 
 COUNTS = (30, 20, 10)
 VIT = {"name": "timm/vit_tiny_patch16_224", "patch_size": 8}
@@ -90,7 +91,7 @@ def exported(folder: Path, configs: Sequence[Mapping[str, Any]], strategy: str, 
     state = ensemble.state()
     info: dict[str, Any] = {"format": FORMAT, "name": "made-up", "strategy": strategy, "params": params, "state": state}
     info |= {"members": members, "classes": list("abc"), "positive": 1, "threshold": None, "resize": "area"}
-    files.write_json(folder / EXPORT, info | {"digest": content_digest(folder, info)})
+    files.write_json(folder / layout.EXPORT, info | {"digest": content_digest(folder, info)})
     return folder
 
 

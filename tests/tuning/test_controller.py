@@ -14,11 +14,12 @@ from optuna.trial import TrialState
 from histotune.core.config import TrialConfig
 from histotune.errors import StudyError
 from histotune.space import Space, read_space
+from histotune.storage.layout import STOP
 from histotune.storage.records import TrialRecord, read_record, write_record
 from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyFolder
 from histotune.training.memory import INFEASIBLE
 from histotune.tuning.budget import STARTUP, Budget, Ledger
-from histotune.tuning.controller import STOP, SearchController
+from histotune.tuning.controller import SearchController
 from histotune.tuning.failures import STARTS
 from histotune.tuning.journal import RECORD, Journal
 from histotune.tuning.proposer import Proposer

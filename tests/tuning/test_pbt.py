@@ -21,16 +21,17 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError
 from histotune.space import Space, load_space, read_space
+from histotune.storage.layout import STOP, kept_checkpoint
 from histotune.storage.records import Parent, read_parent, read_record, write_parent, write_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.studies.disk import waste
 from histotune.studies.leaderboard import leaderboard
-from histotune.training.checkpoint import Checkpoint, TrainingProgress, kept
+from histotune.training.checkpoint import Checkpoint, TrainingProgress
 from histotune.training.loop import epochs
 from histotune.training.session import start
 from histotune.training.trial_folder import conclude
 from histotune.tuning.budget import Budget
-from histotune.tuning.controller import STOP, SearchController
+from histotune.tuning.controller import SearchController
 from histotune.tuning.journal import CONFIG, DIGEST, PARENT, RECORD, Journal
 from histotune.tuning.pbt import FACTORS, PbtQueue, check_scheduler, explore, free
 from histotune.tuning.proposer import Proposer
@@ -174,7 +175,9 @@ class Workers:
                 folder = self.store.trial_folder(assignment.number)
                 folder.mkdir(parents=True, exist_ok=True)
                 if assignment.parent is not None and not (folder / "progress").exists():
-                    source = self.store.trial_folder(assignment.parent.number) / kept(assignment.parent.epoch)
+                    source = self.store.trial_folder(assignment.parent.number) / kept_checkpoint(
+                        assignment.parent.epoch
+                    )
                     write_parent(folder, assignment.parent)
                     files.write_text(folder / "progress", source.read_text())
                 live[assignment.number] = assignment.config
@@ -200,7 +203,7 @@ class Workers:
             text = " ".join(map(str, done))
             files.write_text(folder / "progress", text)
             if len(done) in PopulationBasedTraining(EPOCHS).turns:
-                files.write_text(folder / kept(len(done)), text)
+                files.write_text(folder / kept_checkpoint(len(done)), text)
             self.epochs.append((number, len(done)))
             if len(done) == EPOCHS:
                 self.write(folder, COMPLETE, done)
@@ -377,7 +380,7 @@ def test_a_descendant_with_its_parents_parameters_is_its_parent_bit_by_bit(data:
         return progress
 
     parent = trained("parent")
-    Checkpoint(tmp_path / "child").inherit(tmp_path / "parent" / kept(2), config().digest())
+    Checkpoint(tmp_path / "child").inherit(tmp_path / "parent" / kept_checkpoint(2), config().digest())
     child = trained("child")
     assert child.best_epoch > child.inherited == 2
     curves = [[{k: v for k, v in row.items() if k != "seconds"} for row in one.curve] for one in (parent, child)]
@@ -397,7 +400,7 @@ def test_a_descendant_trains_with_its_own_parameters(data: TrainingData, tmp_pat
     own = {"name": loss, "beta": 0.9} | ({"sigma": 200.0} if loss == "cfal" else {})
     second = config(loss=own, optimizer={"name": "sgd", "weight_decay": 1e-2, "momentum": 0.5})
     list(epochs(first, data, tmp_path / "parent", keep=(2,)))
-    Checkpoint(tmp_path / "child").inherit(tmp_path / "parent" / kept(2), second.digest())
+    Checkpoint(tmp_path / "child").inherit(tmp_path / "parent" / kept_checkpoint(2), second.digest())
     progress = Checkpoint(tmp_path / "child").load()
     assert progress is not None
     fresh, taken = start(second, data), start(second, data)
@@ -425,7 +428,7 @@ def test_the_best_epoch_of_a_descendant_is_its_own() -> None:
 def test_a_descendant_pays_for_its_own_seconds(data: TrainingData, tmp_path: Path) -> None:
     list(epochs(config(), data, tmp_path / "parent", keep=(2,)))
     write_parent(tmp_path / "child", Parent(0, 2))
-    Checkpoint(tmp_path / "child").inherit(tmp_path / "parent" / kept(2), config().digest())
+    Checkpoint(tmp_path / "child").inherit(tmp_path / "parent" / kept_checkpoint(2), config().digest())
     training = epochs(config(), data, tmp_path / "child")
     next(training)
     training.close()
@@ -478,4 +481,4 @@ def test_a_real_search_with_descendants(small_study: StudyFolder, small_cohort: 
 def test_what_is_kept_is_shown_and_freed(small_study: StudyFolder, data: TrainingData) -> None:
     folder = small_study.trial_folder(0)
     list(epochs(config(epochs=3, loss={"name": "cross_entropy"}), data, folder, keep=(1, 2)))
-    assert [one.path.name for one in waste(small_study)] == [kept(1), kept(2)]
+    assert [one.path.name for one in waste(small_study)] == [kept_checkpoint(1), kept_checkpoint(2)]

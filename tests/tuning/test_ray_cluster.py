@@ -20,14 +20,13 @@ from histotune.core.runtime import share_gpu
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, StudyError, TrialFailed
 from histotune.space import read_space
+from histotune.storage.layout import ENVIRONMENT, KEPT_CHECKPOINTS, STOP, kept_checkpoint
 from histotune.storage.records import Parent, TrialRecord, read_parent, read_record
 from histotune.storage.study_folder import COMPLETE, FAILED, StudyFolder
 from histotune.training import memory
-from histotune.training.checkpoint import KEPT, Checkpoint, TrainingProgress, kept
-from histotune.training.memory import ENVIRONMENT
+from histotune.training.checkpoint import Checkpoint, TrainingProgress
 from histotune.tuning import ray_pool as pool
 from histotune.tuning.budget import Budget
-from histotune.tuning.controller import STOP
 from histotune.tuning.events import Resources
 from histotune.tuning.ray_cluster import _mark, _marked
 from histotune.tuning.ray_tune import TrialSync
@@ -176,9 +175,9 @@ def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyFolder, 
         TrialWorkspace({"study": str(small_study.folder), "number": 10, "depot": remote.uri}, {}).inherit(
             Parent(4, 2), "child"
         )
-    assert remote.find(f"trials/*/{KEPT}") == [Path("trials/00003") / kept(2)]
-    remote.remove(there, kept(2))
-    assert not remote.has(there, kept(2))
+    assert remote.find(f"trials/*/{KEPT_CHECKPOINTS}") == [Path("trials/00003") / kept_checkpoint(2)]
+    remote.remove(there, kept_checkpoint(2))
+    assert not remote.has(there, kept_checkpoint(2))
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from histotune.data.splits import TrainingData
 from histotune.errors import StudyError, suggest
 from histotune.explanation.permutation import ScoredCohort, scored_parts
 from histotune.metrics.scores import INFORMATION
-from histotune.models.predictor import WEIGHTS
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FigureSource, call
+from histotune.storage import layout
 from histotune.storage.records import networks
 from histotune.studies.leaderboard import CONTROL, ENSEMBLE, SINGLE, TRIAL, LeaderboardLine, ranked
 
@@ -60,7 +60,7 @@ def compared(source: FigureSource) -> list[LeaderboardLine]:
 def ensembles(source: FigureSource) -> list[LeaderboardLine]:
     """Return the ensembles, the latest first."""
     result = [line for line in source.entries if line.kind == ENSEMBLE]
-    return sorted(result, key=lambda line: (-(line.record.folder / "metrics.json").stat().st_mtime_ns, line.name))
+    return sorted(result, key=lambda line: (-(line.record.folder / layout.RECORD).stat().st_mtime_ns, line.name))
 
 
 def measured(source: FigureSource, of: str, key: str) -> tuple[LeaderboardLine, list[dict[str, Any]]]:
@@ -178,7 +178,7 @@ def trained(source: FigureSource, of: str) -> TrainedModel:
             f"study {study!r} has no trial {of!r} with a result. {suggest(of, [BEST, *(one.name for one in lines)])}"
         )
     line = asked[0]
-    if not all((place / WEIGHTS).exists() for place in networks(line.record.folder)):
+    if not all((place / layout.WEIGHTS).exists() for place in networks(line.record.folder)):
         raise StudyError(
             f"the weights of {call(line)} are gone (`--keep-models` of a search and `histotune gc` free them): "
             "name another trial with `--set of=NUMBER`, or train this one with `histotune train`"

@@ -12,10 +12,11 @@ from histotune.core.parameters import Interval
 from histotune.data.batches import Feed, in_order
 from histotune.errors import StudyError
 from histotune.models.fusions import COLDEST, HOTTEST
-from histotune.models.predictor import WEIGHTS, load_model
+from histotune.models.predictor import load_model
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, kept, measured, over_epochs, panel_title
+from histotune.storage import layout
 from histotune.studies.leaderboard import LeaderboardLine
 from histotune.training import probe
 
@@ -83,7 +84,7 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
         """Run the trial's model over validation cases; its epochs are read from its curve."""
         source.one_network("attention at other temperatures is")
         line, rows = measured(source, self._of, "heads")
-        if not (line.record.folder / WEIGHTS).exists():
+        if not (line.record.folder / layout.WEIGHTS).exists():
             raise StudyError(
                 f"the weights of {call(line)} are gone (`--keep-models` of a search and `histotune gc` free them): "
                 "name another trial with `--set of=NUMBER`, or train this one with `histotune train`"

@@ -13,6 +13,7 @@ from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, find
+from histotune.storage import layout
 from histotune.storage.study_folder import COMPLETE
 from histotune.studies.leaderboard import TRIAL, components
 
@@ -83,7 +84,7 @@ class CostFigure(Figure[Costs]):
             values = np.array(column, dtype=np.float64)
             if not np.isnan(values).all():
                 prices.append(Price(name, values, pareto.front(np.stack([scores, values], axis=1), [sign, -1.0])))
-        path = source.store.folder / "confirm" / "confirm.json"
+        path = source.store.folder / layout.CONFIRM / layout.CONFIRMATION
         text = files.read_json(path) if path.exists() else {}
         numbers = {one["number"] for one in text.get("contenders", []) if one["tied"]}
         tied = [line.kind == TRIAL and line.record.number in numbers for line in models]

@@ -12,9 +12,9 @@ from histotune.core import files
 from histotune.data.imbalance import effective_number_weights
 from histotune.data.splits import TRAIN
 from histotune.errors import StudyError
-from histotune.models.predictor import CLASSES
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, loss_of
+from histotune.storage import layout
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -68,7 +68,7 @@ class EffectOfBeta(Figure[BetaEffect]):
                 f"study {source.settings.name!r} has no complete trial yet, and a trial counts its training cases: "
                 "search on, or train one"
             )
-        facts = files.read_json(lines[0].record.folder / CLASSES)
+        facts = files.read_json(lines[0].record.folder / layout.CLASSES)
         used = {float(loss["beta"]) for loss in map(loss_of, lines) if "beta" in loss}
         volumes, weights = weights_by_beta(facts["counts"], used)
         _, patients = source.part(TRAIN)

@@ -11,9 +11,10 @@ import numpy as np
 from histotune.core.parameters import Interval, OneOf
 from histotune.data.cohort import select
 from histotune.errors import DataError, StudyError
-from histotune.models.predictor import WEIGHTS, load_model
+from histotune.models.predictor import load_model
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
+from histotune.storage import layout
 from histotune.studies.leaderboard import LeaderboardLine
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _with_weights(source: FigureSource) -> dict[str, LeaderboardLine]:
     """Return {loss: its best model whose weights are still there}."""
     source.one_network("learned features are")
     result = {
-        loss: next((line for line in lines if (line.record.folder / WEIGHTS).exists()), None)
+        loss: next((line for line in lines if (line.record.folder / layout.WEIGHTS).exists()), None)
         for loss, lines in source.trained().items()
     }
     there = {loss: line for loss, line in result.items() if line is not None}

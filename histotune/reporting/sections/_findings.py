@@ -12,10 +12,10 @@ import pandas as pd
 
 from histotune.core import files
 from histotune.reporting.figures import FigureSource
+from histotune.storage import layout
 from histotune.storage.records import read_ensemble
 from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies.leaderboard import CONTROL, LeaderboardLine, Verdict, gain, leaderboard, verdict
-from histotune.training.trial_folder import ENVIRONMENT
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,17 @@ class Findings:
     @cached_property
     def confirmed(self) -> Mapping[str, Any]:
         """What `histotune confirm` found; {} where it was not called."""
-        return _told(self.store.folder / "confirm" / "confirm.json")
+        return _told(self.store.folder / layout.CONFIRM / layout.CONFIRMATION)
 
     @cached_property
     def nested(self) -> Mapping[str, Any]:
         """What a nested cross-validation found; {} where there was none."""
-        return _told(self.store.folder / "nested.json")
+        return _told(self.store.folder / layout.NESTED)
 
     @cached_property
     def audit(self) -> Mapping[str, Any]:
         """What `histotune audit` found; {} where it was not called."""
-        return _told(self.store.folder / "audit.json")
+        return _told(self.store.folder / layout.AUDIT)
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -97,8 +97,7 @@ class Findings:
     @cached_property
     def ensembles(self) -> dict[str, Mapping[str, Any]]:
         """What is known of each ensemble, by name."""
-        paths = sorted(self.store.ensembles.glob("*/ensemble.json"))
-        return {path.parent.name: read_ensemble(path.parent) for path in paths}
+        return {folder.name: read_ensemble(folder) for folder in self.store.built_ensembles()}
 
     @cached_property
     def openings(self) -> list[dict[str, Any]]:
@@ -113,7 +112,7 @@ class Findings:
     @cached_property
     def environments(self) -> list[Mapping[str, Any]]:
         """What the first trials and trainings were computed with, at most 100 of them."""
-        result = (_told(line.record.folder / ENVIRONMENT) for line in self.trials[:100])
+        result = (_told(line.record.folder / layout.ENVIRONMENT) for line in self.trials[:100])
         return [one for one in result if one]
 
 
