@@ -33,17 +33,17 @@ class Ledger:
     _reached: dict[int, int] = field(default_factory=dict)  # trial -> its last epoch
 
     def train(self, number: int, epoch: int) -> None:
-        """Put an epoch (from 1) of a trial on record."""
+        """Record an epoch (from 1) of a trial."""
         before = self._reached.get(number, 0)
         self._reached[number] = max(before, epoch)
         self.trained += self._reached[number] - before
 
     def inherit(self, number: int, epochs: int) -> None:
-        """Hear that a trial begins with epochs that another one trained: they are not spent twice."""
+        """Record that a trial begins with epochs that another one trained: they are not spent twice."""
         self._reached[number] = epochs
 
     def end(self, number: int, epochs: int, score: float | None) -> None:
-        """Put the end of a trial on record; a stopped or failed one has no score. A tie with the best is no gain."""
+        """Record the end of a trial; a stopped or failed one has no score. A tie with the best is no gain."""
         self.train(number, epochs)
         self.ended += 1
         if score is not None and score > self.best:
@@ -109,7 +109,7 @@ class Budget:
         return self if self.seconds is None else replace(self, seconds=max(1e-3, self.seconds - seconds))
 
     def full(self, ended: int) -> bool:
-        """Whether that many trials are all that were asked for."""
+        """Whether the budget of trials is spent."""
         return self.trials is not None and ended >= self.trials
 
     def stale(self, ledger: Ledger) -> bool:
@@ -121,7 +121,7 @@ class Budget:
     def cut(self, ledger: Ledger, seconds: float) -> tuple[str, str] | None:
         """Return (reason, sentence) when the search ends now, whatever runs; `seconds` is how long it has lasted."""
         if self.seconds is not None and seconds > self.seconds:
-            return TIME, f"the time of {self.seconds:g} s is up"
+            return TIME, f"the time limit of {self.seconds:g} s is reached"
         if self.epochs is not None and ledger.trained >= self.epochs:
             return EPOCHS, f"{ledger.trained} epochs of {self.epochs} have been trained"
         return None
@@ -135,7 +135,7 @@ class Budget:
         return None
 
     def spent(self, ledger: Ledger, seconds: float) -> str:
-        """Say how much of which budget is spent.
+        """Return how much of each budget is spent, as text.
 
         >>> Budget(20, epochs=600, patience=10).spent(Ledger(ended=7, trained=27, best_at=3), 0)
         '7/20 trials, 27/600 epochs, 4/10 trials without a better one'

@@ -59,7 +59,7 @@ class TrialHistory:
 
 
 class SearchController:
-    """Hands out trials, hears of them, and writes down what is decided, in an order that survives a crash at any point.
+    """Assigns trials, records their progress and the decisions on them, in an order that survives a crash at any point.
 
     Args:
         store: the study's files.
@@ -70,10 +70,10 @@ class SearchController:
         budget: when it is over.
         at_once: trials that run together at most.
         metric: name of the validation metric, and 1 or -1 for "more is better" or not.
-        others: further metrics, which the sampler alone hears of.
-        nursery: hands out trials that go on from another's checkpoint; None where the scheduler leaves no place to any.
-        listeners: hear of everything, after it was decided.
-        notes: what the summary shall tell from the start.
+        others: further metrics, which only the sampler is given.
+        queue: hands out trials that go on from another's checkpoint; None where the scheduler leaves no place to any.
+        listeners: are called with every event, after it was decided.
+        notes: first lines of the notes of the summary.
         trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `HangDetector` has them.
         keep_models: complete trials whose weights are kept, as `ModelRetention` has it.
         clock: seconds that only grow.
@@ -91,7 +91,7 @@ class SearchController:
         at_once: int,
         metric: tuple[str, int],
         others: Sequence[str] = (),
-        nursery: PbtQueue | None = None,
+        queue: PbtQueue | None = None,
         listeners: Sequence[Listener] = (),
         notes: Sequence[str] = (),
         trial_timeout: float | None = None,
@@ -101,7 +101,7 @@ class SearchController:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
         self._history, self._budget, self._at_once, self._clock = history, budget, at_once, clock
         self._metric, self._sign = metric
-        self._others, self._nursery = list(others), nursery
+        self._others, self._queue = list(others), queue
         self._listeners = list(listeners)
         self._ledger = history.ledger
         self._waiting = deque(sorted(history.unfinished.items()))
@@ -110,7 +110,7 @@ class SearchController:
         self._counts: Counter[str] = Counter()
         self._end: tuple[str, str] | None = None
         self._exhausted = False
-        self._mishaps = FailurePolicy(history.deaths, HangDetector(trial_timeout, longest=history.longest))
+        self._failures = FailurePolicy(history.deaths, HangDetector(trial_timeout, longest=history.longest))
         self._keeper = ModelRetention(store, keep_models)
         self._notes = list(notes)
         self._began = clock()
@@ -130,7 +130,7 @@ class SearchController:
         if self._waiting:
             number, config = self._waiting.popleft()
             return self._start(number, config)
-        if self._nursery is not None and (descendant := self._nursery.next()) is not None:
+        if self._queue is not None and (descendant := self._queue.next()) is not None:
             return self._propose(*descendant)
         proposal = self._proposer.propose(self._history.digests.__contains__)
         if proposal is None:
@@ -139,15 +139,15 @@ class SearchController:
         return self._propose(proposal)
 
     def begun(self, number: int) -> None:
-        """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
-        self._mishaps.begun(number)
+        """Record that a worker is ready for a trial: if it dies from now on, the trial may have killed it."""
+        self._failures.begun(number)
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Hear of an epoch; return whether the trial is to stop, which its folder then says, too.
+        """Record an epoch; return whether the trial is to stop, which is then also written into its folder.
 
-        The first trial, the space's default, always runs to its end: everything is compared with it.
+        The first trial, the default configuration, always runs to its end: everything is compared with it.
         """
-        self._mishaps.epoch(number)
+        self._failures.epoch(number)
         value = metrics[self._metric]
         if value == value:
             self._journal.report(number, epoch, value)
@@ -155,14 +155,14 @@ class SearchController:
         stop = self._scheduler.report(number, epoch, self._sign * value, modality_of(self._live[number])) and number > 0
         if stop:
             files.write_text(self._store.trial_folder(number) / layout.STOP, f"after epoch {epoch}\n")
-        if self._nursery is not None:
-            self._nursery.reported(number, epoch)
+        if self._queue is not None:
+            self._queue.reported(number, epoch)
         self._events.append(("reported", (number, epoch, dict(metrics))))
         return stop
 
     def ended(self, number: int) -> None:
-        """Hear that a trial's folder is complete; a trial is counted once, however often it is said."""
-        self._mishaps.gone(number)
+        """Record that the folder of a trial is complete; a trial is counted once, however often this is called."""
+        self._failures.gone(number)
         if self._live.pop(number, None) is None:
             return
         record = read_record(self._store.trial_folder(number), number)
@@ -172,34 +172,36 @@ class SearchController:
         self._ledger.end(number, record.epochs, None if values is None else self._sign * values[0])
         self._counts[record.state] += 1
         self._keeper.ended(record)
-        if self._nursery is not None:
-            self._nursery.ended(record)
+        if self._queue is not None:
+            self._queue.ended(record)
         self._events.append(("ended", (record,)))
         unended = {*self._live, *(waiting for waiting, _ in self._waiting)}
-        self._mishaps.count(record, fits=self._ledger.best_at > 0 or 0 in unended)  # 0 is the default, which runs first
+        self._failures.count(
+            record, fits=self._ledger.best_at > 0 or 0 in unended
+        )  # 0 is the default, which runs first
         self._end_if_hopeless()
 
     def hanging(self) -> list[int]:
         """Return the trials that have been silent for too long, each once: their workers are to be killed."""
-        return self._mishaps.hanging(self._clock())
+        return self._failures.hanging(self._clock())
 
     def died(self, number: int, reason: str, *, starved: bool = False) -> None:
-        """Hear that a trial's worker is gone: the trial starts again from its checkpoint, a few times at most.
+        """Record that the worker of a trial is gone: the trial starts again from its checkpoint, a few times at most.
 
         Args:
             starved: it was killed for want of memory: the trial goes on in half the micro-batch, as often as that can
                 be, and then it is infeasible.
         """
-        self._mishaps.gone(number)
+        self._failures.gone(number)
         if number not in self._live:
             return
         folder = self._store.trial_folder(number)
         if read_record(folder, number) is not None:
             self.ended(number)
             return
-        before = self._mishaps.deaths(number)
-        failure = self._mishaps.died(number, folder, reason, starved=starved)
-        if (deaths := self._mishaps.deaths(number)) != before:
+        before = self._failures.deaths(number)
+        failure = self._failures.died(number, folder, reason, starved=starved)
+        if (deaths := self._failures.deaths(number)) != before:
             self._journal.note(number, DEATHS, deaths)
         if failure is None:
             self._waiting.appendleft((number, self._live.pop(number)))
@@ -211,7 +213,7 @@ class SearchController:
         self.ended(number)
 
     def remark(self, note: str) -> None:
-        """Hear of something that a person should know; the summary says it once."""
+        """Add a note for the summary; the same note once only."""
         if note not in self._notes:
             self._notes.append(note)
 
@@ -226,11 +228,11 @@ class SearchController:
             if (enough := self._budget.enough(self._ledger)) is not None:
                 self.finish(*enough)
             elif self._exhausted:
-                self.finish(EXHAUSTED, "the space holds no configuration that was not tried")
+                self.finish(EXHAUSTED, "every configuration of the search space was tried")
         return self._end is not None
 
     def deliver(self) -> None:
-        """Tell the listeners what happened since; one that raises is told no more, and the summary says so."""
+        """Call the listeners with what happened since; one that raises is not called again, which the summary notes."""
         while self._events:
             name, arguments = self._events.popleft()
             for listener in tuple(self._listeners):
@@ -238,10 +240,10 @@ class SearchController:
                     getattr(listener, name)(*arguments)
                 except Exception as error:
                     self._listeners.remove(listener)
-                    self._notes.append(f"{type(listener).__name__} stopped listening: {error!r}")
+                    self._notes.append(f"{type(listener).__name__} was dropped after an error: {error!r}")
 
     def summary(self) -> SearchSummary:
-        """Say how the search ended."""
+        """Return how the search ended."""
         reason, message = self._end or (TRIALS, "")
         return SearchSummary(
             reason=reason,
@@ -268,8 +270,8 @@ class SearchController:
         else:
             self._history.parents[number] = parent
             self._ledger.inherit(number, parent.epoch)
-        if self._nursery is not None:
-            self._nursery.begun(number, proposal.params, parent)
+        if self._queue is not None:
+            self._queue.begun(number, proposal.params, parent)
         return self._start(number, proposal.config)
 
     def _start(self, number: int, config: Mapping[str, Any]) -> Assignment:
@@ -278,8 +280,8 @@ class SearchController:
         return Assignment(number, config, self._history.parents.get(number))
 
     def _end_if_hopeless(self) -> None:
-        if self._mishaps.end:
-            self.finish(FAILURES, self._mishaps.end)
+        if self._failures.end:
+            self.finish(FAILURES, self._failures.end)
 
 
 def settle(journal: Journal, record: TrialRecord, metrics: Sequence[str], *, order: int) -> list[float] | None:

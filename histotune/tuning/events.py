@@ -22,21 +22,21 @@ PATIENCE = 5.0  # seconds in which a search ends by itself; a signal after that 
 
 
 class Listener(Protocol):
-    """Hears of a search from within the driver process; what it raises ends its hearing, never the search."""
+    """Is called with the events of a search, in the driver process; one that raises is not called again."""
 
     def started(self, number: int, config: Mapping[str, Any]) -> None:
-        """Hear that trial `number` runs, for the first time or again after an interruption."""
+        """Trial `number` runs, for the first time or again after an interruption."""
 
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Hear of an epoch (from 1) of trial `number`."""
+        """Trial `number` has finished an epoch (from 1)."""
 
     def ended(self, record: TrialRecord) -> None:
-        """Hear that a trial ended: complete, stopped by the scheduler, or failed."""
+        """A trial has ended: complete, stopped by the scheduler, or failed."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes of this machine.
+    """Resources of one trial.
 
     Args:
         cpus_per_trial: CPUs, and threads, of one trial.
@@ -69,13 +69,13 @@ class Resources:
             if each * at_once > sum(has) + 1e-9 or each > max(has) + 1e-9:
                 asked = f"{each:g} {what} per trial" + (f" x {at_once} trials at once" if at_once > 1 else "")
                 numbers = " + ".join(f"{number:g}" for number in has)
-                raise ConfigError(f"{asked} asked, but {where} {numbers} {what}; ask for less")
+                raise ConfigError(f"{asked} requested, but {where} {numbers} {what}; request less")
         if at_once > fit:
-            raise ConfigError(f"{at_once} trials at once asked, but only {fit} fit: {where} {there} (CPUs, GPUs)")
+            raise ConfigError(f"{at_once} trials at once requested, but only {fit} fit: {where} {there} (CPUs, GPUs)")
         return self.max_concurrent or fit
 
     def on(self, nodes: Sequence[tuple[float, float]]) -> Resources:
-        """Return the resources on a cluster: a trial takes a GPU where nothing is said and a node has one."""
+        """Return the resources on a cluster: a trial takes a GPU by default where a node has one."""
         default = float(any(gpus >= 1 for _, gpus in nodes))
         return replace(self, gpus_per_trial=default if self.gpus_per_trial is None else self.gpus_per_trial)
 

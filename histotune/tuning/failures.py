@@ -15,7 +15,7 @@ STARTS = 3  # of a trial whose worker dies under it; the last death is its resul
 STILLBIRTHS = 5  # workers in a row that die before they begin: it is not the trial's fault, and will not get better
 FAILURES_IN_A_ROW = 5
 LEAST, TIMES = 600.0, 10.0  # seconds, and multiples of the longest wait for an epoch so far, that are never a hang
-LOOK = 30.0  # seconds between two looks that count at most: who was away himself cannot say who was silent
+LOOK = 30.0  # seconds that a gap between two looks counts at most: the driver may have been suspended itself
 
 
 class FailurePolicy:
@@ -23,7 +23,7 @@ class FailurePolicy:
 
     Args:
         deaths: {number: how often its worker died} in earlier searches.
-        watch: says who hangs.
+        watch: finds trials that hang.
 
     Attributes:
         end: why the search cannot go on, as a sentence; "" while it can.
@@ -38,18 +38,18 @@ class FailurePolicy:
         self._row = ("", 0)  # kind of the latest failures, and how many in a row
 
     def begun(self, number: int) -> None:
-        """Hear that a worker is ready for a trial: if it dies now, the trial may have killed it."""
+        """Record that a worker is ready for a trial: if it dies from now on, the trial may have killed it."""
         if number not in self._begun:
             self._watch.heard(number)
         self._begun.add(number)
         self._stillborn = 0
 
     def epoch(self, number: int) -> None:
-        """Hear that a trial brought an epoch."""
+        """Record that a trial finished an epoch."""
         self._watch.heard(number, epoch=True)
 
     def gone(self, number: int) -> None:
-        """Hear that a trial does not run any more."""
+        """Record that a trial no longer runs."""
         self._watch.forget(number)
 
     def hanging(self, now: float) -> list[int]:
@@ -63,7 +63,7 @@ class FailurePolicy:
         return self._deaths[number]
 
     def died(self, number: int, folder: Path, reason: str, *, starved: bool) -> TrialFailed | None:
-        """Say what follows when a trial's worker is gone: None to start it again, else what to record.
+        """Decide what follows when the worker of a trial is gone: None to start it again, else what to record.
 
         Args:
             folder: the trial's.
@@ -88,7 +88,7 @@ class FailurePolicy:
         return TrialFailed("hung" if hung else "killed", how_often)
 
     def count(self, record: TrialRecord, *, fits: bool = False) -> None:
-        """Hear how a trial ended: too many failures of a kind in a row are the end.
+        """Record how a trial ended: too many failures of a kind in a row are the end.
 
         Infeasible trials are not, where it `fits`, that is where some trial of the study fits into memory or may do:
         the sampler learns from them where the boundary is.
@@ -105,13 +105,13 @@ class FailurePolicy:
 class HangDetector:
     """Measures how long running trials have been silent.
 
-    A trial is silent from its worker's last word, or from the last epoch that it reported. Silence is added up between
+    A trial is silent since its worker started, or since the last epoch that it reported. Silence is added up between
     two looks, and a gap between looks counts 30 s at most, so that a clock that jumps, a driver that was suspended or
-    a mirror that was slow accuses nobody.
+    a slow mirror makes no trial count as hung.
 
     Args:
         limit: seconds of silence that are too long; None goes by what was seen, ten times the longest wait for an
-            epoch so far and at least ten minutes; 0 never accuses.
+            epoch so far and at least ten minutes; 0 means never.
         longest: the longest epoch of earlier searches, seconds.
     """
 

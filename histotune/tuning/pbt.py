@@ -1,9 +1,9 @@
 """Population based training (Jaderberg et al., 2017) as a chain of trials: who goes on from whose checkpoint, and how.
 
-A trial that gave way at a turn (`schedule.Population`) leaves its place to a descendant: a new trial of its own number
-and folder that begins from the checkpoint which one of the best had at that turn, with other parameters. Which trial it
-began from stands in its proposal's line of the journal and in its folder. What is owed follows from the journal alone,
-so that a search that goes on after a crash owes what it owed before.
+A trial that gave way at a turn (`schedulers.PopulationBasedTraining`) is replaced by a descendant: a new trial with its
+own number and folder that begins from the checkpoint which one of the best had at that turn, with other parameters.
+Its parent stands in the line of its proposal in the journal and in its folder. Which descendants are due follows from
+the journal alone, so that it is the same when a search is continued after a crash.
 
 The sampler proposes whenever no descendant is due, and learns from no descendant: its score belongs to a history of
 parameters and not to those that it ended with.
@@ -42,8 +42,8 @@ class PbtQueue:
 
     Args:
         store: the study's files.
-        depot: the storage through which trial folders travel, where one is.
-        population: whom the trials are measured by; it has heard of every earlier trial.
+        remote: the storage through which trial folders travel, where one is.
+        population: whom the trials are measured by; every earlier trial is recorded in it.
         space: where parameters may go.
         seed: of the search.
         history: every trial so far.
@@ -52,14 +52,14 @@ class PbtQueue:
     def __init__(
         self,
         store: StudyFolder,
-        depot: RemoteStorage | None,
+        remote: RemoteStorage | None,
         population: PopulationBasedTraining,
         space: Space,
         *,
         seed: int,
         history: Sequence[FrozenTrial] = (),
     ) -> None:
-        self._store, self._depot, self._population, self._space, self._seed = store, depot, population, space, seed
+        self._store, self._remote, self._population, self._space, self._seed = store, remote, population, space, seed
         self._params: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in history}
         self._due: Counter[int] = Counter()
         self._young: dict[int, Parent] = {}  # descendants that have not ended, whose parents' checkpoints must stay
@@ -67,7 +67,7 @@ class PbtQueue:
         self._reached: dict[int, int] = {}  # the last epoch of each trial; a crash may have lost the folder some
         self._held: dict[int, set[int]] = {turn: set() for turn in population.turns}
         checkpoints = f"{layout.TRIALS}/*/{layout.KEPT_CHECKPOINTS}"
-        for path in store.folder.glob(checkpoints) if depot is None else depot.find(checkpoints):
+        for path in store.folder.glob(checkpoints) if remote is None else remote.find(checkpoints):
             self._held.setdefault(kept_after(path), set()).add(int(path.parent.name))
         for trial in history:
             if PARENT in trial.user_attrs:
@@ -97,7 +97,7 @@ class PbtQueue:
         return None
 
     def begun(self, number: int, params: Mapping[str, Any], parent: Parent | None) -> None:
-        """Hear of a new trial: a descendant when it has a parent."""
+        """Record a new trial: a descendant when it has a parent."""
         self._params[number] = params
         if parent is not None:
             self._young[number] = parent
@@ -105,14 +105,14 @@ class PbtQueue:
             self._born += 1
 
     def reported(self, number: int, epoch: int) -> None:
-        """Hear of an epoch that the population has heard of: checkpoints of trials that fell behind go."""
+        """Delete checkpoints of trials that fell behind, after an epoch that the population has recorded."""
         self._reached[number] = epoch
         if epoch in self._population.turns:
             self._held[epoch].add(number)
             self._sweep(epoch)
 
     def ended(self, record: TrialRecord) -> None:
-        """Hear of an ended trial: one that gave way leaves its place to a descendant."""
+        """Record an ended trial: one that gave way is replaced by a descendant."""
         parent = self._young.pop(record.number, None)
         if parent is not None:
             self._sweep(parent.epoch)
@@ -150,15 +150,15 @@ class PbtQueue:
 
     def _has(self, parent: Parent) -> bool:
         folder = self._store.trial_folder(parent.number)
-        if self._depot is not None:
-            return self._depot.has(folder, layout.kept_checkpoint(parent.epoch))
+        if self._remote is not None:
+            return self._remote.has(folder, layout.kept_checkpoint(parent.epoch))
         return (folder / layout.kept_checkpoint(parent.epoch)).exists()
 
     def _free(self, parent: Parent) -> None:
         folder = self._store.trial_folder(parent.number)
         (folder / layout.kept_checkpoint(parent.epoch)).unlink(missing_ok=True)
-        if self._depot is not None:
-            self._depot.remove(folder, layout.kept_checkpoint(parent.epoch))
+        if self._remote is not None:
+            self._remote.remove(folder, layout.kept_checkpoint(parent.epoch))
 
 
 def explore(space: Space, params: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any] | None:

@@ -51,13 +51,14 @@ class Proposer:
     complete trials it sees the best and the latest, `memory` of each, up to four times as many in all before it forgets
     again: a proposal takes as long in a study of ten thousand trials as in one of a thousand.
 
-    In a conditional space no option starves because another was lucky early: as long as one was proposed fewer than
+    In a conditional space no option is neglected because another was lucky early: while one was proposed fewer than
     `MIN_DRAWS` times, in whatever state its trials ended, the least proposed option is forced, together with others
     that are behind and can stand beside it; what is left free the sampler proposes. A grid visits every option anyway.
 
-    Trials that run side by side do not know of each other's results, so that a model proposes much alike again and
-    again. Where a scheduler makes a random proposal cheap, chance therefore makes a share of them, as in BOHB (Falkner
-    et al., 2018): on learning curves of other tasks, four at once, it halved the regret after fifty trainings.
+    Proposals of trials that run side by side are made without each other's results, so that a model proposes similar
+    configurations again and again. Where a scheduler makes a random proposal cheap, a share of them is therefore
+    random, as in BOHB (Falkner et al., 2018): on learning curves of other tasks, four at once, it halved the regret
+    after fifty trainings.
 
     Args:
         space: where to look.
@@ -67,7 +68,7 @@ class Proposer:
         others: the same of further metrics; the proposals then look for a Pareto front.
         history: every trial so far.
         start: configurations that come right after the default, and trials of another study to learn from.
-        explored: share of the proposals that chance makes once the sampler alone would; see `explored`.
+        explored: share of random proposals once the sampler alone would propose; see `explored`.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Proposer:
             self._drawn.update(space.branches_of(trial.user_attrs.get(CONFIG, {})))
 
     def propose(self, known: Callable[[str], bool]) -> Proposal | None:
-        """Propose a configuration whose digest is not `known`; the first of a study is the space's default.
+        """Propose a configuration whose digest is not `known`; the first of a study is the default configuration.
 
         Returns:
             None when everything was tried: a small space to its last combination, a large one by hundreds of draws.
@@ -158,11 +159,11 @@ class Proposer:
         return sorted((branch for branch in counts if counts[branch] < MIN_DRAWS), key=counts.__getitem__)
 
     def running(self, number: int) -> None:
-        """Hear that the last proposal runs as trial `number`."""
+        """Record that the last proposal runs as trial `number`."""
         self._drafts[number] = self._draft
 
     def ended(self, number: int, value: float | Sequence[float] | None, *, infeasible: bool = False) -> None:
-        """Hear how a trial ended: with a value (one per metric) to learn from, or with None.
+        """Record how a trial ended: with a value (one per metric) to learn from, or with None.
 
         None hides the trial, unless it is infeasible.
         """
@@ -216,7 +217,7 @@ class Proposer:
 
 
 def explored(scheduler: Scheduler, at_once: int) -> float:
-    """Return the share of the proposals that chance shall make: none where it would cost a whole training each."""
+    """Return the share of random proposals: 0 where each would cost a whole training."""
     return EXPLORED if at_once > 1 and scheduler.grace < math.inf else 0.0
 
 
@@ -248,7 +249,7 @@ def _forbidden(params: Mapping[str, Any], distributions: Mapping[str, BaseDistri
 def _arms(space: Space) -> Iterator[Mapping[str, Any]]:
     """Yield the default of every modality that the space can read alone: what a fusion must beat.
 
-    None where the space's default, which comes first anyway, reads it alone.
+    None where the default configuration, which comes first anyway, reads it alone.
     """
     seen = {modality_of(TrialConfig.from_dict(space.default()).to_dict()), ""}
     for sample in space.samples():

@@ -32,13 +32,13 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Ray's own snapshots: nobody reads them
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),  # Ray's own snapshots, which are not read
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 _PRIVATE = ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 _SETTINGS_JOINED = {name: value for name, value in _SETTINGS.items() if name not in _PRIVATE} | {
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000"  # the conductor hands out no more trials than fit
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000"  # the controller assigns no more trials than fit
 }
 _WORKER = {
     name: _SETTINGS[name] for name in ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS")
@@ -48,7 +48,7 @@ PATIENCE = 5.0  # seconds in which a cluster takes a connection; its first answe
 
 @contextlib.contextmanager
 def private_ray(owner: Path, *, cpus: float, gpus: float, at_once: int) -> Iterator[Path]:
-    """Start Ray for one owner; yields its temporary folder, and takes everything away in the end, however it ends.
+    """Start Ray for one owner; yields its temporary folder; in the end all its processes and files go, however it ends.
 
     What a killed driver of the same owner left, processes and files, goes first: the caller holds the owner's lock,
     so that nobody needs them.
@@ -212,7 +212,7 @@ def _start(ray: Any, folder: Path, cpus: float, gpus: float) -> None:
     except Exception as error:  # a node that is slow to start is no narrower kind
         raise StudyError(
             f"Ray did not start on this machine: {error} Is there memory, disk under {folder}, or is the machine too "
-            "busy? The same command goes on."
+            "busy? Run the same command again to continue."
         ) from error
 
 
@@ -273,7 +273,7 @@ def _marked(mark: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        with contextlib.suppress(OSError):  # it ended meanwhile, or it is somebody else's
+        with contextlib.suppress(OSError):  # it ended meanwhile, or it belongs to another user
             if wanted in (entry / "environ").read_bytes().split(b"\0"):
                 result.append(int(entry.name))
     return result

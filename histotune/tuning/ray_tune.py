@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials; every decision is the conductor's. These classes only carry words between the two."""
+"""Ray Tune runs the trials; every decision is made by the controller. These classes pass calls between the two."""
 
 from __future__ import annotations
 
@@ -36,76 +36,78 @@ class _SearchOver(BaseException):
 
 
 class RayBridge:
-    """The conductor as Ray Tune's searcher, scheduler and callback see it.
+    """The controller behind the interfaces of Ray Tune's searcher, scheduler and callback.
 
     An error within a decision is kept and raised from the loop's next step: Tune would wrap it, or blame the trial.
     """
 
     def __init__(
         self,
-        conductor: SearchController,
+        controller: SearchController,
         signals: Signals,
         describe: Callable[[Assignment], Mapping[str, Any]],
         sync: TrialSync,
     ) -> None:
-        self.conductor = conductor
+        self.controller = controller
         self.error: BaseException | None = None
         self._signals = signals
         self._describe = describe
-        self._courier = sync
+        self._sync = sync
         self._kills = memory.oom_kills()
         self._workers: dict[int, tuple[str, int]] = {}
 
     def suggest(self) -> Mapping[str, Any] | None:
         """Return the next trial's description for a worker, or None when none is to run now."""
         with self._kept():
-            assignment = self.conductor.next()
+            assignment = self.controller.next()
             if assignment is None:
                 return None
-            self._courier.send(assignment.number, layout.STOP, layout.ENVIRONMENT)
+            self._sync.send(assignment.number, layout.STOP, layout.ENVIRONMENT)
             return self._describe(assignment)
         return None
 
     def on_result(self, number: int, result: Mapping[str, Any]) -> str:
-        """Hear a worker's answer and say what Tune shall do with the trial."""
+        """Record the answer of a worker and return what Tune is to do with the trial."""
         with self._kept():
             if PROCESS in result:
                 self._workers[number] = result[NODE], result[PROCESS]
-            self.conductor.begun(number)
-            # a worker that is to stop hears of it through the trial's folder when it is asked to go on
-            if EPOCH in result and self.conductor.reported(number, result[EPOCH], dict(result[METRICS])):
-                self._courier.send(number, layout.STOP)
+            self.controller.begun(number)
+            # a worker that is to stop finds that in the folder of the trial before it goes on
+            if EPOCH in result and self.controller.reported(number, result[EPOCH], dict(result[METRICS])):
+                self._sync.send(number, layout.STOP)
             if NOTE in result:
-                self.conductor.remark(result[NOTE])
+                self.controller.remark(result[NOTE])
             if DISK in result:
-                self.conductor.finish(FAILURES, result[DISK])
+                self.controller.finish(FAILURES, result[DISK])
             if result[ENDED]:
-                self._courier.fetch(number)
-                self.conductor.ended(number)
+                self._sync.fetch(number)
+                self.controller.ended(number)
         return str(FIFOScheduler.STOP if result[ENDED] or self.error else FIFOScheduler.CONTINUE)
 
     def on_error(self, number: int, trace: str) -> None:
-        """Hear that a worker is gone, and what Ray says of it."""
+        """Record that a worker is gone, with the reason that Ray gives."""
         kills, before = memory.oom_kills(), self._kills
         self._kills = kills
         with self._kept():
-            self._courier.fetch(number)
-            starved = kills > before or "OutOfMemoryError" in trace  # the kernel's word, or Ray's memory monitor's
-            self.conductor.died(number, reason_of(trace), starved=starved and self._courier.knows(number))
+            self._sync.fetch(number)
+            starved = (
+                kills > before or "OutOfMemoryError" in trace
+            )  # the count of the kernel, or the error of Ray's memory monitor
+            self.controller.died(number, reason_of(trace), starved=starved and self._sync.knows(number))
 
     def on_step(self) -> None:
-        """Leave the loop when the search is over; tell the listeners when no worker waits for a trial."""
+        """Leave the loop when the search is over; call the listeners when no worker waits for a trial."""
         if self.error is not None:
             raise self.error
         if self._signals.received:
             name = signal.Signals(self._signals.received[0]).name
-            self.conductor.finish(INTERRUPTED, f"interrupted by {name}; the same command goes on from here")
-        if self.conductor.over():
+            self.controller.finish(INTERRUPTED, f"interrupted by {name}; run the same command again to continue")
+        if self.controller.over():
             raise _SearchOver
-        for number in self.conductor.hanging():
+        for number in self.controller.hanging():
             kill_process(*self._workers[number])
-        if not self.conductor.hungry:
-            self.conductor.deliver()
+        if not self.controller.hungry:
+            self.controller.deliver()
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
@@ -117,7 +119,7 @@ class RayBridge:
 
 
 def kill_process(node: str, process: int) -> None:
-    """Kill a worker with SIGKILL, which needs nothing of it, on the node where it runs; Ray hears of it by itself."""
+    """Kill a worker with SIGKILL, on the node where it runs; Ray notices by itself."""
 
     def kill() -> None:
         with contextlib.suppress(ProcessLookupError):  # it died meanwhile
@@ -133,35 +135,35 @@ def kill_process(node: str, process: int) -> None:
 class TrialSync:
     """Carries trial folders between the study and a storage that stands between driver and workers, where one does."""
 
-    def __init__(self, store: StudyFolder, depot: RemoteStorage | None) -> None:
-        self._store, self._depot = store, depot
+    def __init__(self, store: StudyFolder, remote: RemoteStorage | None) -> None:
+        self._store, self._remote = store, remote
 
     def send(self, number: int, *names: str) -> None:
         """Pass on those of the files `names` that stand in the trial's folder: what the driver decided on it."""
         folder = self._store.trial_folder(number)
         for name in names:
-            if self._depot and (folder / name).exists():
-                self._depot.send(folder, name)
+            if self._remote and (folder / name).exists():
+                self._remote.send(folder, name)
 
     def knows(self, number: int) -> bool:
         """Whether the study's folder says with which micro-batch a trial ran; through a storage, after its first epoch.
 
         Where there is none between them, a trial whose folder does not say it never got that far.
         """
-        return self._depot is None or (self._store.trial_folder(number) / layout.ENVIRONMENT).exists()
+        return self._remote is None or (self._store.trial_folder(number) / layout.ENVIRONMENT).exists()
 
     def fetch(self, number: int) -> None:
         """Bring the trial's files into the study; a record that stands there stays."""
         folder = self._store.trial_folder(number)
-        if self._depot and read_record(folder) is None:
-            self._depot.pull(folder)
+        if self._remote and read_record(folder) is None:
+            self._remote.pull(folder)
             if read_record(folder) is not None:
                 (folder / layout.STOP).unlink(missing_ok=True)
                 forget(folder)
 
 
 def reason_of(trace: str) -> str:
-    r"""Pick the sentence of Ray's account of a dead worker that says why.
+    r"""Return the sentence of Ray's report on a dead worker that gives the reason.
 
     >>> reason_of("Failure # 1\nThe actor died: it raised\nhistotune.errors.DataError: no such file\n")
     'histotune.errors.DataError: no such file'
@@ -173,7 +175,7 @@ def reason_of(trace: str) -> str:
 
 
 def drive(
-    conductor: SearchController,
+    controller: SearchController,
     signals: Signals,
     *,
     study: Path,
@@ -183,10 +185,10 @@ def drive(
     at_once: int,
     scratch: Path,
     plugins: Sequence[Path] = (),
-    depot: RemoteStorage | None = None,
+    remote: RemoteStorage | None = None,
     keep: Sequence[int] = (),
 ) -> None:
-    """Run trials in Ray, which is up, until the conductor says that the search is over or a signal comes.
+    """Run trials in Ray, which is running, until the controller ends the search or a signal comes.
 
     `keep` names the epochs after which a trial's checkpoint is kept.
     """
@@ -206,10 +208,10 @@ def drive(
             "gpus": resources.gpus,
             "cpus": resources.cpus_per_trial,
             "at_once": at_once,
-            "depot": depot.uri if depot else None,
+            "remote": remote.uri if remote else None,
         }
 
-    bridge = RayBridge(conductor, signals, describe, TrialSync(StudyFolder(study), depot))
+    bridge = RayBridge(controller, signals, describe, TrialSync(StudyFolder(study), remote))
     with contextlib.suppress(_SearchOver), _starved_workers_are_dead():
         tune.run(
             TrialWorker,
@@ -229,7 +231,7 @@ def drive(
 
 @contextlib.contextmanager
 def _starved_workers_are_dead() -> Iterator[None]:
-    """Make Tune take the word of Ray's memory monitor for the death of a worker: it knows no such error of an actor.
+    """Make Tune treat an error of Ray's memory monitor as the death of a worker, which it does not for actors.
 
     Without it, a worker that the monitor kills is the end of Tune's loop, and of the search.
     """
@@ -256,7 +258,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
         return self._bridge.suggest()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the scheduler heard it first."""
+        """Nothing: the scheduler has recorded it."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the state."""

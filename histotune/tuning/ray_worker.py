@@ -26,13 +26,13 @@ from histotune.training.trial_folder import conclude, fail
 from histotune.tuning.ray_pool import share
 from histotune.tuning.trial_workspace import TrialWorkspace, unpack
 
-# What a step answers: always whether the trial has ended; an epoch; who the worker is; what a person should know; why
-# nobody can go on.
+# Keys of the answer of a step: whether the trial has ended (always); an epoch; the worker; a note; why the search
+# cannot go on.
 ENDED, EPOCH, METRICS, NODE, PROCESS, NOTE, DISK = "ended", "epoch", "metrics", "node", "process", "note", "disk"
 
 
 class TrialWorker(Trainable):  # type: ignore[misc]
-    """Trains what the driver assigns; its result is the trial folder, its answers say only how far it is.
+    """Trains what the driver assigns; its result is the trial folder, its answers report progress only.
 
     A worker that is reset for the next trial keeps its imports and its memory-mapped cohorts. Checkpoints are the
     trial's own, by its number: Ray neither saves nor restores anything.
@@ -51,22 +51,22 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         """Leave the last trial behind and turn to the next."""
         runtime.set_threads(new_config["threads"])
         self._assignment = new_config
-        self._desk = TrialWorkspace(new_config, self._studies)
-        self._folder = self._desk.folder
+        self._workspace = TrialWorkspace(new_config, self._studies)
+        self._folder = self._workspace.folder
         self._epochs: Generator[Epoch, None, None] | None = None
         self._begun = False
         self._note = ""
         return True
 
     def step(self) -> dict[str, Any]:
-        """Say that the worker is there, then train one epoch at a time, then end the trial; the one guard around it."""
+        """Report that the worker is ready, then train one epoch per call, then end the trial; guards all of it."""
         if not self._begun:
             self._begun = True  # from here on a death of this process is the trial's
             return {ENDED: False, NODE: ray.get_runtime_context().get_node_id(), PROCESS: os.getpid()}
         try:
             with named_failures():
                 answer = self._advance()
-                self._desk.deliver()
+                self._workspace.deliver()
                 return answer
         except TrialFailed as error:
             failure = memory.verdict(self._folder, error)
@@ -79,10 +79,10 @@ class TrialWorker(Trainable):  # type: ignore[misc]
             return {ENDED: False, DISK: failure.reason}  # it is not the trial's fault, and there is no place to say so
         if failure is None:
             runtime.free_memory()
-            self._desk.deliver()  # the folder says with how much less it is to be tried
+            self._workspace.deliver()  # the folder records the smaller micro-batch to try next
             return {ENDED: False}
         fail(self._folder, failure, config=self._assignment["config"])
-        self._desk.deliver()
+        self._workspace.deliver()
         return {ENDED: True}
 
     def cleanup(self) -> None:
@@ -91,8 +91,8 @@ class TrialWorker(Trainable):  # type: ignore[misc]
 
     def _advance(self) -> dict[str, Any]:
         if read_record(self._folder) is not None:
-            return {ENDED: True}  # it ended before the driver could hear of it
-        if self._desk.stop_asked():
+            return {ENDED: True}  # it ended before the driver was informed
+        if self._workspace.stop_asked():
             return self._stop()
         if self._epochs is None:
             self._epochs = self._train()
@@ -133,12 +133,12 @@ class TrialWorker(Trainable):  # type: ignore[misc]
         data = self._load(given["cohort"])
         config, how = TrialConfig.from_dict(given["config"]), {"metric": given["metric"], "share": self._share}
         if given["parent"] is not None:
-            self._desk.inherit(Parent(*given["parent"]), config.digest())
+            self._workspace.inherit(Parent(*given["parent"]), config.digest())
         training = epochs(config, data, self._folder, **how, keep=given["keep"])
         assert isinstance(training, Generator)
         return training
 
     def _load(self, folder: str) -> TrainingData:
         if folder not in self._data:
-            self._data[folder] = self._desk.store.training_data(self._desk.cohort(Path(folder)))
+            self._data[folder] = self._workspace.store.training_data(self._workspace.cohort(Path(folder)))
         return self._data[folder]

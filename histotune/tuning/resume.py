@@ -1,4 +1,4 @@
-"""Take a study up where it stood, however it was left: the trial folders say what ended, the journal what was begun."""
+"""Resume a study, however it was left: the trial folders hold what has ended, the journal what was begun."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from histotune.tuning.schedulers import Scheduler
 def take_up(
     store: StudyFolder, journal: Journal, scheduler: Scheduler, *, metric: str, sign: int, others: Sequence[str] = ()
 ) -> TrialHistory:
-    """Bring journal and trial folders into agreement and say what is left to do.
+    """Bring journal and trial folders into agreement and return what is left to do.
 
-    - A trial that the journal holds for running and whose folder is complete: told to the journal, never run again.
+    - A trial that the journal holds for running and whose folder is complete: recorded in the journal, never run again.
     - A running trial without: to be taken up again, from its checkpoint where it has one.
     - An ended folder that the journal does not know, because the journal was lost: kept, and counted.
-    - What the scheduler heard of every trial it hears again, and decides where a crash came before its decision.
+    - The scheduler is given every epoch of every trial again, and decides where a crash came before its decision.
     """
     records = store.trials()
     _adopt(journal, records)
-    for order, record in enumerate(_unheard(store, journal), start=_ended(journal)):
+    for order, record in enumerate(_unrecorded(store, journal), start=_ended(journal)):
         settle(journal, record, [metric, *others], order=order)
     longest = max((r.seconds / r.epochs for r in records if r.epochs), default=0.0)
     history = TrialHistory(ledger(journal.trials(), sign), longest=longest)
@@ -66,8 +66,8 @@ def ledger(trials: list[FrozenTrial], sign: int) -> Ledger:
     return result
 
 
-def _unheard(store: StudyFolder, journal: Journal) -> list[TrialRecord]:
-    """Return the trials that ended before the journal could hear of it."""
+def _unrecorded(store: StudyFolder, journal: Journal) -> list[TrialRecord]:
+    """Return the trials that ended before the journal recorded it."""
     running = [trial.number for trial in journal.trials() if not trial.state.is_finished()]
     records = (read_record(store.trial_folder(number), number) for number in running)
     return [record for record in records if record is not None]

@@ -43,7 +43,7 @@ class ModelRetention:
                 self.ended(record)
 
     def ended(self, record: TrialRecord) -> None:
-        """Hear of an ended trial and free the weights that are not to be kept any more."""
+        """Record an ended trial and delete weights that are no longer kept."""
         if not self._keep:
             return
         if record.state == COMPLETE:

@@ -57,8 +57,8 @@ def run(
         plugins: folders whose components the workers shall know, too.
         address: of a Ray cluster to join, `auto` or `HOST:PORT`; None starts a private Ray.
         storage: URI that all nodes reach (any that fsspec knows), where they do not see the study's folder.
-        opened: hears, before the first trial runs, of the ledger that the search will keep.
-        room: hears, before that, what a trial takes and how many run at once; what it raises ends the search.
+        opened: is called, before the first trial runs, with the ledger that the search will keep.
+        room: is called, before that, with what a trial takes and how many run at once; what it raises ends the search.
         start: what it begins with beyond the space's default.
         trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
             so far, 0 waits for ever.
@@ -107,8 +107,8 @@ def run(
         )
         queue = None
         if isinstance(stopper, PopulationBasedTraining):
-            queue = PbtQueue(store, site.depot, stopper, space, seed=seed, history=past)
-        conductor = SearchController(
+            queue = PbtQueue(store, site.remote, stopper, space, seed=seed, history=past)
+        controller = SearchController(
             store,
             journal,
             proposer,
@@ -118,7 +118,7 @@ def run(
             at_once=site.at_once,
             metric=(metric, sign),
             others=others,
-            nursery=queue,
+            queue=queue,
             listeners=listeners,
             notes=[start.note] if start is not None and start.note else [],
             trial_timeout=trial_timeout,
@@ -126,10 +126,10 @@ def run(
         )
         if opened is not None:
             opened(history.ledger)
-        if not conductor.over():
-            run_at(site, conductor, store=store, cohorts=cohorts, plugins=plugins, keep=stopper.turns)
-        conductor.deliver()
-        summary = conductor.summary()
+        if not controller.over():
+            run_at(site, controller, store=store, cohorts=cohorts, plugins=plugins, keep=stopper.turns)
+        controller.deliver()
+        summary = controller.summary()
         if queue is not None and not summary.unfinished:
             queue.close()
         return summary
@@ -143,13 +143,13 @@ class RunEnvironment:
         resources: of a trial, as they are there.
         at_once: how many trials run together.
         joined: temporary folder of this machine, where Ray is up already; None where a private one is still to start.
-        depot: the storage that results travel through, where one is needed.
+        remote: the storage that results travel through, where one is needed.
     """
 
     resources: Resources
     at_once: int
     joined: Path | None = None
-    depot: RemoteStorage | None = None
+    remote: RemoteStorage | None = None
 
 
 @contextlib.contextmanager
@@ -168,7 +168,7 @@ def found(
         StudyError: no cluster answers, or the storage cannot be used.
     """
     if address is None:
-        yield RunEnvironment(resources, resources.check(), depot=_supplied(storage, store, cohorts))
+        yield RunEnvironment(resources, resources.check(), remote=_supplied(storage, store, cohorts))
         return
     from histotune.tuning.ray_cluster import capacity, joined_ray
 
@@ -179,14 +179,14 @@ def found(
 
 def run_at(
     site: RunEnvironment,
-    conductor: SearchController,
+    controller: SearchController,
     *,
     store: StudyFolder,
     cohorts: Mapping[int, Path],
     plugins: Sequence[Path],
     keep: Sequence[int] = (),
 ) -> None:
-    """Run what the conductor hands out until it says that the search is over, or a signal comes."""
+    """Run the trials that the controller assigns until the search is over or a signal comes."""
     from histotune.tuning.events import Signals
     from histotune.tuning.ray_cluster import private_ray
 
@@ -198,7 +198,7 @@ def run_at(
 
         signals.install()  # Ray's own SIGTERM handler exits at once
         drive(
-            conductor,
+            controller,
             signals,
             study=store.folder,
             cohorts=cohorts,
@@ -207,7 +207,7 @@ def run_at(
             at_once=at_once,
             scratch=scratch,
             plugins=plugins,
-            depot=site.depot,
+            remote=site.remote,
             keep=keep,
         )
 

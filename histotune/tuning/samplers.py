@@ -94,7 +94,7 @@ def build_sampler(name: str, seed: int) -> BaseSampler:
 
 def draws(name: str) -> int:
     """Return how often a sampler is asked again when it repeats a configuration, before a random draw replaces it."""
-    return 2 if name == "gp" else 20  # a Gaussian process that learnt nothing new says the same again, slowly
+    return 2 if name == "gp" else 20  # a Gaussian process without new results proposes the same again, slowly
 
 
 def memory(name: str) -> int:

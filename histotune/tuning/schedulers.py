@@ -1,4 +1,4 @@
-"""Who is stopped early: a pure decision on reported values, without clock, process or file."""
+"""Early stopping: pure decisions on reported values, without clock, process or file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scheduler:
     turns: tuple[int, ...] = ()
 
     def report(self, number: int, epoch: int, score: float, league: str = "") -> bool:
-        """Hear the score of a trial after an epoch (from 1; more is better); return whether to stop the trial.
+        """Record the score of a trial after an epoch (from 1; more is better); return whether to stop the trial.
 
         Trials are compared within a league: one that reads a weak modality alone is worth its end when it is the best
         of those that do, for what it adds to others.
@@ -134,10 +134,10 @@ class Median(Scheduler):
 
 
 class PopulationBasedTraining(Scheduler):
-    """Who gives way in population based training (Jaderberg et al., 2017), by truncation, at five turns of a training.
+    """Truncation in population based training (Jaderberg et al., 2017), at five turns of a training.
 
     A trial whose score after a turn is in the worst quarter of those that were seen there is stopped; in its place
-    one of the best quarter is trained on with other parameters, see `population.Nursery`. The first three trials at a
+    one of the best quarter is trained on with other parameters, see `pbt.PbtQueue`. The first three trials at a
     turn go on.
 
     Args:

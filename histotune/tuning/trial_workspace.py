@@ -1,4 +1,4 @@
-"""Where a worker works on a trial: in the study's folder, or in its node's copy, which a depot keeps in step."""
+"""Where a worker trains: in the folder of the study, or in a copy on its node, synchronised with remote storage."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ADVICE = "give --storage URI, or put --runs and --cache where all nodes see them
 
 
 class TrialWorkspace:
-    """One trial's place.
+    """Folder in which a worker trains one trial.
 
     Args:
-        assignment: what the driver sent: `study`, `number` and `depot`, the storage's URI or None.
+        assignment: what the driver sent: `study`, `number` and `remote`, the storage's URI or None.
         studies: {URI: the node's copy of the study}, kept from trial to trial.
 
     Attributes:
@@ -37,29 +37,29 @@ class TrialWorkspace:
     """
 
     def __init__(self, assignment: Mapping[str, Any], studies: dict[str, StudyFolder]) -> None:
-        uri = assignment["depot"]
-        self._depot = RemoteStorage(uri) if uri else None
+        uri = assignment["remote"]
+        self._remote = RemoteStorage(uri) if uri else None
         self._sent: dict[str, int] = {}
-        if self._depot and uri not in studies:
-            studies[uri] = self._depot.study(Places.of().cache)
+        if self._remote and uri not in studies:
+            studies[uri] = self._remote.study(Places.of().cache)
         self.store = studies[uri] if uri else StudyFolder(Path(assignment["study"]))
         if not self.store.exists():
-            raise StudyError(f"node {socket.gethostname()} does not see the study {self.store.folder}: {ADVICE}")
+            raise StudyError(f"node {socket.gethostname()} cannot read the study {self.store.folder}: {ADVICE}")
         self.folder = self.store.trial_folder(assignment["number"])
-        if self._depot:
+        if self._remote:
             shutil.rmtree(self.folder, ignore_errors=True)  # what an earlier search left on this node may be behind
-            self._depot.pull(self.folder)
+            self._remote.pull(self.folder)
 
     def stop_asked(self) -> bool:
         """Whether the driver asked to end the trial."""
         return (self.folder / layout.STOP).exists() or (
-            self._depot is not None and self._depot.has(self.folder, layout.STOP)
+            self._remote is not None and self._remote.has(self.folder, layout.STOP)
         )
 
     def deliver(self) -> None:
         """Bring what the trial wrote to where the driver sees it."""
-        if self._depot and self.folder.exists():
-            self._depot.push(self.folder, self._sent)
+        if self._remote and self.folder.exists():
+            self._remote.push(self.folder, self._sent)
 
     def inherit(self, parent: Parent, digest: str) -> None:
         """Let the trial, whose configuration has `digest`, begin where its parent stood, unless it has begun.
@@ -72,8 +72,8 @@ class TrialWorkspace:
         if checkpoint.path.exists():
             return
         source = self.store.trial_folder(parent.number) / layout.kept_checkpoint(parent.epoch)
-        if self._depot and not source.exists():
-            self._depot.bring(source)
+        if self._remote and not source.exists():
+            self._remote.bring(source)
         if not source.exists():
             raise TrialFailed("bad_data", f"the checkpoint of trial {parent.number} after epoch {parent.epoch} is gone")
         write_parent(self.folder, parent)
@@ -81,10 +81,10 @@ class TrialWorkspace:
 
     def cohort(self, folder: Path) -> Cohort:
         """Open the prepared cohort, memory-mapped; a node that lacks it copies it once from the storage."""
-        if self._depot:
-            return load(self._depot.cohort(folder, Places.of().cache))
+        if self._remote:
+            return load(self._remote.cohort(folder, Places.of().cache))
         if not folder.exists():
-            raise StudyError(f"node {socket.gethostname()} does not see the prepared cohort {folder}: {ADVICE}")
+            raise StudyError(f"node {socket.gethostname()} cannot read the prepared cohort {folder}: {ADVICE}")
         return load(folder)
 
 

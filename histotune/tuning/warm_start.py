@@ -1,11 +1,11 @@
-"""What a search begins with beyond the space's default: configurations of the user's, knowledge of another study.
+"""What a search begins with beyond the default configuration: configurations of the user, trials of another study.
 
-Knowledge is what the sampler may learn from: a complete trial of another study, where it lies in this space, and its
-scores. It is never a result of this study. Scores of other data or of another split are not comparable; of such a
+The sampler may learn from a complete trial of another study that lies in this space, with its scores. It is never a
+result of this study. Scores of other data or of another split are not comparable; of such a
 study the best configurations are trained here, first, instead.
 
-`warm_start.json` in the study's folder keeps all of it, so that a search that goes on knows it without the other
-study; `study.json` cannot, it never changes.
+`warm_start.json` in the study's folder keeps all of it, so that a continued search needs the other study no more
+(`study.json` never changes).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class WarmStart:
     """What a search begins with.
 
     Args:
-        first: {parameter name: value} of configurations to be trained right after the space's default.
+        first: {parameter name: value} of configurations to be trained right after the default configuration.
         known: trials that the sampler may learn from.
         study: folder of the other study, "" where there is none.
-        note: what a person should know of it.
+        note: a sentence about it for the user.
     """
 
     first: list[Mapping[str, Any]] = field(default_factory=list)
@@ -118,12 +118,12 @@ def _learn(store: StudyFolder, space: Space, other: StudyFolder) -> WarmStart:
         sign = direction(settings.metric)
         best = sorted(fitting, key=lambda one: -sign * one.values[0])[:BEST]
         note = (
-            f"Study {name} has other {change}, so its scores are not comparable with those here: its {len(best)} best "
-            f"configurations are trained here, instead of its scores being shown to the sampler{left}."
+            f"Study {name} has other {change}, so its scores are not comparable: its {len(best)} best "
+            f"configurations are trained here instead of showing its scores to the sampler{left}."
         )
         return WarmStart([one.params for one in best], [], study, note)
     known = f"{len(fitting)} complete trial{'s' if len(fitting) > 1 else ''}"
-    note = f"The sampler knows {known} of study {name}{left}. They are no results of this study."
+    note = f"The sampler learns from {known} of study {name}{left}. They are not results of this study."
     return WarmStart([], fitting, study, note)
 
 
@@ -146,11 +146,13 @@ def _fitting(
 
 
 def _check_comparable(store: StudyFolder, other: StudyFolder) -> None:
-    """Refuse a study of which nothing can be learnt."""
+    """Refuse a study from which nothing can be learnt."""
     here, there = store.settings(), other.settings()
     name = other.folder.name
     if store.folder == other.folder:
-        raise StudyError(f"--warm-start {name}: a study knows its own trials; name another one")
+        raise StudyError(
+            f"--warm-start {name}: the sampler learns from the trials of this study anyway; name another study"
+        )
     pairs = {"dataset": (there.dataset, here.dataset), "metric": (", ".join(there.metrics), ", ".join(here.metrics))}
     if not set(there.digests) & set(here.digests):
         pairs["image size"] = (", ".join(there.digests), ", ".join(here.digests))
@@ -163,7 +165,7 @@ def _check_comparable(store: StudyFolder, other: StudyFolder) -> None:
 
 
 def _other_cases(store: StudyFolder, other: StudyFolder) -> str:
-    """Say whether data or split differ; "" when scores are comparable."""
+    """Return whether data or split differ, in words; "" when scores are comparable."""
     here, there = store.settings().digests, other.settings().digests
     if any(here[size] != there[size] for size in set(here) & set(there)):
         return "data"

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/search_efficiency.py [LCBENCH_FOLDER] [--tasks A|B] [--seeds 4] [--workers 4] [--quick]
 
-The conductor, the proposer and the scheduler are the search's own; only training is replaced: LCBench's surrogate
+The controller, the proposer and the scheduler are the search's own; only training is replaced: LCBench's surrogate
 (YAHPO gym, Pfisterer et al., 2022; Zimmer et al., 2021) gives the validation balanced accuracy after each of 52 epochs
 and the seconds that they took. Workers report epoch by epoch in the order of that clock. The journal is kept in memory,
 after one search has shown that the one on disk decides alike.
@@ -285,7 +285,7 @@ def search(
     proposer, scheduler = POLICIES[policy](_space(), seed, workers)
     journal = journal or cast(Journal, MemoryJournal())
     store, outcome = StudyFolder(home), Outcome()
-    conductor = SearchController(
+    controller = SearchController(
         store,
         journal,
         proposer,
@@ -299,23 +299,23 @@ def search(
     events: list[tuple[float, int, int]] = []  # (time, trial, epoch)
     now = 0.0
     for spent in range(1, epochs + 1):
-        while (given := conductor.next()) is not None:
+        while (given := controller.next()) is not None:
             outcome.proposals.append(tuple(_value(given.config, path) for path in PARAMETERS))
             live[given.number] = task.curve(outcome.proposals[-1])
             store.trial_folder(given.number).mkdir(parents=True)
-            conductor.begun(given.number)
+            controller.begun(given.number)
             heapq.heappush(events, (now + live[given.number][1], given.number, 1))
-        conductor.deliver()
+        controller.deliver()
         now, number, epoch = heapq.heappop(events)
         curve, pace = live[number]
         value = float(curve[epoch - 1])
-        stop = conductor.reported(number, epoch, {METRIC: value})
+        stop = controller.reported(number, epoch, {METRIC: value})
         if epoch < EPOCHS and not stop:
             heapq.heappush(events, (now + pace, number, epoch + 1))
             continue
         state = COMPLETE if epoch == EPOCHS else STOPPED
         write_record(store.trial_folder(number), {"state": state, "metrics": {METRIC: value}, "epochs": epoch})
-        conductor.ended(number)
+        controller.ended(number)
         outcome.stopped += state == STOPPED
         if state == COMPLETE:
             outcome.found.append((spent, value))

@@ -262,7 +262,7 @@ def test_a_command_that_is_stopped_leaves_no_worker_and_goes_on(
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130, errors
-        assert "the same command goes on from here" in errors
+        assert "run the same command again to continue" in errors
         assert not _marked(_mark(owner))
     assert not (owner / "confirm.json").exists()
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

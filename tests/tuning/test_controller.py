@@ -62,27 +62,27 @@ class Workers:
         self.store, self.outcome = store, outcome
         self.epochs: list[tuple[int, int]] = []
 
-    def work(self, conductor: SearchController, steps: int = 100_000) -> None:
+    def work(self, controller: SearchController, steps: int = 100_000) -> None:
         live: dict[int, list[float]] = {}
         for _ in range(steps):
-            while (assignment := conductor.next()) is not None:
+            while (assignment := controller.next()) is not None:
                 live[assignment.number] = curve(assignment.config)
                 self.store.trial_folder(assignment.number).mkdir(parents=True, exist_ok=True)
-            conductor.deliver()
-            if conductor.over():
+            controller.deliver()
+            if controller.over():
                 return
             for number in list(live):
-                if self.advance(conductor, number, live[number]):
+                if self.advance(controller, number, live[number]):
                     del live[number]
 
-    def advance(self, conductor: SearchController, number: int, values: list[float]) -> bool:
+    def advance(self, controller: SearchController, number: int, values: list[float]) -> bool:
         folder = self.store.trial_folder(number)
         if self.outcome(number) == "stillborn":
-            conductor.died(number, "no such file")
+            controller.died(number, "no such file")
             return True
-        conductor.begun(number)
+        controller.begun(number)
         if self.outcome(number) == "killed":
-            conductor.died(number, "made-up")
+            controller.died(number, "made-up")
             return True
         done = len((folder / "progress").read_text()) if (folder / "progress").exists() else 0
         ended = read_record(folder) is not None
@@ -98,10 +98,10 @@ class Workers:
             self.epochs.append((number, done))
             if done == EPOCHS:
                 self.write(folder, COMPLETE, {METRIC: values[-1]}, done)
-            conductor.reported(number, done, {METRIC: values[done - 1]})
+            controller.reported(number, done, {METRIC: values[done - 1]})
         if read_record(folder) is None:
             return False
-        conductor.ended(number)
+        controller.ended(number)
         return True
 
     def write(
@@ -220,9 +220,9 @@ def test_the_default_is_never_stopped(store: StudyFolder, space: Space) -> None:
 
 def test_a_space_that_has_been_tried_ends_the_search(store: StudyFolder) -> None:
     space = read_space({"dataset": "synthetic", "epochs": EPOCHS, "batch_size": {"choice": [8, 16, 32]}}, "tests")
-    conductor = begin(store, space, 10)
-    Workers(store).work(conductor)
-    summary = conductor.summary()
+    controller = begin(store, space, 10)
+    Workers(store).work(controller)
+    summary = controller.summary()
     assert (summary.reason, summary.ended) == ("exhausted", 3)
 
 
@@ -248,9 +248,9 @@ def test_a_narrowed_space_learns_from_what_lies_inside_it(store: StudyFolder, sp
 
 def test_the_budget_counts_the_trials_of_earlier_searches(store: StudyFolder, space: Space) -> None:
     for trials, new in ((12, 12), (20, 8), (20, 0), (15, 0)):
-        conductor = begin(store, space, trials)
-        Workers(store).work(conductor)
-        assert conductor.summary().complete == new
+        controller = begin(store, space, trials)
+        Workers(store).work(controller)
+        assert controller.summary().complete == new
     assert len(store.trials()) == 20
 
 
@@ -260,14 +260,14 @@ def test_the_time_is_up_for_all_at_once(store: StudyFolder, space: Space) -> Non
     def clock() -> float:
         return now
 
-    conductor = begin(store, space, seconds=100.0, clock=clock)
-    Workers(store).work(conductor, steps=25)
+    controller = begin(store, space, seconds=100.0, clock=clock)
+    Workers(store).work(controller, steps=25)
     now = 101.0
-    Workers(store).work(conductor)
-    summary = conductor.summary()
+    Workers(store).work(controller)
+    summary = controller.summary()
     assert (summary.reason, summary.unfinished) == ("time", 2)
     assert summary.ended == len(store.trials()) == summary.complete
-    assert conductor.next() is None
+    assert controller.next() is None
 
 
 def replayed(store: StudyFolder) -> Ledger:
@@ -276,9 +276,9 @@ def replayed(store: StudyFolder) -> Ledger:
 
 def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyFolder, space: Space) -> None:
     workers = Workers(store, lambda number: FAILED if number % 5 == 3 else COMPLETE)
-    conductor = begin(store, space, epochs=100, scheduler="asha")
-    workers.work(conductor)
-    summary = conductor.summary()
+    controller = begin(store, space, epochs=100, scheduler="asha")
+    workers.work(controller)
+    summary = controller.summary()
     assert (summary.reason, summary.message) == ("epochs", "100 epochs of 100 have been trained")
     assert len(workers.epochs) == 100
     assert {record.state for record in store.trials()} == {COMPLETE, STOPPED, FAILED}
@@ -286,9 +286,9 @@ def test_epochs_of_stopped_and_failed_trials_are_paid_for(store: StudyFolder, sp
 
 def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
-    conductor = begin(store, space, epochs=EPOCHS + 4)
-    workers.work(conductor)
-    assert conductor.summary().unfinished == 2
+    controller = begin(store, space, epochs=EPOCHS + 4)
+    workers.work(controller)
+    assert controller.summary().unfinished == 2
     again = begin(store, space, epochs=EPOCHS + 4)
     assert again.over()
     assert again.summary().reason == "epochs"
@@ -300,9 +300,9 @@ def test_what_runs_when_the_epochs_are_spent_goes_on_with_more(store: StudyFolde
 
 @pytest.mark.parametrize("patience", [1, 4, 9])
 def test_patience_ends_a_search_that_no_longer_gets_better(store: StudyFolder, space: Space, patience: int) -> None:
-    conductor = begin(store, space, 300, patience=patience, scheduler="asha")
-    Workers(store).work(conductor)
-    summary, spent = conductor.summary(), replayed(store)
+    controller = begin(store, space, 300, patience=patience, scheduler="asha")
+    Workers(store).work(controller)
+    summary, spent = controller.summary(), replayed(store)
     assert summary.reason == "patience"
     assert summary.unfinished == 0
     assert spent.since_best >= patience
@@ -316,12 +316,12 @@ def test_a_search_in_pieces_ends_where_one_in_one_piece_does(tmp_path: Path, spa
     Workers(one).work(begin(one, space, patience=patience, sampler="random", epochs=10_000))
     workers = Workers(pieces)
     for _ in range(1000):
-        conductor = begin(pieces, space, patience=patience, sampler="random", epochs=10_000)
-        workers.work(conductor, steps=7)
-        if conductor.over():
+        controller = begin(pieces, space, patience=patience, sampler="random", epochs=10_000)
+        workers.work(controller, steps=7)
+        if controller.over():
             break
     spent = replayed(pieces)
-    assert conductor.summary().reason == "patience"
+    assert controller.summary().reason == "patience"
     assert spent.since_best >= patience
     assert spent.ended == len(pieces.trials()) >= patience + STARTUP
     assert spent.trained == len(workers.epochs)
@@ -331,28 +331,28 @@ def test_a_search_in_pieces_ends_where_one_in_one_piece_does(tmp_path: Path, spa
 def test_the_first_budget_that_is_spent_ends_the_search(store: StudyFolder, space: Space) -> None:
     for budget, reason in (((3, None, 1000, 50), "trials"), ((50, None, 40, 50), "epochs")):
         trials, seconds, epochs, patience = budget
-        conductor = begin(store, space, trials, seconds=seconds, epochs=epochs, patience=patience)
-        Workers(store).work(conductor)
-        assert conductor.summary().reason == reason
+        controller = begin(store, space, trials, seconds=seconds, epochs=epochs, patience=patience)
+        Workers(store).work(controller)
+        assert controller.summary().reason == reason
 
 
 def test_five_failures_of_a_kind_in_a_row_end_the_search(store: StudyFolder, space: Space) -> None:
-    conductor = begin(store, space, 30)
-    Workers(store, lambda number: FAILED if number not in (2, 5) else COMPLETE).work(conductor)
-    summary = conductor.summary()
+    controller = begin(store, space, 30)
+    Workers(store, lambda number: FAILED if number not in (2, 5) else COMPLETE).work(controller)
+    summary = controller.summary()
     assert summary.reason == "failures"
     assert "5 trials in a row failed with nan_loss: made-up" in summary.message
     assert summary.ended < 20
 
 
 def test_infeasible_trials_do_not_end_a_search_of_which_one_trial_fits(store: StudyFolder, space: Space) -> None:
-    conductor = begin(store, space, 8)
-    Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(conductor, steps=EPOCHS - 2)
-    assert conductor.summary().failed >= 5, "while the default has not ended"
+    controller = begin(store, space, 8)
+    Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(controller, steps=EPOCHS - 2)
+    assert controller.summary().failed >= 5, "while the default has not ended"
     for trials in (16, 32):  # the second search knows it from the journal
-        conductor = begin(store, space, trials)
-        Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(conductor)
-        assert (conductor.summary().reason, conductor.summary().ended) == ("trials", trials)
+        controller = begin(store, space, trials)
+        Workers(store, lambda number: INFEASIBLE if number else COMPLETE).work(controller)
+        assert (controller.summary().reason, controller.summary().ended) == ("trials", trials)
 
 
 @pytest.mark.parametrize("default", [INFEASIBLE, FAILED])
@@ -360,17 +360,17 @@ def test_five_infeasible_trials_in_a_row_end_a_search_of_which_none_fits(
     store: StudyFolder, space: Space, default: str
 ) -> None:
     for ended in (range(5, 8), range(10, 16)):
-        conductor = begin(store, space, 30)
-        Workers(store, lambda number: INFEASIBLE if number else default).work(conductor)
-        summary = conductor.summary()
+        controller = begin(store, space, 30)
+        Workers(store, lambda number: INFEASIBLE if number else default).work(controller)
+        summary = controller.summary()
         assert (summary.reason, summary.complete) == ("failures", 0)
         assert "5 trials in a row failed with infeasible: made-up" in summary.message
         assert summary.ended in ended
 
 
 def test_a_trial_whose_worker_dies_starts_again_a_few_times(store: StudyFolder, space: Space) -> None:
-    conductor = begin(store, space, 4)
-    Workers(store, lambda number: "killed" if number == 1 else COMPLETE).work(conductor)
+    controller = begin(store, space, 4)
+    Workers(store, lambda number: "killed" if number == 1 else COMPLETE).work(controller)
     records = {record.number: record for record in store.trials()}
     assert (records[1].state, records[1].kind) == (FAILED, "killed")
     assert f"died {STARTS} times" in records[1].reason
@@ -383,34 +383,34 @@ def test_a_trial_that_hangs_three_times_is_a_result_and_a_late_epoch_is_not(stor
     def clock() -> float:
         return now
 
-    conductor = begin(store, space, 4, clock=clock, trial_timeout=100.0)
+    controller = begin(store, space, 4, clock=clock, trial_timeout=100.0)
     for _ in range(STARTS):
-        assignment = conductor.next()
+        assignment = controller.next()
         assert assignment is not None
         assert assignment.number == 0
         store.trial_folder(0).mkdir(parents=True, exist_ok=True)
-        conductor.begun(0)
+        controller.begun(0)
         for seconds in range(95, 0, -5):
             now += 5
-            assert conductor.hanging() == [], f"{seconds} s too early"
-        conductor.reported(0, 1, {METRIC: 0.5})
+            assert controller.hanging() == [], f"{seconds} s too early"
+        controller.reported(0, 1, {METRIC: 0.5})
         now += 1e9  # the clock jumps
-        assert conductor.hanging() == []
+        assert controller.hanging() == []
         result: list[int] = []
         for _ in range(30):
             now += 5
-            result += conductor.hanging()
+            result += controller.hanging()
         assert result == [0]
-        conductor.died(0, "killed by signal 9")
+        controller.died(0, "killed by signal 9")
     record = store.trials()[0]
     assert (record.state, record.kind) == (FAILED, "hung")
     assert "no epoch for 100 s" in record.reason
 
 
 def test_workers_that_cannot_begin_end_the_search_and_cost_no_trial(store: StudyFolder, space: Space) -> None:
-    conductor = begin(store, space, 4)
-    Workers(store, lambda number: "stillborn").work(conductor)
-    summary = conductor.summary()
+    controller = begin(store, space, 4)
+    Workers(store, lambda number: "stillborn").work(controller)
+    summary = controller.summary()
     assert (summary.reason, summary.ended, summary.unfinished) == ("failures", 0, 2)
     assert "5 workers in a row died before they began: no such file" in summary.message
     Workers(store).work(begin(store, space, 4))
@@ -440,10 +440,10 @@ def test_a_listener_that_raises_is_dropped_and_named(store: StudyFolder, space: 
         def ended(self, record: TrialRecord) -> None:
             observed.append(("ended", record.number))
 
-    conductor = begin(store, space, 3, listeners=[Broken(), Whole()])
-    Workers(store).work(conductor)
-    conductor.deliver()
-    assert conductor.summary().notes == ("Broken stopped listening: RuntimeError('no server')",)
+    controller = begin(store, space, 3, listeners=[Broken(), Whole()])
+    Workers(store).work(controller)
+    controller.deliver()
+    assert controller.summary().notes == ("Broken was dropped after an error: RuntimeError('no server')",)
     for number in range(3):
         assert [what for what, n in observed if n == number] == ["started", *["reported"] * EPOCHS, "ended"]
 

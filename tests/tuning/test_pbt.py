@@ -168,10 +168,10 @@ class Workers:
         self.epochs: list[tuple[int, int]] = []
         self.most_kept = 0
 
-    def work(self, conductor: SearchController) -> None:
+    def work(self, controller: SearchController) -> None:
         live: dict[int, Mapping[str, Any]] = {}
         while True:
-            while (assignment := conductor.next()) is not None:
+            while (assignment := controller.next()) is not None:
                 folder = self.store.trial_folder(assignment.number)
                 folder.mkdir(parents=True, exist_ok=True)
                 if assignment.parent is not None and not (folder / "progress").exists():
@@ -181,17 +181,17 @@ class Workers:
                     write_parent(folder, assignment.parent)
                     files.write_text(folder / "progress", source.read_text())
                 live[assignment.number] = assignment.config
-            conductor.deliver()
-            if conductor.over():
+            controller.deliver()
+            if controller.over():
                 return
             for number in list(live):
-                if self.advance(conductor, number, live[number]):
+                if self.advance(controller, number, live[number]):
                     del live[number]
             self.most_kept = max(self.most_kept, len(list(self.store.folder.glob("trials/*/checkpoint-*.pt"))))
 
-    def advance(self, conductor: SearchController, number: int, config: Mapping[str, Any]) -> bool:
+    def advance(self, controller: SearchController, number: int, config: Mapping[str, Any]) -> bool:
         folder = self.store.trial_folder(number)
-        conductor.begun(number)
+        controller.begun(number)
         done = (
             [float(one) for one in (folder / "progress").read_text().split()] if (folder / "progress").exists() else []
         )
@@ -207,10 +207,10 @@ class Workers:
             self.epochs.append((number, len(done)))
             if len(done) == EPOCHS:
                 self.write(folder, COMPLETE, done)
-            conductor.reported(number, len(done), {METRIC: done[-1]})
+            controller.reported(number, len(done), {METRIC: done[-1]})
         if read_record(folder) is None:
             return False
-        conductor.ended(number)
+        controller.ended(number)
         return True
 
     def write(self, folder: Path, state: str, done: list[float]) -> None:
@@ -226,10 +226,10 @@ def begin(
     past = journal.trials()
     proposer = Proposer(space, "tpe", seed=0, maximize=True, history=past)
     queue = PbtQueue(store, None, population, space, seed=0, history=past)
-    conductor = SearchController(
-        store, journal, proposer, population, history, budget=budget, at_once=3, metric=(METRIC, 1), nursery=queue
+    controller = SearchController(
+        store, journal, proposer, population, history, budget=budget, at_once=3, metric=(METRIC, 1), queue=queue
     )
-    return conductor, queue
+    return controller, queue
 
 
 @pytest.fixture
@@ -243,8 +243,8 @@ def trials_of(store: StudyFolder) -> list[Any]:
 
 def test_every_trial_that_gives_way_has_one_descendant(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
-    conductor, queue = begin(store, space, Budget(40))
-    workers.work(conductor)
+    controller, queue = begin(store, space, Budget(40))
+    workers.work(controller)
     trials = trials_of(store)
     stopped = [t.user_attrs[RECORD]["epochs"] for t in trials if t.user_attrs[RECORD]["state"] == STOPPED]
     born = [t for t in trials if PARENT in t.user_attrs]
@@ -265,8 +265,8 @@ def test_every_trial_that_gives_way_has_one_descendant(store: StudyFolder, space
 
 def test_epochs_of_a_parent_are_not_spent_twice(store: StudyFolder, space: Space) -> None:
     workers = Workers(store)
-    conductor, _ = begin(store, space, Budget(25))
-    workers.work(conductor)
+    controller, _ = begin(store, space, Budget(25))
+    workers.work(controller)
     spent = ledger(trials_of(store), 1)
     assert spent.trained == len(workers.epochs) == len(set(workers.epochs))
     assert any(PARENT in trial.user_attrs for trial in trials_of(store))
@@ -337,12 +337,12 @@ def test_crashes_owe_neither_more_nor_less(store: StudyFolder, space: Space, eve
 
 
 def test_a_search_that_goes_on_without_its_checkpoints_asks_the_sampler(store: StudyFolder, space: Space) -> None:
-    conductor, queue = begin(store, space, Budget(12))
-    Workers(store).work(conductor)
+    controller, queue = begin(store, space, Budget(12))
+    Workers(store).work(controller)
     queue.close()
     before = len(trials_of(store))
-    conductor, _ = begin(store, space, Budget(20))
-    assignment = conductor.next()
+    controller, _ = begin(store, space, Budget(20))
+    assignment = controller.next()
     assert assignment is not None
     assert assignment.parent is None
     assert len(trials_of(store)) == before + 1

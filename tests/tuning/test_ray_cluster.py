@@ -165,14 +165,14 @@ def test_a_descendant_finds_its_parent_in_the_storage(small_study: StudyFolder, 
     remote.push(there, {})
     remote.pull(small_study.trial_folder(3))
     assert not small_study.trial_folder(3).exists(), "kept checkpoints do not travel with every look"
-    workspace = TrialWorkspace({"study": str(small_study.folder), "number": 9, "depot": remote.uri}, {})
+    workspace = TrialWorkspace({"study": str(small_study.folder), "number": 9, "remote": remote.uri}, {})
     workspace.inherit(Parent(3, 2), "child")
     result = Checkpoint(workspace.folder).load()
     assert result is not None
     assert (result.digest, result.inherited, result.epoch, result.best_epoch) == ("child", 2, 2, 1)
     assert read_parent(workspace.folder) == Parent(3, 2)
     with pytest.raises(TrialFailed, match="checkpoint of trial 4 after epoch 2 is gone"):
-        TrialWorkspace({"study": str(small_study.folder), "number": 10, "depot": remote.uri}, {}).inherit(
+        TrialWorkspace({"study": str(small_study.folder), "number": 10, "remote": remote.uri}, {}).inherit(
             Parent(4, 2), "child"
         )
     assert remote.find(f"trials/*/{KEPT_CHECKPOINTS}") == [Path("trials/00003") / kept_checkpoint(2)]
@@ -292,7 +292,7 @@ def test_trials_fit_node_by_node(resources: Resources, nodes: list[tuple[float, 
 
 
 def test_a_trial_that_fits_no_single_node_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"2 CPUs per trial asked, but the cluster's 2 nodes have 1 \+ 1 CPUs"):
+    with pytest.raises(ConfigError, match=r"2 CPUs per trial requested, but the cluster's 2 nodes have 1 \+ 1 CPUs"):
         Resources(2).check([(1, 0), (1, 0)])
 
 
@@ -364,7 +364,9 @@ def test_trials_that_share_a_gpu_see_it_and_others_see_none(
 def test_shares_of_a_gpu_bound_the_trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HISTOTUNE_LOGICAL_GPUS", "1")
     assert Resources(0.01, 0.25).check() == 4
-    with pytest.raises(ConfigError, match=r"0\.5 GPUs per trial x 3 trials at once asked, but this machine has 1 GPUs"):
+    with pytest.raises(
+        ConfigError, match=r"0\.5 GPUs per trial x 3 trials at once requested, but this machine has 1 GPUs"
+    ):
         Resources(0.01, 0.5, max_concurrent=3).check()
     with pytest.raises(ConfigError, match="2 GPUs per trial asked"):
         Resources(0.01, 2).check()

@@ -178,9 +178,9 @@ def listening(processes: list[int]) -> set[str]:
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        (Resources(cpus_per_trial=10_000), "10000 CPUs per trial asked, but this machine has"),
-        (Resources(gpus_per_trial=64), "64 GPUs per trial asked, but this machine has"),
-        (Resources(max_concurrent=10_000), "1 CPUs per trial x 10000 trials at once asked"),
+        (Resources(cpus_per_trial=10_000), "10000 CPUs per trial requested, but this machine has"),
+        (Resources(gpus_per_trial=64), "64 GPUs per trial requested, but this machine has"),
+        (Resources(max_concurrent=10_000), "1 CPUs per trial x 10000 trials at once requested"),
         (Resources(max_concurrent=0), "at least 1, got 0"),
         (Resources(cpus_per_trial=0), "more than 0 CPUs"),
     ],

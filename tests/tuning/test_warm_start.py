@@ -196,7 +196,7 @@ def test_a_study_without_a_fitting_trial_is_refused(small_study: StudyFolder, sp
     narrow = read_space(space.to_dict(), "tests", fix=["loss=cross_entropy"])
     with pytest.raises(StudyError, match=r"none of its 6 complete trials fits: .*loss.name"):
         begin_with(small_study, narrow, [], other)
-    with pytest.raises(StudyError, match="a study knows its own trials"):
+    with pytest.raises(StudyError, match="the sampler learns from the trials of this study anyway"):
         begin_with(small_study, space, [], small_study)
 
 
@@ -232,7 +232,7 @@ def test_by_command_another_study_is_learnt_from_and_not_needed_again(
         return CliRunner().invoke(app, ["search", "small.yaml", "--scheduler", "none", "--study", study, *arguments])
 
     assert search("a", "--trials", "3").exit_code == 0
-    note = "Note: The sampler knows 3 complete trials of study 'a'. They are no results of this study."
+    note = "Note: The sampler learns from 3 complete trials of study 'a'. They are not results of this study."
     first = search("b", "--trials", "3", "--warm-start", "a", "--start-with", "mine.yaml")
     assert (first.exit_code, note in first.stdout) == (0, True), first.output
     new = StudyFolder(tmp_path / "runs" / "b")
