@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
@@ -222,26 +221,28 @@ def _with_keys(path: Path, value: Any, needs: Iterable[str], cure: str) -> dict[
 
 @contextlib.contextmanager
 def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the exclusive lock at `path`; the kernel frees it when the process ends, however it ends.
+    """Hold the exclusive lock at `path`; the system frees it when the process ends, however it ends.
 
     Args:
-        doing: what for; whoever is refused reads it.
+        doing: what for; the message of a refusal repeats it.
         wait: wait for the holder, where it holds the lock for moments only, instead of refusing.
 
     Raises:
-        StudyInUse: another process holds it; the message says which one.
+        StudyInUse: another process holds it; the message names that process.
+        HistotuneError: the file cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        if not _take(file, wait=wait):
-            file.seek(0)
-            holder = file.read().strip() or "an unknown process"
-            raise StudyInUse(f"{path.parent} is in use by {holder}: wait for it to end, or stop it")
-        file.truncate(0)
-        file.write(
-            f"process {os.getpid()} on {socket.gethostname()} ({doing}) since {datetime.now():%Y-%m-%d %H:%M:%S}"
-        )
-        file.flush()
+    # the space is the byte that Windows locks, and that no other process can read there
+    name = f" process {os.getpid()} on {socket.gethostname()} ({doing}) since {datetime.now():%Y-%m-%d %H:%M:%S}"
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("a+b", buffering=0))
+            if not _take(file, wait=wait):
+                raise StudyInUse(f"{path.parent} is in use by {_named(file)}: wait for it to end, or stop it")
+            file.truncate(0)
+            file.write(name.encode())
+        except OSError as error:
+            raise unwritable(path, error) from error
         try:
             yield
         finally:
@@ -249,27 +250,27 @@ def lock(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def holder(path: Path) -> str:
-    """Say who holds the lock at `path`; "" when it is free, and also where a process that is gone left its name."""
+    """Name the process that holds the lock at `path`; "" when it is free, also where a dead process left its name."""
     if not path.exists():
         return ""
-    with path.open("r", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "an unknown process"
-    return ""
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:  # NFS locks only what is open for writing
+        return "" if _take(file) else _named(file)
 
 
-def _take(file: IO[str], *, wait: bool) -> bool:
-    """Take the lock; asked for thrice, because whoever asks for its `holder` has it for a moment."""
+def _take(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Take the lock until the file is closed; three attempts, because `holder` takes it for a moment."""
+    import filelock  # 0.05 s, which a command that locks nothing does not wait for
+
     for _ in range(1 if wait else 3):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            time.sleep(0.05)
-        else:
+        if filelock.lock_descriptor(file.fileno(), blocking=wait):
             return True
+        time.sleep(0.05)
     return False
+
+
+def _named(file: IO[bytes]) -> str:
+    file.seek(1)
+    return file.read().decode().strip() or "an unknown process"
 
 
 def unwritable(path: Path, error: OSError) -> HistotuneError:

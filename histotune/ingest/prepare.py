@@ -13,7 +13,6 @@ CACHE/<dataset>-<image size>-<fingerprint>/
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
@@ -217,13 +216,7 @@ def _turn(cache: Path, name: str) -> Iterator[Path | None]:
     The folder takes its name when the block ends, and vanishes when the block fails.
     """
     folder = cache.absolute() / name
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / f".{name}.lock").open("w")
-    except OSError as error:
-        raise files.unwritable(folder, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel frees it when this process ends, however it ends
+    with files.lock(cache / f".{name}.lock", "preparing a cohort", wait=True):
         if (folder / COHORT).exists():
             yield None
             return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import yaml
@@ -205,7 +205,8 @@ def test_who_asks_for_the_holder_does_not_keep_a_search_from_beginning(
     with files.lock(path, "an earlier search"):
         pass
     with path.open("r", encoding="utf-8") as asking:
-        fcntl.flock(asking, fcntl.LOCK_SH)  # as `holder` has it for a moment, which ends while the lock waits
+        # as `holder` has it for a moment, which ends while the lock waits
+        assert filelock.lock_descriptor(asking.fileno(), blocking=False)
         monkeypatch.setattr("time.sleep", lambda seconds: asking.close())
         with files.lock(path, "a search"):
             assert "a search" in files.holder(path)
