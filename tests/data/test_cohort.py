@@ -161,7 +161,7 @@ PREPARE = """
     from histotune.ingest.prepare import prepare
     root, cache = map(Path, sys.argv[1:3])
     heard = []
-    def progress(done, total):
+    def progress(what, done, total):
         heard.append(done)
         print("at", done, flush=True)
     cohort = prepare(DATASETS.build("image_folder"), root, image_size=16, cache=cache, workers=2, progress=progress)
