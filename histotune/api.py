@@ -101,7 +101,7 @@ def audit(
     places, progress = Places.of(runs, cache), progress or silent
     store, afresh = StudyFolder(places.runs / what), (protocol, folds, repeats, seed, image_size, options or None)
     if store.exists() and all(asked is None for asked in afresh):
-        sizes = [int(size) for size in store.settings().digests]
+        sizes = [int(size) for size in store.settings.digests]
         cohort = study_cohort(store, places, min(sizes), data)
         report = of_study(store, cohort, fresh=True, progress=progress, command=command)
     else:

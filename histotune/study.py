@@ -44,7 +44,7 @@ class Study:
     def __init__(self, store: StudyFolder, summary: SearchSummary | None = None) -> None:
         self.store = store
         self.summary = summary
-        self.settings = store.settings()
+        self.settings = store.settings
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {len(self.trials())} trials, {str(self.store.folder)!r})"
@@ -177,7 +177,7 @@ class Study:
         """Return the trials that were asked for by modality, or None where none was."""
         if not (modalities or add or drop):
             return None
-        others = {name: _study_at(self.store, place) for name, place in add.items()}
+        others = {name: StudyFolder.find(study, self.store.folder.parent) for name, study in add.items()}
         if not modalities:
             earlier = again(self.store, strategy, drop)
             return joined(self.store, [*earlier, *(by_modality(self.store, [], add=others) if others else [])])
@@ -297,14 +297,6 @@ class Study:
         return export_trial(
             self.store, number, Path(folder), onnx=onnx, torch_export=torch_export, operating_point=operating_point
         )
-
-
-def _study_at(store: StudyFolder, place: str | os.PathLike[str]) -> StudyFolder:
-    """Find a study by name, beside this one, or by folder; it must exist."""
-    named = StudyFolder(store.folder.parent / place)
-    result = named if named.exists() or not StudyFolder(Path(place)).exists() else StudyFolder(Path(place))
-    result.settings()  # there is none: says so, and offers the nearest
-    return result
 
 
 def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Study:

@@ -73,7 +73,7 @@ class PlainDisplay(Display):
 
     def began(self, store: StudyFolder, budget: Budget, ledger: Ledger) -> None:
         """Take up what an earlier search left."""
-        settings = store.settings()
+        settings = store.settings
         self.metric, self.budget, self.ledger = settings.metric, budget, ledger
         self.began_at = time.monotonic()
         if settings.training:

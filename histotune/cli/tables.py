@@ -67,7 +67,7 @@ def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_want
     from histotune.storage.seal import seal_sentence
     from histotune.studies.leaderboard import gain, leaderboard, lines, verdict
 
-    settings, entries = store.settings(), lines(store)
+    settings, entries = store.settings, lines(store)
     board = leaderboard(store, entries)
     if json_wanted:
         text = {"study": settings.name, "folder": str(store.folder), "openings": store.openings()}
@@ -106,7 +106,7 @@ def trial(record: TrialRecord, *, json_wanted: bool) -> None:
     """Print one training's result."""
     from histotune.storage.study_folder import StudyFolder
 
-    training = StudyFolder(record.folder.parents[1]).settings().training
+    training = StudyFolder(record.folder.parents[1]).settings.training
     if json_wanted:
         text = {"folder": str(record.folder), "state": record.state, "training": training}
         as_json(text | {"metrics": dict(record.metrics)})

@@ -120,7 +120,7 @@ def merge(
         StudyError: no trial is complete, trials were scored on different cases, or the operating point is out of reach.
         ConfigError: unknown strategy, parameter or operating point, or `top` below 1.
     """
-    settings = store.settings()
+    settings = store.settings
     params = _params(strategy, params or {}, settings)
     point = point_of(operating_point, settings)
     lineup = line_up(members or [SelectedTrial(record, store) for record in best_trials(store, top)])
@@ -226,10 +226,10 @@ def _write(
     scores = np.log(np.maximum(probabilities, LEAST))  # float64: a vote's tie-break is lost in float32
     saved = replace(lineup.cases, logits=scores)
     saved.save(merged.folder / layout.PREDICTIONS)
-    settings = store.settings()
+    settings = store.settings
     measured: dict[str, Any] = {"metrics": dict(merged.metrics)}
     if settings.folds:  # as its members are
-        measured = scored(list(by_fold(saved, store.split_table())), saved, settings.positive)
+        measured = scored(list(by_fold(saved, store.split)), saved, settings.positive)
     described = asdict(merged) | {"folder": merged.name, "name": merged.name}
     described["best_member"] = lineup.members[0].record.number
     described.pop("fit_seconds")  # the same ensemble is described in the same words

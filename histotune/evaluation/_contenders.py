@@ -42,7 +42,7 @@ def contenders(store: StudyFolder, top: int) -> list[Candidate]:
     """
     if top < 1:
         raise ConfigError(f"top={top}: confirm at least the best configuration")
-    settings = store.settings()
+    settings = store.settings
     default = _unseeded(TrialConfig.from_dict(read_space(settings.space, settings.name).default()))
     distinct = list(_distinct(store))
     if not distinct:

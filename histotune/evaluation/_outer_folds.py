@@ -48,7 +48,7 @@ class Outer:
     """
 
     def __init__(self, store: StudyFolder, cohort: Cohort, folds: int) -> None:
-        self.store, self.cohort, self.settings, self.folds = store, cohort, store.settings(), folds
+        self.store, self.cohort, self.settings, self.folds = store, cohort, store.settings, folds
         self.data = store.training_data(cohort)
         self._groups = whole_groups(cohort, self.settings.protocol)
         self._dealt: dict[int, TrainingData] = {}

@@ -88,7 +88,7 @@ def confirm(
     say = say or silent
     sizes = {one.config.image_size for one in chosen}
     outers = {size: Outer(store, study_cohort(store, places, size, data), folds) for size in sizes}
-    fresh = [store.settings().seed + FRESH + number for number in range(1, seeds + 1)]
+    fresh = [store.settings.seed + FRESH + number for number in range(1, seeds + 1)]
     for one in outers.values():
         for seed in fresh:
             one.dealt(seed)  # what cannot be dealt is refused before the first training
@@ -104,7 +104,7 @@ def confirm(
 
 def _check(store: StudyFolder, seeds: int, outer: int | None) -> int:
     """Return the number of outer folds."""
-    settings = store.settings()
+    settings = store.settings
     if seeds < 2:
         raise ConfigError(f"seeds={seeds}: how much a score depends on the seed takes at least 2 of them to see")
     if outer is not None and outer < 2:
@@ -122,7 +122,7 @@ def _compare(
     replicates: int,
     command: str,
 ) -> Confirmation:
-    settings = store.settings()
+    settings = store.settings
     complete = {name: records for name, records in trained.items() if all(r.state == COMPLETE for r in records)}
     if not complete:
         raise StudyError(
@@ -167,7 +167,7 @@ def _compare(
 
 
 def _notes(store: StudyFolder, outer: Outer, rows: Sequence[ConfirmationRow]) -> list[str]:
-    settings = store.settings()
+    settings = store.settings
     seen = 1 - 1 / settings.folds if settings.folds else 1 - outer.share
     notes = []
     if outer.trained_on < 0.95 * seen:
@@ -219,7 +219,7 @@ class DevelopmentCases:
 
     def __init__(self, store: StudyFolder, outer: Outer, replicates: int) -> None:
         self.outer, self.metric = outer, outer.settings.metric
-        self._settings, self._replicates = store.settings(), replicates
+        self._settings, self._replicates = store.settings, replicates
         data = outer.data
         self._rows = np.sort(np.concatenate([data.train, data.val]))
         self._place = {case: at for at, case in enumerate(data.ids[self._rows])}

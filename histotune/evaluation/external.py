@@ -87,7 +87,7 @@ def _refuse_known_images(model: Export, cohort: Cohort) -> None:
     store = StudyFolder(model.study_folder)
     if not store.exists():
         return  # an export that travelled alone knows the digest of its data only
-    table = store.split_table()
+    table = store.split
     shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
     if shared:
         raise DataError(

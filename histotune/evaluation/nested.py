@@ -151,7 +151,7 @@ def nested_search(
     refuse_thinned(study or loaded.name, thinned=thinned)
     store, cohorts = begin(wanted, study, place)
     whole = Outer(store, cohorts[min(cohorts)], outer)
-    dealt = whole.dealt(store.settings().seed + FRESH)
+    dealt = whole.dealt(store.settings.seed + FRESH)
     result: list[OuterFold] = []
     saved: list[Predictions] = []
     with files.lock(store.folder / layout.OUTER / layout.LOCK, "histotune search --outer"):
@@ -206,7 +206,7 @@ def _refuse_other_folds(store: StudyFolder, outer: int) -> None:
 
 def _study_of(store: StudyFolder, cohort: Cohort, whole: Outer, cut: TrainingData, number: int) -> StudyFolder:
     """Create the study of an outer fold, whose sealed part is the fold, or find it again."""
-    own, settings = StudyFolder(store.folder / layout.OUTER / str(number)), store.settings()
+    own, settings = StudyFolder(store.folder / layout.OUTER / str(number)), store.settings
     if own.exists():
         return own
     nobody = np.array([], np.int64)
@@ -237,12 +237,12 @@ def _evaluated(
     own: StudyFolder, cohorts: Cohorts, data: TrainingData, number: int, command: str
 ) -> tuple[OuterFold, Predictions]:
     """Evaluate the winner on its outer fold, on the record; the same winner once only."""
-    winner, metric = best_trials(own, 1)[0], own.settings().metric
+    winner, metric = best_trials(own, 1)[0], own.settings.metric
     model = load(export_trial(own, winner.number, own.folder / "export"))
     path = own.folder / layout.OUTER_PREDICTIONS
     measured = (own.evaluations() or [{}])[-1]
     if measured.get("digest") != model.digest:
-        rows = np.flatnonzero(own.split_table()["part"].to_numpy() == "test")
+        rows = np.flatnonzero(own.split["part"].to_numpy() == "test")
         logits = []
         for start in range(0, len(rows), CHUNK):
             cases = {size: select(one.columns, rows[start : start + CHUNK]) for size, one in cohorts.items()}
@@ -274,7 +274,7 @@ def _what(record: TrialRecord) -> str:
 def _joined(
     store: StudyFolder, result: Sequence[OuterFold], saved: Sequence[Predictions], data: TrainingData, command: str
 ) -> Nested:
-    settings = store.settings()
+    settings = store.settings
     metric = settings.metric
     labels, patients = (np.concatenate([getattr(one, name) for one in saved]) for name in ("labels", "patients"))
     probabilities = np.exp(np.concatenate([one.logits for one in saved]))

@@ -99,7 +99,7 @@ def evaluate(
     sized = sized_cohorts(model, cohorts)
     _refuse_strangers(model, store, sized)
     data = store.training_data(sized[min(sized)])
-    table = store.split_table()
+    table = store.split
     rows = np.flatnonzero(table["part"].to_numpy() == "test")
     if not len(rows):
         raise StudyError(
@@ -112,7 +112,7 @@ def evaluate(
     labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
     patients = table["patient"].to_numpy(str)[rows]
     result = measured(model, contenders, labels, patients, replicates=replicates, seed=seed)
-    settings = store.settings()
+    settings = store.settings
     evaluation = Evaluation(
         **result,
         part=SEALED,
@@ -142,7 +142,7 @@ def sized_cohorts(model: Export, cohorts: Cohorts) -> Mapping[int, Cohort]:
 
 
 def _refuse_strangers(model: Export, store: StudyFolder, sized: Mapping[int, Cohort]) -> None:
-    settings = store.settings()
+    settings = store.settings
     made_in = model.info["study"]
     if (made_in["name"], made_in["created"]) != (settings.name, settings.created):
         raise StudyError(

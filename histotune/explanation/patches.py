@@ -109,10 +109,10 @@ def standing(model: Export, contents: Sequence[str], patients: Sequence[str]) ->
     """
     store, made_in = StudyFolder(model.study_folder), model.info["study"]
     nothing = ("",) * len(contents)
-    if not store.exists() or store.settings().created != made_in["created"]:
+    if not store.exists() or store.settings.created != made_in["created"]:
         return Standing(None, nothing, nothing)
-    table = store.split_table().drop_duplicates("content").set_index("content")
-    if store.settings().folds:  # of the models that are averaged all but one trained on it
+    table = store.split.drop_duplicates("content").set_index("content")
+    if store.settings.folds:  # of the models that are averaged all but one trained on it
         table["part"] = table["part"].replace(VAL, TRAIN)
     known: Mapping[str, Mapping[str, str]] = table[["id", "part"]].to_dict("index")  # type: ignore[assignment]
     result = [known.get(content, {"id": "", "part": ""}) for content in contents]

@@ -114,13 +114,13 @@ def distill(
     record = _trained(config, data, folder, store, None, progress)
     how, temperature = describe_single(store, record.predictions(), operating_point)
     result = _compared(store, merged, model, record, temperature, teacher)
-    distilled = Distilled(folder, merged.name, model.number, trust, store.settings().metric, **result, how=how)
+    distilled = Distilled(folder, merged.name, model.number, trust, store.settings.metric, **result, how=how)
     if export is not None:
         rows = np.flatnonzero(data.folds[0]) if data.folds is not None else data.train
         whole = replace(data, folds=None, train=rows, val=data.cuts()[0].val)  # whose score means nothing
         network = _trained(config, whole, folder / layout.WHOLE, store, Fold(folder / layout.WHOLE, 1), progress)
         network = replace(network, number=model.number, metrics=record.metrics)
-        text = {"kind": "trial", "name": f"{store.settings().name}-student-of-{merged.name}", **how}
+        text = {"kind": "trial", "name": f"{store.settings.name}-student-of-{merged.name}", **how}
         text["distilled"] = _told(distilled)
         write_export(store, export, text, [network], [temperature], onnx=onnx, torch_export=torch_export)
     files.write_json(folder / layout.DISTILLATION, _told(distilled))
@@ -136,7 +136,7 @@ def check_distillable(
         StudyError: the study has no folds, or the student's trial is not complete.
         ConfigError: ONNX is asked for without its packages, or without a folder.
     """
-    settings = store.settings()
+    settings = store.settings
     if not settings.folds:
         raise StudyError(
             f"study {settings.name!r} has no folds, so that its trials have held-out predictions of the validation "
@@ -186,7 +186,7 @@ def _trained(
         if progress is not None:
             progress(what, epoch, config.epochs)
 
-    record = run_trial(config, data, folder, report, metric=store.settings().metric, fold=fold, probed=False)
+    record = run_trial(config, data, folder, report, metric=store.settings.metric, fold=fold, probed=False)
     if record.state != COMPLETE:
         raise StudyError(f"the student's training is {record.state}: {record.kind}, {record.reason}")
     return record
@@ -201,7 +201,7 @@ def _compared(
     teacher: Predictions,
 ) -> dict[str, Any]:
     """Measure student, ensemble and best member on the same cases, out of folds."""
-    settings, saved = store.settings(), record.predictions()
+    settings, saved = store.settings, record.predictions()
     studies = merged.studies or ("",) * len(merged.members)
     members = [_member(store, *one) for one in zip(merged.members, studies, strict=True)]
     number = int(read_ensemble(merged.folder)["best_member"])

@@ -71,7 +71,7 @@ def export_trial(
         HistotuneError: the graph or program cannot be written, or gives other probabilities.
     """
     record = complete_trial(store, number)
-    name = f"{store.settings().name}-trial-{number}"
+    name = f"{store.settings.name}-trial-{number}"
     how, temperature = describe_single(store, record.predictions(), operating_point)
     how = {"kind": TRIAL, "name": name, **how}
     return write_export(store, folder, how, [record], [temperature], onnx=onnx, torch_export=torch_export)
@@ -88,7 +88,7 @@ def export_ensemble(
     """
     how = {
         "kind": ENSEMBLE,
-        "name": f"{store.settings().name}-{merged.name}",
+        "name": f"{store.settings.name}-{merged.name}",
         "strategy": merged.strategy,
         "params": dict(merged.params),
         "state": dict(merged.state),
@@ -191,7 +191,7 @@ def _members(members: Sequence[TrialRecord], temperatures: Sequence[float]) -> l
 
 def _parts(store: StudyFolder) -> dict[str, Any]:
     """Count cases and patients of each part of the split."""
-    table = store.split_table()
+    table = store.split
     parts = {part: table["patient"][table["part"] == part] for part in (TRAIN, VAL, TEST)}
     return {part: {"cases": len(who), "patients": who.nunique()} for part, who in parts.items() if len(who)}
 
@@ -201,7 +201,7 @@ def _plain(result: Mapping[str, ConfidenceInterval]) -> dict[str, dict[str, floa
 
 
 def _facts(store: StudyFolder) -> dict[str, Any]:
-    settings = store.settings()
+    settings = store.settings
     return {
         "format": FORMAT,
         "classes": list(settings.classes),
@@ -234,7 +234,7 @@ def describe_single(
     store: StudyFolder, saved: Predictions, operating_point: str | OperatingPoint | None = None
 ) -> tuple[dict[str, Any], float]:
     """Return what an export says of one network with these held-out predictions, and its temperature."""
-    settings, raw = store.settings(), metrics.softmax(saved.logits)
+    settings, raw = store.settings, metrics.softmax(saved.logits)
     point, parts = point_of(operating_point, settings), parts_by_patient(saved.patients, saved.labels)
     positive, bounds = settings.positive, (LEAST_TEMPERATURE, MOST_TEMPERATURE)
     tuned = tune(raw, saved.labels, parts, point, positive=positive, bounds=bounds)

@@ -63,7 +63,7 @@ def _log_trial(client: Any, tracker: MlflowTracker, folder: Path, record: TrialR
 
 
 def _log_and_register(tracker: MlflowTracker, client: Any, folder: Path, merged: EnsembleResult) -> str:
-    info, metric = _info(folder), tracker.store.settings().metric
+    info, metric = _info(folder), tracker.store.settings.metric
     name = f"{tracker.store.folder.name}-ensemble"
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=f"Ensembles of study {tracker.store.folder.name}")

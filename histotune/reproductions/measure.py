@@ -71,7 +71,7 @@ class Meter:
         path, subject = self.store.folder / layout.reproduction(), self._subject(elsewhere=False)
         if (known := _known(path, subject)) is not None:
             return known[""]
-        table, settings = self.store.split_table(), self.store.settings()
+        table, settings = self.store.split, self.store.settings
         rows = np.flatnonzero(table["part"].to_numpy() == "test")
         count, ensembles = sum(map(len, self.trained.values())), len(self.reproduction.ensembles)
         further = f", and {ensembles} ensembles per seed" if ensembles else ""
@@ -113,7 +113,7 @@ class Meter:
         subject = self._subject(cohort.digest, elsewhere=True)
         if (known := _known(path, subject)) is not None:
             return known
-        settings = self.store.settings()
+        settings = self.store.settings
         check_elsewhere(self.store, cohort, labels)
         translation, _ = correspondence(settings.classes, settings.positive, settings.name, cohort)
         self.said(f"scoring {len(cohort)} cases of {cohort.name} with {sum(map(len, self.trained.values()))} trainings")
@@ -140,7 +140,7 @@ class Meter:
 
     @cached_property
     def _thresholds(self) -> dict[str, dict[int, float]]:
-        return thresholds(self.reproduction, self.trained, self.store.settings().positive)
+        return thresholds(self.reproduction, self.trained, self.store.settings.positive)
 
     def _rows(self, result: Probabilities, cases: MeasuredCases, *, elsewhere: bool = False) -> dict[str, Any]:
         """Return the rows of `MeasuredContender`."""
@@ -194,7 +194,7 @@ def check_elsewhere(store: StudyFolder | None, cohort: Cohort, labels: np.ndarra
         DataError: a patient has two labels, or images stand in the study, too.
     """
     if store is not None:
-        table = store.split_table()
+        table = store.split
         shared = set(table["content"][table["part"] != ""]) & set(cohort.table["content"])
         if shared:
             raise DataError(

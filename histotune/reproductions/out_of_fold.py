@@ -273,7 +273,7 @@ class _Lines:
         if record is not None:
             return record
         own = kept(data, config) if contender.complete else data
-        record = run_trial(config, own, folder, metric=store.settings().metric, probed=False)
+        record = run_trial(config, own, folder, metric=store.settings.metric, probed=False)
         if record.state != COMPLETE:
             raise StudyError(f"the training of {row!r} with seed {seed} failed: {record.reason} (see {folder})")
         self._fresh += 1

@@ -80,7 +80,7 @@ class OutOfFoldPredictions:
                 whole, there = np.full((len(data.ids), len(data.classes)), np.nan), np.zeros(len(data.ids), bool)
                 whole[at], there[at] = saved.logits, saved.heard
                 logits.setdefault(row, {})[seed], observed.setdefault(row, {})[seed] = whole, there
-        dealt = {seed: store.split_table()["fold"].to_numpy(np.int64) for seed, store in stores.items()}
+        dealt = {seed: store.split["fold"].to_numpy(np.int64) for seed, store in stores.items()}
         return cls(
             data.labels,
             data.patients,

@@ -67,11 +67,11 @@ def draw_imbalances(arms: Sequence[Arm], cohort: Cohort, folder: Path) -> list[P
     for arm in arms:
         data = arm.store.training_data(cohort)
         result = np.bincount(data.labels[data.train], minlength=2)
-        positive = arm.store.settings().positive
+        positive = arm.store.settings.positive
         counts.append((int(result[1 - positive]), int(result[positive])))
     measured = arms[0].measured
     first = next(iter(measured.rows.values()))
-    settings = arms[0].store.settings()
+    settings = arms[0].store.settings
     curve = ImbalanceCurve(
         makeups=[arm.name for arm in arms],
         counts=counts,

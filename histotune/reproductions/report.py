@@ -390,7 +390,7 @@ def report_of(asked: ReproductionRequest, arms: Sequence[Arm]) -> ReproductionRe
         facts={
             **facts,
             "scale": asdict(asked.scale),
-            "studies": {name: _plain(arm.store.settings()) for name, arm in named.items()},
+            "studies": {name: _plain(arm.store.settings) for name, arm in named.items()},
         },
     )
 
@@ -399,8 +399,8 @@ def _head(asked: ReproductionRequest, facts: Mapping[str, Any], arms: Sequence[A
     name, *options = facts.items()
     command = " ".join([f"histotune reproduce {name[1]}", *(f"--{option} {value}" for option, value in options)])
     head = [f"{asked.reproduction.title}, measured again by `{command}`."]
-    measured, settings = arms[0].measured, arms[0].store.settings()
-    parts = arms[0].store.split_table()
+    measured, settings = arms[0].measured, arms[0].store.settings
+    parts = arms[0].store.split
     val = parts[parts["part"] == "val"]
     chosen = (
         f"Parameters and epochs were chosen by {in_words(settings.metric)} on the validation part, {len(val):,} images "
@@ -434,16 +434,16 @@ def _counted(measured: MeasuredContender) -> str:
 
 
 def _scaled(asked: ReproductionRequest, arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
-    setting, scale, table = asked.setting, asked.scale, arms[0].store.split_table()
+    setting, scale, table = asked.setting, asked.scale, arms[0].store.split
 
     def part(store: StudyFolder, name: str) -> str:
-        rows = store.split_table()
+        rows = store.split
         rows = rows[rows["part"] == name]
         return f"{len(rows):,} images of {rows['patient'].nunique()} patients"
 
     counts = {name: f"{(table['part'] == name).sum():,}" for name in ("train", "val", "test")}
     stores = {arm.store.folder: arm.store for arm in arms}.values()
-    trained = [part(store, "train") + _in_brackets(store.settings().training) for store in stores]
+    trained = [part(store, "train") + _in_brackets(store.settings.training) for store in stores]
     searched = f"{scale.trials}, with seed 0" if asked.line_up.searches else "none: each at its first configuration"
     here = {
         "split": "{}: training {train}, validation {val}, test {test} images".format(asked.protocol, **counts),

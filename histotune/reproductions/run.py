@@ -252,7 +252,7 @@ def _report(asked: OutOfFoldRequest, scored: OutOfFoldPredictions, compared: Com
     facts: dict[str, Any] = {"reproduction": asked.name, "on": asked.on, "protocol": KFOLD, "budget": asked.spent}
     facts |= {"seeds": asked.scale.seeds}
     command = f"histotune reproduce {asked.name} --on {asked.on} --budget {asked.spent} --seeds {asked.scale.seeds}"
-    first = scored.stores[scored.seeds[0]].settings()
+    first = scored.stores[scored.seeds[0]].settings
     head = [f"{asked.reproduction.title}, measured again by `{command}`.", _patients(scored), *compared.head]
     head += ["**The data are made up.**"] if first.facts.get("synthetic") else []
     kept = ("dataset", "digests", "classes", "protocol", "folds", "metric", "version")
@@ -288,7 +288,7 @@ def _patients(scored: OutOfFoldPredictions) -> str:
 
 
 def _scaled(asked: OutOfFoldRequest, scored: OutOfFoldPredictions) -> list[tuple[str, str, str]]:
-    first, paper = scored.stores[scored.seeds[0]].settings(), asked.setting.paper
+    first, paper = scored.stores[scored.seeds[0]].settings, asked.setting.paper
     here = {
         "task": f"{len(scored.classes)} classes: {', '.join(scored.classes)}",
         "patients": f"{len(scored.labels)} with a label, {len(scored.having(asked.setting.patients))} of them with "

@@ -195,7 +195,7 @@ def choose(line_up: LineUp, store: StudyFolder) -> dict[str, TrialConfig]:
     """
     if not line_up.searches:
         return {label: configs[0] for label, configs in line_up.searched.items()}
-    ended, metric = _ended(store), store.settings().metric
+    ended, metric = _ended(store), store.settings.metric
     best = {}
     for label, configs in line_up.searched.items():
         values = [ended[config.digest()].metrics.get(metric, float("nan")) for config in configs]

@@ -44,7 +44,7 @@ def _found(opening: Mapping[str, Any], store: StudyFolder) -> str:
     figures = opening["figures"]
     if figures is None:
         return f"for model {opening['subject']}, and ended without figures"
-    metric = store.settings().metric
+    metric = store.settings.metric
     if len(figures) > 1:
         return f"for {len(figures)} models of a comparison ({opening['subject']})"
     name, result = next(iter(figures.items()))

@@ -94,7 +94,7 @@ def joined(store: StudyFolder, members: Sequence[SelectedTrial]) -> list[Selecte
         ConfigError: a modality stands twice, or there is none.
     """
     _check_names([member.modality for member in members])
-    metric = store.settings().metric
+    metric = store.settings.metric
     sign = metrics.direction(metric)
     return sorted(members, key=lambda member: -sign * member.record.metrics[metric])
 
@@ -152,7 +152,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 def ranked_trials(store: StudyFolder) -> list[TrialRecord]:
     """Return the complete trials whose metric is known, best first."""
-    metric = store.settings().metric
+    metric = store.settings.metric
     sign = metrics.direction(metric)
     known = [
         trial
@@ -178,8 +178,8 @@ def _refuse_other_split(store: StudyFolder, member: SelectedTrial) -> None:
     """Refuse a member whose study parts other cases, or parts them otherwise: it may have trained on our test part."""
     if member.store.folder == store.folder:
         return
-    ours, theirs = (one.split_table().drop(columns="content") for one in (store, member.store))
-    if not ours.equals(theirs) or store.settings().classes != member.store.settings().classes:
+    ours, theirs = (one.split.drop(columns="content") for one in (store, member.store))
+    if not ours.equals(theirs) or store.settings.classes != member.store.settings.classes:
         raise StudyError(
             f"study {member.store.folder.name!r} has other cases, classes, parts or folds than {store.folder.name!r}: "
             "its trials may have been trained on cases that are scored here. Search the other modality in a study of "

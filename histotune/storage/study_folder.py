@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,29 @@ class StudySettings:
 
 
 class StudyFolder:
-    """Paths and files of one study; the only door to them."""
+    """Paths and files of one study; the only door to them.
+
+    What a study begins with never changes, so `settings` and `split` are read once, where they are first needed, and
+    are the same for all that this object is passed to.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+
+    def __reduce__(self) -> tuple[type[StudyFolder], tuple[Path]]:
+        return StudyFolder, (self.folder,)  # a worker reads what it needs
+
+    @classmethod
+    def find(cls, study: str | os.PathLike[str], runs: Path) -> StudyFolder:
+        """Return a study that exists, by its name in `runs` or by its folder.
+
+        Raises:
+            StudyError: there is none; the nearest name is offered.
+        """
+        named, elsewhere = cls(runs / study), cls(Path(study))
+        result = elsewhere if elsewhere.exists() and not named.exists() else named
+        result.require()
+        return result
 
     @property
     def journal(self) -> Path:
@@ -139,25 +160,35 @@ class StudyFolder:
         stamped = unparse(settings) | {"created": utc_time()}
         files.write_json(self.folder / layout.STUDY, stamped)
 
+    @cached_property
     def settings(self) -> StudySettings:
-        """Read what the study began with.
+        """What the study began with, of `study.json`.
 
         Raises:
             StudyError: there is no study here; the nearest name beside it is offered.
+        """
+        self.require()
+        path = self.folder / layout.STUDY
+        return files.restored(StudySettings, unparse(files.read_json(path, cure=_CURE)), path, _CURE)
+
+    def require(self) -> None:
+        """Refuse a folder that holds no study.
+
+        Raises:
+            StudyError: there is none; the nearest name beside it is offered.
         """
         if not self.exists():
             beside = [folder.name for folder in layout.studies(self.folder.parent)]
             raise StudyError(
                 f"no study {self.folder.name!r} in {self.folder.parent}. {suggest(self.folder.name, beside)}"
             )
-        path = self.folder / layout.STUDY
-        return files.restored(StudySettings, unparse(files.read_json(path, cure=_CURE)), path, _CURE)
 
-    def split_table(self) -> pd.DataFrame:
-        """Read id, patient, content, part and folds of every case, in the cohort's order."""
+    @cached_property
+    def split(self) -> pd.DataFrame:
+        """Id, patient, content, part and folds of every case, in the cohort's order; not to be changed."""
         path = self.folder / layout.SPLIT
         table = read_table(path, ("id", "patient", "content", "part"), str, cure=_CURE)
-        cases = self.settings().facts.get("cases", len(table))
+        cases = self.settings.facts.get("cases", len(table))
         if len(table) != cases or not set(table["part"]) <= {TRAIN, VAL, TEST, ""}:
             raise files.damaged(path, f"it does not name a part for each of {cases} cases", _CURE)
         return table
@@ -168,7 +199,7 @@ class StudyFolder:
 
     def training_data(self, cohort: Cohort) -> TrainingData:
         """Join the cohort with the split and the labels that are not sealed."""
-        table, settings = self.split_table(), self.settings()
+        table, settings = self.split, self.settings
         labels = table["id"].map(self.known_labels().set_index("id")["label"]).fillna(UNKNOWN).to_numpy(np.int64)
         part = table["part"].to_numpy()
         return TrainingData(
@@ -270,7 +301,7 @@ class StudyFolder:
     def _labels(self, path: Path, *parts: str) -> pd.DataFrame:
         """Read the labels of all cases of some parts."""
         labels = read_table(path, ("id", "label"), {"id": str, "label": np.int64}, cure=_CURE)
-        split = self.split_table()
+        split = self.split
         cases = split["id"][split["part"].isin(parts)]
         if len(labels) != len(cases) or set(labels["id"]) != set(cases):
             raise files.damaged(path, f"{len(labels)} labels, not those of the {len(cases)} cases in split.csv", _CURE)

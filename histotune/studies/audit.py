@@ -84,9 +84,9 @@ def of_study(
     result = None if fresh else read(store)
     if result is not None and {finding.name for finding in result.checks} == set(AUDITS.names()):
         return result
-    data, table = store.training_data(cohort), store.split_table()
+    data, table = store.training_data(cohort), store.split
     test = (table["part"] == "test").to_numpy().nonzero()[0]
-    protocol = store.settings().protocol
+    protocol = store.settings.protocol
     parts = Split(protocol, data.train, data.val, test, folds=data.folds)
     report = run(Subject.of(cohort, parts, data.labels), progress=progress, command=command)
     files.write_json(path, asdict(report))

@@ -124,7 +124,7 @@ def kinds_of(
         return None
     store = StudyFolder(places.runs / (study or open_space.name))
     if data is None and store.exists():
-        data = store.settings().data or None
+        data = store.settings.data or None
     options, size = {**open_space.options, **(options or {})}, open_space.image_sizes()[0]
     cohort = prepare_cohort(
         open_space.dataset, options, data, size, places, resize=open_space.resize, progress=progress
@@ -145,7 +145,7 @@ def begin(
     store = StudyFolder(places.runs / (name or space.name))
     data = wanted.data
     if data is None and store.exists():
-        data = store.settings().data or None
+        data = store.settings.data or None
     how: dict[str, Any] = {"resize": space.resize, "strict": wanted.strict, "progress": progress}
     cohorts = {
         size: prepare_cohort(space.dataset, space.options, data, size, places, **how) for size in space.image_sizes()
@@ -177,7 +177,7 @@ def study_cohort(store: StudyFolder, places: Places, image_size: int, data: str 
     Raises:
         StudyError: the data changed since the study began.
     """
-    settings = store.settings()
+    settings = store.settings
     where, how = data or settings.data or None, str(settings.facts.get("resize", "area"))
     cohort = prepare_cohort(settings.dataset, settings.options, where, image_size, places, resize=how)
     _check_data(store, {image_size: cohort})
@@ -237,7 +237,7 @@ def check_asked(store: StudyFolder, wanted: StudyRequest, *, space: bool = False
     Raises:
         StudyError: it is not; the message says what was and what is asked.
     """
-    settings = store.settings()
+    settings = store.settings
     asked = {
         "dataset": (settings.dataset, wanted.space.dataset),
         "metric": (", ".join(settings.metrics), ", ".join(wanted.metrics or settings.metrics)),
@@ -262,9 +262,9 @@ def check_asked(store: StudyFolder, wanted: StudyRequest, *, space: bool = False
 
 
 def _check_data(store: StudyFolder, cohorts: Mapping[int, Cohort]) -> None:
-    settings = store.settings()
+    settings = store.settings
     for size, cohort in cohorts.items():
-        change = describe_change(store.split_table(), cohort, settings.digests.get(str(size)))
+        change = describe_change(store.split, cohort, settings.digests.get(str(size)))
         if change:
             raise StudyError(
                 f"the data of study {settings.name!r} changed since it began: {change}. "

@@ -58,7 +58,7 @@ def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
     - weights of complete trials beyond the `keep` best that are in no saved ensemble, nor the best that reads one
       modality alone.
     """
-    metric = store.settings().metric
+    metric = store.settings.metric
     sign, records, kept = direction(metric), store.trials(), members(store)
     complete = [record for record in records if record.state == COMPLETE and metric in record.metrics]
     ranked = sorted(complete, key=lambda r: (-sign * r.metrics[metric], r.number))
@@ -134,7 +134,7 @@ def need(
     """
     from histotune.models.network import build_model
 
-    settings, parts = store.settings(), store.split_table()["part"]
+    settings, parts = store.settings, store.split["part"]
     parameters = build_model(config, [1] * len(settings.classes), given, trained=True).parameter_count()
     weights = 4 * max([parameters, *(record.parameters for record in store.trials())])
     trainings = max(1, settings.folds * settings.repeats)
@@ -241,5 +241,5 @@ def _stores(places: Places, study: str | None) -> Iterator[StudyFolder]:
         yield from map(StudyFolder, layout.studies(places.runs))
         return
     store = StudyFolder(places.runs / study)
-    store.settings()  # refuses a study that is not there
+    store.require()
     yield store

@@ -55,7 +55,7 @@ def leaderboard(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = 
         `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed, or which
         trial it goes on from).
     """
-    settings = store.settings()
+    settings = store.settings
     sign = metrics.direction(settings.metric)
     protocol = f"{settings.protocol} ({LEAKY})" if settings.leaky else settings.protocol
     result = sorted(lines(store) if entries is None else entries, key=lambda line: _order(line, settings.metric, sign))
@@ -82,7 +82,7 @@ def option_shares(store: StudyFolder, entries: Sequence[LeaderboardLine] | None 
     `entries` is as for `leaderboard`.
     """
     trials = store.trials() if entries is None else [line.record for line in entries if line.kind == TRIAL]
-    return space.option_shares(store.settings().space, (record.config() for record in trials))
+    return space.option_shares(store.settings.space, (record.config() for record in trials))
 
 
 def lines(store: StudyFolder) -> list[LeaderboardLine]:
@@ -122,7 +122,7 @@ def verdict(
     Raises:
         StudyError: the two were scored on different cases.
     """
-    settings = store.settings()
+    settings = store.settings
     sign = metrics.direction(settings.metric)
     result = ranked(store, entries)
     models = [line for line in result if line.kind != CONTROL]
@@ -148,7 +148,7 @@ def gain(
     Raises:
         StudyError: the two were scored on different cases.
     """
-    settings = store.settings()
+    settings = store.settings
     models = [line for line in ranked(store, entries) if line.kind != CONTROL]
     default = next((line for line in models if line.kind == TRIAL and line.record.number == 0), None)
     if default is None:
@@ -163,7 +163,7 @@ def gain(
 
 def ranked(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> list[LeaderboardLine]:
     """Return what is complete, best first by the study's metric; `entries` is as for `leaderboard`."""
-    metric = store.settings().metric
+    metric = store.settings.metric
     complete = (line for line in (lines(store) if entries is None else entries) if line.record.state == COMPLETE)
     return sorted(complete, key=lambda line: _order(line, metric, metrics.direction(metric)))
 

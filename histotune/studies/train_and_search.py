@@ -141,7 +141,7 @@ def search(
     check_sampler(sampler, loaded, len(wanted.metrics))  # here and below: refused before anything is prepared
     kept = len(check_scheduler(scheduler, loaded, wanted.dealt[0]).turns) * PopulationBasedTraining.KEPT
     first = read_starts([Path(path) for path in start_with], loaded)
-    other = None if warm_start is None else _other_study(warm_start, place)
+    other = None if warm_start is None else StudyFolder.find(warm_start, place.runs)
     joined = ray_address is not None
     if ray_address is not None:
         head_of(ray_address)
@@ -156,7 +156,7 @@ def search(
             new = not there.exists()
             store, prepared = begin(wanted, study, place, progress)
             if said is not None:
-                for line in [*(store.settings().facts.get("report", []) if new else []), audit_line(store)]:
+                for line in [*(store.settings.facts.get("report", []) if new else []), audit_line(store)]:
                     said(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, place.runs, uri=tracking_uri)
@@ -176,7 +176,7 @@ def search(
                 trial_timeout=trial_timeout,
                 keep_models=keep_models,
                 opened=None if opened is None else functools.partial(opened, store, budget),
-                seed=store.settings().seed,
+                seed=store.settings.seed,
                 room=functools.partial(_check_room, store, loaded, budget, keep_models, kept, joined, said, prepared),
                 address=ray_address,
                 storage=storage,
@@ -189,14 +189,6 @@ def search(
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
     return store, summary
-
-
-def _other_study(name: str | os.PathLike[str], place: Places) -> StudyFolder:
-    """Find a study by name or folder; it must exist."""
-    named = StudyFolder(place.runs / name)
-    store = named if named.exists() or not StudyFolder(Path(name)).exists() else StudyFolder(Path(name))
-    store.settings()  # there is none: says so, and offers the nearest
-    return store
 
 
 def _check_room(
@@ -285,4 +277,4 @@ def train(
     result = read_record(folder)
     if result is not None and result.state == "complete":
         return result
-    return run_trial(config, store.training_data(cohort), folder, report, metric=store.settings().metric)
+    return run_trial(config, store.training_data(cohort), folder, report, metric=store.settings.metric)

@@ -39,7 +39,7 @@ def experiment_tags(store: StudyFolder, trials: Sequence[TrialRecord], experimen
         trials: that have ended.
         experiment: its id.
     """
-    metric = store.settings().metric
+    metric = store.settings.metric
     view = json.dumps(_view(store, _varied(trials)), separators=(",", ":"))
     tags = {NOTE: _note(store, trials, experiment)[:_LONGEST], f"{_PRIMARY}.name": metric}
     tags[f"{_PRIMARY}.greaterIsBetter"] = str(metrics.direction(metric) > 0).lower()
@@ -48,7 +48,7 @@ def experiment_tags(store: StudyFolder, trials: Sequence[TrialRecord], experimen
 
 def _note(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) -> str:
     """Describe a study in Markdown."""
-    settings, facts = store.settings(), store.settings().facts
+    settings, facts = store.settings, store.settings.facts
     ended = ", ".join(f"{sum(t.state == state for t in trials)} {state}" for state in sorted({t.state for t in trials}))
     folds = f", {settings.folds} folds" if settings.folds else ""
     warning = "Patients stand on both sides of the split: every number is too good. " if settings.leaky else ""
@@ -79,7 +79,7 @@ def _varied(trials: Sequence[TrialRecord]) -> list[str]:
 
 def _view(store: StudyFolder, varied: Sequence[str]) -> dict[str, Any]:
     """Return the state of the interface: what it searches for and in which order, columns, charts."""
-    settings = store.settings()
+    settings = store.settings
     metric, two = settings.metric, len(settings.classes) == 2
     shown = [m for m in dict.fromkeys([*settings.metrics, *_SHOWN]) if two or m not in ("sensitivity", "specificity")]
     columns = [_key("metrics", name) for name in shown[: max(_METRICS, len(settings.metrics))]]

@@ -153,7 +153,7 @@ class MlflowTracker:
         return str(result.experiment_id)
 
     def _find_parent(self, client: Any) -> str:
-        settings = self.store.settings()
+        settings = self.store.settings
         # A study that was deleted and begun anew under its old name is another study: its time tells them apart.
         # (The tag is not called `created`: MLflow reads that name as the start of the run, whatever stands before it.)
         mine = f"tags.key = 'study' and tags.study_created = '{settings.created}'"
@@ -214,7 +214,7 @@ class MlflowTracker:
         client.set_terminated(run, _STATUS.get(record.state, "FAILED"), _mlflow.milliseconds(ended))
 
     def _summarise(self, client: Any) -> None:
-        metric = self.store.settings().metric
+        metric = self.store.settings.metric
         sign = 1 if METRICS[metric].higher_is_better else -1
         trials = self.store.trials()
         complete = sorted((t for t in trials if t.state == COMPLETE), key=lambda t: t.started + t.seconds)
@@ -254,7 +254,7 @@ class MlflowTracker:
 
 def study_tags(store: StudyFolder) -> dict[str, str]:
     """Return what every run of a study is tagged with."""
-    settings = store.settings()
+    settings = store.settings
     return _mlflow.tags(
         {
             "study": settings.name,

@@ -54,7 +54,7 @@ class _Watcher:
 
     def __init__(self, store: StudyFolder, listeners: Sequence[Listener]) -> None:
         self._store, self._listeners = store, listeners
-        self._metric = store.settings().metric
+        self._metric = store.settings.metric
         self.ledger = Ledger()
         self._ended = set[int]()
         for record in store.trials():

@@ -37,7 +37,7 @@ class ModelRetention:
         self._best: list[tuple[float, int]] = []  # a heap, the worst first; of equals the later trial is worse
         self._alone: dict[str, tuple[float, int]] = {}  # by modality, as in the heap
         if keep:
-            self._metric = store.settings().metric
+            self._metric = store.settings.metric
             self._sign = direction(self._metric)
             for record in store.trials():
                 self.ended(record)

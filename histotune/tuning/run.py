@@ -80,9 +80,9 @@ def run(
     resources = resources or Resources()
     if address is None:
         resources.check()
-    metric, *others = check_metrics(store.settings().metrics)
+    metric, *others = check_metrics(store.settings.metrics)
     check_sampler(sampler, space, 1 + len(others))
-    stopper = check_scheduler(scheduler, space, store.settings().folds)
+    stopper = check_scheduler(scheduler, space, store.settings.folds)
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
@@ -202,7 +202,7 @@ def run_at(
             signals,
             study=store.folder,
             cohorts=cohorts,
-            metric=store.settings().metric,
+            metric=store.settings.metric,
             resources=resources,
             at_once=at_once,
             scratch=scratch,

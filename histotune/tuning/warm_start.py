@@ -105,7 +105,7 @@ def _read(path: Path) -> WarmStart:
 
 def _learn(store: StudyFolder, space: Space, other: StudyFolder) -> WarmStart:
     _check_comparable(store, other)
-    settings = store.settings()
+    settings = store.settings
     complete = [record for record in other.trials() if record.state == COMPLETE]
     fitting, reasons = _fitting(space, complete, settings.metrics)
     if not fitting:
@@ -147,7 +147,7 @@ def _fitting(
 
 def _check_comparable(store: StudyFolder, other: StudyFolder) -> None:
     """Refuse a study from which nothing can be learnt."""
-    here, there = store.settings(), other.settings()
+    here, there = store.settings, other.settings
     name = other.folder.name
     if store.folder == other.folder:
         raise StudyError(
@@ -166,8 +166,8 @@ def _check_comparable(store: StudyFolder, other: StudyFolder) -> None:
 
 def _other_cases(store: StudyFolder, other: StudyFolder) -> str:
     """Return whether data or split differ, in words; "" when scores are comparable."""
-    here, there = store.settings().digests, other.settings().digests
+    here, there = store.settings.digests, other.settings.digests
     if any(here[size] != there[size] for size in set(here) & set(there)):
         return "data"
-    one, two = (study.split_table().drop(columns=["patient", "content"]) for study in (store, other))
+    one, two = (study.split.drop(columns=["patient", "content"]) for study in (store, other))
     return "" if one.equals(two) else "validation cases"

@@ -210,11 +210,11 @@ def test_a_study_keeps_its_imbalance_and_refuses_another(small: Path, places: di
     train(small, [], imbalance="long_tail", **places)
     result = open_study("small", runs=places["runs"]).store
     counts = json.loads((next(result.singles.iterdir()) / "model.json").read_text())["counts"]
-    parts = result.split_table()["part"].value_counts()
-    assert result.settings().imbalance == "long_tail"
+    parts = result.split["part"].value_counts()
+    assert result.settings.imbalance == "long_tail"
     assert sum(counts) == parts["train"]
     assert max(counts) / min(counts) == pytest.approx(5.9, abs=0.3)  # two classes: r = 2 / 1.71 - 1
-    assert f"{sum(counts)} of " in result.settings().training
+    assert f"{sum(counts)} of " in result.settings.training
     assert parts[""] > 0
     again = train(small, ["loss.name=focal"], **places)
     assert json.loads((again.folder / "model.json").read_text())["counts"] == counts
@@ -314,7 +314,7 @@ def test_a_study_keeps_its_limit(tmp_path: Path) -> None:
     space, places = load_space(tmp_path / "small.yaml"), Places.of(tmp_path / "runs", tmp_path / "cache")
     store, cohorts = begin(StudyRequest(space, training_cases=60), None, places)
     assert 58 <= len(store.training_data(cohorts[16]).train) <= 60
-    assert begin(StudyRequest(space), None, places)[0].settings().training_cases == 60, (
+    assert begin(StudyRequest(space), None, places)[0].settings.training_cases == 60, (
         "who asks nothing gets what there is"
     )
     with pytest.raises(StudyError, match="began with another number of training cases: 60 then, 50 now"):

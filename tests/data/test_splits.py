@@ -214,7 +214,7 @@ def test_the_official_lists_on_the_real_patches(idc_cohort: Cohort) -> None:
 
 
 def test_unchanged_data_have_no_change_to_describe(small_study: StudyFolder, small_cohort: Cohort) -> None:
-    assert describe_change(small_study.split_table(), small_cohort, small_cohort.digest) is None
+    assert describe_change(small_study.split, small_cohort, small_cohort.digest) is None
 
 
 def changed(cohort: Cohort, table: pd.DataFrame) -> Cohort:
@@ -244,6 +244,6 @@ def test_every_change_is_said(small_study: StudyFolder, small_cohort: Cohort, wh
         table.loc[3, "patient"] = "somebody else"
     elif what == "order":
         table = table[::-1]
-    answer = describe_change(small_study.split_table(), changed(small_cohort, table), small_cohort.digest)
+    answer = describe_change(small_study.split, changed(small_cohort, table), small_cohort.digest)
     assert answer is not None
     assert said in answer

@@ -79,7 +79,7 @@ def started(folder: Path, rates: list[float], **changes: Any) -> Started:
     places = Places(folder / "runs", folder / "cache")
     store, cohorts = begin(StudyRequest(read_space(SPACE | changes, "tried")), "tried", places)
     cohort = next(iter(cohorts.values()))
-    data, default = store.training_data(cohort), read_space(store.settings().space, "tried").default()
+    data, default = store.training_data(cohort), read_space(store.settings.space, "tried").default()
     for number, rate in enumerate(rates):
         config = TrialConfig.from_dict(default | {"optimizer": default["optimizer"] | {"learning_rate": rate}})
         record = run_trial(config, data, store.trial_folder(number), metric="auroc", probed=False)
@@ -140,7 +140,7 @@ def test_every_patient_of_the_development_part_is_scored_once_per_seed_by_strang
     confirmed: tuple[Started, dict[str, Any]],
 ) -> None:
     (store, cohort, _), text = confirmed
-    table, outer = store.split_table(), Outer(store, cohort, 2)
+    table, outer = store.split, Outer(store, cohort, 2)
     development = table[table["part"] != "test"].set_index("id")
     folders = seed_folders(store)
     assert len(folders) == 2 * len(text["contenders"])

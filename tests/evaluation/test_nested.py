@@ -61,7 +61,7 @@ def two_rates(space: str | Path, *, study: str, runs: Path, **asked: Any) -> Fou
 
 
 def parts(store: StudyFolder) -> dict[str, set[str]]:
-    table = store.split_table()
+    table = store.split
     return {part: set(table.loc[table["part"] == part, "patient"]) for part in ("train", "val", "test")}
 
 
@@ -76,7 +76,7 @@ def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Pa
         inside = parts(own)
         assert inside["test"].isdisjoint(inside["train"] | inside["val"])
         assert set.union(*inside.values()) == development, "whom the study sealed stays sealed"
-        assert own.settings().folds == (folds or 0)
+        assert own.settings.folds == (folds or 0)
         known = (own.folder / "labels.csv").read_text()
         saved = Predictions.load(own.folder / "outer.npz")
         assert set(saved.patients) == inside["test"]

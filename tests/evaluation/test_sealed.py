@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from changed_studies import reread
 
 from histotune.core import files
 from histotune.data.cohort import Cohort
@@ -67,11 +68,12 @@ def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(
     for apart, protocol in ((True, "given"), (False, "given"), (True, "patch_random_70_30")):
         facts = text["facts"] | {"patients_known": False, "test_of_other_patients": apart}
         files.write_json(path, leaky | {"facts": facts, "protocol": protocol})
+        reread(trained_study)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the second opening
             result = evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
         assert result.leaky == (not (apart and protocol == "given"))
-    assert "narrower" in _patients_note(trained_study.settings())
+    assert "narrower" in _patients_note(trained_study.settings)
 
 
 def test_intervals_hold_their_value(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
@@ -127,8 +129,9 @@ def test_a_failure_before_the_labels_are_needed_leaves_the_seal_closed(
 
 def test_another_studys_export_is_refused(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
     path = trained_study.folder / "study.json"
-    created = trained_study.settings().created
+    created = trained_study.settings.created
     path.write_text(path.read_text(encoding="utf-8").replace(created, "2031-01-01T00:00:00+00:00"), encoding="utf-8")
+    reread(trained_study)
     with pytest.raises(StudyError, match="may be among the test patients there"):
         evaluate(model, {32: small_cohort}, trained_study, command="test")
     assert trained_study.openings() == []
@@ -181,9 +184,10 @@ def test_nobody_walks_around_the_seal(
 def test_cases_that_the_study_left_out_are_an_external_cohort(
     model: Export, small_cohort: Cohort, small_labels: np.ndarray, trained_study: StudyFolder
 ) -> None:
-    table = trained_study.split_table()
+    table = trained_study.split
     table.loc[:59, "part"] = ""  # as patients are who stand in none of the published lists
     files.write_text(trained_study.folder / "split.csv", table.to_csv(index=False))
+    reread(trained_study)
     arrays = {name: array[:60] for name, array in small_cohort.arrays.items()}
     present = {name: there[:60] for name, there in small_cohort.present.items()}
     left = replace(small_cohort, table=small_cohort.table[:60], arrays=arrays, present=present, digest="0" * 16)

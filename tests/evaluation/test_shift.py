@@ -41,7 +41,7 @@ def tinted(cohort: Cohort, rows: np.ndarray, tint: tuple[float, float, float] = 
 
 
 def test_the_studys_own_cases_are_not_shifted(model: Export, small_cohort: Cohort, trained_study: StudyFolder) -> None:
-    rows = np.flatnonzero(trained_study.split_table()["part"] != "test")
+    rows = np.flatnonzero(trained_study.split["part"] != "test")
     result = measure_shift(model, trained_study, {32: small_cohort}, {32: tinted(small_cohort, rows)})
     assert set(result) == {COLOUR, STAIN, EMBEDDING}
     assert result[COLOUR].value == result[STAIN].value == 0

@@ -117,7 +117,7 @@ def slide(patches: pd.DataFrame, tmp_path: Path) -> Callable[..., Path]:
     """Factory of a CSV of the images of these parts of the study."""
 
     def write(model: Export, *parts: str, **columns: Any) -> Path:
-        table = StudyFolder(model.study_folder).split_table()
+        table = StudyFolder(model.study_folder).split
         rows = np.flatnonzero(table["part"].isin(parts)) if parts else np.arange(len(table))
         path = tmp_path / "slide.csv"
         patches.iloc[rows].assign(**columns).to_csv(path, index=False)
@@ -260,7 +260,7 @@ def test_truth_of_the_sealed_part_is_left_out(own_study: Export, slide: Callable
     assert parts == {TRAIN, TEST}
     for patch in explained.patches:
         assert bool(patch.truth) == (patch.part == TRAIN)
-    known = (StudyFolder(own_study.study_folder).split_table()["part"] == TRAIN).sum()
+    known = (StudyFolder(own_study.study_folder).split["part"] == TRAIN).sum()
     assert explained.slide is not None
     assert explained.slide.truth is not None
     assert np.isfinite(explained.slide.truth).sum() == known
@@ -299,7 +299,7 @@ def test_an_image_is_known_by_its_pixels_and_named_as_in_the_study(model: Export
 
 
 def test_a_cut_image_of_a_test_patient_is_sealed_too(own_study: Export, patches: pd.DataFrame, tmp_path: Path) -> None:
-    parts = StudyFolder(own_study.study_folder).split_table()["part"].to_numpy()
+    parts = StudyFolder(own_study.study_folder).split["part"].to_numpy()
     Image.fromarray(read_image(patches["path"][0]).pixels[:20]).save(tmp_path / "cut.png")
     whole = patches["path"][int(np.flatnonzero(parts == TEST)[0])]
     rows = [(tmp_path / "cut.png", "p", "benign"), (whole, "p", "benign")]
@@ -408,7 +408,7 @@ def test_attention_has_one_scale_around_an_equal_share() -> None:
 @pytest.fixture(scope="module")
 def explained(model: Export, patches: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Explanation:
     """A slide of the training part and five of its patches, one with a name that is a danger to a page."""
-    parts = StudyFolder(model.study_folder).split_table()["part"].to_numpy()
+    parts = StudyFolder(model.study_folder).split["part"].to_numpy()
     table = patches[parts == TRAIN].assign(patient="<b>&p")
     file = tmp_path_factory.mktemp("slide") / "slide.csv"
     table.to_csv(file, index=False)

@@ -83,7 +83,7 @@ def test_every_pair_of_patients_may_be_exchanged() -> None:
 
 def test_the_plain_score_is_the_trials(study: Begun, permuted: Permuted, data: TrainingData) -> None:
     record = study[0].trials()[0]
-    measured = record.out_of_fold if study[0].settings().folds else record.metrics
+    measured = record.out_of_fold if study[0].settings.folds else record.metrics
     assert permuted.score(data, "auroc") == pytest.approx(measured["auroc"], abs=1e-6)
     assert permuted.score(data, "nll") == pytest.approx(measured["nll"], abs=1e-5)
 
@@ -194,7 +194,7 @@ def test_a_figure_is_drawn_of_sealed_studies_with_folds_and_without(name: str, s
     (page,) = figures.save(name, numbers, tmp_path)
     assert 'name="viewport"' in page.read_text(encoding="utf-8")
     caption = figures.draw(name, numbers).layout.meta["caption"]
-    folds = study[0].settings().folds
+    folds = study[0].settings.folds
     assert ("the network of its own fold" in caption) == bool(folds)
     assert f"{numbers.model.cases} cases of {numbers.model.patients} patients" in caption
     assert "2 times" in caption

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from changed_studies import reread
 
 from histotune.data.cohort import Cohort
 from histotune.ensembles.merge import merge
@@ -37,7 +38,7 @@ def test_no_unfinished_folder_stays_beside_it(exported: Path) -> None:
 
 def test_export_json_says_how_it_was_made(exported: Path, trained_study: StudyFolder) -> None:
     info = json.loads((exported / "export.json").read_text(encoding="utf-8"))
-    settings = trained_study.settings()
+    settings = trained_study.settings
     assert info["strategy"] == "vote"
     assert info["split"] == {"protocol": "patient", "leaky": False, "seed": 0, "training": "", "folds": 0, "repeats": 1}
     assert info["dataset"]["digests"] == settings.digests
@@ -58,6 +59,7 @@ def test_the_readme_tells_people(exported: Path, said: str) -> None:
 def test_the_readme_shouts_about_a_leaky_split(trained_study: StudyFolder, tmp_path: Path) -> None:
     path = trained_study.folder / "study.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"leaky": false', '"leaky": true'), encoding="utf-8")
+    reread(trained_study)
     folder = export_trial(trained_study, 0, tmp_path / "leaky")
     assert "Leaky split" in (folder / "README.md").read_text(encoding="utf-8")
 

@@ -72,7 +72,7 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
 
 def test_a_trial_predicts_its_validation_cases_as_it_did(study: Begun, exported: Path, cases: Path) -> None:
     store, cohort = study
-    if store.settings().folds:
+    if store.settings.folds:
         pytest.skip("with folds an export is the mean of networks, and what was saved is of one each")
     saved, model = store.trials()[0].predictions(), load(exported)
     table = model.predict(cases).set_index("id").loc[saved.ids]
@@ -86,7 +86,7 @@ def test_a_trial_predicts_its_validation_cases_as_it_did(study: Begun, exported:
 
 def test_an_ensemble_predicts_its_validation_cases_as_it_did(study: Begun, coupled: Path, cases: Path) -> None:
     store, _ = study
-    if store.settings().folds:
+    if store.settings.folds:
         pytest.skip("with folds an export is the mean of networks, and what was saved is of one each")
     model = load(coupled)
     trials = {trial.number: trial.predictions() for trial in store.trials()}
@@ -113,7 +113,7 @@ def test_folds_are_averaged_each_with_its_own_preprocessing(study: Begun, export
     predictor = model.members[0].predictor
     logits = np.mean([part.logits(columns) for part in predictor.parts], axis=0)
     expected = metrics.softmax(logits / model.members[0].temperature)
-    assert len(predictor.parts) == max(1, store.settings().folds)
+    assert len(predictor.parts) == max(1, store.settings.folds)
     assert probabilities(table) == pytest.approx(expected, abs=1e-5)
 
 
@@ -244,7 +244,7 @@ def test_an_evaluation_gives_no_voice_to_members_that_hear_nothing(study: Begun,
     store, cohort = study
     model = load(coupled)
     result = evaluate(model, dict.fromkeys(model.image_sizes, cohort), store, command="test", replicates=20)
-    rows = np.flatnonzero(store.split_table()["part"].to_numpy() == "test")
+    rows = np.flatnonzero(store.split["part"].to_numpy() == "test")
     sealed, _ = store.open_seal("test", "test")
     labels = sealed.set_index("id")["label"].loc[cohort.table["id"].iloc[rows]].to_numpy()
     columns = select(cohort.columns, rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from changed_studies import reread
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.study import StudyDirection
@@ -68,10 +69,11 @@ def test_a_cost_is_less_the_better_and_no_function_of_scores(name: str) -> None:
 
 
 def test_a_study_of_one_metric_from_before_still_opens(trained_study: StudyFolder) -> None:
-    settings = unparse(trained_study.settings())
+    settings = unparse(trained_study.settings)
     del settings["others"]
     write_json(trained_study.folder / "study.json", settings)
-    assert trained_study.settings().metrics == ["balanced_accuracy"]
+    reread(trained_study)
+    assert trained_study.settings.metrics == ["balanced_accuracy"]
     assert "front" not in leaderboard(trained_study)
     best = Study(trained_study).pareto_front()
     assert best["name"].tolist() == [leaderboard(trained_study).query("kind == 'trial'")["name"].iloc[0]]
@@ -81,8 +83,9 @@ def test_a_study_of_one_metric_from_before_still_opens(trained_study: StudyFolde
 def searched(tmp_path_factory: pytest.TempPathFactory, small_cohort: Cohort, new_study: NewStudy) -> StudyFolder:
     """A study of three metrics after two searches with a real Ray."""
     store = new_study(tmp_path_factory.mktemp("runs") / "several")
-    settings = dataclasses.replace(store.settings(), others=ASKED[1:])
+    settings = dataclasses.replace(store.settings, others=ASKED[1:])
     write_json(store.folder / "study.json", unparse(settings))
+    reread(store)
     width = {"low": 8, "high": 32, "log": True}
     space = read_space(
         {

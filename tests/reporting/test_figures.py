@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changed_studies import reread
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -79,6 +80,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, new_study: NewStudy, small_c
     store = new_study(tmp_path_factory.mktemp("runs") / "shown")
     text = json.loads((store.folder / "study.json").read_text())
     files.write_json(store.folder / "study.json", text | {"space": SPACE})
+    reread(store)
     data = store.training_data(small_cohort)
     for number, loss in enumerate(LOSSES_TRIED):
         config = TrialConfig.from_dict({"epochs": 2, "batch_size": 32, "loss": loss})

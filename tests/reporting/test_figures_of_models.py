@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_studies import reread
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -47,6 +48,7 @@ def three_classes(merged: StudyFolder) -> StudyFolder:
     path = merged.folder / "study.json"
     text = json.loads(path.read_text())
     files.write_json(path, text | {"classes": [AWKWARD, "in situ", "invasive"]})
+    reread(merged)
     rng = np.random.default_rng(0)
     for folder in [*(merged.folder / "trials").iterdir(), *merged.ensembles.iterdir()]:
         saved = Predictions.load(folder / "predictions.npz")
@@ -142,6 +144,7 @@ def test_errors_by_patient_stand_without_the_data(merged: StudyFolder, tmp_path:
     path = merged.folder / "study.json"
     text = json.loads(path.read_text())
     files.write_json(path, text | {"dataset": "idc", "data": str(tmp_path / "gone"), "options": {}})
+    reread(merged)
     result = figures.compute("errors_by_group", merged, of=0)
     assert not result.sites.names
     assert result.note.startswith("Sites are unknown")
@@ -233,6 +236,7 @@ def test_names_of_classes_are_no_markup(name: str, three_classes: StudyFolder, t
 def test_the_name_of_the_positive_class_is_no_markup(merged: StudyFolder) -> None:
     path = merged.folder / "study.json"
     files.write_json(path, json.loads(path.read_text()) | {"classes": ["benign", AWKWARD]})
+    reread(merged)
     drawn = figures.draw("confidence", figures.compute("confidence", merged))
     assert drawn.layout.xaxis2.title.text == "probability of &lt;b&gt;benign&lt;/b&gt; &amp; &lt;script&gt;"
     assert "<script>" not in drawn.layout.title.text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from changed_studies import reread
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,7 +92,7 @@ def write_trial(
 
 def predictions(store: StudyFolder, seed: int, score: float) -> Predictions:
     """Make up logits of the validation part that follow the label more, the higher the score."""
-    table = store.split_table()
+    table = store.split
     known = dict(line.split(",") for line in (store.folder / "labels.csv").read_text().split()[1:])
     rows = table[table["part"] == "val"]
     labels = np.array([int(known[name]) for name in rows["id"]])
@@ -105,7 +106,7 @@ def begin(new_study: NewStudy, folder: Path, space: Mapping[str, Any] = SPACE) -
     store = new_study(folder)
     sentence = json.loads((folder / "study.json").read_text())
     files.write_json(folder / "study.json", sentence | {"space": dict(space)})
-    return store
+    return reread(store)
 
 
 @pytest.fixture(scope="module")

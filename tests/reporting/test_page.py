@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from changed_studies import reread
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
@@ -73,8 +74,8 @@ def first_words(page: str) -> str:
 
 def with_settings(store: StudyFolder, **changes: Any) -> StudyFolder:
     """Write other settings into a study."""
-    files.write_json(store.folder / "study.json", unparse(replace(store.settings(), **changes)))
-    return store
+    files.write_json(store.folder / "study.json", unparse(replace(store.settings, **changes)))
+    return reread(store)
 
 
 @every_section
@@ -122,10 +123,11 @@ def test_a_section_speaks_of_every_study(name: str, trained: bool, trained_study
 
 @every_section
 def test_a_section_escapes_names(name: str, trained_study: StudyFolder, tmp_path: Path) -> None:
-    table, labels = trained_study.split_table(), trained_study.known_labels()
+    table, labels = trained_study.split, trained_study.known_labels()
     for column in ("id", "patient"):
         table[column] = table[column] + EVIL
     table.to_csv(trained_study.folder / "split.csv", index=False)
+    reread(trained_study)
     labels.assign(id=labels["id"] + EVIL).to_csv(trained_study.folder / "labels.csv", index=False)
     for record in trained_study.trials():
         saved = record.predictions()
@@ -253,7 +255,7 @@ def test_a_page_is_not_named_as_its_print(trained_study: StudyFolder, tmp_path: 
 
 def noise(store: StudyFolder, trials: int) -> None:
     """Write trials whose logits know nothing of the label, beside a control as good as they are."""
-    table = store.split_table().merge(store.known_labels(), on="id")
+    table = store.split.merge(store.known_labels(), on="id")
     rows = table[table["part"] == "val"]
     labels, rng = rows["label"].to_numpy(), np.random.default_rng(0)
     for number in range(-1, trials):

@@ -112,10 +112,10 @@ def test_every_training_part_is_a_study_with_the_same_test_part(rare: Reproduced
     natural, thinned = rare.arms
     assert [arm.name for arm in rare.arms] == ["natural", "90:10"]
     assert thinned.store.folder.name == "arms-rare-patient-small-90-10"
-    tables = [arm.store.split_table().set_index("id")["part"] for arm in rare.arms]
+    tables = [arm.store.split.set_index("id")["part"] for arm in rare.arms]
     for part in ("val", "test"):
         assert (tables[0] == part).equals(tables[1] == part)
-    assert thinned.store.settings().training.startswith("90:10: ")
+    assert thinned.store.settings.training.startswith("90:10: ")
     assert all(len(arm.store.openings()) == 1 for arm in rare.arms)
     assert natural.measured.rows.keys() == thinned.measured.rows.keys() == {"CE", "Focal"}
 
@@ -141,8 +141,8 @@ def test_the_curve_shows_the_make_up_of_every_training_part(rare: Reproduced) ->
     (page,) = rare.files[3:]
     drawn = page.read_text()
     for arm in rare.arms:
-        cases = (arm.store.split_table()["part"] == "train").sum()
-        counts = arm.store.settings().training_cases
+        cases = (arm.store.split["part"] == "train").sum()
+        counts = arm.store.settings.training_cases
         assert cases <= counts
         assert f"{arm.name}\\u003cbr\\u003e" in drawn
     assert "balanced accuracy,\\u003cbr\\u003ethreshold of validation" in drawn
@@ -188,7 +188,7 @@ def test_each_training_decides_at_the_threshold_of_its_validation_part(plain: Re
             temperature = fit_temperature(saved.logits, saved.labels)
             p = metrics.softmax(apply_temperatures(saved.logits[None], [temperature])[0])
             threshold = choose_threshold(p, saved.labels)
-            rows = np.flatnonzero(arm.store.split_table()["part"] == "test")
+            rows = np.flatnonzero(arm.store.split["part"] == "test")
             test, labels = scored(record, cohort_of(plain), rows), read_labels(cohort_of(plain))[rows]
             expected = metrics.evaluate(test, labels, threshold=threshold)
             for name in ("sensitivity", "specificity", "balanced_accuracy"):
@@ -199,7 +199,7 @@ def test_each_training_decides_at_the_threshold_of_its_validation_part(plain: Re
 
 
 def cohort_of(result: Reproduced) -> Cohort:
-    settings = result.arms[0].store.settings()
+    settings = result.arms[0].store.settings
     runs = result.arms[0].store.folder.parent
     return prepare_cohort(settings.dataset, settings.options, None, 16, Places.of(runs, runs.parent / "cache"))
 

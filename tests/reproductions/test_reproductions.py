@@ -321,7 +321,7 @@ def test_a_reproduction_trains_alike_and_opens_the_seal_once(once: Reproduced) -
 
 
 def test_the_training_part_is_limited_and_the_report_says_it(once: Reproduced) -> None:
-    parts = once.arms[0].store.split_table()["part"]
+    parts = once.arms[0].store.split["part"]
     assert 98 <= (parts == "train").sum() <= 100
     assert once.arms[0].measured.cases["test"] == (parts == "test").sum()
     text = once.files[0].read_text()

@@ -95,6 +95,11 @@ class Place:
         return {str(path.resolve()) for path in result}
 
 
+def readings(opened: list[str]) -> int:
+    """Count how often the settings of the study were read, which never change."""
+    return sum(Path(path).name == "study.json" for path in opened)
+
+
 def told(opened: list[str]) -> set[str]:
     return {str(Path(path).resolve()) for path in opened}
 
@@ -147,6 +152,7 @@ def test_no_other_command_opens_a_file_with_test_labels(place: Place, opened: li
     answer = place.call(QUICK[command])
     assert answer.exit_code == 0, answer.output
     assert not told(opened) & place.secrets()
+    assert readings(opened) <= 2
 
 
 def test_evaluate_opens_the_sealed_file_and_no_other_with_test_labels(place: Place, opened: list[str]) -> None:
@@ -154,6 +160,7 @@ def test_evaluate_opens_the_sealed_file_and_no_other_with_test_labels(place: Pla
     answer = place.call("evaluate exports/one --json")
     assert answer.exit_code == 0, answer.output
     assert told(opened) & place.secrets() == {str((place.store.folder / "sealed" / "labels.csv").resolve())}
+    assert readings(opened) == 1
     latest = place.store.openings()[before]
     assert latest["figures"]["sealed-trial-0"]["accuracy"]["value"] == pytest.approx(
         json.loads((place.store.folder / "evaluation.json").read_text())[-1]["metrics"]["accuracy"]["value"]
@@ -169,6 +176,7 @@ def test_on_an_external_cohort_only_its_own_labels_are_opened_and_the_shift_is_t
     answer = place.call("evaluate exports/one --on image_folder --data elsewhere")
     assert answer.exit_code == 0, answer.output
     assert not told(opened) & secrets
+    assert readings(opened) == 2
     assert "Shift in colour:" in answer.output
     assert "SHIFTED" in answer.output
     assert place.store.openings() == before
@@ -192,7 +200,7 @@ def test_without_the_sealed_file_evaluate_refuses_and_nothing_is_on_record(place
 
 
 def test_labels_of_the_study_are_those_of_the_parts_that_may_be_seen(place: Place) -> None:
-    table = place.store.split_table()
+    table = place.store.split
     seen = {line.split(",")[0] for line in (place.store.folder / "labels.csv").read_text().splitlines()[1:]}
     assert seen == set(table.loc[table["part"] != "test", "id"])
     assert not any(word in "".join(table["id"]) for word in ("benign", "tumour"))
@@ -272,6 +280,7 @@ def test_no_command_that_trains_needs_a_file_with_test_labels(
     answer = place.call(SLOW[command])
     assert answer.exit_code == 0, answer.output
     assert not told(opened) & {str(path) for path in hidden}
+    assert readings(opened) <= 2
 
 
 @pytest.mark.slow

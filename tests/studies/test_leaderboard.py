@@ -38,7 +38,7 @@ def add(store: StudyFolder, data: TrainingData, number: int, skill: float, **rec
 def with_settings(store: StudyFolder, folder: Path, **changes: Any) -> StudyFolder:
     """Copy the study's fixed files under other settings."""
     changed = StudyFolder(folder)
-    settings = dataclasses.replace(store.settings(), **changes)
+    settings = dataclasses.replace(store.settings, **changes)
     folder.mkdir(parents=True)
     for name in ("split.csv", "labels.csv"):
         (folder / name).write_bytes((store.folder / name).read_bytes())
@@ -109,7 +109,7 @@ def test_a_leaky_split_is_named_so_in_every_line(
 
 def test_an_honest_split_is_not_called_leaky(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 1.0)
-    assert leaderboard(small_study)["protocol"].tolist() == [small_study.settings().protocol]
+    assert leaderboard(small_study)["protocol"].tolist() == [small_study.settings.protocol]
 
 
 def test_more_than_two_classes_have_no_positive_f1(

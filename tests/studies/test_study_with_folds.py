@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_studies import reread
 
 from histotune.api import search, train
 from histotune.cli import tables as cli_show
@@ -83,7 +84,7 @@ def cohort(trained: tuple[StudyFolder, Cohort]) -> Cohort:
 
 def means(saved: Predictions, store: StudyFolder) -> tuple[dict[str, float], dict[str, float]]:
     """Measure predictions fold by fold, by hand."""
-    table = store.split_table().set_index("id").loc[saved.ids]
+    table = store.split.set_index("id").loc[saved.ids]
     result = [
         evaluate(softmax(saved.logits[rows]), saved.labels[rows])
         for rows in ((table["fold"] == k).to_numpy() for k in "123")
@@ -111,7 +112,7 @@ def test_controls_are_fitted_fold_by_fold_and_scored_as_trials_are(
     assert record.metrics == pytest.approx(middle)
     assert record.spread == pytest.approx(spread)
     assert record.out_of_fold == evaluate(softmax(saved.logits), saved.labels)
-    sealed = np.flatnonzero(study.split_table()["part"] == "test")
+    sealed = np.flatnonzero(study.split["part"] == "test")
     alone = [predict_control(name, cut, sealed) for cut in data.cuts()]
     np.testing.assert_array_equal(predict_control(name, data, sealed), np.mean(alone, axis=0))
 
@@ -149,7 +150,7 @@ def test_an_ensemble_is_ranked_by_the_same_folds_as_its_members(study: StudyFold
 
 def test_repeats_are_cut_one_after_the_other(study: StudyFolder) -> None:
     saved = study.trials()[0].predictions()
-    table = study.split_table()
+    table = study.split
     turned = table["fold"].map({"1": "2", "2": "3", "3": "1", "": ""})
     cuts = [one.ids.tolist() for one in by_fold(saved, table.assign(fold2=turned))]
     assert len(cuts) == 6
@@ -172,8 +173,8 @@ def test_an_export_averages_the_networks_of_all_folds(
         np.testing.assert_allclose(member.predictor.logits(images), np.mean(alone, axis=0), atol=1e-6)
     assert "cross-validated: 3 folds" in (tmp_path / "export" / "README.md").read_text()
     result = evaluate_export(model, {32: cohort}, study, command="test", replicates=20)
-    assert result.cases == (study.split_table()["part"] == "test").sum()
-    contents = study.split_table()["content"].tolist()
+    assert result.cases == (study.split["part"] == "test").sum()
+    contents = study.split["content"].tolist()
     stands = standing(replaced(model, study), contents, [""] * len(contents))
     assert set(stands.parts) == {"train", "test"}, "no image of the development part was left out by all models"
     (tmp_path / "export" / "members" / "0" / "folds" / "2" / "model.json").write_text("{}")
@@ -279,9 +280,9 @@ def test_scores_of_other_folds_are_not_comparable(study: StudyFolder) -> None:
     other = StudyFolder(study.folder.with_name("other"))
     shutil.copytree(study.folder, other.folder)
     assert _other_cases(study, other) == ""
-    table = other.split_table()
+    table = other.split
     table.drop(columns="fold").to_csv(other.folder / "split.csv", index=False)
-    assert _other_cases(study, other) == "validation cases"
+    assert _other_cases(study, reread(other)) == "validation cases"
 
 
 def test_a_population_has_no_folds(study: StudyFolder, cohort: Cohort, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from changed_studies import reread
 from made_up_tables import begun, train, write_cases
 from mirrored import end_trial, runs, tracker_of
 
@@ -146,8 +147,9 @@ def test_a_run_that_a_person_deleted_stays_deleted(store: StudyFolder, mirrored:
 
 def test_a_study_begun_anew_under_an_old_name_has_runs_of_its_own(store: StudyFolder, mirrored: dict[str, Any]) -> None:
     text = (store.folder / "study.json").read_text(encoding="utf-8")
-    created = store.settings().created
+    created = store.settings.created
     (store.folder / "study.json").write_text(text.replace(created, "2031-01-01T00:00:00+00:00"), encoding="utf-8")
+    reread(store)
     assert tracker_of(store).mirror() == len(mirrored) - 1
 
 

@@ -159,7 +159,7 @@ def sited(cohort: Cohort, sites: int) -> Cohort:
 
 def test_without_a_test_part_everybody_is_scored_out_of_folds(tmp_path: Path) -> None:
     store, cohort = new_study(tmp_path / "runs" / "whole", protocol="patient_kfold")
-    assert set(store.split_table()["part"]) == {"train"}
+    assert set(store.split["part"]) == {"train"}
     assert (store.folder / "sealed" / "labels.csv").read_text() == "id,label\n", "nothing is sealed"
     dealt = store.training_data(cohort)
     assert (dealt.labels != UNKNOWN).all()
@@ -254,7 +254,7 @@ def test_every_case_is_predicted_once_per_repeat_by_a_model_that_never_saw_its_p
     store, cohort = study
     data = store.training_data(cohort)
     record = run_trial(config(epochs=1), data, tmp_path / "trial")
-    table = store.split_table().set_index("id")
+    table = store.split.set_index("id")
     development = set(table.index[table["part"] != "test"])
     places = networks(tmp_path / "trial")
     assert len(places) == 6
@@ -349,7 +349,7 @@ def test_killed_in_the_middle_of_a_fold_it_ends_with_the_same_bits(
     single.mkdir()
     for path in ("study.json", "labels.csv"):
         (single / path).write_text((store.folder / path).read_text())
-    store.split_table().drop(columns="fold2").to_csv(single / "split.csv", index=False)
+    store.split.drop(columns="fold2").to_csv(single / "split.csv", index=False)
     for dies in (5, 2):  # in the second fold of the second epoch, then right after taking up the first fold
         given = [str(single), str(cohort.folder), str(folder), json.dumps(changes), str(dies)]
         script = Path(__file__).parents[1] / "support" / "folds_process.py"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changed_studies import reread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -473,6 +474,7 @@ def test_a_real_search_with_descendants(small_study: StudyFolder, small_cohort: 
     space = load_space(tmp_path / "tiny.yaml")
     text = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", text | {"metric": "nll"})  # less is better
+    reread(small_study)
     summary = run(small_study, space, {32: small_cohort.folder}, Budget(20), scheduler="pbt")
     assert (summary.ended, summary.unfinished, summary.failed) == (20, 0, 0)
     assert check(small_study, 20)

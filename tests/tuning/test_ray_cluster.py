@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from changed_studies import reread
 
 from histotune.api import search
 from histotune.core import files
@@ -186,6 +187,7 @@ def test_a_population_trains_through_a_storage(
 ) -> None:
     text = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", text | {"metric": "auroc"})  # it differs after an epoch
+    reread(small_study)
     where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
     summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(20), scheduler="pbt", **where)
     assert (summary.ended, summary.failed) == (20, 0)

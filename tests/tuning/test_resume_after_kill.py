@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from changed_studies import reread
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -198,6 +199,7 @@ def test_ten_kills_of_a_search_of_thirty_trials(search: Callable[[int], Search],
 def test_kills_of_a_population_lose_no_descendant(search: Callable[..., Search], small_study: StudyFolder) -> None:
     text = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", text | {"metric": "auroc"})  # it differs after an epoch
+    reread(small_study)
     rng = np.random.default_rng(1)
     for _ in range(5):
         one = search(40, "pbt")

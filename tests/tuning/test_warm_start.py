@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from changed_studies import reread
 from typer.testing import CliRunner, Result
 
 from histotune.cli.app import app
@@ -58,7 +59,8 @@ def other(tmp_path: Path, new_study: NewStudy, space: Space) -> StudyFolder:
 
 
 def change_settings(store: StudyFolder, **changes: Any) -> None:
-    write_json(store.folder / "study.json", unparse(dataclasses.replace(store.settings(), **changes)))
+    write_json(store.folder / "study.json", unparse(dataclasses.replace(store.settings, **changes)))
+    reread(store)
 
 
 def file(folder: Path, text: str) -> Path:

@@ -43,7 +43,7 @@ class FigureSource:
     @cached_property
     def settings(self) -> StudySettings:
         """What the study began with."""
-        return self.store.settings()
+        return self.store.settings
 
     @cached_property
     def entries(self) -> list[LeaderboardLine]:
@@ -107,7 +107,7 @@ class FigureSource:
 
         With folds the development part is both, what trials train on and what they are scored on.
         """
-        table = self.store.split_table()
+        table = self.store.split
         rows = table[table["fold"] != ""] if self.settings.folds and name != TEST else table[table["part"] == name]
         return len(rows), rows["patient"].nunique()
 

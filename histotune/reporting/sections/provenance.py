@@ -43,7 +43,7 @@ class Provenance(Section):
 
 def class_counts(findings: Findings) -> dict[str, dict[str, int]]:
     """Return {part: {class: cases}} of the parts that are not sealed."""
-    table = findings.store.split_table().merge(findings.store.known_labels(), on="id")
+    table = findings.store.split.merge(findings.store.known_labels(), on="id")
     classes = findings.settings.classes
     counts = table.groupby(["part", "label"]).size()
     return {
@@ -54,7 +54,7 @@ def class_counts(findings: Findings) -> dict[str, dict[str, int]]:
 
 def parts(findings: Findings) -> Markup:
     """Show cases, patients and classes of every part; the classes of the sealed one stay sealed."""
-    table, counts = findings.store.split_table(), class_counts(findings)
+    table, counts = findings.store.split, class_counts(findings)
     rows: list[list[Any]] = []
     for part, rows_of in table.groupby("part", sort=False):
         known = counts.get(str(part))
