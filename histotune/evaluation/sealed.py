@@ -23,7 +23,7 @@ from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.storage import layout
 from histotune.storage.seal import SEALED, seal_sentence
 from histotune.storage.study_folder import StudyFolder, StudySettings
-from histotune.studies.controls import control_names, predict_control
+from histotune.studies.controls import control_names, kept_predictions
 
 BEST_MEMBER, UNIFORM_MEAN = "best member", "uniform mean"
 Cohorts = Mapping[int, Cohort]
@@ -107,7 +107,7 @@ def evaluate(
         )
     contenders = contenders_of(model, sized, rows)
     for name in control_names(data):
-        contenders[f"control {name}"] = metrics.softmax(predict_control(name, data, rows))
+        contenders[f"control {name}"] = metrics.softmax(kept_predictions(name, data, rows, store.controls / name))
     sealed, before = store.open_seal(command, model.digest)
     labels = sealed.set_index("id")["label"].loc[table["id"].iloc[rows]].to_numpy(np.int64)
     patients = table["patient"].to_numpy(str)[rows]

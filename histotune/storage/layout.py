@@ -11,7 +11,7 @@ runs/<study>/
     trials/<number>/       config.yaml, curve.jsonl, predictions.npz, model.safetensors, model.json, preprocessing.json,
                            environment.json, and, last, metrics.json; with folds a whole trial folder in folds/<k>/
     singles/<digest>/      single trainings, as trial folders
-    controls/<name>/       what every model must beat, as trial folders
+    controls/<name>/       baselines, as trial folders; test-<digest>.npz has their predictions of the test set
     ensembles/<name>/      merged predictions, as a trial folder, and ensemble.json
     distilled/<name>/      one network trained on an ensemble's out-of-fold probabilities
     confirm/               the trainings of `histotune confirm`, and confirm.json
@@ -69,6 +69,15 @@ def trial(number: int) -> str:
     '00007'
     """
     return f"{number:05d}"
+
+
+def test_predictions(digest: str) -> str:
+    """Return the name of a baseline's predictions of the sealed test set; `digest` names data and cases.
+
+    >>> test_predictions("0123456789ab")
+    'test-0123456789ab.npz'
+    """
+    return f"test-{digest}.npz"
 
 
 def kept_checkpoint(epoch: int) -> str:

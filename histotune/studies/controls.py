@@ -1,7 +1,7 @@
 """What every model must beat on the very same split: the majority class, colour alone, and what is linear.
 
-A control is fitted on the training part only and deterministic, so nothing but its predictions is saved: whoever needs
-it on other cases fits it again, in seconds, and no pickle is ever read.
+A control is fitted on the training part only and deterministic, so nothing but its predictions is saved: for other
+cases it is fitted again, in seconds, and no pickle is ever read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from histotune.core import files
 from histotune.core.provenance import short_digest
 from histotune.data.modalities import MODALITIES
 from histotune.data.splits import TrainingData
-from histotune.errors import ConfigError, suggest
+from histotune.errors import ConfigError, StudyError, suggest
 from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, read_record, write_record
 from histotune.storage.study_folder import COMPLETE
@@ -103,6 +103,20 @@ def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarr
     linear = _linear_controls(data)
     probabilities = _linear(data, rows, linear[name]) if name in linear else _CONTROLS[name](data, rows)
     return _logits(probabilities)
+
+
+def kept_predictions(name: str, data: TrainingData, rows: np.ndarray, folder: Path) -> np.ndarray:
+    """Return `predict_control`, made once: the logits are kept in `folder`, named by data and cases.
+
+    A file that is damaged is made anew: fitting is deterministic. No label is kept but those that `data` hold.
+    """
+    path = folder / layout.test_predictions(short_digest([name, data.digest, data.ids[rows].tolist()]))
+    try:
+        return Predictions.load(path).logits
+    except StudyError:
+        saved = Predictions(data.ids[rows], data.patients[rows], data.labels[rows], predict_control(name, data, rows))
+        saved.save(path)
+        return saved.logits
 
 
 def color_histograms(images: np.ndarray) -> np.ndarray:

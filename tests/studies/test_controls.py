@@ -13,12 +13,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from histotune.data.cohort import UNKNOWN
 from histotune.data.modalities.table import Table, TableColumn
 from histotune.data.splits import TrainingData
 from histotune.errors import ConfigError
 from histotune.metrics.scores import METRICS, score, softmax
+from histotune.storage.records import Predictions
 from histotune.storage.study_folder import COMPLETE
-from histotune.studies.controls import color_histograms, control_names, fit_controls, predict_control
+from histotune.studies.controls import (
+    color_histograms,
+    control_names,
+    fit_controls,
+    kept_predictions,
+    predict_control,
+)
 
 
 def made_up(seed: int = 0, n: int = 300, classes: int = 2, side: int = 12) -> TrainingData:
@@ -235,3 +243,19 @@ def test_linear_controls_are_written_as_records(tmp_path: Path) -> None:
     assert [record.folder.name for record in records] == control_names(data)
     for record in records:
         assert np.array_equal(record.predictions().logits, predict_control(record.folder.name, data, data.val))
+
+
+def test_predictions_of_the_test_set_are_made_once(small_data: TrainingData, tmp_path: Path) -> None:
+    rows = np.flatnonzero(small_data.labels == UNKNOWN)
+    first = kept_predictions("color_histogram", small_data, rows, tmp_path)
+    (path,) = tmp_path.glob("test-*.npz")
+    assert np.array_equal(first, predict_control("color_histogram", small_data, rows))
+    assert set(Predictions.load(path).labels) == {UNKNOWN}, "no label of the sealed test set is kept"
+
+    kept = Predictions.load(path)
+    dataclasses.replace(kept, logits=kept.logits + 1).save(path)
+    assert np.array_equal(kept_predictions("color_histogram", small_data, rows, tmp_path), first + 1), "it is read"
+    others = kept_predictions("color_histogram", small_data, rows[1:], tmp_path)
+    assert np.array_equal(others, first[1:]), "of other cases it is not"
+    path.write_bytes(path.read_bytes()[:100])
+    assert np.array_equal(kept_predictions("color_histogram", small_data, rows, tmp_path), first)
