@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,3 +112,18 @@ def test_a_working_extension_is_left_alone(tmp_path: object) -> None:
         "folder = Path({!r}); (folder / '_C.so').touch(); print(t.declare_missing_operators([folder]))"
     )
     assert python(code.format(str(tmp_path))) == "False"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where Linux keeps caches")
+def test_the_cache_lies_where_it_is_named_else_where_the_system_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("HISTOTUNE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    assert runtime.Places.of().cache == tmp_path / ".cache" / "histotune"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert runtime.Places.of().cache == tmp_path / "xdg" / "histotune"
+    monkeypatch.setenv("HISTOTUNE_CACHE", "~/own")
+    assert runtime.Places.of().cache == tmp_path / "own"
+    assert runtime.Places.of(cache="~/given").cache == tmp_path / "given"
