@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from histotune.core import files
 from histotune.errors import TrialFailed
 from histotune.storage import layout
@@ -87,19 +89,17 @@ def limit(device: torch.device, share: float = 1.0) -> float:
         own = torch.cuda.memory_allocated(device)
         free += torch.cuda.memory_reserved(device) - own
         return min(free, share * total - own)
-    space, resident, mapped = (
-        int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:3]
-    )
+    taken = psutil.Process().memory_info()
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    address = float("inf") if soft == resource.RLIM_INFINITY else soft - space
-    return min(address, share * total_memory() - (resident - mapped))  # all trials share the mapped images
+    address = float("inf") if soft == resource.RLIM_INFINITY else soft - taken.vms
+    mapped = getattr(taken, "shared", 0)  # all trials share the mapped images; Linux alone counts them
+    return min(address, share * total_memory() - (taken.rss - mapped))
 
 
 def total_memory() -> int:
     """Return the memory of this machine, or of the container when it has less, bytes."""
-    machine = next(int(line.split()[1]) * 1024 for line in _lines(Path("/proc/meminfo")) if line.startswith("MemTotal"))
-    bounds = [text for text in _lines(_CGROUP / "memory.max") if text.isdigit()]
-    return min([machine, *map(int, bounds)])
+    bounds = [int(text) for text in _lines(_CGROUP / "memory.max") if text.isdigit()]
+    return min([psutil.virtual_memory().total, *bounds])
 
 
 def oom_kills() -> int:

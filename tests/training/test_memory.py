@@ -139,6 +139,14 @@ def test_a_training_that_runs_out_of_memory_goes_on_in_smaller_pieces(
         assert record.kind == INFEASIBLE
 
 
+def test_a_container_with_less_memory_than_its_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    machine = memory.total_memory()
+    for bound, expected in ((str(2**28), 2**28), ("max", machine), (str(2**60), machine)):
+        (tmp_path / "memory.max").write_text(f"{bound}\n")
+        assert memory.total_memory() == expected
+
+
 def test_there_is_memory_on_this_machine() -> None:
     assert 2**28 < memory.total_memory() < 2**46
     assert 0 < memory.limit(torch.device("cpu"), 0.5) < memory.limit(torch.device("cpu"), 1.0)
