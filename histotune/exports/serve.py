@@ -11,22 +11,24 @@ A request opens no file of the machine that serves. What cannot be read is answe
 from __future__ import annotations
 
 import json
+import math
 import socket
 import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from histotune.core.files import without_nan
 from histotune.errors import ConfigError, DataError, HistotuneError
@@ -35,7 +37,7 @@ from histotune.ingest.new_cases import of_frame
 from histotune.storage import layout
 
 LARGEST = 32 * 2**20  # bytes of a request
-_FORM = "multipart/form-data"
+_FORM = "`curl -F image=@a.png` sends one"
 _HOW = 'send an image as the body, several images as a form, or JSON as {"rows": [...]}'
 
 
@@ -47,14 +49,15 @@ def application(model: Export, *, largest: int = LARGEST) -> Starlette:
     """
     turn = threading.Lock()  # one prediction at a time: they share memory and cores
 
-    def answer(kind: str, body: bytes) -> dict[str, Any]:
+    def answer(kind: str, sent: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
         with turn:
-            return _predict(model, kind, body)
+            return _predict(model, kind, sent)
 
     async def predict(request: Request) -> Response:
-        body = await _body(request, largest)
+        kind = request.headers.get("content-type", "").lower()  # a media type has no case
         try:
-            result = await run_in_threadpool(answer, request.headers.get("content-type", ""), body)
+            sent = await _files(_limited(request, largest), kind)
+            result = await run_in_threadpool(answer, kind, sent)
         except HistotuneError as error:
             raise HTTPException(400, str(error)) from error
         return JSONResponse(without_nan(result))
@@ -72,10 +75,10 @@ def application(model: Export, *, largest: int = LARGEST) -> Starlette:
 
 
 def run(model: Export, host: str, port: int, *, largest: int = LARGEST) -> None:
-    """Answer requests until the process is told to end.
+    """Answer requests until the process is stopped.
 
     Raises:
-        ConfigError: the address cannot be had.
+        ConfigError: the address is in use, or is none of this machine.
     """
     import uvicorn
 
@@ -90,36 +93,57 @@ def run(model: Export, host: str, port: int, *, largest: int = LARGEST) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-async def _body(request: Request, largest: int) -> bytes:
-    """Read a request, as far as it may go."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
+def _limited(request: Request, largest: int) -> Request:
+    """Return the same request, which ends in a refusal where more than `largest` bytes of it arrive."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
         if size > largest:
             raise HTTPException(413, f"a request has {largest / 2**20:g} MiB at most: send fewer images at once")
-        parts.append(part)
-    if not size:
-        raise HTTPException(400, f"the request is empty: {_HOW}")
-    return b"".join(parts)
+        return message
+
+    return Request(request.scope, receive)
 
 
-def _predict(model: Export, kind: str, body: bytes) -> dict[str, Any]:
-    if kind.lower().startswith("application/json"):  # a media type has no case
-        table = _of_rows(model, body)
+async def _files(request: Request, kind: str) -> list[tuple[str, bytes]]:
+    """Read the files of a form (RFC 7578), each as (name, content), or the body as the one file of a request."""
+    if not kind.startswith("multipart/form-data"):
+        if body := await request.body():
+            return [("image", body)]
+        raise DataError(f"the request is empty: {_HOW}")
+    try:
+        async with request.form(max_files=math.inf, max_fields=math.inf) as form:
+            files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+            result = [(file.filename or "image", await file.read()) for file in files]
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        raise DataError(f"the form cannot be read ({error.detail.rstrip('.')}): {_FORM}") from error
+    if not result:
+        raise DataError(f"the form holds no file: {_FORM}")
+    return result
+
+
+def _predict(model: Export, kind: str, sent: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    if kind.startswith("application/json"):
+        table = _of_rows(model, sent[0][1])
     elif not model.only_images:
         raise DataError(f'{model.name} reads {", ".join(model.reads)}: send JSON as {{"rows": [...]}}')
     else:
-        table = _of_images(model, _files(kind, body) if kind.lower().startswith(_FORM) else [("image", body)])
+        table = _of_images(model, sent)
     return {
         "model": model.name,
         "digest": model.digest,
         "positive": model.classes[model.positive],
         "threshold": model.threshold,
-        "predictions": [_told(model, row) for row in table.to_dict("records")],
+        "predictions": [_prediction(model, row) for row in table.to_dict("records")],
     }
 
 
-def _told(model: Export, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _prediction(model: Export, row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return one prediction, its probabilities by class."""
     others = {name: value for name, value in row.items() if not str(name).startswith("p_")}
     return {"id": others.pop("id"), "probabilities": {name: row[f"p_{name}"] for name in model.classes}, **others}
@@ -159,23 +183,11 @@ def _of_rows(model: Export, body: bytes) -> pd.DataFrame:
     return table.assign(id=[ids[row] for row in table["id"]])
 
 
-def _files(kind: str, body: bytes) -> list[tuple[str, bytes]]:
-    """Take the files out of a form (RFC 7578)."""
-    form = message_from_bytes(b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + body)
-    parts = form.get_payload() if form.is_multipart() else []
-    result = [
-        (part.get_filename() or "image", part.get_payload(decode=True)) for part in parts if not isinstance(part, str)
-    ]
-    if not result:
-        raise DataError("the form holds no file: `curl -F image=@a.png` sends one")
-    return [(name, content) for name, content in result if isinstance(content, bytes)]
-
-
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    """Say nothing of what is inside; the traceback goes to the server's own log."""
-    return JSONResponse({"error": "the prediction failed; the log of the server says why"}, 500)
+    """Answer without details, which stand in the server's own log."""
+    return JSONResponse({"error": "the prediction failed; the reason is in the log of the server"}, 500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -16,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ import pytest
 import uvicorn
 from made_up_tables import begun, train, write_cases
 from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message
 from typer.testing import CliRunner
 
 from histotune.cli.app import app
@@ -32,7 +37,7 @@ from histotune.data.cohort import Cohort
 from histotune.exports.export import export_trial
 from histotune.exports.mlflow_registry import log_models
 from histotune.exports.model import Export, load
-from histotune.exports.serve import _files, application
+from histotune.exports.serve import _files, _limited, application
 from histotune.storage.study_folder import StudyFolder
 from histotune.tracking import client as _mlflow
 from histotune.tracking.tracker import MlflowTracker
@@ -81,6 +86,16 @@ def form(files: dict[str, bytes]) -> tuple[bytes, str]:
     return b"".join(parts) + b"--limit--\r\n", "multipart/form-data; boundary=limit"
 
 
+def request_of(parts: Iterator[bytes], kind: str) -> Request:
+    """Return a request whose body arrives in parts."""
+
+    async def receive() -> Message:
+        part = next(parts, None)
+        return {"type": "http.request", "body": part or b"", "more_body": part is not None}
+
+    return Request({"type": "http", "headers": [(b"content-type", kind.encode())]}, receive)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, new_study: Any, trained_trials: Path) -> Export:
     """An export of one trial."""
@@ -124,7 +139,18 @@ def test_the_bytes_of_a_form_are_not_touched(seed: int) -> None:
     drawn = np.random.default_rng(seed)
     content = drawn.choice(np.frombuffer(b"\r\n-\x00\x80\xff a:=", np.uint8), drawn.integers(0, 200)).tobytes()
     body, kind = form({"a": content, "b": b""})
-    assert _files(kind, body) == [("a", content), ("b", b"")]
+    cuts = [0, *sorted(drawn.integers(0, len(body), 3)), len(body)]
+    request = request_of(iter([body[start:end] for start, end in pairwise(cuts)]), kind)
+    assert asyncio.run(_files(request, kind)) == [("a", content), ("b", b"")]
+
+
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=limit"])
+def test_a_request_that_is_too_large_is_not_read_to_its_end(kind: str) -> None:
+    body = form({"a": bytes(10_000)})[0]
+    parts = iter([body[start : start + 100] for start in range(0, len(body), 100)])
+    with pytest.raises(HTTPException, match="at most"):
+        asyncio.run(_files(_limited(request_of(parts, kind), 1000), kind))
+    assert len(list(parts)) > 80
 
 
 def test_concurrent_requests_get_their_own_answers(address: str, model: Export, images: np.ndarray) -> None:
@@ -150,7 +176,8 @@ def test_health_and_card(address: str, model: Export) -> None:
         (b'{"rows": []}', "application/json", "reads images, not JSON"),
         (b'{"rows": []}', "Application/JSON", "reads images, not JSON"),
         (b"--limit--", "multipart/form-data; boundary=limit", "the form holds no file"),
-        (b"nothing", "multipart/form-data", "the form holds no file"),
+        (b"nothing", "multipart/form-data", "the form cannot be read (Missing boundary in multipart)"),
+        (form({"a.png": b"GIF"})[0][:60], "multipart/form-data; boundary=limit", "the form holds no file"),
         (form({"good.png": b"GIF"})[0], "multipart/form-data; boundary=limit", "good.png: not_an_image"),
     ],
 )
