@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from histotune.errors import ConfigError
 from histotune.metrics.measured import Measured
 
 LEVEL = 0.95
+_Z = 1.959963984540054  # of a normal interval of 95 %
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,23 @@ class Seeded:
         means = self.without.mean(axis=0)
         known = means[~np.isnan(means)]
         return float(np.sqrt((len(known) - 1) * known.var())) if len(known) > 1 else 0.0
+
+
+def wilson(shares: ArrayLike, cases: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of the 95 % score interval of shares of `cases` independent units each, at least 1.
+
+    It is SciPy's `binomtest(...).proportion_ci(method="wilson")`, for many shares at once and for a share that is no
+    whole count, such as a sensitivity of 0.8 in 3 patients (Wilson, JASA 1927).
+
+    >>> low, high = wilson([0.0, 0.5], 10)
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.0, 0.237], [0.278, 0.763])
+    """
+    share, n = np.asarray(shares, dtype=np.float64), np.asarray(cases)
+    middle = share + _Z**2 / (2 * n)
+    half = _Z * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    scale = 1 + _Z**2 / n
+    return np.maximum((middle - half) / scale, 0.0), np.minimum((middle + half) / scale, 1.0)
 
 
 def tails(patients: int, level: float = LEVEL) -> tuple[float, float]:

@@ -14,10 +14,8 @@ import pandas as pd
 import pytest
 from made_up_audit import by_patient, clean_cohort, moved, on, with_column, with_images
 from PIL import Image
-from scipy.stats import binomtest
 
 from histotune.data.audits import AUDITS, LEAK, NOTE, OK, SEVERITIES, WARNING, Finding, Subject, _hashes, _predict
-from histotune.data.audits.small_parts import wilson
 from histotune.data.cohort import PROPERTIES, UNKNOWN, Cohort, read_labels
 from histotune.data.modalities.table import Table, TableColumn
 from histotune.data.splits import Split, split
@@ -295,12 +293,6 @@ def test_classes_with_few_patients_are_found(clean: Subject) -> None:
     result = find("small_parts", replace(clean, labels=labels))
     assert result.severity == WARNING
     assert "malignant in val rests on 1 patient (6 cases)" in result.sentence
-
-
-@pytest.mark.parametrize(("right", "n"), [(4, 5), (8, 10), (40, 50)])
-def test_the_interval_of_few_patients_is_scipys(right: int, n: int) -> None:
-    known = binomtest(right, n).proportion_ci(0.95, "wilson")
-    assert wilson(right / n, n) == pytest.approx((known.low, known.high), abs=1e-6)
 
 
 def test_a_wrong_option_of_a_check_is_refused(clean: Subject) -> None:

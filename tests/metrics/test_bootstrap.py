@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import binomtest, norm, t
 
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.bootstrap import (
@@ -17,7 +17,7 @@ from histotune.metrics.bootstrap import (
     paired_bootstrap_of_seeds,
     patient_bootstrap,
 )
-from histotune.metrics.intervals import ConfidenceInterval
+from histotune.metrics.intervals import ConfidenceInterval, wilson
 from histotune.metrics.resampling import bounds
 from histotune.metrics.scores import BINARY_ONLY, COSTS, METRICS, evaluate, range_of, score, softmax
 
@@ -306,3 +306,12 @@ def test_one_stratum_is_none() -> None:
     assert paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, strata=one, replicates=100) == plain
     with pytest.raises(DataError, match="one stratum: 3 strata"):
         paired_bootstrap_of_seeds("auroc", firsts, seconds, labels, patients, strata=one[:3], replicates=100)
+
+
+@pytest.mark.parametrize("n", [1, 5, 20, 279])
+def test_the_score_interval_of_a_share_is_scipys(n: int) -> None:
+    counts = np.unique(np.linspace(0, n, 20).round().astype(int))
+    known = [binomtest(int(count), n).proportion_ci(0.95, "wilson") for count in counts]
+    low, high = wilson(counts / n, n)
+    assert low == pytest.approx([one.low for one in known], abs=1e-12)
+    assert high == pytest.approx([one.high for one in known], abs=1e-12)

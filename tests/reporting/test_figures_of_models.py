@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from changed_studies import reread
-from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from histotune.core import files
@@ -21,7 +20,6 @@ from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.ranking import Ranking
 from histotune.reporting import figures
-from histotune.reporting.figures._errors import wilson
 from histotune.reporting.figures._strips import say_of
 from histotune.reporting.figures.confidence import confident_mistakes
 from histotune.reporting.figures.ensemble_anatomy import pairwise
@@ -118,13 +116,6 @@ def test_of_several_classes_the_curve_is_their_mean_or_that_of_one(three_classes
 def merged_best(store: StudyFolder) -> TrialRecord:
     """Return the record of the best trial."""
     return max(store.trials(), key=lambda trial: trial.metrics["balanced_accuracy"])
-
-
-@pytest.mark.parametrize("errors", [0, 1, 7, 20])
-def test_intervals_of_shares_are_scipys(errors: int) -> None:
-    low, high = wilson(np.array([errors]), np.array([20]))
-    theirs = binomtest(errors, 20).proportion_ci(method="wilson")
-    assert (low[0], high[0]) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_errors_by_patient_and_site_add_up(merged: StudyFolder) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from histotune.core.parameters import Interval
 from histotune.data.audits._base import AUDITS, NOTE, OK, WARNING, Finding, Subject
 from histotune.data.splits import TEST, TRAIN
+from histotune.metrics.intervals import wilson
 
-SENSITIVITY = 0.8  # of which the interval is told
+SENSITIVITY = 0.8  # whose interval the finding names
 
 
 @AUDITS.register(
@@ -47,14 +46,3 @@ def small_parts(subject: Subject, *, patients: int = 10) -> Finding:
         [f"{what} in {name}: {count} patients, {cases:,} cases" for count, cases, what, name in sorted(small)],
         "add patients, merge rare classes, or score everybody out of folds (--split patient_kfold --folds 5)",
     )
-
-
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return Wilson's interval of a share of n independent units.
-
-    >>> [round(bound, 3) for bound in wilson(0.8, 10)]
-    [0.49, 0.943]
-    """
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return middle - half, middle + half

@@ -12,8 +12,6 @@ from histotune.reporting.figures._base import FigureSource, call
 from histotune.reporting.figures._select import find
 from histotune.storage.records import Predictions
 
-_Z = 1.959963984540054  # of a normal interval of 95 %
-
 
 @dataclass(frozen=True)
 class CaseError:
@@ -60,17 +58,3 @@ def surest_mistakes(
         )
         for row in order
     )
-
-
-def wilson(errors: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of the 95 % score interval of shares (Wilson, 1927), float64; `cases` at least 1.
-
-    >>> low, high = wilson(np.array([0, 5]), np.array([10, 10]))
-    >>> low.round(3).tolist(), high.round(3).tolist()
-    ([0.0, 0.237], [0.278, 0.763])
-    """
-    share = errors / cases
-    middle = share + _Z**2 / (2 * cases)
-    half = _Z * np.sqrt(share * (1 - share) / cases + _Z**2 / (4 * cases**2))
-    scale = 1 + _Z**2 / cases
-    return np.maximum((middle - half) / scale, 0.0), np.minimum((middle + half) / scale, 1.0)

@@ -9,10 +9,10 @@ import numpy as np
 
 from histotune.errors import HistotuneError
 from histotune.metrics.bootstrap import patient_bootstrap
-from histotune.metrics.intervals import ConfidenceInterval
+from histotune.metrics.intervals import ConfidenceInterval, wilson
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
-from histotune.reporting.figures._errors import scored, wilson
+from histotune.reporting.figures._errors import scored
 from histotune.reporting.figures._select import BEST
 from histotune.storage.records import Predictions
 
@@ -85,7 +85,7 @@ class ByGroup(Figure[ErrorsByGroup]):
         wrong = probabilities.argmax(axis=1) != saved.labels
         names, member = np.unique(saved.patients, return_inverse=True)
         cases, errors = np.bincount(member), np.bincount(member, weights=wrong).astype(np.int64)
-        patients = _ranked([str(name) for name in names], cases, errors, *wilson(errors, cases))
+        patients = _ranked([str(name) for name in names], cases, errors, *wilson(errors / cases, cases))
         sites, note = _sites(source, saved, wrong)
         return ErrorsByGroup(model, patients, sites, float(wrong.mean()), note, source.scored_on())
 
@@ -133,7 +133,7 @@ def _sites(source: FigureSource, saved: Predictions, wrong: np.ndarray) -> tuple
     cases = np.array([len(own) for own in rows])
     errors = np.array([int(wrong[own].sum()) for own in rows])
     result = [_over_patients(wrong[own], saved.patients[own]) for own in rows]
-    low, high = wilson(errors, cases)
+    low, high = wilson(errors / cases, cases)
     low = np.fmin(low, [one.low for one in result])
     high = np.fmax(high, [one.high for one in result])
     return _ranked(known, cases, errors, low, high), ""
