@@ -1,6 +1,6 @@
 """Dataset readers (files on disk -> Cohort): one file each; a new file is a new dataset."""
 
-from histotune.ingest.datasets._base import DATASETS, BadFile, Dataset, Info, Listing, Picture, Problem
+from histotune.ingest.datasets._base import DATASETS, BadFile, Dataset, Info, Listing, Picture, Problem, listing_table
 from histotune.ingest.datasets._locate import locate
 from histotune.ingest.images import RESIZES, fit, read_image
 
@@ -14,6 +14,7 @@ __all__ = [
     "Picture",
     "Problem",
     "fit",
+    "listing_table",
     "locate",
     "read_image",
 ]
