@@ -46,10 +46,10 @@ def evaluate(
     cache: str | os.PathLike[str] | None = None,
     command: str = "histotune.evaluate",
 ) -> Evaluation:
-    """Measure an export on its study's sealed test part, on the record; or on an external dataset `on`.
+    """Evaluate an export on the sealed test set of its study, which is recorded; or on an external dataset `on`.
 
     Args:
-        command: what the record of the opening shall say was called.
+        command: the command to record with the opening.
     """
     model = load(exported)
     place = Places.of(runs, cache)
@@ -91,8 +91,8 @@ def audit(
         image_size: pixels; None takes the smallest of the space, 32 px for a dataset.
         options: of the dataset, over those of the space.
         strict: whether a leak is an error.
-        progress: hears how far it is.
-        command: what the report shall say was called.
+        progress: is called with how far it is.
+        command: the command to record in the report.
 
     Raises:
         DataError: the data or the split are impossible; `strict` and there is a leak.

@@ -59,7 +59,7 @@ class Study:
         return self.store.trials()
 
     def leaderboard(self) -> pd.DataFrame:
-        """Rank trials, ensembles and controls by the study's metric on the validation part, best first."""
+        """Rank trials, ensembles and baselines by the study's metric on the validation part, best first."""
         return leaderboard(self.store)
 
     def option_shares(self) -> list[Share]:
@@ -74,11 +74,11 @@ class Study:
         return board[board["kind"].eq("trial") & board["rank"].notna()][:1]
 
     def verdict(self) -> Verdict:
-        """Say whether the best model beats the best control beyond noise, on the validation part."""
+        """Return whether the best model is significantly better than the best baseline on the validation part."""
         return verdict(self.store)
 
     def gain(self) -> Verdict:
-        """Say whether the best model beats the space's default beyond noise, on the validation part."""
+        """Return whether the best model is significantly better than the default configuration, on validation cases."""
         return gain(self.store)
 
     def ensemble(
@@ -145,13 +145,13 @@ class Study:
         cache: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Distilled:
-        """Train one student on what an ensemble of a study with folds said out of folds; see `distill.distill`.
+        """Train one student on the out-of-fold probabilities of an ensemble (needs folds); see `distill.distill`.
 
         Args:
             student: the trial whose configuration it takes; None takes the cheapest member.
             trust: weight of the ensemble's probabilities against that of the labels, in (0, 1].
             data: where the study's data are now; None looks where they were when it began.
-            progress: hears how many epochs are trained.
+            progress: is called with how many epochs are trained.
         """
         places = Places.of(self.store.folder.parent, cache)
         return distill(
@@ -201,9 +201,9 @@ class Study:
     ) -> Confirmation:
         """Train the best configurations and the default again, on fresh seeds and outer folds of the development part.
 
-        The result, also in `confirm/confirm.json`, has the honest score of the search's winner, by how much the search
-        was too optimistic, and which configurations are tied; the sealed test part is not touched. The same call goes
-        on where an interruption left it. Errors are those of `confirm.confirm`.
+        The result, also in `confirm/confirm.json`, has the confirmed score of the winner of the search, by how much the
+        search was too optimistic, and which configurations are tied; the sealed test set is not touched. The same call
+        continues after an interruption. Errors are those of `confirm.confirm`.
 
         Args:
             top: how many of the best distinct configurations.
@@ -212,8 +212,8 @@ class Study:
             data: where the study's data are now; None looks where they were when it began.
             resources: what one training takes and how many run at once, in workers of Ray; None: a CPU, as many as fit.
             ray_address: of a Ray cluster to join, "auto" or "HOST:PORT", whose nodes see study and cache.
-            say: hears a line before the first training and after each.
-            command: what the record shall say was called.
+            say: is called with a line before the first training and after each.
+            command: the command to record.
         """
         places = Places.of(self.store.folder.parent, cache)
         return confirm(

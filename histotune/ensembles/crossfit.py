@@ -150,7 +150,7 @@ def held_out(
     shape: tuple[int, int],
     name: str,
 ) -> np.ndarray:
-    """Return what a strategy says of every case [n, C] when patients of the case had no part in its fit.
+    """Return the probabilities of a strategy for every case [n, C], fitted without the patients of the case.
 
     Args:
         fitted: rows to learn from -> what scores rows.
@@ -162,8 +162,8 @@ def held_out(
     """
     if parts is None:
         raise StudyError(
-            f"{name} learns from held-out predictions, and these, or all of one class, are of a single patient: take "
-            "a strategy that learns nothing, such as average"
+            f"{name} learns from held-out predictions, and these, or all of one class, are of a single patient: use "
+            "a strategy without fitting, such as average"
         )
     result = np.zeros(shape)
     for part in np.unique(parts):

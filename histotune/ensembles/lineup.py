@@ -28,7 +28,7 @@ class MemberPredictions(NamedTuple):
 
 
 def line_up(members: Sequence[SelectedTrial]) -> MemberPredictions:
-    """Read what members said of the cases that all of them were scored on, and calibrate each.
+    """Read the predictions of members on the cases that all of them were scored on, and calibrate each.
 
     Raises:
         StudyError: they were scored on different cases; says which.

@@ -1,7 +1,7 @@
 """Build an ensemble from the saved validation predictions of a study's best trials; no network runs.
 
 An ensemble is always shown beside the best single member and the uniform mean of the same members: a strategy that
-does not beat those has earned nothing.
+is not better than those has no benefit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEAST = 1e-12  # probability whose logarithm is saved for a class that a strateg
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """An ensemble as fitted on the validation part.
+    """An ensemble as fitted on the validation predictions.
 
     Attributes:
         folder: where it is saved; its name is the ensemble's.
@@ -48,7 +48,7 @@ class EnsembleResult:
         temperatures: one per member, by which its logits are divided before they are combined.
         state: what the strategy learned.
         threshold: operating threshold of the positive class, for two classes; None for more.
-        temperature: by which the logarithms of what the members say together are divided; 1 for a single member.
+        temperature: by which the logarithms of the combined probabilities are divided; 1 for a single member.
         operating_point: what the threshold reaches on patients that did not choose it; None for more classes.
         metrics: of the ensemble, at the class of highest probability.
         intervals: {"ensemble" | "best_member" | "uniform_mean": {metric: interval over patients}}.
@@ -60,7 +60,7 @@ class EnsembleResult:
         diversity: how differently the members err; see `diversity.diversity`.
         weights: how much each member counts, where one number says it; else empty.
         candidates: trials that a strategy which selects chose the members from; else empty.
-        fit_seconds: that the strategy took to learn what it knows.
+        fit_seconds: that the strategy took to fit.
     """
 
     folder: Path
@@ -105,8 +105,8 @@ def merge(
 
     Trials of one configuration count once. A temperature per member, the strategy, a temperature of the whole and the
     threshold are fitted on held-out predictions: those of the validation part, or out of folds. The ensemble is
-    described with the same ones, but by what a strategy that learns, a temperature and a threshold say of patients
-    that had no part in their fit, by five folds. Only the sealed test part can say more.
+    described on the same ones, but a strategy that learns, a temperature and a threshold are applied to patients that
+    had no part in their fit, by five folds. The sealed test set gives the unbiased score.
 
     Args:
         top: how many of the best; fewer are taken where there are fewer.

@@ -17,8 +17,8 @@ def point_of(asked: str | OperatingPoint | None, settings: StudySettings) -> Ope
     if len(settings.classes) != 2:
         if asked is not None:
             raise ConfigError(
-                f"operating point {asked}: a threshold is of two classes, and study {settings.name!r} has "
-                f"{len(settings.classes)}, of which the one of highest probability is predicted: leave it out"
+                f"operating point {asked}: a threshold needs two classes, and study {settings.name!r} has "
+                f"{len(settings.classes)}, of which the one with the highest probability is predicted: leave it out"
             )
         return None
     if asked is None:

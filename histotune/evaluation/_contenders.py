@@ -47,7 +47,7 @@ def contenders(store: StudyFolder, top: int) -> list[Candidate]:
     distinct = list(_distinct(store))
     if not distinct:
         raise StudyError(
-            f"study {settings.name!r} has no complete trial to confirm: search on, `histotune search` continues it"
+            f"study {settings.name!r} has no complete trial to confirm: continue it with `histotune search`"
         )
     result = [_named(record, default) for record in distinct[:top]]
     if any(one.name == DEFAULT for one in result):

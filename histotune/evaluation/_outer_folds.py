@@ -127,7 +127,7 @@ def refuse_thinned(name: str, *, thinned: bool) -> None:
     if thinned:
         raise ConfigError(
             f"study {name!r} thins its training part (imbalance, training cases), and outer folds would mix that with "
-            "the natural validation part: take a study without"
+            "the natural validation part: use a study without"
         )
 
 

@@ -34,10 +34,10 @@ RetrainJob = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Crew:
-    """Who trains.
+    """How trainings are run.
 
     Args:
-        run: trains jobs and yields (job, record) as they end; it asks for the next job when somebody is free.
+        run: trains jobs and yields (job, record) as they end; it takes the next job when a worker is free.
         at_once: how many jobs run together.
     """
 
@@ -78,7 +78,7 @@ class Plan:
 
 @contextlib.contextmanager
 def crew(plan: Plan, owner: Path, resources: Resources | None, address: str | None) -> Iterator[Crew]:
-    """Say who trains: nobody where nothing is missing, this process without `resources`, else workers of Ray.
+    """Yield how to train: idle where nothing is missing, in this process without `resources`, else in workers of Ray.
 
     Args:
         owner: folder that the caller holds the lock of.
@@ -123,7 +123,7 @@ def train_there(
 def _outer(study: Path, cohort: Path, folds: int) -> Outer:
     for place, what in ((study / layout.STUDY, f"the study {study}"), (cohort, f"the prepared cohort {cohort}")):
         if not place.exists():
-            raise StudyError(f"a node does not see {what}: put --runs and --cache where all nodes see them")
+            raise StudyError(f"a node cannot read {what}: put --runs and --cache where all nodes can read them")
     return Outer(StudyFolder(study), load(cohort), folds)
 
 
@@ -164,7 +164,7 @@ def _complete(job: RetrainJob) -> TrialRecord | None:
 
 
 class _Lines:
-    """Says how far it is.
+    """Reports progress.
 
     Attributes:
         left: trainings that have neither ended nor turned out to be done.
@@ -180,7 +180,7 @@ class _Lines:
         say(
             f"confirming {len(plan.chosen)} configuration{'s' * (len(plan.chosen) > 1)} with {len(plan.seeds)} seeds x "
             f"{some.folds} outer folds: {self.size * some.folds} trainings{done}{together}, each on "
-            f"{some.trained_on:.0%} of the development part{_estimate(missing, some, at_once)}"
+            f"{some.trained_on:.0%} of the development cases{_estimate(missing, some, at_once)}"
         )
 
     def ended(self, name: str, number: int, record: TrialRecord) -> None:
@@ -207,4 +207,4 @@ def _estimate(missing: Sequence[Candidate], outer: Outer, at_once: int) -> str:
         if one.record is not None and one.record.epochs
     ]
     minutes = np.mean(each or 0) * len(missing) * outer.folds * outer.trained_on / seen / 60 / at_once
-    return f"; at the trials' pace about {math.ceil(minutes)} min" if each else ""
+    return f"; at the speed of the trials about {math.ceil(minutes)} min" if each else ""

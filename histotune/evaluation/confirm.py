@@ -1,13 +1,13 @@
-"""The honest number of a search: its best configurations, and the default, trained again on fresh seeds and folds.
+"""An unbiased score of a search: its best configurations, and the default, trained again with new seeds and folds.
 
 The best of many trials looks better than it is: the search kept the configuration, the epoch and the seed that suited
 its validation patients. Here none of the three is chosen again on what is scored. A seed is another deal of the outer
 folds as well as another initialisation, and every patient of the development part (training and validation part; the
-sealed test part is never touched) is scored once per seed by networks that never saw the patient. A score is the mean
+sealed test set is never touched) is scored once per seed by networks that never saw the patient. A score is the mean
 over outer folds, as a study with folds ranks by it, and then over seeds.
 
 What remains of the choice: the validation patients who chose the configuration are among those scored. A search within
-every outer fold (`histotune search --outer`) has no such trace, and the sealed test part none either.
+every outer fold (`histotune search --outer`) has no such trace, and the sealed test set none either.
 
     STUDY/confirm/confirm.json                      what was found
     STUDY/confirm/outer-<K>/<digest>/seed-<s>/      one configuration with one seed; see `_outer`
@@ -70,8 +70,8 @@ def confirm(
             in this process.
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; all its nodes must see study and cache.
         replicates: draws of patients for every interval.
-        say: hears a line before the first training and after each.
-        command: what the record shall say was called.
+        say: is called with a line before the first training and after each.
+        command: the command to record.
 
     Raises:
         ConfigError: numbers that make no sense, more resources than there are, or a study whose training part was
@@ -106,7 +106,7 @@ def _check(store: StudyFolder, seeds: int, outer: int | None) -> int:
     """Return the number of outer folds."""
     settings = store.settings
     if seeds < 2:
-        raise ConfigError(f"seeds={seeds}: how much a score depends on the seed takes at least 2 of them to see")
+        raise ConfigError(f"seeds={seeds}: at least 2 seeds are needed to see how much a score depends on the seed")
     if outer is not None and outer < 2:
         raise ConfigError(f"outer={outer}: there must be at least 2 outer folds, one to score and one to train on")
     thinned = settings.imbalance != NATURAL or settings.training_cases > 0
@@ -173,11 +173,13 @@ def _notes(store: StudyFolder, outer: Outer, rows: Sequence[ConfirmationRow]) ->
     if outer.trained_on < 0.95 * seen:
         notes.append(
             f"An outer training saw {outer.trained_on:.0%} of the development part's cases, one of the search "
-            f"{seen:.0%}: a part of the gap is for want of patients (a larger --outer leaves less of it)."
+            f"{seen:.0%}: part of the gap is due to fewer training patients (a larger --outer reduces it)."
         )
     notes += [f"{row.name} could not be trained again and is left out: {row.failed}" for row in rows if row.failed]
     if settings.leaky:
-        notes.append("The search's split is leaky; outer folds are dealt by patient, as far as patients are known.")
+        notes.append(
+            "The split of the search is leaky; outer folds are split by patient, as far as patients are known."
+        )
     return notes
 
 

@@ -33,7 +33,7 @@ class ConfirmationRow:
             the metric's direction. The search's own seed is taken as it is.
         per_seed: the confirmed score of every seed.
         against_best, against_default: this one minus that one, the p corrected for all contenders (Holm).
-        tied: not worse than the best beyond noise.
+        tied: not significantly worse than the best.
         latency_ms: to score one case, the least of all its trainings: what else ran at the time can only add to it.
         parameters, seconds: weights, and of all its trainings together.
         failed: why it could not be trained again; every number but the search's is then NaN.
@@ -62,11 +62,11 @@ class Confirmation:
     Attributes:
         contenders: by rank in the search, the default last where it is not among them.
         best: has the best confirmed score, which is a maximum of several and so still optimistic.
-        tied: not worse than the best beyond noise, the best itself included.
-        recommended: the cheapest of the tied, by `cost`; "" where not even the best is better than chance.
-        beats_default: whether the search's winner is better than the default beyond noise.
-        sentence: the honest number of the search's winner, in words.
-        notes: what else a reader must know.
+        tied: not significantly worse than the best, the best itself included.
+        recommended: the cheapest of the tied, by `cost`; "" where even the best is not better than chance.
+        beats_default: whether the winner of the search is significantly better than the default.
+        sentence: the confirmed score of the winner of the search, in words.
+        notes: further remarks.
     """
 
     study: str
@@ -139,29 +139,29 @@ def cheapest(rows: Sequence[ConfirmationRow], sign: float) -> tuple[str, str]:
     timed = [] if np.isnan(least) else [f"{chosen.latency_ms:.2f} ms a case"]
     counted = [f"{chosen.parameters:,} weights"] if len(quick) > 1 or not timed else []
     cost = " and ".join(timed + counted)
-    return chosen.name, cost if len(few) == 1 else f"{cost}, about as others that score lower"
+    return chosen.name, cost if len(few) == 1 else f"{cost}, about the same as others with a lower score"
 
 
 def sentence(winner: ConfirmationRow, judged: Judged, metric: str, classes: int) -> tuple[str, bool]:
-    """Say what the search's winner reaches, and whether it beats the default."""
+    """Return in words what the winner of the search reaches, and whether it is better than the default."""
     sign, name = direction(metric), in_words(metric)
-    who = "the space's default" if winner.name == DEFAULT else winner.name
+    who = "the default configuration" if winner.name == DEFAULT else winner.name
     message = (
-        f"Trained again on fresh seeds and folds, {who}, the search's best, reaches {winner.confirmed} {name}; in the "
-        f"search it had looked like {winner.search_score:.3f}, an optimism gap of {winner.optimism_gap}"
+        f"Trained again with new seeds and folds, {who}, the best of the search, reaches {winner.confirmed} {name}; "
+        f"its score in the search was {winner.search_score:.3f}, an optimism gap of {winner.optimism_gap}"
     )
-    verdicts = [f"no better than {chance}" for chance in chance_in(winner.confirmed, metric, classes)]
+    verdicts = [f"not significantly better than {chance}" for chance in chance_in(winner.confirmed, metric, classes)]
     result, beats = judged.against_default.get(winner.name), False
     if winner.name != DEFAULT and result is not None:
         difference = Difference(*(result[key] for key in ("value", "low", "high", "p")))
         beats = difference.p <= ALPHA and sign * difference.value > 0
         if beats and not verdicts:
-            verdicts = [f"better than the space's default by {difference}"]
+            verdicts = [f"significantly better than the default configuration by {difference}"]
         elif not beats and difference.p <= ALPHA:
-            verdicts.append(f"worse than the space's default by {difference}")
+            verdicts.append(f"significantly worse than the default configuration by {difference}")
         elif not beats:
             default = winner.confirmed.value - difference.value
-            verdicts.append(f"no better than the space's default ({default:.3f}), beyond noise")
+            verdicts.append(f"not significantly better than the default configuration ({default:.3f})")
     return f"{': '.join([message, *([' and '.join(verdicts)] if verdicts else [])])}.", beats
 
 

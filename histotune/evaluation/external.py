@@ -1,4 +1,4 @@
-"""Measure an export on a cohort of somebody else, apart from its study, and say how far that cohort lies from it."""
+"""Evaluate an export on an external cohort, and measure how far that cohort lies from the data of its study."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def evaluate_on(
     evaluation = evaluate_external(model, cohorts, read_labels(cohorts[min(cohorts)]))
     store = StudyFolder(model.study_folder)
     if not store.exists():
-        note = f"Shift is not known: study {model.study!r} is not at {store.folder}."
+        note = f"The shift is not known: study {model.study!r} is not at {store.folder}."
         return keep(model, None, replace(evaluation, note=f"{evaluation.note} {note}".strip()), command)
     try:
         size = model.members[0].image_size
         own = {size: study_cohort(store, places, size, None)}
         evaluation = replace(evaluation, shift=measure_shift(model, store, own, cohorts))
-    except HistotuneError as error:  # of the study's own data, which may be gone; the figures are not less worth
-        note = f"Shift is not known: {error}"
+    except HistotuneError as error:  # of the study's own data, which may be gone; the scores stay valid
+        note = f"The shift is not known: {error}"
         evaluation = replace(evaluation, note=f"{evaluation.note} {note}".strip())
     return keep(model, store, evaluation, command)
 
@@ -81,9 +81,9 @@ def evaluate_external(
 
 def _refuse_known_images(model: Export, cohort: Cohort) -> None:
     """Refuse cases that the export may have been trained on: an evaluation around the seal would be worth nothing."""
-    advice = "without --on, its sealed test part is measured"
+    advice = "without --on, it is evaluated on its sealed test set"
     if cohort.digest in model.info["dataset"]["digests"].values():
-        raise DataError(f"{cohort.name!r} is the very data that {model.name} was trained on; {advice}")
+        raise DataError(f"{cohort.name!r} is the data that {model.name} was trained on; {advice}")
     store = StudyFolder(model.study_folder)
     if not store.exists():
         return  # an export that travelled alone knows the digest of its data only
@@ -116,5 +116,5 @@ def correspondence(classes: Sequence[str], positive: int, name: str, cohort: Coh
         translation = np.full(2, 1 - positive)
         translation[cohort.positive] = positive
         pairs = ", ".join(f"{one!r} is {ours[number]!r}" for one, number in zip(theirs, translation, strict=True))
-        return translation, f"The classes have other names there; by which one is positive, {pairs}."
+        return translation, f"The class names differ; matched by the positive class, {pairs}."
     raise DataError(f"the classes of {cohort.name!r} ({', '.join(theirs)}) are not those of {name} ({', '.join(ours)})")

@@ -1,6 +1,6 @@
 """Nested cross-validation: how good is what a whole search chooses, on patients that the search never saw?
 
-The development part (training and validation part of the study; its sealed test part stays sealed) is dealt into outer
+The development part (training and validation part of the study; its sealed test set stays sealed) is dealt into outer
 folds by patient. For each, a whole search runs in a study of its own, whose sealed part is the outer fold: it chooses
 on the other patients, by inner folds or an inner validation part, and its winner is then evaluated on the outer fold,
 on the record. The estimate is the mean over outer folds. It is of the procedure (search this space so long), not of one
@@ -131,8 +131,8 @@ def nested_search(
         space, study, data, runs, cache, options, seed: as `search` takes them; the study holds one for each outer fold.
         outer: how many outer folds, at least 2.
         searching: what runs one search.
-        say: hears a line for each outer fold.
-        command: what the record of an opening shall say was called.
+        say: is called with a line for each outer fold.
+        command: the command to record with each opening.
         how: what else `search` takes; budgets are of each search.
 
     Raises:
@@ -284,12 +284,12 @@ def _joined(
     inner = float(np.mean([one.inner for one in result]))
     gap = direction(metric) * (inner - nested.value)
     name, count = in_words(metric), len(np.unique(patients))
-    worse = "".join(f": no better than {it}" for it in chance_in(nested, metric, len(settings.classes)))
+    worse = "".join(f": not significantly better than {it}" for it in chance_in(nested, metric, len(settings.classes)))
     trials = sorted({min(one.trials for one in result), max(one.trials for one in result)})
     sentence = (
         f"What a search of {' to '.join(map(str, trials))} trials chooses reaches {nested} {name} on patients that "
-        f"it never saw ({len(result)} outer folds of {count} patients){worse}. Inside the searches the winners looked "
-        f"like {inner:.3f}, an optimism gap of {gap:+.3f}."
+        f"it never saw ({len(result)} outer folds of {count} patients){worse}. Inside the searches the winners scored "
+        f"{inner:.3f}, an optimism gap of {gap:+.3f}."
     )
     return Nested(
         study=settings.name,

@@ -1,4 +1,4 @@
-"""Measure an export where nothing was chosen: on its study's sealed test part, on the record."""
+"""Evaluate an export on the sealed test set of its study; every opening is recorded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Cohorts = Mapping[int, Cohort]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an export reaches on cases that had no part in its making; intervals are over resampled patients.
+    """Scores of an export on cases that were not used to make it; intervals are over resampled patients.
 
     Attributes:
         export, digest: name of the model, and the digest of its weights and settings.
@@ -45,7 +45,7 @@ class Evaluation:
         beside: {"control NAME" | "best member" | "uniform mean": metrics} on the same cases.
         gains: {the same names: this export minus it in `metric`}, paired by patient.
         openings_before: how often the seal had been opened already; 0 for an external cohort.
-        note: what else a reader must know.
+        note: further remarks.
         shift: of an external cohort, how far it lies from the study's own data; empty where that is not known.
     """
 
@@ -80,7 +80,7 @@ class Evaluation:
 def evaluate(
     model: Export, cohorts: Cohorts, store: StudyFolder, *, command: str, replicates: int = 2000, seed: int = 0
 ) -> Evaluation:
-    """Open the sealed test part, on the record, and measure an export on it beside the controls.
+    """Open the sealed test set, record the opening, and evaluate an export on it beside the baselines.
 
     Everything that can fail is done before the seal is opened. The result is appended to the study's
     `evaluation.json`; a second opening is warned of.
@@ -89,7 +89,7 @@ def evaluate(
         model: the export.
         cohorts: the study's data as prepared.
         store: the study that the export was made in.
-        command: what the record of the opening shall say was called.
+        command: the command to record with the opening.
         replicates: draws of patients for every interval.
         seed: of the draws.
 
@@ -103,7 +103,7 @@ def evaluate(
     rows = np.flatnonzero(table["part"].to_numpy() == "test")
     if not len(rows):
         raise StudyError(
-            f"study {model.study!r} has no sealed test part: its numbers are out of folds, see its leaderboard"
+            f"study {model.study!r} has no sealed test set: its scores are out-of-fold, see its leaderboard"
         )
     contenders = contenders_of(model, sized, rows)
     for name in control_names(data):
@@ -147,7 +147,7 @@ def _refuse_strangers(model: Export, store: StudyFolder, sized: Mapping[int, Coh
     if (made_in["name"], made_in["created"]) != (settings.name, settings.created):
         raise StudyError(
             f"{model.name} was made in study {made_in['name']!r} begun {made_in['created']}, not in {settings.name!r} "
-            f"begun {settings.created}: its training patients may be among the test patients there. Name its own study"
+            f"begun {settings.created}: its training patients may be among the test patients there. Give its own study"
         )
     for size, cohort in sized.items():
         if settings.digests.get(str(size), cohort.digest) != cohort.digest:
@@ -158,7 +158,7 @@ def _refuse_strangers(model: Export, store: StudyFolder, sized: Mapping[int, Coh
 
 
 def contenders_of(model: Export, sized: Cohorts, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return probabilities [n, C] of the export ("") and, for an ensemble, of what it must justify itself against."""
+    """Return probabilities [n, C] of the export ("") and, for an ensemble, of its best member and the uniform mean."""
     parts = []
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
@@ -203,11 +203,11 @@ def _note(store: StudyFolder, model: Export, before: int) -> str:
     openings = store.openings()
     same = sum(opening["subject"] == model.digest for opening in openings[:before])
     without = sum(opening["figures"] is None and "shows" not in opening for opening in openings[:before])
-    ended = f" {without} of them ended without figures." if without else ""
+    ended = f" {without} of them ended without a result." if without else ""
     return (
-        f"The sealed test part of study {model.study!r} was opened {before} time{'s' if before > 1 else ''} before, "
-        f"first on {openings[0]['time']}, {same} of them for this very model.{ended} Choosing among models by these "
-        f"numbers makes them optimistic; the record is {store.folder / layout.SEALED / layout.OPENINGS}."
+        f"The sealed test set of study {model.study!r} was opened {before} time{'s' if before > 1 else ''} before, "
+        f"first on {openings[0]['time']}, {same} of them for this model.{ended} Choosing among models by these "
+        f"scores makes them optimistic; the record is {store.folder / layout.SEALED / layout.OPENINGS}."
     )
 
 
@@ -226,7 +226,7 @@ def _patients_note(settings: StudySettings) -> str:
 def keep(model: Export, store: StudyFolder | None, evaluation: Evaluation, command: str) -> Evaluation:
     """Append to the study's `evaluation.json` and to the export's model card, and return the evaluation.
 
-    No evaluation is ever overwritten by a later, luckier one. A card that cannot be written is warned of.
+    No evaluation is overwritten by a later one. A card that cannot be written is warned of.
 
     Args:
         store: None where the study is not at hand.
@@ -238,5 +238,7 @@ def keep(model: Export, store: StudyFolder | None, evaluation: Evaluation, comma
     try:
         add_evaluation(model.folder, evaluation.to_dict(), "" if store is None else seal_sentence(store))
     except HistotuneError as error:
-        warnings.warn(f"The model card of {model.name} does not tell of this evaluation: {error}", stacklevel=3)
+        warnings.warn(
+            f"The model card of {model.name} could not be updated with this evaluation: {error}", stacklevel=3
+        )
     return evaluation

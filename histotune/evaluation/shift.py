@@ -1,7 +1,7 @@
-"""How far an external cohort lies from a study's own data, in colour and in what the model makes of it.
+"""How far an external cohort lies from the data of a study, in colour and in the features of the model.
 
-A distance alone says nothing, so each stands beside what the study's own patients give when they are dealt in two: the
-external cohort is called shifted where it lies farther off than 95 % of such deals.
+A distance alone means little, so each is compared with distances between two random halves of the patients of the
+study: the external cohort is called shifted where it lies farther away than 95 % of such random splits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLOUR, STAIN, EMBEDDING = "colour", "stain", "embedding"
 UNITS = {
     COLOUR: "grey levels of 255 between mean red, green and blue (Wasserstein)",
     STAIN: "optical density of haematoxylin and eosin (Wasserstein)",
-    EMBEDDING: "AUROC of telling the two apart by the model's features (0.5: cannot)",
+    EMBEDDING: "AUROC of separating the two by features of the model (0.5: not separable)",
 }
 # Optical density of haematoxylin, eosin and their cross product (Ruifrok & Johnston, 2001), of length 1.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
@@ -49,12 +49,12 @@ class Shift:
 
     def __str__(self) -> str:
         if self.value != self.value:
-            return f"not known, for there are too few patients; {self.unit}"
-        verdict = "SHIFTED" if self.shifted else "as among its own patients"
+            return f"not known: too few patients; {self.unit}"
+        verdict = "SHIFTED" if self.shifted else "as within the study"
         scale = (
-            "its own patients are too few for a scale"
+            "too few patients in the study for a comparison"
             if self.own != self.own
-            else (f"its own patients {self.own:.3g}, 95 % of deals below {self.own_high:.3g}: {verdict}")
+            else (f"within the study {self.own:.3g}, 95 % of random splits below {self.own_high:.3g}: {verdict}")
         )
         return f"{self.value:.3g}, {scale}; {self.unit}"
 
@@ -82,7 +82,7 @@ def measure_shift(
     Args:
         store: of the study.
         own, other: {image size: cohort}, the study's and the external one.
-        seed: of the deals, and of the at most 2,000 cases that are taken of each side.
+        seed: of the random splits, and of the at most 2,000 cases that are taken of each side.
 
     Returns:
         {`colour`, `stain` where images are read, `embedding`: shift}.
@@ -100,7 +100,7 @@ def measure_shift(
                 result[key] = compare(mine, theirs, _distance, UNITS[key], rng)
     mine, theirs = _features(model, own[size], held_out, rng), _features(model, other[size], None, rng)
     mine, theirs = _whitened(mine, theirs)
-    result[EMBEDDING] = compare(mine, theirs, told_apart, UNITS[EMBEDDING], rng)
+    result[EMBEDDING] = compare(mine, theirs, separability, UNITS[EMBEDDING], rng)
     return result
 
 
@@ -121,7 +121,7 @@ def compare(
     return Shift(value, middle, high, unit, bool(value > high))
 
 
-def told_apart(one: Sample, other: Sample) -> float:
+def separability(one: Sample, other: Sample) -> float:
     """Return how well a linear discriminant tells two samples apart: AUROC, mean over folds of patients.
 
     NaN where a side has fewer than two patients.
@@ -170,7 +170,7 @@ def _pixels(
 
 
 def _features(model: Export, cohort: Cohort, rows: np.ndarray | None, rng: np.random.Generator) -> Sample:
-    """Return what the first member makes of at most 2,000 cases of which it hears anything."""
+    """Return what the first member makes of at most 2,000 cases of which it has input."""
     member = model.members[0]
     chosen = _some(np.arange(len(cohort)) if rows is None else rows, rng)
     parts, kept = [], []

@@ -106,7 +106,7 @@ def explain(
 ) -> Explanation:
     """Explain an export's predictions of some images.
 
-    The true classes of images that stand in the sealed test part of the export's study are left out, whoever gives
+    The true classes of images that stand in the sealed test set of the export's study are left out, whoever gives
     them, unless `seal` has it written down that they were looked at.
 
     Args:

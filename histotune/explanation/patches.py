@@ -92,7 +92,7 @@ class Standing:
 
     @property
     def sealed(self) -> np.ndarray:
-        """Which images are of the sealed test part, bool [n]."""
+        """Which images are of the sealed test set, bool [n]."""
         return np.array([part == TEST for part in self.parts], bool)
 
 
@@ -158,7 +158,7 @@ def told(model: Export, table: pd.DataFrame, stands: Standing, seal: str | None)
     elif hidden.any() and seal is not None:
         before = stands.store.record_opening(seal, model.digest, f"true classes of {hidden.sum()} images")
         notes.append(
-            f"The true classes of {hidden.sum()} images of the sealed test part are shown; that is opening "
+            f"The true classes of {hidden.sum()} images of the sealed test set are shown; that is opening "
             f"{before + 1} in the study's record. To choose a model by what is seen here makes its test result "
             "optimistic."
         )

@@ -7,7 +7,7 @@ study without folds is refused.
 
 The student is described out of folds as its teacher is: fold by fold, one is trained on the other folds' cases. Their
 soft targets come from networks that did see the fold that is scored, which lends a student a little of what those know:
-only the sealed test part settles the comparison. What is exported is one more network, trained on all folds; as in
+only the sealed test set settles the comparison. What is exported is one more network, trained on all folds; as in
 scikit-learn's `CalibratedClassifierCV(ensemble=False)`, its temperature and threshold are those found out of folds.
 """
 

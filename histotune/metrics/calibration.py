@@ -1,7 +1,7 @@
 """Temperature and operating threshold, both fitted on validation predictions and never on what is sealed.
 
 A member's temperature is fitted on the same validation cases that its ensemble is then described with: one number per
-member, so the optimism is small, but it is there; the sealed test part is where the description is checked. The
+member, so the optimism is small, but it is there; the sealed test set is where the description is checked. The
 temperature of the whole and its threshold are described on patients that had no part in their fit: see `crossfit`.
 """
 

@@ -29,7 +29,7 @@ class TrialRecord:
     """One ended trial, as its `metrics.json` says.
 
     Attributes:
-        number: trial number; -1 for a control or a single training.
+        number: trial number; -1 for a baseline or a single training.
         state: how it ended.
         metrics: validation metrics of the best epoch, with folds the mean over folds; empty when it failed.
         spread, out_of_fold: with folds the sample standard deviation over them, and metrics of all their predictions.
@@ -74,7 +74,7 @@ class Predictions:
         ids, patients: str [n].
         labels: int64 [n].
         logits: float32 [n, C].
-        present: bool [n], whether the model hears anything of the case; None where it hears all.
+        present: bool [n], whether the model has input of the case; None where it has input of all.
     """
 
     ids: np.ndarray
@@ -85,7 +85,7 @@ class Predictions:
 
     @property
     def heard(self) -> np.ndarray:
-        """Whether the model hears anything of the case, bool [n]."""
+        """Whether the model has input of the case, bool [n]."""
         return np.ones(len(self.ids), bool) if self.present is None else self.present
 
     def save(self, path: Path) -> None:
@@ -111,7 +111,7 @@ _SAVED = {one.name for one in fields(TrialRecord)} - {"number", "folder", "known
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration of a trial or a control; the seed, with which its file ends, says that it is whole."""
+    """Read the configuration of a trial or a baseline; the seed, with which its file ends, says that it is whole."""
     return files.read_yaml(folder / layout.CONFIG, needs=("seed",))
 
 

@@ -1,4 +1,4 @@
-"""What must be said of a sealed test part that was opened, wherever its study's numbers are shown."""
+"""The note on openings of the sealed test set, shown wherever scores of the study are shown."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation i
 
 
 def seal_sentence(store: StudyFolder) -> str:
-    """Say how often the sealed test part was opened, for what, and what that means; "" while it is closed."""
+    """Return how often the sealed test set was opened, for what, and what that means; "" while it is sealed."""
     result = store.openings()
     if not result:
         return ""
     if len(result) == 1:
-        return f"The sealed test part was opened once, on {_day(result[0])}, {_found(result[0], store)}."
+        return f"The sealed test set was opened once, on {_day(result[0])}, {_found(result[0], store)}."
     subjects = len({opening["subject"] for opening in result})
     without = sum(opening["figures"] is None and "shows" not in opening for opening in result)
-    ended = f" {without} of these openings ended without figures." if without else ""
+    ended = f" {without} of these openings ended without a result." if without else ""
     return (
-        f"The sealed test part was opened {len(result)} times, first on {_day(result[0])}, last on "
+        f"The sealed test set was opened {len(result)} times, first on {_day(result[0])}, last on "
         f"{_day(result[-1])}, for {subjects} model{'s' if subjects > 1 else ''}.{ended} Only the first opening is a "
-        "clean test: choosing among models by later ones makes their numbers optimistic."
+        "clean test: choosing among models by later ones makes their scores optimistic."
     )
 
 
 def opening_lines(store: StudyFolder) -> list[str]:
-    """Write the record for people, a line for each opening, first to last."""
+    """Return the record as text, one line for each opening, first to last."""
     return [f"{opening['time']}, {_found(opening, store)}: `{opening['command']}`" for opening in store.openings()]
 
 
@@ -38,12 +38,12 @@ def _day(opening: Mapping[str, Any]) -> str:
 
 
 def _found(opening: Mapping[str, Any], store: StudyFolder) -> str:
-    """Say for which model, and what was seen: the study's metric, or that nothing is on record."""
+    """Return for which model, and the result: the metric of the study, or that none is recorded."""
     if shows := opening.get("shows"):
         return f"to show {shows} beside predictions of model {opening['subject']}"
     figures = opening["figures"]
     if figures is None:
-        return f"for model {opening['subject']}, and ended without figures"
+        return f"for model {opening['subject']}, and ended without a result"
     metric = store.settings.metric
     if len(figures) > 1:
         return f"for {len(figures)} models of a comparison ({opening['subject']})"

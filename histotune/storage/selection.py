@@ -43,14 +43,14 @@ def best_trials(store: StudyFolder, top: int) -> list[TrialRecord]:
     ranked = ranked_trials(store)
     if not ranked:
         raise StudyError(
-            f"study {store.folder.name!r} has no complete trial to combine: search on, `histotune search` continues it"
+            f"study {store.folder.name!r} has no complete trial to combine: continue it with `histotune search`"
         )
     distinct = {trial.digest or str(trial.number): trial for trial in reversed(ranked)}  # the best of equals stays
     return [trial for trial in ranked if distinct[trial.digest or str(trial.number)] is trial][:top]
 
 
 def modality_of(config: Mapping[str, Any]) -> str:
-    """Return the only modality that a trial's network hears, or "" where it hears several.
+    """Return the only modality that the network of a trial reads, or "" where it reads several.
 
     >>> modality_of({"model": {"branches": {"a": {"modality": "cnv"}}, "fusion": {"name": "none"}}})
     'cnv'
@@ -69,7 +69,7 @@ def modality_of(config: Mapping[str, Any]) -> str:
 def by_modality(
     store: StudyFolder, modalities: Sequence[str], *, add: Mapping[str, StudyFolder] | None = None
 ) -> list[SelectedTrial]:
-    """Return the best complete trial that hears one modality alone, for each; best first by the study's metric.
+    """Return the best complete trial that reads one modality alone, for each; best first by the study's metric.
 
     Args:
         modalities: looked for in the study itself.

@@ -1,6 +1,6 @@
-"""What every model must beat on the very same split: the majority class, colour alone, and what is linear.
+"""Baselines, which every model should beat on the same split: majority class, colour histogram, linear models.
 
-A control is fitted on the training part only and deterministic, so nothing but its predictions is saved: for other
+A baseline is fitted on the training part only and deterministic, so nothing but its predictions is saved: for other
 cases it is fitted again, in seconds, and no pickle is ever read.
 """
 
@@ -27,10 +27,10 @@ from histotune.training.pooling import pooled, scored
 
 MAJORITY, COLOR_HISTOGRAM, LINEAR, JOINED = "majority_class", "color_histogram", "linear_", "joined"
 BINS, JOINT_BINS = 16, 4  # per channel, and per channel of the joint histogram
-LEAST = 1e-7  # the least probability that a control gives a class
+LEAST = 1e-7  # the least probability that a baseline gives a class
 FEW_CASES = 20_000  # below, one thread takes seconds; more would spin when others use the cores
 CHUNK = 2048  # images whose histograms are counted at once
-COMPONENTS = 60  # of a linear control, at most
+COMPONENTS = 60  # of a linear baseline, at most
 STRENGTH = 0.1  # C of its logistic regression: squared weights count ten times as much as by default
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # where C is chosen inside the training part
 INNER = 5  # folds of that choice
@@ -40,7 +40,7 @@ IMAGE = "image"  # the kind of modality that has colour
 
 
 def control_names(data: TrainingData) -> list[str]:
-    """Return the controls that these data allow.
+    """Return the baselines that these data allow.
 
     Colour needs a modality of RGB images; `linear_NAME` is of any other modality, `linear_joined` of all there are.
     """
@@ -48,10 +48,10 @@ def control_names(data: TrainingData) -> list[str]:
 
 
 def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
-    """Fit every control and write it as a trial folder `folder/<name>`; one that stands there is read, not refitted.
+    """Fit every baseline and write it as a trial folder `folder/<name>`; one that stands there is read, not refitted.
 
     Returns:
-        One record per control with its validation metrics, as of a trial (`number` -1).
+        One record per baseline with its validation metrics, as of a trial (`number` -1).
     """
     return [
         read_record(folder / name)
@@ -63,11 +63,11 @@ def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
 def fit_linear(
     data: TrainingData, folder: Path, modalities: Sequence[str], strengths: Sequence[float] = (STRENGTH,)
 ) -> TrialRecord:
-    """Fit the linear control of some modalities and write it as a trial folder; one that stands there is only read.
+    """Fit the linear baseline of some modalities and write it as a trial folder; one that stands there is only read.
 
     Args:
         data: with its modalities; a case that has none of them gets the class shares of the training part.
-        folder: of the control.
+        folder: of the baseline.
         strengths: C of the logistic regression; of several, the one of highest AUROC in a cross-validation of the
             training part, grouped by patient.
 
@@ -77,7 +77,7 @@ def fit_linear(
     for name in modalities:
         if name not in data.present:
             raise ConfigError(
-                f"no linear control of {name!r}: the cohort has no such modality. {suggest(name, data.present)}"
+                f"no linear baseline of {name!r}: the cohort has no such modality. {suggest(name, data.present)}"
             )
     config = {"control": folder.name, "modalities": list(modalities), "strengths": list(strengths), "seed": SEED}
 
@@ -88,16 +88,16 @@ def fit_linear(
 
 
 def predict_control(name: str, data: TrainingData, rows: np.ndarray) -> np.ndarray:
-    """Fit the control on the training part, as ever, and return its logits for `rows`, float32 [n, C].
+    """Fit the baseline on the training part and return its logits for `rows`, float32 [n, C].
 
     With folds it is fitted for each of them, as every model is, and the logits are averaged.
 
     Raises:
-        ConfigError: there is no such control for these data.
+        ConfigError: there is no such baseline for these data.
     """
     known = control_names(data)
     if name not in known:
-        raise ConfigError(f"unknown control {name!r}. {suggest(name, known)}")
+        raise ConfigError(f"unknown baseline {name!r}. {suggest(name, known)}")
     if cuts := data.cuts():
         return np.mean([predict_control(name, cut, rows) for cut in cuts], axis=0)
     linear = _linear_controls(data)
@@ -133,7 +133,7 @@ def color_histograms(images: np.ndarray) -> np.ndarray:
 def _fit_one(
     config: Mapping[str, Any], fitted: Callable[[TrainingData], np.ndarray], data: TrainingData, folder: Path
 ) -> TrialRecord:
-    """Write what a control that is `fitted` to each training part says of its validation part."""
+    """Write the validation predictions of a baseline that is `fitted` to each training part."""
     started, clock = time.time(), time.perf_counter()
     saved = [
         Predictions(one.ids[one.val], one.patients[one.val], one.labels[one.val], fitted(one))
@@ -242,7 +242,7 @@ _CONTROLS: Mapping[str, Callable[[TrainingData, np.ndarray], np.ndarray]] = {
 
 
 def _linear_controls(data: TrainingData) -> dict[str, list[str]]:
-    """Return the linear controls and the modalities that each reads; images alone have colour."""
+    """Return the linear baselines and the modalities that each reads; images alone have colour."""
     columns = data.columns
     others = [name for name in sorted(columns) if columns[name].kind != IMAGE]
     controls = {f"{LINEAR}{name}": [name] for name in others}

@@ -1,4 +1,4 @@
-"""How a study begins and how it is found again: data prepared, patients split, test labels sealed, controls fitted."""
+"""How a study begins and how it is found again: data prepared, patients split, test labels sealed, baselines fitted."""
 
 from __future__ import annotations
 
@@ -162,9 +162,9 @@ def begin(
         report = _audit.of_study(store, cohorts[min(cohorts)], progress=progress)
         if wanted.strict:
             report.refuse()
-        progress("fitting controls", 0, 1)
+        progress("fitting baselines", 0, 1)
         fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)  # an ended control is only read
-        progress("fitting controls", 1, 1)
+        progress("fitting baselines", 1, 1)
     return store, cohorts
 
 

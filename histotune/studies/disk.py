@@ -50,7 +50,7 @@ class Waste:
 
 
 def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
-    """List what can be freed of a study that nobody searches in: never a result, never a control.
+    """List what can be freed of a study that is not being searched: never a result, never a baseline.
 
     - checkpoints and half-written files of trials that have ended; a search with `pbt` that goes on then has nothing
       to go on from,

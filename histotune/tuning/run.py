@@ -59,7 +59,7 @@ def run(
         storage: URI that all nodes reach (any that fsspec knows), where they do not see the study's folder.
         opened: is called, before the first trial runs, with the ledger that the search will keep.
         room: is called, before that, with what a trial takes and how many run at once; what it raises ends the search.
-        start: what it begins with beyond the space's default.
+        start: what it begins with beyond the default configuration.
         trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
             so far, 0 waits for ever.
         keep_models: complete trials whose weights are kept, the best ones; 0 keeps all, those of stopped trials, too.

@@ -373,10 +373,13 @@ def test_a_search_over_noise_is_found_out(tiny_folder: Callable[..., Path], tmp_
     assert winner.optimism_gap.value > 0.05
     assert not result.beats_default
     assert (
-        f"reaches {winner.confirmed} AUROC; in the search it had looked like {winner.search_score:.3f}, an optimism gap"
+        f"reaches {winner.confirmed} AUROC; its score in the search was {winner.search_score:.3f}, an optimism gap"
         in result.sentence
     )
-    assert "no better than chance (0.500) and no better than the space's default" in result.sentence
+    assert (
+        "not significantly better than chance (0.500) and not significantly better than the default configuration"
+        in result.sentence
+    )
     assert set(result.tied) == {row.name for row in result.contenders}
     assert result.recommended == "", "nothing is worth recommending"
 
@@ -474,23 +477,23 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
         (
             0.55,
             {"value": 0.1, "low": 0.02, "high": 0.2, "p": 0.01},
-            "better than the space's default by +0.100 [+0.020",
+            "significantly better than the default configuration by +0.100 [+0.020",
         ),
         (
             0.55,
             {"value": 0.1, "low": -0.1, "high": 0.3, "p": 0.4},
-            "no better than the space's default (0.500), beyond",
+            "not significantly better than the default configuration (0.500)",
         ),
-        (0.45, {"value": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}, "no better than chance (0.500)."),
+        (0.45, {"value": 0.1, "low": 0.02, "high": 0.2, "p": 0.01}, "not significantly better than chance (0.500)."),
         (
             0.55,
             {"value": -0.1, "low": -0.2, "high": -0.02, "p": 0.01},
-            "]: worse than the space's default by -0.100 [-0.200, -0.020], p = 0.010.",
+            "]: significantly worse than the default configuration by -0.100 [-0.200, -0.020], p = 0.010.",
         ),
         (
             0.45,
             {"value": -0.1, "low": -0.2, "high": -0.02, "p": 0.01},
-            "no better than chance (0.500) and worse than the space's default by -0.100",
+            "better than chance (0.500) and significantly worse than the default configuration by -0.100",
         ),
     ],
 )

@@ -120,7 +120,7 @@ def test_a_search_over_noise_is_called_no_better_than_chance(file: Path, tiny_fo
     file.write_text(yaml.safe_dump(noise))
     result = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
     assert f"{result.nested} AUROC on patients that it never saw (2 outer folds of" in result.sentence
-    assert "patients): no better than chance (0.500)." in result.sentence
+    assert "patients): not significantly better than chance (0.500)." in result.sentence
 
 
 def _told(result: Nested) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def test_nobody_walks_around_the_seal(
     model: Export, small_cohort: Cohort, small_labels: np.ndarray, digest: str
 ) -> None:
     disguised = small_cohort if digest == "same" else replace(small_cohort, digest="0" * 16)
-    with pytest.raises(HistotuneError, match="sealed test part is measured"):
+    with pytest.raises(HistotuneError, match="it is evaluated on its sealed test set"):
         evaluate_external(model, {32: disguised}, small_labels)
 
 

@@ -21,7 +21,7 @@ from histotune.evaluation.shift import (
     _mean_stains,
     compare,
     measure_shift,
-    told_apart,
+    separability,
 )
 from histotune.exports.export import export_trial
 from histotune.exports.model import Export, load
@@ -65,15 +65,15 @@ def test_few_patients_of_one_source_are_seldom_called_shifted() -> None:
         values = centres[patients] + rng.normal(0, 1, (260, 3))
         own, other = patients < 20, patients >= 20
         sides = [Sample(values[rows], patients[rows]) for rows in (own, other)]
-        flags.append(compare(sides[0], sides[1], told_apart, "", rng).shifted)
+        flags.append(compare(sides[0], sides[1], separability, "", rng).shifted)
     assert np.mean(flags) <= 0.2  # 6 % of 200 draws; nominally 5
 
 
-def test_told_apart_is_a_half_for_one_source_and_one_for_two() -> None:
+def test_separability_is_a_half_for_one_source_and_one_for_two() -> None:
     rng = np.random.default_rng(0)
     one, other = (Sample(rng.normal(size=(400, 4)), np.arange(400) // 4) for _ in range(2))
-    assert told_apart(one, other) == pytest.approx(0.5, abs=0.06)
-    assert told_apart(one, Sample(other.values + 5, other.patients)) == pytest.approx(1.0)
+    assert separability(one, other) == pytest.approx(0.5, abs=0.06)
+    assert separability(one, Sample(other.values + 5, other.patients)) == pytest.approx(1.0)
 
 
 def test_a_patient_is_never_on_both_sides_of_the_classifier() -> None:
@@ -84,12 +84,12 @@ def test_a_patient_is_never_on_both_sides_of_the_classifier() -> None:
         Sample(centres[patients[rows]] + rng.normal(size=(200, 4)), patients[rows])
         for rows in (slice(0, 200), slice(200, 400))
     ]
-    assert told_apart(*sides) < 0.75
+    assert separability(*sides) < 0.75
 
 
 def test_one_patient_has_no_scale_and_says_so() -> None:
     one = Sample(np.zeros((5, 2)), np.zeros(5))
-    result = compare(one, one, told_apart, UNITS[EMBEDDING], np.random.default_rng(0))
+    result = compare(one, one, separability, UNITS[EMBEDDING], np.random.default_rng(0))
     assert not result.shifted
     assert "not known" in str(result)
     distance: Callable[[Sample, Sample], float] = lambda one, other: 2.0  # noqa: E731

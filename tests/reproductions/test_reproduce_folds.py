@@ -340,7 +340,7 @@ def test_of_strengths_one_is_taken(data: TrainingData, tmp_path: Path) -> None:
 
 
 def test_a_control_of_a_modality_that_is_not_there_is_refused(data: TrainingData, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no linear control of 'imag': .* Did you mean 'image'"):
+    with pytest.raises(ConfigError, match=r"no linear baseline of 'imag': .* Did you mean 'image'"):
         fit_linear(data, tmp_path / "none", ["imag"])
 
 

@@ -218,13 +218,13 @@ os.kill(os.getpid(), 9)
     (opening,) = small_study.openings()
     assert opening["figures"] is None
     answer = CliRunner().invoke(app, ["leaderboard", "small", "--runs", str(small_study.folder.parent)])
-    assert "ended without figures" in answer.output
+    assert "ended without a result" in answer.output
     small_study.open_seal("histotune evaluate exports/e", "abc")
     small_study.close_seal(1, {"e": {"balanced_accuracy": {"value": 0.7, "low": 0.6, "high": 0.8}}})
     assert [one["figures"] is None for one in small_study.openings()] == [True, False]
     answer = CliRunner().invoke(app, ["leaderboard", "small", "--runs", str(small_study.folder.parent)])
     assert "opened 2 times" in answer.output
-    assert "1 of these openings ended without figures" in " ".join(answer.output.split())
+    assert "1 of these openings ended without a result" in " ".join(answer.output.split())
 
 
 @functools.cache

@@ -144,7 +144,7 @@ def test_an_absent_image_is_no_colour(tmp_path: Path) -> None:
 def test_without_images_there_is_no_colour() -> None:
     data = tables()
     assert control_names(data) == ["majority_class", "linear_clinic", "linear_genes", "linear_joined"]
-    with pytest.raises(ConfigError, match="unknown control 'color_histogram'"):
+    with pytest.raises(ConfigError, match="unknown baseline 'color_histogram'"):
         predict_control("color_histogram", data, data.val)
 
 

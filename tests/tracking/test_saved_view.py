@@ -82,7 +82,7 @@ def test_the_best_have_ranks_and_lose_them(store: StudyFolder) -> None:
 
 def test_an_opened_seal_stands_in_the_description(store: StudyFolder) -> None:
     store.open_seal("histotune evaluate e", "abc")
-    assert "ended without figures" in experiment_tags(store, store.trials(), "1")[NOTE]
+    assert "ended without a result" in experiment_tags(store, store.trials(), "1")[NOTE]
 
 
 def test_a_description_fits_into_a_tag(store: StudyFolder) -> None:

@@ -176,7 +176,7 @@ def test_a_study_without_a_test_part_exports_and_has_nothing_to_evaluate(tmp_pat
     folder = store.trial_folder(0)
     assert run_trial(config(epochs=1), store.training_data(cohort), folder).state == COMPLETE
     model = load(export_trial(store, 0, tmp_path / "export"))
-    with pytest.raises(StudyError, match="study 'whole' has no sealed test part: its numbers are out of folds"):
+    with pytest.raises(StudyError, match="study 'whole' has no sealed test set: its scores are out-of-fold"):
         evaluate_sealed(model, {32: cohort}, store, command="test")
     assert not store.openings()
 
