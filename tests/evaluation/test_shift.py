@@ -93,7 +93,9 @@ def test_one_patient_has_no_scale_and_says_so() -> None:
     assert not result.shifted
     assert "not known" in str(result)
     distance: Callable[[Sample, Sample], float] = lambda one, other: 2.0  # noqa: E731
-    assert "too few for a scale" in str(compare(one, one, distance, "px", np.random.default_rng(0)))
+    assert "too few patients in the study for a comparison" in str(
+        compare(one, one, distance, "px", np.random.default_rng(0))
+    )
 
 
 def test_stains_are_found_in_a_mixture_of_known_densities() -> None:

@@ -122,7 +122,7 @@ def test_comparable_scores_are_knowledge_and_no_result(
         (g, [g / 10]) for g in GAMMAS
     ]
     assert start.first == []
-    assert "knows 5 complete trials of study 'other'; left out, as they do not fit: 1 (" in start.note
+    assert "learns from 5 complete trials of study 'other'; left out, as they do not fit: 1 (" in start.note
     assert "9.0 lies outside the search space" in start.note
     seen = Proposer(space, "tpe", seed=0, maximize=True, start=start)._seen
     assert [t.value for t in seen.get_trials() if t.state.is_finished()] == [g / 10 for g in GAMMAS]
