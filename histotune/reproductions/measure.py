@@ -22,7 +22,7 @@ from histotune.evaluation.external import correspondence
 from histotune.ingest.datasets import DATASETS
 from histotune.metrics.calibration import apply_temperatures, fit_temperature
 from histotune.models.predictor import load_model
-from histotune.reproductions.contract import Reproduction
+from histotune.reproductions.papers import Reproduction
 from histotune.reproductions.rows import (
     MeasuredCases,
     MeasuredContender,

@@ -17,7 +17,7 @@ from histotune.metrics.bootstrap import holm, paired_bootstrap_of_seeds
 from histotune.metrics.calibration import apply_temperatures, fit_temperature
 from histotune.metrics.intervals import Difference
 from histotune.metrics.scores import in_words
-from histotune.reproductions.contract import ComparisonTable, Published
+from histotune.reproductions.papers import ComparisonTable, Published
 from histotune.reproductions.report import Arm, TableSection, lines, shown_p
 from histotune.reproductions.rows import MeasuredCases, MeasuredContender, Probabilities, measure_rows
 from histotune.storage.records import TrialRecord

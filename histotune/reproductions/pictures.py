@@ -16,7 +16,7 @@ from histotune.reporting.figure_page import write_page
 from histotune.reporting.figures.confusion_matrix import Confusion
 from histotune.reporting.reproduction_charts import ImbalanceCurve
 from histotune.reporting.reproduction_charts import draw as draw_curve
-from histotune.reproductions.contract import Reproduction
+from histotune.reproductions.papers import Reproduction
 from histotune.reproductions.report import Arm
 
 

@@ -16,7 +16,7 @@ from histotune.core.config import unparse
 from histotune.metrics.bootstrap import holm
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.scores import direction, in_words
-from histotune.reproductions.contract import ComparisonTable, Published
+from histotune.reproductions.papers import ComparisonTable, Published
 from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
 from histotune.reproductions.train import LineUp, ReproductionRequest, choose, describe
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings

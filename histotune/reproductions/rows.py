@@ -13,7 +13,7 @@ from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import bootstrap_of_seeds, paired_bootstrap_of_seeds
 from histotune.metrics.calibration import apply_temperatures, choose_threshold, fit_temperature
 from histotune.metrics.intervals import ConfidenceInterval, Difference
-from histotune.reproductions.contract import ComparisonTable, Reproduction
+from histotune.reproductions.papers import ComparisonTable, Reproduction
 from histotune.storage.records import TrialRecord
 from histotune.training.efficiency import Efficiency
 

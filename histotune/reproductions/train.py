@@ -29,7 +29,7 @@ from histotune.core.progress import Message
 from histotune.core.runtime import Places
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
-from histotune.reproductions.contract import Reproduction, Scale, Setting
+from histotune.reproductions.papers import Reproduction, Scale, Setting
 from histotune.space import Fixed, Space, load_space
 from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import COMPLETE, StudyFolder

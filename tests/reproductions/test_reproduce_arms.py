@@ -25,7 +25,7 @@ from histotune.storage.records import TrialRecord
 from histotune.studies.create import prepare_cohort
 
 PLUGIN = """
-from histotune.reproductions.papers import (REPRODUCTIONS, Reproduction, Scale, Setting, Table)
+from histotune.reproductions.papers import (REPRODUCTIONS, ComparisonTable, Reproduction, Scale, Setting)
 
 @REPRODUCTIONS.register("arms")
 def arms() -> Reproduction:
@@ -35,11 +35,11 @@ def arms() -> Reproduction:
     return Reproduction(
         title="Two losses", reference="CE", members=(), ensembles={}, costs=True,
         contenders={"CE": ("loss.name=cross_entropy",), "Focal": ("loss.name=focal",), "Other": ("loss.name=ldam",)},
-        tables=(Table("Decided at .5", rows, decided, "balanced_accuracy"),
-                Table("Moved", rows, decided, "balanced_accuracy", at_threshold=True),
-                Table("Ranking", rows, ("auroc",), "auroc"),
-                Table("Elsewhere", rows, ("auroc",), "auroc", elsewhere=True),
-                Table("One", ("CE", "Other"), ("auroc",), "auroc")),
+        tables=(ComparisonTable("Decided at .5", rows, decided, "balanced_accuracy"),
+                ComparisonTable("Moved", rows, decided, "balanced_accuracy", at_threshold=True),
+                ComparisonTable("Ranking", rows, ("auroc",), "auroc"),
+                ComparisonTable("Elsewhere", rows, ("auroc",), "auroc", elsewhere=True),
+                ComparisonTable("One", ("CE", "Other"), ("auroc",), "auroc")),
         settings={"rare": Setting(SPACE, scale, imbalances=("natural", "90:10"), contenders=rows),
                   "plain": Setting(SPACE, scale, contenders=rows),
                   "other": Setting(SPACE, scale, contenders=rows, trained_as="plain", external="breakhis")},

@@ -31,9 +31,8 @@ from histotune.metrics.bootstrap import bootstrap_of_seeds, paired_bootstrap_of_
 from histotune.metrics.calibration import fit_temperature
 from histotune.metrics.scores import auroc, softmax
 from histotune.reproductions import out_of_fold_measure
-from histotune.reproductions.out_of_fold import Contender, FoldedSetting
 from histotune.reproductions.out_of_fold_measure import crossfit, fit
-from histotune.reproductions.papers import REPRODUCTIONS, OutOfFold
+from histotune.reproductions.papers import REPRODUCTIONS, Contender, FoldedSetting, OutOfFold
 from histotune.reproductions.papers.loose import STRATEGIES
 from histotune.reproductions.run import Reproduced, reproduce
 from histotune.space import check_config, load_space

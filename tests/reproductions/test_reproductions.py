@@ -248,7 +248,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(seed: int) -> None:
 # --- end to end: real searches, a reproduction in a file of its own
 
 PLUGIN = """
-from histotune.reproductions.papers import (REPRODUCTIONS, Published, Reproduction, Scale, Setting, Table)
+from histotune.reproductions.papers import (REPRODUCTIONS, ComparisonTable, Published, Reproduction, Scale, Setting)
 
 @REPRODUCTIONS.register("{name}")
 def tiny() -> Reproduction:
@@ -257,7 +257,7 @@ def tiny() -> Reproduction:
     return Reproduction(
         title="Two losses", contenders={{"CE": ("loss.name=cross_entropy",), "Focal": ("loss.name=focal",)}},
         reference="CE", members=("CE", "Focal"), ensembles={{"Both": "average"}},
-        tables=(Table("Losses", rows, ("macro_f1", "positive_f1"), "macro_f1"),),
+        tables=(ComparisonTable("Losses", rows, ("macro_f1", "positive_f1"), "macro_f1"),),
         figures=("runtime_per_epoch",), confused=("Both",),
         settings={{"made-up": Setting({space!r}, {{"small": Scale(epochs=1, trials=2, seeds=2, cases=100)}},
                    published={{"CE": Published({{"macro_f1": 0.5}}, "Table I")}})}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable, Reproduction, read_settings
+from histotune.reproductions.papers._base import REPRODUCTIONS, ComparisonTable, Reproduction, read_settings
 
 OURS = "CMAF-Net"
 

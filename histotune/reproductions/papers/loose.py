@@ -12,8 +12,6 @@ import numpy as np
 
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import holm
-from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable
-from histotune.reproductions.out_of_fold import FoldedSetting, OutOfFold, read_folded_settings
 from histotune.reproductions.out_of_fold_measure import (
     TESTED,
     Compared,
@@ -24,6 +22,13 @@ from histotune.reproductions.out_of_fold_measure import (
     difference,
     fit,
     shown_difference,
+)
+from histotune.reproductions.papers._base import (
+    REPRODUCTIONS,
+    ComparisonTable,
+    FoldedSetting,
+    OutOfFold,
+    read_folded_settings,
 )
 from histotune.reproductions.report import TableSection, shown_p
 

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from histotune.metrics import scores as metrics
-from histotune.reproductions.contract import REPRODUCTIONS, ComparisonTable
-from histotune.reproductions.out_of_fold import FoldedSetting, OutOfFold, read_folded_settings
 from histotune.reproductions.out_of_fold_measure import (
     Compared,
     ComparisonFigure,
     OutOfFoldPredictions,
     Pair,
     pairs_section,
+)
+from histotune.reproductions.papers._base import (
+    REPRODUCTIONS,
+    ComparisonTable,
+    FoldedSetting,
+    OutOfFold,
+    read_folded_settings,
 )
 from histotune.reproductions.report import Arm, TableSection
 from histotune.reproductions.rows import Probabilities
