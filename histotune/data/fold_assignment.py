@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: the development part dealt by patient, or by site, and how `split.csv` says it."""
+"""Folds of a cross-validation: the development part divided by patient, or by site, and its columns in `split.csv`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_patience(patience: int) -> None:
 
 
 def deal_folds(cohort: Cohort, labels: np.ndarray, parts: Split, folds: int, repeats: int, *, seed: int) -> Split:
-    """Deal training and validation part together, the development part, into folds; the test part stays as it is.
+    """Divide training and validation part together, the development part, into folds; the test part stays as it is.
 
     What the split's protocol keeps whole, a patient or a site, stands in one fold. Classes and sizes are as even as
     that allows.
@@ -74,7 +74,7 @@ def deal_folds(cohort: Cohort, labels: np.ndarray, parts: Split, folds: int, rep
 
 
 def columns(folds: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the columns of `split.csv` that say the fold of each case, "" for one in none; a column per repeat."""
+    """Return the columns of `split.csv` that hold the fold of each case, "" for one in none; a column per repeat."""
     dealt: Iterable[np.ndarray] = () if folds is None else folds
     return {f"fold{n if n > 1 else ''}": np.where(row > 0, row.astype(str), "") for n, row in enumerate(dealt, start=1)}
 

@@ -1,10 +1,11 @@
-"""Deal whole patients, or sites, into parts so that sizes and classes come as near to their targets as these allow.
+"""Split whole patients, or sites, into parts whose sizes and classes come as near to their targets as possible.
 
-Pairs of groups change places as long as that brings a deal nearer to its targets: what single moves cannot do.
+Pairs of groups change places as long as that brings a split nearer to its targets: what single moves cannot do.
 
 Sites are few and unequal. Site-preserved cross-validation (Howard et al., Nature Communications 2021, doi
-10.1038/s41467-021-24698-1) has a commercial solver deal them. Moves and exchanges from many starts find the very best
-deal of few sites, and of more they are as near to it as SciPy's `milp` (tests/test_deal.py), the same on every machine.
+10.1038/s41467-021-24698-1) has a commercial solver assign them. Moves and exchanges from many starts find the very best
+split of few sites, and of more they are as near to it
+as SciPy's `milp` (tests/data/test_grouping.py), the same on every machine.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def group_name(protocol: str) -> str:
 def by_group(
     groups: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: Sequence[int], name: str = "patient"
 ) -> np.ndarray:
-    """Deal whole groups of cases: patients or sites [N]. Returns part numbers [N]."""
+    """Assign whole groups of cases, patients or sites [N], to parts. Returns part numbers [N]."""
     names, owner = np.unique(groups, return_inverse=True)
     if len(names) == len(labels) >= _MANY:  # every case its own patient: the same balance, without a step per case
         return by_case(labels, fractions, seed)
@@ -69,7 +70,7 @@ def by_group(
 
 
 def by_case(labels: np.ndarray, fractions: Sequence[float], seed: Sequence[int]) -> np.ndarray:
-    """Deal the cases of each class at random; patients do not matter. Returns part numbers [N].
+    """Assign the cases of each class at random, whatever their patients. Returns part numbers [N].
 
     A class of as many cases as there are parts, or more, is in every part.
     """
@@ -94,7 +95,7 @@ def deal(
     """Choose a part for every patient.
 
     Several times, patients are dealt at random, a large one before a small one, each to the part that lacks most of
-    what it brings; then single patients move as long as that helps. The best deal wins; where pairs are `exchanged`,
+    what it brings; then single patients move as long as that helps. The best split wins; where pairs are `exchanged`,
     one of those that are as good for any purpose, so that sites are dealt otherwise when they are dealt again.
     What is balanced: the cases of each class and the number of patients, each as a share of its total. A part without
     a class costs more than any imbalance.
@@ -102,7 +103,7 @@ def deal(
     Args:
         counts: int [patients, classes].
         fractions: of each part; they sum to 1.
-        rng: decides the order; the same state gives the same deal.
+        rng: decides the order; the same state gives the same split.
         exchanged: whether pairs also change places: for sites, which are few and unequal.
 
     Returns:
@@ -174,7 +175,7 @@ def exchange(parts: np.ndarray, shares: np.ndarray, targets: np.ndarray, cost: G
         parts: int64 [groups], the part of each.
         shares: float [groups, K], what each brings of every total.
         targets: float [parts, 1].
-        cost: maps what one part holds, [..., 1, K], and its target, [1, 1], to [...]; a deal costs their sum.
+        cost: maps what one part holds, [..., 1, K], and its target, [1, 1], to [...]; a split costs their sum.
     """
     parts, number = parts.copy(), len(targets)
     filled = np.stack([shares[parts == part].sum(axis=0) for part in range(number)])  # [parts, K]

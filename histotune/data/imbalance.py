@@ -137,7 +137,7 @@ def long_tail(counts: np.ndarray, rarest: int = -1) -> np.ndarray:
 
 
 def describe(classes: Sequence[str], before: np.ndarray, after: np.ndarray, imbalance: str) -> str:
-    """Say in a sentence what became of a training part of `before` cases per class.
+    """Describe in a sentence what became of a training part of `before` cases per class.
 
     >>> describe(["a", "b"], np.array([60, 40]), np.array([49, 9]), "long_tail")
     'long_tail: 58 of 100 cases, 5.4 to 1 (a 49, b 9)'

@@ -23,7 +23,7 @@ class Split:
     """Disjoint row numbers of a cohort.
 
     Attributes:
-        protocol: one of `PROTOCOLS`; `leaky` says whether patients may stand on both sides.
+        protocol: one of `PROTOCOLS`; `leaky` is whether patients may stand on both sides.
         train, val, test: int64, sorted.
         training: what was made of the training part in a sentence, "" when nothing was.
         folds: int64 [repeats, N], the fold of each case from 1, 0 for one that is not in train or val; or None.
@@ -127,7 +127,7 @@ def split(
 
     Raises:
         ConfigError: the protocol is unknown, or not one for this data.
-        DataError: patients and classes do not allow it; says the numbers.
+        DataError: patients and classes do not allow it; names the numbers.
     """
     check_protocol(protocol)
     if len(fractions) != 3 or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
@@ -168,7 +168,7 @@ def check_protocol(name: str) -> str:
 
 
 def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = None) -> str | None:
-    """Say what differs between the data that a study began with and the data as they are now.
+    """Describe what differs between the data that a study began with and the data as they are now.
 
     Args:
         table: `id`, `patient`, `content` of every case when the study began, as `StudyFolder.split_table` gives it.
@@ -204,7 +204,7 @@ def describe_change(table: pd.DataFrame, cohort: Cohort, digest: str | None = No
 def _thinned(
     cohort: Cohort, labels: np.ndarray, train: np.ndarray, imbalance: str, seed: int, patients: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    """Return the rows of the training part that stay, and what to say of it."""
+    """Return the rows of the training part that stay, and a sentence about it."""
     if imbalance == NATURAL:
         return train, ""
     rarest = cohort.facts.get("long_tail_rarest")

@@ -13,7 +13,7 @@ from histotune.data.augment import symmetry, undo_symmetry
 from histotune.data.batches import images_as_cases
 from histotune.data.modalities import tensor
 from histotune.errors import ConfigError
-from histotune.models.fusions import AttentionMaps, speaking
+from histotune.models.fusions import AttentionMaps, unpadded
 from histotune.models.network import Inputs, Model
 from histotune.models.predictor import SYMMETRIES, Predictor, inputs_of
 
@@ -96,7 +96,7 @@ def token_shares(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[s
     """
     outputs, masks = model.outputs(inputs, present)
     layers = model.fusion.attention(outputs, masks)
-    speaks = {name: speaking(output, masks[name]).sum(dim=1) for name, output in outputs.items()}
+    speaks = {name: unpadded(output, masks[name]).sum(dim=1) for name, output in outputs.items()}
     result: dict[tuple[str, str], list[Tensor]] = {}
     for layer in layers:
         for pair, weights in shares(layer, speaks).items():

@@ -30,7 +30,7 @@ BACKBONE = "timm/tf_efficientnet_lite0"  # its ImageNet weights come as a packag
 PACKAGE = "package"
 BATCH = 64  # images that go through the network at once
 
-"""Hears (images embedded, images in all)."""
+"""Is called with (images embedded, images in all)."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def embed(
         images: gives the images from one number up to another, uint8 [n, S, S, 3].
         contents: what names the content of every image.
         folder: where embeddings are kept.
-        progress: hears how far it is.
+        progress: is called with how far it is.
 
     Returns:
         float32 [n, D], memory-mapped.

@@ -82,7 +82,7 @@ class CaseFiles:
 
     Attributes:
         ids: of all modalities together, sorted.
-        notes: what a person should know: modalities that are not there, files that nobody reads.
+        notes: what a person should know: missing modalities, files that are not read.
         problems: images that could not be read, as {path, kind, reason}; complete once all cases were taken.
     """
 
@@ -170,7 +170,7 @@ class _Images:
         return Column("image", pixels, present)
 
     def _add(self, problem: FileProblem) -> None:
-        if problem not in self._problems:  # another image size has told it already
+        if problem not in self._problems:  # listed already for another image size
             self._problems.append(problem)
 
 
@@ -302,5 +302,5 @@ def stacked_images(sized: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.nd
 
 
 def words(problem: Mapping[str, str]) -> str:
-    """Say what is wrong with a file or a case."""
+    """List what is wrong with a file or a case."""
     return f"{problem['path']}: {problem['kind']}: {problem['reason']}"

@@ -40,7 +40,7 @@ from histotune.ingest.images import ImagesFile
 
 IMAGE = "image"  # the modality that a reader's images are
 _DIGEST = 1  # version of a cohort's digest
-"""Hears (cases decoded, cases in all)."""
+"""Is called with (cases decoded, cases in all)."""
 _USUAL = 0.9  # share of the images from which on their size counts as the usual one
 
 
@@ -65,7 +65,7 @@ def prepare(
         strict: whether a file that is left out or odd is an error.
         workers: number of decoding processes; None takes one per core.
         resize: `area` or `pad`, as in `datasets.fit`.
-        progress: hears how far it is.
+        progress: is called with how far it is.
 
     Raises:
         DataError: nothing can be read, only one class is left, or `strict` met a problem.

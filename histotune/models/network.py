@@ -29,13 +29,13 @@ _LOUDEST = 10.0  # bound of the logarithm of a variance
 
 
 class Model(nn.Module):
-    """branches -> fusion -> head -> objective; a branch that the fusion does not hear is left out.
+    """branches -> fusion -> head -> objective; a branch that the fusion does not use is left out.
 
     Inputs are {modality: [B, ...]} and a mask {modality: bool [B]} of who has what; two branches may read the same
     modality.
 
     Attributes:
-        modalities: {branch: modality}, of the branches that are heard.
+        modalities: {branch: modality}, of the branches in use.
         images: the modalities among them that are images.
     """
 
@@ -99,7 +99,7 @@ class Model(nn.Module):
         return outputs, {name: present[modality] for name, modality in self.modalities.items()}
 
     def set_progress(self, fraction: float) -> None:
-        """Hear that `fraction` of the training in [0, 1] is done."""
+        """Record that `fraction` of the training, in [0, 1], is done."""
         self.fusion.set_progress(fraction)
         self.objective.set_progress(fraction)
 
@@ -171,7 +171,7 @@ def check_modalities(config: TrialConfig, kinds: Mapping[str, str]) -> None:
 
 
 def inputs_given(preparations: Preparations) -> dict[str, BackboneInput]:
-    """Return what backbones must know of every modality before they are built."""
+    """Return the shape of every modality, from which backbones are built."""
     return {name: BackboneInput(fitted.shape, fitted.kind) for name, fitted in preparations.items()}
 
 

@@ -2,7 +2,7 @@
 
 No fold chooses an epoch, for it would choose it on the very cases that it is then scored on: the last epoch counts.
 `folder/folds/<k>/` is a trial folder of its own with a checkpoint of its own, so that after a kill every fold goes on
-from where it stood, and those that are behind catch up before the trial says more.
+from where it stood, and those that are behind catch up before the trial reports more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from histotune.training.trial_folder import ended, open_folder
 
 
 class Fold(NamedTuple):
-    """What a training must know of the trial that it is a fold of.
+    """The trial that a training is a fold of.
 
     Args:
         trial: the trial's folder, which says with which micro-batch all its folds train.

@@ -72,7 +72,7 @@ def efficiency(predictor: Predictor) -> Efficiency:
 
 
 def costs(session: Session) -> dict[str, float]:
-    """Return what every trial says of itself: `latency_ms` of one validation case and `parameters`.
+    """Return what every trial records of its cost: `latency_ms` of one validation case and `parameters`.
 
     It is measured at the end of the trial, with the trial's threads, beside whatever else the machine runs then:
     compare latencies within a study only.

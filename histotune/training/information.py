@@ -131,7 +131,7 @@ def attention_entropy(rows: Tensor, asks: Tensor, answers: Tensor) -> Tensor:
 
 
 def _term(name: str, one: np.ndarray, other: np.ndarray) -> float:
-    """Ask a redundancy term what it says of two embeddings, in float64."""
+    """Return a redundancy term of two embeddings, in float64."""
     embeddings = {"one": torch.from_numpy(one).double(), "other": torch.from_numpy(other).double()}
     present = dict.fromkeys(embeddings, torch.ones(len(one), dtype=torch.bool))
     term = REDUNDANCIES.build(name, {key: value.shape[1] for key, value in embeddings.items()}, weight=1.0)

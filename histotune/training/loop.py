@@ -1,4 +1,4 @@
-"""One training: a plain loop that reports every epoch and leaves a trial folder; somebody else decides what follows.
+"""One training: a plain loop that reports every epoch and leaves a trial folder; its caller decides what follows.
 
 A trial folder fills in this order: config.yaml, model.json, preprocessing.json and environment.json at the start;
 curve.jsonl and checkpoint.pt as epochs pass; model.safetensors, predictions.npz and, last, metrics.json at the end.
@@ -38,7 +38,7 @@ from histotune.training.session import Session, named_failures, start
 from histotune.training.trial_folder import complete, conclude, describe, ended, fail, open_folder
 
 EpochReport = Callable[[int, Mapping[str, float]], None]
-"""Hears (epoch from 1, metrics) after every epoch; may raise `StopTrial`."""
+"""Is called with (epoch from 1, metrics) after every epoch; may raise `StopTrial`."""
 
 _LOOK_EVERY = {"cpu": 1, "cuda": 16}  # steps between two looks at the loss: a look makes a GPU wait
 _BATCH = 256
@@ -109,7 +109,7 @@ def epochs(
         keep: epochs after which the checkpoint is kept, too, under a name of its own, for other trials to go on from.
         fold: where this is one of a trial's trainings; no epoch is chosen then, the last one counts. With folds in
             `data`, all of them train in step, and an epoch is the mean over them.
-        probed: measure after every epoch what several branches know and share, which may take longer than training.
+        probed: measure after every epoch the information in several branches, which may take longer than training.
 
     Raises:
         TrialFailed: NaN loss, infeasible, out of memory, disk full or bad data; `fail` puts it on record.
@@ -235,7 +235,7 @@ def _begin(session: Session, folder: Path) -> TrainingProgress:
         "ids": data.ids[data.val].tolist(),
         "patients": data.patients[data.val].tolist(),
         "labels": data.labels[data.val].tolist(),
-        "present": session.heard[data.val].tolist(),
+        "present": session.has_input[data.val].tolist(),
     }
     return TrainingProgress(session.config.digest(), time.time(), session.model.parameter_count(), validation)
 

@@ -109,7 +109,7 @@ def oom_kills() -> int:
 
 
 def plan(session: Session, folder: Path, share: float = 1.0, *, at_once: int = 1) -> int:
-    """Return the micro-batch to train with: what the folder says after a failure, halved until it should fit.
+    """Return the micro-batch to train with: what the folder records after a failure, halved until it should fit.
 
     Args:
         folder: the trial's.
@@ -144,7 +144,7 @@ def describe(folder: Path, session: Session) -> None:
 
 
 def facts(session: Session) -> dict[str, int]:
-    """Return what environment.json says of the micro-batch: the one in use, and the smallest that there can be."""
+    """Return what environment.json records of the micro-batch: the one in use, and the smallest that there can be."""
     return {MICRO: session.micro_batch, LEAST: session.least}
 
 
@@ -164,7 +164,7 @@ def note_peak(folders: Collection[Path], device: torch.device) -> None:
 
 
 def verdict(folder: Path, failure: TrialFailed) -> TrialFailed | None:
-    """Say what follows from a failure: None to try the trial again, in half the micro-batch; else what to record.
+    """Decide what follows from a failure: None to try the trial again, in half the micro-batch; else what to record.
 
     Only a trial that ran out of memory is tried again; one that cannot be made smaller is infeasible.
     """

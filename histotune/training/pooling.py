@@ -28,10 +28,10 @@ def pooled(saved: Sequence[Predictions]) -> Predictions:
 
 
 def over_folds(measured: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Return what a record says of the metrics of folds: `metrics`, their means, and `spread`.
+    """Return what a record holds of the metrics of folds: `metrics`, their means, and `spread`.
 
     The spread is the sample standard deviation over folds, and over those of every repeat. Training parts of folds
-    overlap, so that it says less of the mean's error than it would of independent values.
+    overlap, so that it understates the error of the mean.
 
     >>> over_folds([{"auroc": 0.5}, {"auroc": 1.0}])
     {'metrics': {'auroc': 0.75}, 'spread': {'auroc': 0.3535533905932738}}
@@ -44,7 +44,7 @@ def over_folds(measured: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
 
 
 def scored(saved: Sequence[Predictions], together: Predictions, positive: int) -> dict[str, dict[str, float]]:
-    """Return what a record says of predictions of folds, one by one and taken together; of a single one its metrics."""
+    """Return what a record has of predictions of folds, one by one and taken together; of a single one its metrics."""
     whole = _measured(together, positive)
     if len(saved) == 1:
         return {"metrics": whole}

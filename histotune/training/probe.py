@@ -1,4 +1,4 @@
-"""What the branches of a network in training know, share and look at: the same validation cases after every epoch.
+"""Information in the branches of a network, shared and own, and their attention, after every training epoch.
 
 Nothing here draws from a random state that training uses, and nothing is trained along.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from histotune.data.batches import Cases, Preparations, in_order
-from histotune.models.fusions import Fusion, speaking
+from histotune.models.fusions import Fusion, unpadded
 from histotune.models.network import Model, Outputs, Present
 from histotune.models.predictor import inputs_of
 from histotune.training import information
@@ -31,12 +31,12 @@ Heads = dict[tuple[int, str], np.ndarray]
 
 
 def several_branches(model: Model) -> bool:
-    """Say whether there is something to measure: a fusion that hears at least two branches."""
+    """Return whether there is something to measure: a fusion of at least two branches."""
     return len(model.fusion.embedding_dims) > 1
 
 
 def due(session: Session, epoch: int) -> bool:
-    """Say whether an epoch is measured: every one, but of tables alone the last, for the rest would cost the most."""
+    """Whether an epoch is measured: every one, but of tables alone the last, for the rest would cost the most."""
     if not several_branches(session.judged):
         return False
     kinds = {fitted.kind for fitted in session.preparations.values()}
@@ -141,15 +141,15 @@ def own_temperatures(model: Model) -> Heads:
 def rows_entropy(fusion: Fusion, outputs: Outputs, present: Present, temperature: float | None) -> Heads:
     """Return the mean entropy of every case's attention rows as a share of the greatest possible, [B, heads]."""
     result: Heads = {}
-    speaks = {name: speaking(output, present[name]) for name, output in outputs.items()}
+    asking = {name: unpadded(output, present[name]) for name, output in outputs.items()}
     for layer, attention in enumerate(fusion.attention(outputs, present, temperature), start=1):
         for branch in dict.fromkeys(asking for asking, _ in attention):
             observed = {other: weights for (asking, other), weights in attention.items() if asking == branch}
             rows, answers = (
                 torch.cat([*observed.values()], dim=-1),
-                torch.cat([speaks[other] for other in observed], dim=1),
+                torch.cat([asking[other] for other in observed], dim=1),
             )
-            result[layer, branch] = information.attention_entropy(rows, speaks[branch], answers).double().cpu().numpy()
+            result[layer, branch] = information.attention_entropy(rows, asking[branch], answers).double().cpu().numpy()
     return result
 
 

@@ -34,11 +34,11 @@ class Session:
     """What the loop works with; tensors and network are on `device`.
 
     Attributes:
-        preparations: what was fitted to every modality that a branch reads, heard or not.
+        preparations: what was fitted to every modality that a branch reads, used or not.
         feed: row numbers of the cohort -> cases of these modalities.
         labels: int64 [N], by row number of the cohort.
-        heard: bool [N], of which cases the network hears anything.
-        train: the row numbers of the training part that are trained on: those that are heard.
+        has_input: bool [N], which cases have a modality that the network reads.
+        train: the row numbers of the training part that are trained on: those with input.
         autocast: type of autocast in a training step, None for float32.
         micro_batch: cases that go through the network at once in training.
     """
@@ -49,7 +49,7 @@ class Session:
     preparations: Preparations
     feed: Feed
     labels: Tensor
-    heard: np.ndarray
+    has_input: np.ndarray
     train: np.ndarray
     model: Model
     optimizer: torch.optim.Optimizer
@@ -137,7 +137,7 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
         preparations={name: preparations[name] for name in observed},
         feed=Feed(observed, observed, device),
         labels=torch.from_numpy(np.array(data.labels)).to(device),
-        heard=usable,
+        has_input=usable,
         train=_trained_on(data, usable, sorted(observed)),
         model=model,
         optimizer=build_optimizer(model, config.optimizer),
@@ -216,7 +216,7 @@ def _check_sizes(config: TrialConfig, preparations: Preparations) -> None:
 
 
 def _trained_on(data: TrainingData, observed: np.ndarray, modalities: list[str]) -> np.ndarray:
-    """Return the rows of the training part that are heard; each class must be among them."""
+    """Return the rows of the training part that have input; each class must be among them."""
     rows = data.train[observed[data.train]]
     counts = np.bincount(data.labels[rows], minlength=len(data.classes))
     for name, count in zip(data.classes, counts, strict=True):

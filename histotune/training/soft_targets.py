@@ -1,4 +1,4 @@
-"""What a training is asked for when somebody else says more of a case than its label."""
+"""Soft targets: a teacher's probabilities in place of labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def taught(data: TrainingData, teacher: Predictions, trust: float) -> TrainingDa
     """Return data whose training loss asks for a mixture of a teacher's probabilities and the labels.
 
     Raises:
-        StudyError: the teacher says nothing of a case that is trained on.
+        StudyError: the teacher has no prediction for a case that is trained on.
     """
     assert data.folds is not None
     rows = np.flatnonzero(data.folds[0])
@@ -24,7 +24,7 @@ def taught(data: TrainingData, teacher: Predictions, trust: float) -> TrainingDa
     missing = [name for name in data.ids[rows].tolist() if name not in place]
     if missing:
         raise StudyError(
-            f"the ensemble says nothing of {len(missing)} of {len(rows)} training cases, such as {missing[0]!r}: "
+            f"the ensemble has no prediction for {len(missing)} of {len(rows)} training cases, such as {missing[0]!r}: "
             "make it anew with `histotune ensemble`"
         )
     message = metrics.softmax(teacher.logits)[[place[name] for name in data.ids[rows].tolist()]]

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from histotune.core.config import TrialConfig
 from histotune.core.registry import Registry, load_plugins
-from histotune.data.modalities import MODALITIES, Bag, Batch, Column
+from histotune.data.modalities import MODALITIES, Column
 from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import connect
 from histotune.data.modalities.table import Table
@@ -24,10 +23,9 @@ from histotune.errors import ConfigError, StudyError
 from histotune.models.backbones import BACKBONES, reading
 from histotune.models.network import check_modalities
 from histotune.models.predictor import load_model
+from histotune.testing.modalities import CASES, MODALITY, labels_of
 from histotune.training.loop import run_trial
 
-CPU = torch.device("cpu")
-CASES, CLASSES = 24, 2
 every_kind = pytest.mark.parametrize("kind", MODALITIES.names())
 
 
@@ -57,21 +55,8 @@ MADE_UP: Mapping[str, Callable[[np.random.Generator, np.ndarray], Any]] = {
 }
 
 
-def labels_of(cases: int = CASES) -> np.ndarray:
-    return np.arange(cases) % CLASSES
-
-
 def stored(kind: str, seed: int = 0, cases: int = CASES) -> Any:
     return MADE_UP[kind](np.random.default_rng(seed), labels_of(cases))
-
-
-def same(one: Batch, other: Batch) -> bool:
-    pairs = zip(*(batch if isinstance(batch, Bag) else (batch,) for batch in (one, other)), strict=True)
-    return all(torch.equal(a.nan_to_num(-7.0), b.nan_to_num(-7.0)) for a, b in pairs)
-
-
-def cases_in(batch: Batch) -> int:
-    return len(batch.features if isinstance(batch, Bag) else batch)
 
 
 def test_every_kind_has_made_up_cases_and_a_backbone() -> None:
@@ -80,14 +65,9 @@ def test_every_kind_has_made_up_cases_and_a_backbone() -> None:
 
 
 @every_kind
-def test_what_is_saved_is_loaded(kind: str, tmp_path: Path) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    modality.save(held, tmp_path)
-    loaded = modality.load(tmp_path)
-    assert modality.cases(loaded) == modality.cases(held) == CASES
-    assert modality.digests(loaded) == modality.digests(held)
-    rows = np.array([5, 0, 17])
-    assert same(modality.source(loaded, CPU).take(rows), modality.source(held, CPU).take(rows))
+@pytest.mark.parametrize("law", MODALITY.laws)
+def test_every_kind_keeps_the_law(kind: str, law: str) -> None:
+    MODALITY.check_one(law, MODALITY.laws[law], kind, kind, MADE_UP[kind])
 
 
 @every_kind
@@ -103,96 +83,9 @@ def test_a_missing_or_damaged_folder_is_noticed(kind: str, tmp_path: Path) -> No
 
 
 @every_kind
-def test_digests_tell_cases_apart_and_follow_them(kind: str) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    digests = modality.digests(held)
-    assert len(set(digests)) == CASES
-    rows = np.array([3, 3, 20, 1])
-    assert modality.digests(modality.select(held, rows)) == [digests[row] for row in rows]
-    assert modality.digests(stored(kind)) == digests
-    assert not set(modality.digests(stored(kind, seed=1))) & set(digests)
-
-
-@every_kind
-def test_selected_cases_are_those_that_are_taken(kind: str) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    rows = np.array([9, 2, 2, 11])
-    selected = modality.source(modality.select(held, rows), CPU).take(np.arange(4))
-    assert same(selected, modality.source(held, CPU).take(rows))
-
-
-@every_kind
-def test_nothing_but_the_training_rows_is_learned_from(kind: str) -> None:
-    modality, labels = MODALITIES.build(kind), labels_of()
-    rows = np.arange(12)
-    others = modality.select(stored(kind, seed=9), np.arange(12, CASES))
-    first = modality.fit(stored(kind), rows, labels[rows], {})
-    alone = modality.fit(modality.select(stored(kind), rows), rows, labels[rows], {})
-    assert json.dumps(first.to_dict()) == json.dumps(alone.to_dict())
-    unlike = modality.fit(others, np.arange(12), labels[12:], {})
-    assert json.dumps(first.to_dict()) != json.dumps(unlike.to_dict())
-
-
-@every_kind
-def test_inputs_have_the_promised_shape_and_are_finite(kind: str) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    fitted = modality.fit(held, np.arange(12), labels_of()[:12], {})
-    assert fitted.kind == kind
-    for rows in (np.arange(12, 20), np.array([4])):
-        batch = fitted.standardise(modality.source(fitted.check(held), CPU).take(rows))
-        for given, count in ((batch, len(rows)), (fitted.blank(3, CPU), 3)):
-            values = given.features if isinstance(given, Bag) else given
-            assert cases_in(given) == count
-            assert tuple(values.shape[-len(fitted.shape) :]) == fitted.shape
-            assert values.isfinite().all()
-
-
-@every_kind
-def test_training_rows_are_standardised(kind: str) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    fitted = modality.fit(held, np.arange(CASES), labels_of(), {})
-    batch = fitted.standardise(modality.source(held, CPU).take(np.arange(CASES)))
-    values = batch.features[batch.there] if isinstance(batch, Bag) else batch
-    assert abs(values[..., :3].mean()) < 0.3
-    assert 0.5 < values.std() < 1.5
-
-
-@every_kind
-def test_what_was_fitted_comes_back_from_json(kind: str) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    fitted = modality.fit(held, np.arange(12), labels_of()[:12], {})
-    again = modality.restore(json.loads(json.dumps(fitted.to_dict())))
-    raw = modality.source(fitted.check(held), CPU).take(np.arange(CASES))
-    assert again.shape == fitted.shape
-    assert same(again.standardise(raw), fitted.standardise(raw))
-
-
-@every_kind
-def test_a_case_does_not_depend_on_its_batch(kind: str) -> None:
-    modality, held = MODALITIES.build(kind), stored(kind)
-    fitted = modality.fit(held, np.arange(12), labels_of()[:12], {})
-    source = modality.source(fitted.check(held), CPU)
-    together, alone = (fitted.standardise(source.take(rows)) for rows in (np.arange(6), np.array([3])))
-    if isinstance(together, Bag):
-        assert isinstance(alone, Bag)
-        assert torch.equal(together.features[3][together.there[3]], alone.features[0][alone.there[0]])
-    else:
-        assert not isinstance(alone, Bag)
-        assert torch.allclose(together[3], alone[0], atol=1e-6)
-
-
-@every_kind
 def test_an_unknown_option_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match=f"'{kind}' have no option 'lgo1p'"):
         MODALITIES.build(kind).check_options({"lgo1p": True})
-
-
-@every_kind
-def test_a_control_gets_plain_numbers(kind: str) -> None:
-    summary = MODALITIES.build(kind).summary(stored(kind), np.array([3, 7]))
-    assert summary.shape[0] == 2
-    assert summary.ndim == 2
-    assert np.isfinite(summary[:, np.isfinite(summary).all(axis=0)]).any()
 
 
 def data_of(columns: Mapping[str, Column]) -> TrainingData:

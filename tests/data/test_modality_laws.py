@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_batches import INPUTS, batch_of, values_of, with_values
 from made_up_tables import begun, train
 
 from histotune.core.config import TrialConfig
@@ -23,6 +22,7 @@ from histotune.models.backbones import BACKBONES
 from histotune.models.fusions import FUSIONS
 from histotune.models.network import build_model
 from histotune.models.predictor import load_model
+from histotune.testing.batches import INPUTS, batch_of, values_of, with_values
 
 LARGE = {"vgg19", "timm/"}  # the same kinds of layers as others have, by the hundred million
 READERS = [name for name in BACKBONES.names() if name not in LARGE]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
@@ -16,96 +12,22 @@ from histotune.ensembles.strategies import ENSEMBLES
 from histotune.ensembles.strategies.weighted_logits import SOFT, _withheld
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.scores import score, softmax
+from histotune.testing.ensembles import ENSEMBLE, drawn_members
 
 every_strategy = pytest.mark.parametrize("name", ENSEMBLES.names())
 unlearned = pytest.mark.parametrize("name", [name for name in ENSEMBLES.names() if not ENSEMBLES.build(name).learns])
 learned = pytest.mark.parametrize("name", [name for name in ENSEMBLES.names() if ENSEMBLES.build(name).learns])
 
 
-def members(seed: int, count: int, cases: int = 30, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Draw logits [count, cases, classes] that know something, and labels [cases]."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, cases)
-    return rng.normal(size=(count, cases, classes)) + 1.5 * np.eye(classes)[labels], labels
+@every_strategy
+@pytest.mark.parametrize("law", ENSEMBLE.laws)
+def test_every_strategy_keeps_the_law(name: str, law: str) -> None:
+    ENSEMBLE.check_one(law, ENSEMBLE.laws[law], name, name, {})
 
 
 def logits_of(*probabilities: list[float]) -> np.ndarray:
     """Make members [M, 1, C] that give one case these probabilities."""
     return np.log(np.array(probabilities))[:, None, :]
-
-
-@every_strategy
-@pytest.mark.parametrize("classes", [2, 3, 9])
-@pytest.mark.parametrize("count", [1, 2, 4, 7])
-def test_it_predicts_a_distribution(name: str, count: int, classes: int) -> None:
-    logits, labels = members(0, count, classes=classes)
-    ensemble = ENSEMBLES.build(name)
-    ensemble.fit(logits, labels)
-    predicted = ensemble.predict(logits)
-    assert predicted.shape == (30, classes)
-    assert (predicted >= 0).all()
-    assert predicted.sum(axis=1) == pytest.approx(1.0)
-
-
-@unlearned
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(2, 6))
-def test_the_order_of_the_members_does_not_matter(name: str, seed: int, count: int) -> None:
-    logits, labels = members(seed, count, cases=8)
-    logits = np.round(logits)  # many ties
-    order = np.random.default_rng(seed).permutation(count)
-    answers = []
-    for given_logits in (logits, logits[order]):
-        ensemble = ENSEMBLES.build(name)
-        ensemble.fit(given_logits, labels)
-        answers.append(ensemble.predict(given_logits))
-    assert np.array_equal(answers[0], answers[1])
-
-
-@every_strategy
-def test_one_member_is_that_member(name: str) -> None:
-    logits, labels = members(1, 1)
-    ensemble = ENSEMBLES.build(name)
-    ensemble.fit(logits, labels)
-    assert ensemble.predict(logits) == pytest.approx(softmax(logits[0]))
-
-
-@learned
-@settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(2, 4))
-def test_what_is_learned_follows_the_members_into_another_order(name: str, seed: int, count: int) -> None:
-    logits, labels = members(seed, count)
-    order = np.random.default_rng(seed).permutation(count)
-    first, second = ENSEMBLES.build(name), ENSEMBLES.build(name)
-    first.fit(logits, labels)
-    second.fit(logits[order], labels)
-    assert first.predict(logits) == pytest.approx(second.predict(logits[order]), abs=1e-4)
-
-
-@unlearned
-def test_members_that_agree_are_followed(name: str) -> None:
-    logits, labels = members(2, 1)
-    repeated = np.repeat(logits, 3, axis=0)
-    ensemble = ENSEMBLES.build(name)
-    ensemble.fit(repeated, labels)
-    assert np.array_equal(ensemble.predict(repeated).argmax(axis=1), logits[0].argmax(axis=1))
-
-
-@every_strategy
-def test_a_saved_state_predicts_the_same(name: str) -> None:
-    logits, labels = members(3, 4)
-    fitted, loaded = ENSEMBLES.build(name), ENSEMBLES.build(name)
-    fitted.fit(logits, labels)
-    loaded.load_state(json.loads(json.dumps(fitted.state())))
-    assert np.array_equal(fitted.predict(logits), loaded.predict(logits))
-
-
-@every_strategy
-def test_extreme_logits_stay_finite(name: str) -> None:
-    logits = np.array([[[1e4, -1e4], [0.0, 0.0]], [[-1e4, 1e4], [1e4, -1e4]]])
-    ensemble = ENSEMBLES.build(name)
-    ensemble.fit(logits, np.array([0, 1]))
-    assert np.isfinite(ensemble.predict(logits)).all()
 
 
 @every_strategy
@@ -118,29 +40,9 @@ def test_bad_logits_are_refused(name: str, logits: np.ndarray) -> None:
 # --- members that are missing
 
 
-def masked(seed: int = 0, count: int = 3, cases: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw logits, labels and who is there, at least one member of every case."""
-    logits, labels = members(seed, count, cases)
-    present = np.random.default_rng(seed + 1).random((count, cases)) < 0.6
-    present[0] |= ~present.any(axis=0)
-    return logits, labels, present
-
-
-@every_strategy
-def test_a_missing_member_has_no_say(name: str) -> None:
-    logits, labels, present = masked()
-    other = np.where(present[:, :, None], logits, np.nan)
-    first, second = ENSEMBLES.build(name), ENSEMBLES.build(name)
-    first.fit(logits, labels, present)
-    second.fit(other, labels, present)
-    assert first.state() == second.state()
-    assert np.array_equal(first.predict(logits, present), second.predict(other, present))
-    assert first.predict(logits, present).sum(axis=1) == pytest.approx(1.0)
-
-
 @unlearned
 def test_who_is_left_alone_is_followed(name: str) -> None:
-    logits, _ = members(0, 3)
+    logits, _ = drawn_members(0, 3)
     present = np.zeros((3, 30), bool)
     present[1] = True
     predicted = ENSEMBLES.build(name).predict(logits, present)
@@ -150,27 +52,9 @@ def test_who_is_left_alone_is_followed(name: str) -> None:
 
 
 @every_strategy
-def test_a_case_that_no_member_knows_is_given_to_all(name: str) -> None:
-    logits, labels, present = masked()
-    ensemble = ENSEMBLES.build(name)
-    ensemble.fit(logits, labels, present)
-    nobody, everybody = present.copy(), present.copy()
-    nobody[:, 3], everybody[:, 3] = False, True
-    assert np.array_equal(ensemble.predict(logits, nobody), ensemble.predict(logits, everybody))
-
-
-@every_strategy
 def test_a_mask_of_another_shape_is_refused(name: str) -> None:
     with pytest.raises(DataError, match="need a mask of who is there"):
         ENSEMBLES.build(name).predict(np.zeros((2, 3, 2)), np.ones((3, 2), bool))
-
-
-@learned
-def test_what_was_learned_of_other_members_is_refused(name: str) -> None:
-    ensemble = ENSEMBLES.build(name)
-    ensemble.fit(*members(0, 3))
-    with pytest.raises(DataError, match="fitted to"):
-        ensemble.predict(members(0, 2)[0])
 
 
 # --- weights, checked against somebody else's optimum
@@ -183,7 +67,7 @@ def log_scores(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_weighted_logits_are_at_the_optimum_that_scipy_finds(bias: bool) -> None:
-    logits, labels = members(7, 3, cases=200)
+    logits, labels = drawn_members(7, 3, cases=200)
     scores = log_scores(logits)
 
     def loss(numbers: np.ndarray) -> float:
@@ -234,7 +118,7 @@ def test_withheld_members_are_taken_as_often_as_chance_would(dropout: float) -> 
 
 
 def test_a_member_that_knows_nothing_gets_next_to_no_weight() -> None:
-    logits, labels = members(8, 2, cases=3000)
+    logits, labels = drawn_members(8, 2, cases=3000)
     logits[1] = np.random.default_rng(1).normal(size=logits[1].shape)
     ensemble = ENSEMBLES.build("weighted_logits", dropout=0.0)
     ensemble.fit(logits, labels)
@@ -243,7 +127,7 @@ def test_a_member_that_knows_nothing_gets_next_to_no_weight() -> None:
 
 
 def test_stacking_is_scikit_learns_logistic_regression() -> None:
-    logits, labels = members(9, 3, cases=150)
+    logits, labels = drawn_members(9, 3, cases=150)
     inputs = np.concatenate([*log_scores(logits), np.zeros((150, 3))], axis=1)
     theirs = LogisticRegression(C=1.0, max_iter=5000, tol=1e-9).fit(inputs, labels)
     ours = ENSEMBLES.build("stacking", penalty=0.5)
@@ -301,7 +185,7 @@ def test_a_tied_vote_goes_to_the_highest_mean_then_to_the_lowest_index(votes: li
 
 
 def test_auroc_of_votes_ranks_by_share_then_by_mean_probability() -> None:
-    logits, labels = members(5, 4, cases=200, classes=2)
+    logits, labels = drawn_members(5, 4, cases=200, classes=2)
     probabilities = softmax(logits)
     share = (probabilities.argmax(axis=2) == 1).mean(axis=0)
     ranked = share + 1e-6 * probabilities.mean(axis=0)[:, 1]
@@ -313,7 +197,7 @@ def test_auroc_of_votes_ranks_by_share_then_by_mean_probability() -> None:
 
 
 def test_averaging_independent_members_helps() -> None:
-    logits, labels = members(6, 9, cases=2000)
+    logits, labels = drawn_members(6, 9, cases=2000)
     single = max(score("accuracy", softmax(one), labels) for one in logits)
     assert all(
         score("accuracy", ENSEMBLES.build(name).predict(logits), labels) > single for name in ("average", "vote")

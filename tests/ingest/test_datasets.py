@@ -24,11 +24,12 @@ from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import GraphModality, connect
 from histotune.data.splits import split
 from histotune.errors import ConfigError, DataError
-from histotune.ingest.datasets import DATASETS, Dataset, Listing, Picture, fit, locate
+from histotune.ingest.datasets import DATASETS, Dataset, fit, locate
 from histotune.ingest.datasets.crc import CLASSES
 from histotune.ingest.datasets.idc import official_patients
 from histotune.ingest.embeddings import load_encoder
 from histotune.ingest.prepare import prepare
+from histotune.testing.data import DATASET
 
 TinyFolder = Callable[..., Path]
 
@@ -131,71 +132,9 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Dataset, Pa
     return example(request.param, tmp_path)
 
 
-def scanned(dataset: tuple[Dataset, Path | None]) -> Listing:
-    reader, root = dataset
-    return reader.scan(root)
-
-
-def test_ids_are_unique_sorted_and_stable(dataset: tuple[Dataset, Path | None]) -> None:
-    listing = scanned(dataset)
-    ids = list(listing.table["id"])
-    assert ids == sorted(set(ids))
-    assert ids == list(scanned(dataset).table["id"])
-
-
-def test_ids_do_not_tell_the_label(dataset: tuple[Dataset, Path | None]) -> None:
-    listing = scanned(dataset)
-    for name, label in zip(listing.table["id"], listing.table["label"], strict=True):
-        assert listing.classes[label] not in name
-        assert "class" not in name
-
-
-def test_labels_fit_the_classes(dataset: tuple[Dataset, Path | None]) -> None:
-    listing = scanned(dataset)
-    assert listing.table["label"].dtype == np.int64
-    assert set(listing.table["label"]) == set(range(len(listing.classes)))
-    assert 0 <= listing.positive < len(listing.classes)
-
-
-def test_every_case_has_a_patient(dataset: tuple[Dataset, Path | None]) -> None:
-    table = scanned(dataset).table
-    assert (table["patient"] != "").all()
-    assert table["patient"].nunique() >= 3
-
-
-def test_every_case_can_be_read(dataset: tuple[Dataset, Path | None]) -> None:
-    reader, root = dataset
-    if not reader.images:
-        pytest.skip("its cases are no images")
-    for case in scanned(dataset).table.to_dict("records"):
-        picture = reader.read(case, root)
-        assert isinstance(picture, Picture)
-        assert picture.pixels.dtype == np.uint8
-        assert picture.pixels.ndim == 3
-        assert picture.pixels.shape[2] == 3
-        assert np.array_equal(picture.pixels, reader.read(case, root).pixels)
-
-
-def test_columns_have_a_row_per_case_and_stay_the_same(dataset: tuple[Dataset, Path | None], tmp_path: Path) -> None:
-    reader, root = dataset
-    listing = scanned(dataset)
-    first, again = (reader.columns(listing, root, tmp_path) for _ in range(2))
-    assert bool(first) == (not reader.images)
-    for name, column in first.items():
-        kind = MODALITIES.build(column.kind)
-        assert kind.cases(column.stored) == len(column.present) == len(listing.table)
-        assert column.present.any()
-        assert kind.digests(column.stored) == kind.digests(again[name].stored)
-
-
-def test_prepares_into_a_cohort_that_says_where_it_is_from(
-    dataset: tuple[Dataset, Path | None], tmp_path: Path
-) -> None:
-    reader, root = dataset
-    cohort = prepare(reader, root, image_size=16, cache=tmp_path / "cache")
-    assert len(cohort) == len(reader.scan(root).table)
-    assert cohort.facts["title"]
-    assert cohort.facts["synthetic"] == (not reader.needs_data)
+@pytest.mark.parametrize("law", DATASET.laws)
+def test_every_dataset_keeps_the_law(dataset: tuple[Dataset, Path | None], law: str) -> None:
+    DATASET.check_one(law, DATASET.laws[law], dataset[0].name, *dataset)
 
 
 def test_a_bad_file_is_left_out_not_fatal(dataset: tuple[Dataset, Path | None], tmp_path: Path) -> None:

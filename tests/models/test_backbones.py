@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,15 +10,15 @@ from typing import Any, NamedTuple
 import pytest
 import safetensors.torch
 import torch
-from made_up_batches import INPUTS, SHAPES, batch_of, cases_of, padded, values_of, with_values
 
-from histotune.data.modalities import Bag
 from histotune.errors import ConfigError
 from histotune.models.backbones import BACKBONES, Backbone, BackboneInput, build_backbone, reading
 from histotune.models.backbones._torchvision import import_timm
 from histotune.models.backbones._weights import load_weights
 from histotune.models.backbones.timm_image import known_names
 from histotune.models.losses import LOSSES, ObjectiveInput
+from histotune.testing.backbones import BACKBONE, make_backbone
+from histotune.testing.batches import INPUTS, SHAPES, batch_of
 
 MEMBERS = {  # members that stand for a family
     "timm/": ["timm/resnet18", "timm/convnext_atto", "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"],
@@ -46,8 +47,7 @@ class Case(NamedTuple):
     params: dict[str, Any]
 
     def build(self, seed: int = 0) -> Backbone:
-        torch.manual_seed(seed)
-        return build_backbone(self.name, "m", INPUTS[self.kind], **self.params)
+        return make_backbone(self.name, self.kind, self.params, seed=seed)
 
 
 def cases(*kinds: str) -> pytest.MarkDecorator:
@@ -65,7 +65,6 @@ def cases(*kinds: str) -> pytest.MarkDecorator:
 
 EVERY = cases(*SHAPES)
 NO_IMAGE = cases("table", "bag", "graph")
-BAGS = cases("bag", "graph")
 
 
 def build(name: str, side: int = 32, **params: Any) -> Backbone:
@@ -85,24 +84,11 @@ def test_every_kind_of_modality_has_a_backbone_and_a_made_up_batch() -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("size", [1, 3])
-def test_tokens_and_pooled_are_as_wide_as_promised(case: Case, size: int) -> None:
-    backbone = case.build().eval()
-    tokens, pooled, there = backbone(batch_of(case.kind, [5, 2, 7][:size]))
-    assert tokens.shape[0] == pooled.shape[0] == size
-    assert tokens.shape[1] >= 1
-    assert (tokens.shape[2], *pooled.shape[1:]) == backbone.widths
-    assert torch.isfinite(tokens).all()
-    assert torch.isfinite(pooled).all()
-    assert there is None or (there.dtype, there.shape) == (torch.bool, tokens.shape[:2])
-
-
-@EVERY
-def test_gradient_reaches_every_weight(case: Case) -> None:
-    backbone = case.build()
-    tokens, pooled, _ = backbone(batch_of(case.kind, [5, 2, 7, 1]))
-    (tokens.square().mean() + pooled.square().mean()).backward()
-    assert all(p.grad is not None for p in backbone.parameters())
+@pytest.mark.parametrize("law", BACKBONE.laws)
+def test_every_backbone_keeps_the_law(case: Case, law: str) -> None:
+    reads_a_class_token = "vit" in case.name and law == "the_pooled_vector_is_made_of_the_tokens"
+    with pytest.raises(AssertionError) if reads_a_class_token else contextlib.nullcontext():
+        BACKBONE.check_one(law, BACKBONE.laws[law], case.name, case.name, case.kind, case.params)
 
 
 @NO_IMAGE
@@ -111,61 +97,6 @@ def test_the_pooled_vector_alone_moves_every_weight(case: Case) -> None:
     backbone(batch_of(case.kind, [5, 2, 7, 1])).pooled.square().sum().backward()
     moved = {name for name, p in backbone.named_parameters() if p.grad is not None and p.grad.any()}
     assert {name for name, _ in backbone.named_parameters()} - moved <= {"pool.score.bias"}  # softmax takes it away
-
-
-@EVERY
-def test_gradient_reaches_every_case(case: Case) -> None:
-    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7])
-    values = values_of(batch).requires_grad_()
-    backbone(with_values(batch, values)).pooled.square().sum().backward()
-    assert values.grad is not None
-    assert values.grad.flatten(1).any(dim=1).all()
-
-
-@EVERY
-def test_a_gradient_finds_the_way_from_the_pooled_vector_to_the_tokens(case: Case) -> None:
-    tokens, pooled, _ = case.build().eval()(batch_of(case.kind, [5, 2]))
-    (gradient,) = torch.autograd.grad(pooled.square().sum(), tokens)
-    reads_a_class_token = "vit" in case.name
-    assert bool(gradient.any()) != reads_a_class_token
-
-
-@EVERY
-def test_cases_do_not_look_at_each_other_once_trained(case: Case) -> None:
-    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7, 1])
-    with torch.no_grad():
-        for alone, beside in zip(backbone(cases_of(batch, slice(2, 3)))[:2], backbone(batch)[:2], strict=True):
-            assert torch.allclose(alone[0], beside[2], atol=1e-4 if case.kind == "image" else 1e-6)
-
-
-@EVERY
-def test_once_trained_the_same_batch_gives_the_same(case: Case) -> None:
-    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2, 7])
-    for first, second in zip(backbone(batch)[:2], backbone(batch)[:2], strict=True):
-        assert torch.equal(first, second)
-
-
-@EVERY
-def test_a_backbone_loads_its_weights_and_says_the_same(case: Case) -> None:
-    backbone, batch = case.build().eval(), batch_of(case.kind, [5, 2])
-    again = case.build(seed=9).eval()
-    again.load_state_dict(safetensors.torch.load(safetensors.torch.save(backbone.state_dict())))
-    assert torch.equal(again(batch).pooled, backbone(batch).pooled)
-
-
-@EVERY
-def test_a_case_without_the_modality_is_finite_and_spoils_no_gradient(case: Case) -> None:
-    backbone, batch = case.build(), batch_of(case.kind, [5, 2, 7])
-    nothing = torch.ones_like(values_of(batch))
-    nothing[1] = 0
-    batch = with_values(batch, values_of(batch) * nothing)
-    if isinstance(batch, Bag):
-        batch.there[1], batch.neighbours[1] = False, 0
-    tokens, pooled, _ = backbone(batch)
-    (tokens.square().sum() + pooled.square().sum()).backward()
-    assert torch.isfinite(tokens).all()
-    assert torch.isfinite(pooled).all()
-    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters() if p.grad is not None)
 
 
 @NO_IMAGE
@@ -186,40 +117,12 @@ def test_autocast_changes_little(case: Case) -> None:
 def test_every_parameter_says_what_it_may_be(case: Case) -> None:
     for parameter in BACKBONES.entry(case.name).parameters:
         assert parameter.range, parameter.name
-        parameter.range.check(parameter.name, parameter.default)
 
 
 @NO_IMAGE
 def test_an_image_is_no_row_of_features(case: Case) -> None:
     with pytest.raises(ConfigError, match=rf"'{case.name}' reads rows of features .*\(3, 32, 32\)"):
         BACKBONES.build(case.name, INPUTS["image"])
-
-
-@BAGS
-@pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
-def test_padding_changes_nothing(case: Case, garbage: float) -> None:
-    backbone, bag = case.build(), batch_of(case.kind, [5, 0, 7, 1])
-    assert isinstance(bag, Bag)
-    longer = padded(bag, 4, neighbours=2, value=garbage)
-    with torch.no_grad():
-        (tokens, pooled, there), (more, same, _) = backbone.eval()(bag), backbone(longer)
-    assert there is not None
-    torch.testing.assert_close(same, pooled, rtol=0, atol=1e-6)
-    torch.testing.assert_close(more[:, :7], tokens, rtol=0, atol=1e-6)
-    assert not tokens[~there].any()
-    assert not more[:, 7:].any()
-    backbone(longer).pooled.square().sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters() if p.grad is not None)
-
-
-@BAGS
-def test_an_empty_bag_is_zero(case: Case) -> None:
-    backbone = case.build().eval()
-    for lengths in ([0, 0], [0, 3]):
-        tokens, pooled, there = backbone(batch_of(case.kind, lengths))
-        assert tokens.shape[1] == there.shape[1] == max(1, *lengths)
-        assert not pooled[0].any()
-        assert not there[0].any()
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES.names() if name != "timm/"] + ["timm/resnet18"])
@@ -230,11 +133,6 @@ def test_another_kind_of_modality_is_refused_by_the_names_that_fit(name: str, ki
     with pytest.raises(ConfigError, match=rf"'{name}' reads .*'cnv' is of kind {kind}: choose one of") as refused:
         build_backbone(name, "cnv", INPUTS[kind])
     assert str(refused.value).endswith(", ".join(reading(kind)))
-
-
-@EVERY
-def test_a_backbone_arrives_ready_to_train(case: Case) -> None:
-    assert case.build().training
 
 
 # --- the contract of images

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from made_up_batches import INPUTS, batch_of, padded
 from torch import Tensor
 
 from histotune.data.modalities import Bag
 from histotune.models.backbones import Backbone, TokenPool, build_backbone
 from histotune.models.backbones._instances import InstanceBackbone
 from histotune.models.backbones.patch_graph import Gin, Pna, edges, places
+from histotune.testing.batches import INPUTS, batch_of, padded
 
 POOLS = ("mean", "max", "attention", "top_k")
 LENGTHS = [6, 0, 9, 1]

@@ -16,21 +16,14 @@ from histotune.models.network import Bottleneck, Model, build_model
 from histotune.models.redundancies import REDUNDANCIES, Redundancy
 from histotune.models.redundancies.club import Club
 from histotune.space import read_space
+from histotune.testing.fusions import DIMS, REDUNDANCY, build_term
 
 TERMS = [name for name in REDUNDANCIES.names() if name != "none"]
 EVERY = pytest.mark.parametrize("name", TERMS)
-DIMS = {"cnn": 6, "transformer": 6}
 
 
 def build(name: str, dims: dict[str, int] = DIMS, **params: Any) -> Redundancy:
-    torch.manual_seed(0)
-    return REDUNDANCIES.build(name, dims, **params)
-
-
-def drawn(size: int = 24, seed: int = 1, dims: dict[str, int] = DIMS) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    embeddings = {name: torch.randn(size, dim, generator=generator) for name, dim in dims.items()}
-    return embeddings, {name: torch.ones(size, dtype=torch.bool) for name in dims}
+    return build_term(name, params, dims)
 
 
 def value(name: str, one: Tensor, other: Tensor, **params: Any) -> float:
@@ -43,89 +36,9 @@ def value(name: str, one: Tensor, other: Tensor, **params: Any) -> float:
 
 
 @EVERY
-@pytest.mark.parametrize("size", [1, 2, 3, 24])
-def test_it_is_a_finite_scalar_with_finite_gradients(name: str, size: int) -> None:
-    embeddings, present = drawn(size)
-    for leaf in embeddings.values():
-        leaf.requires_grad_()
-    term = build(name)
-    result = term(embeddings, present)
-    assert result.shape == ()
-    assert result.dtype == torch.float32
-    result.backward()
-    for leaf in embeddings.values():
-        assert leaf.grad is not None
-        assert torch.isfinite(leaf.grad).all()
-        assert size < term.least_cases or leaf.grad.abs().sum() > 0
-
-
-@EVERY
-@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e4])
-def test_it_is_finite_for_flat_and_for_large_embeddings(name: str, scale: float) -> None:
-    embeddings, present = drawn()
-    leaves = {branch: (scale * e).requires_grad_() for branch, e in embeddings.items()}
-    result = build(name)(leaves, present)
-    result.backward()
-    assert torch.isfinite(result)
-    assert all(leaf.grad is not None and torch.isfinite(leaf.grad).all() for leaf in leaves.values())
-
-
-@EVERY
-def test_descent_lowers_it(name: str) -> None:
-    shared = torch.randn(64, 6, generator=torch.Generator().manual_seed(4))
-    leaves = {"cnn": shared.clone().requires_grad_(), "transformer": (shared + 0.1).requires_grad_()}
-    term, present = build(name, weight=1.0), dict.fromkeys(DIMS, torch.ones(64, dtype=torch.bool))
-    result = []
-    for leaf_rate in (0.0, 0.05):  # first a term that has to learn learns
-        groups = [{"params": leaves.values(), "lr": leaf_rate}, {"params": term.parameters(), "lr": 0.01}]
-        optimizer = torch.optim.Adam(groups)
-        for _ in range(100):
-            optimizer.zero_grad()
-            term(leaves, present).backward()
-            optimizer.step()
-        result.append(term(leaves, present).item())
-    assert result[0] > 0.15
-    assert result[1] < 0.5 * result[0]
-
-
-@EVERY
-def test_the_order_of_cases_and_of_the_mapping_does_not_matter(name: str) -> None:
-    term, (embeddings, present) = build(name), drawn()
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(2))
-    turned = {branch: embeddings[branch][order] for branch in reversed(embeddings)}
-    assert term(turned, present).item() == pytest.approx(term(embeddings, present).item(), rel=1e-4)
-
-
-@EVERY
-def test_an_absent_modality_has_no_say(name: str) -> None:
-    term, (embeddings, present) = build(name), drawn()
-    present["cnn"] = torch.arange(24) % 3 > 0
-    present["transformer"] = torch.arange(24) % 4 > 0
-    both = present["cnn"] & present["transformer"]
-    alone = term({b: e[both] for b, e in embeddings.items()}, {b: m[both] for b, m in present.items()})
-    embeddings["cnn"][~both] = 100.0
-    assert term(embeddings, present).item() == pytest.approx(alone.item(), rel=1e-4)
-
-
-@EVERY
-def test_weight_and_pairs(name: str) -> None:
-    three = {"cnn": 6, "genes": 6, "transformer": 6}
-    embeddings, present = drawn(dims=three)
-    term = build(name, three, weight=1.0)
-    pairs = [("cnn", "genes"), ("cnn", "transformer"), ("genes", "transformer")]
-    there = torch.ones(24)
-    expected = np.mean([term.between(embeddings, pair, there).item() for pair in pairs])
-    assert term(embeddings, present).item() == pytest.approx(expected, rel=1e-5)
-    assert build(name, three, weight=0.3)(embeddings, present).item() == pytest.approx(0.3 * expected, rel=1e-5)
-
-
-@EVERY
-def test_it_is_float32_under_autocast(name: str) -> None:
-    term, (embeddings, present) = build(name), drawn()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(term(embeddings, present), term(embeddings, present))
-        result = term(embeddings, present)
-    assert torch.equal(result, term(embeddings, present))
+@pytest.mark.parametrize("law", REDUNDANCY.laws)
+def test_every_redundancy_keeps_the_law(name: str, law: str) -> None:
+    REDUNDANCY.check_one(law, REDUNDANCY.laws[law], name, name, {})
 
 
 @EVERY

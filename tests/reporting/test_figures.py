@@ -5,14 +5,13 @@ A figure is computed from a study's files and never opens the seal.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from histotune.reporting.figures.learned_features import project
 from histotune.reporting.figures.runtime_per_epoch import timings
 from histotune.storage.study_folder import StudyFolder
 from histotune.study import Study
+from histotune.testing.figures import FIGURE
 from histotune.training.loop import run_trial
 
 NewStudy = Callable[[Path], StudyFolder]
@@ -103,24 +103,13 @@ def numbers(study: StudyFolder, places: Places) -> dict[str, Any]:
     return {name: figures.compute(name, study, places=places) for name in SHOWN}
 
 
-def leaves(value: Any) -> Iterator[Any]:
-    """Walk over everything that nested dataclasses and tuples hold."""
-    if dataclasses.is_dataclass(value):
-        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
-    if isinstance(value, tuple):
-        for item in value:
-            yield from leaves(item)
-    else:
-        yield value
-
-
 def test_numbers_need_no_plotly(study: StudyFolder, places: Places) -> None:
     code = f"""
 import sys
 from pathlib import Path
 sys.modules["plotly"] = sys.modules["kaleido"] = None
 from histotune.reporting import figures; from histotune.core import files
-from histotune.core.places import Places
+from histotune.core.runtime import Places
 from histotune.storage.study_folder import StudyFolder
 for name in {SHOWN!r}:
     figures.compute(name, StudyFolder(Path({str(study.folder)!r})), places=Places(Path(), Path({str(places.cache)!r})))
@@ -129,13 +118,9 @@ for name in {SHOWN!r}:
 
 
 @every_figure
-def test_numbers_are_plain_and_come_out_the_same_again(
-    name: str, numbers: dict[str, Any], study: StudyFolder, places: Places
-) -> None:
-    first, second = leaves(numbers[name]), leaves(figures.compute(name, study, places=places))
-    for one, other in zip(first, second, strict=True):
-        assert isinstance(one, (str, bool, int, float, np.ndarray)), one
-        np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("law", FIGURE.laws)
+def test_every_figure_keeps_the_law(name: str, law: str, study: StudyFolder, places: Places) -> None:
+    FIGURE.check_one(law, FIGURE.laws[law], name, name, study, places, {})
 
 
 @every_figure
@@ -149,26 +134,6 @@ def test_a_drawing_says_what_it_shows_of_how_many_patients(name: str, numbers: d
     caption = drawn.layout.meta["caption"]
     assert "patient" in caption
     assert "study shown: synthetic, split patient (synthetic data)" in caption
-
-
-@every_figure
-def test_a_page_stands_alone_and_is_the_same_again(name: str, numbers: dict[str, Any], tmp_path: Path) -> None:
-    (page,) = figures.save(name, numbers[name], tmp_path)
-    text = page.read_text(encoding="utf-8")
-    assert page.name == f"{name}.html"
-    assert 'name="viewport"' in text
-    assert "<script src" not in text
-    assert "<link" not in text
-    (again,) = figures.save(name, numbers[name], tmp_path / "again")
-    assert again.read_bytes() == page.read_bytes()
-
-
-@every_figure
-def test_the_seal_stays_closed(name: str, study: StudyFolder, places: Places, tmp_path: Path) -> None:
-    copy = StudyFolder(tmp_path / "runs" / "shown")
-    shutil.copytree(study.folder, copy.folder, ignore=shutil.ignore_patterns("sealed"))
-    figures.compute(name, copy, places=places)
-    assert not (copy.folder / "sealed").exists()
 
 
 @every_figure

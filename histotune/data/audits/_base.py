@@ -134,7 +134,7 @@ class Subject:
         raise AssertionError("no division parts them")
 
     def spread(self, rows: np.ndarray) -> str:
-        """Say where cases stand in the first division: "12 train, 3 test"."""
+        """Describe where cases stand in the first division: "12 train, 3 test"."""
         counts = np.bincount(self.sides[0, rows], minlength=len(self.names))
         return ", ".join(f"{count} {name}" for name, count in list(zip(self.names, counts, strict=True))[1:] if count)
 
@@ -145,7 +145,7 @@ class Subject:
         return f"{one} and {other}"
 
     def skipped(self, name: str, reason: str, *, severity: str = NOTE) -> Finding:
-        """Say why a check cannot be made."""
+        """Return the finding of a check that cannot be made, with the reason."""
         return Finding(name, severity, 0, 0, f"not checked: {reason}")
 
 

@@ -20,15 +20,15 @@ MARGIN = 0.05  # of AUROC above chance, below which nothing could be gained by i
 LEAST = 10  # patients
 
 
-class Told(NamedTuple):
-    """How well labels are told out of folds: macro one-vs-rest AUROC, and by how many patients."""
+class Association(NamedTuple):
+    """How well labels are predicted out of folds: macro one-vs-rest AUROC, and by how many patients."""
 
     auroc: ConfidenceInterval
     patients: int
 
     @property
     def above_chance(self) -> bool:
-        """Whether it is above chance beyond noise, and by a margin."""
+        """Whether it is significantly above chance, and by a margin."""
         return self.auroc.low > 0.5 and self.auroc.value >= 0.5 + MARGIN
 
 
@@ -39,7 +39,7 @@ def sample(rows: np.ndarray) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(rows, CASES, replace=False))
 
 
-def tell(model: Any, features: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> Told:
+def tell(model: Any, features: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> Association:
     """Predict labels [n] from features [n, F] by a classifier of scikit-learn, patients out of folds.
 
     The interval is over patients, who are drawn again (`statistics.patient_bootstrap`); its bounds are NaN, and so not
@@ -47,7 +47,7 @@ def tell(model: Any, features: np.ndarray, labels: np.ndarray, patients: np.ndar
     """
     names, classes = np.unique(patients), np.unique(labels)
     if len(names) < LEAST or len(classes) < 2:
-        return Told(ConfidenceInterval(float("nan"), float("nan"), float("nan")), len(names))
+        return Association(ConfidenceInterval(float("nan"), float("nan"), float("nan")), len(names))
     codes = np.searchsorted(classes, labels)
     folds = by_group(patients, codes, [1 / FOLDS] * FOLDS, [0])
     probabilities = np.full((len(labels), len(classes)), 1 / len(classes))
@@ -57,7 +57,7 @@ def tell(model: Any, features: np.ndarray, labels: np.ndarray, patients: np.ndar
             model.fit(features[~held], codes[~held])
             probabilities[held] = 0.0
             probabilities[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
-    return Told(patient_bootstrap("auroc", probabilities, codes, patients, replicates=REPLICATES), len(names))
+    return Association(patient_bootstrap("auroc", probabilities, codes, patients, replicates=REPLICATES), len(names))
 
 
 def tree() -> Any:
@@ -79,11 +79,20 @@ def smooth() -> Any:
 
 
 def judge(
-    name: str, subject: Subject, rows: np.ndarray, text: Told, what: str, severity: str, advice: str, of: str = "label"
+    name: str,
+    subject: Subject,
+    rows: np.ndarray,
+    text: Association,
+    what: str,
+    severity: str,
+    advice: str,
+    of: str = "label",
 ) -> Finding:
-    """Say how well `what` tells the label, or what else it is `of`, of `rows`; `severity` if beyond noise."""
+    """Describe how well `what` predicts the label, or what else it is `of`, of `rows`; `severity` if significant."""
     if np.isnan(text.auroc.low):
-        return subject.skipped(name, f"{text.patients} patients are too few to say how well {what} tells the {of}")
+        return subject.skipped(
+            name, f"{text.patients} patients are too few to measure how well {what} predicts the {of}"
+        )
     can = "tells" if text.above_chance else "does not tell"
     sentence = f"{what} alone {can} the {of}: AUROC {text.auroc}, {text.patients} patients out of folds"
     if not text.above_chance:

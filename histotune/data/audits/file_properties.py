@@ -35,7 +35,7 @@ def file_properties(subject: Subject) -> Finding:
 
 
 def _examples(subject: Subject, table: pd.DataFrame, rows: np.ndarray) -> list[str]:
-    """Say of the three most frequent ways to save a file which share of each class was saved so."""
+    """Describe the three most frequent ways to save a file: the share of each class that was saved so."""
     examples, classes = [], subject.cohort.classes
     ways = table.groupby(list(table.columns), dropna=False).indices
     for same in sorted(ways.values(), key=len, reverse=True)[:3]:

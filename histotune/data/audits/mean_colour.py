@@ -20,7 +20,7 @@ def mean_colour(subject: Subject) -> Finding:
     features = colours(image[1].stored, rows)
     text = _predict.tell(_predict.smooth(), features, subject.labels[rows], subject.patients[rows])
     advice = (
-        "stain is partly biology (dense nuclei are blue), so this need be no fault: a model must beat the control "
+        "stain is partly biology (dense nuclei are blue), so this need be no fault: a model must beat the baseline "
         "color_histogram; where laboratories differ, jitter the stain (augment.stain_jitter)"
     )
     return _predict.judge("mean_colour", subject, rows, text, "mean colour", NOTE, advice)

@@ -104,7 +104,7 @@ class Preprocessing:
 
 
 class Modality:
-    """A kind of modality, such as images or tables. What is stored of it is opaque to everybody else.
+    """A kind of modality, such as images or tables. What is stored of it is opaque to all other code.
 
     Attributes:
         name: as registered.
@@ -158,7 +158,7 @@ class Modality:
         raise NotImplementedError
 
     def summary(self, stored: Any, rows: np.ndarray) -> np.ndarray:
-        """Return plain numbers of the cases `rows` for a linear control, float [n, F]; NaN is a missing value."""
+        """Return plain numbers of the cases `rows` for a linear baseline, float [n, F]; NaN is a missing value."""
         raise NotImplementedError
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -173,7 +173,7 @@ MODALITIES: Registry[Modality] = Registry("kind of modality", "histotune.data.mo
 
 
 def refuse_options(kind: str, options: Mapping[str, Any], known: Mapping[str, Allowed]) -> None:
-    """Check options of a preprocessing against what the kind knows.
+    """Check options of a preprocessing against those of the kind.
 
     Raises:
         ConfigError: an unknown option, or a value outside its range.

@@ -40,7 +40,7 @@ class Options:
         tail: share of the training cases beyond each quantile.
         select: `none`, `variance` (the largest) or `anova` (the largest F of the training labels).
         columns: how many columns `select` keeps; 0 keeps all.
-        indicator: whether every column that misses a value in training is joined by one that says where.
+        indicator: whether every column that misses a value in training gets a column that marks where.
     """
 
     log1p: bool = False

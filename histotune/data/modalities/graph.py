@@ -1,4 +1,4 @@
-"""Graphs: bags whose instances know their neighbours in the slide."""
+"""Graphs: bags with the neighbours of every instance in the slide."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stacked(result: Sequence[Bags]) -> Bags:
 
 
 def neighbours(coordinates: np.ndarray, *, edges: str = "knn", k: int = 8, limit: float = 0.0) -> np.ndarray:
-    """Find every place's neighbours; whoever is a neighbour has the other as a neighbour, too, and nobody itself.
+    """Find every place's neighbours; the relation is symmetric, and no place is its own neighbour.
 
     Args:
         coordinates: [n, 2], any n, in any order; several instances may lie on one place.

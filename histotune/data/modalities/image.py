@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "images.npy"
-THUMBNAIL = 8  # side of the grid whose mean colours stand for an image in a linear control
+THUMBNAIL = 8  # side of the grid whose mean colours stand for an image in a linear baseline
 _CHUNK = 4096  # images per step when statistics are gathered
 _RESIDENT = 0.25  # share of a GPU's free memory that a cohort may fill
 _HELD: WeakValueDictionary[tuple[int, str], Tensor] = WeakValueDictionary()  # folds of a trial share what is on a GPU

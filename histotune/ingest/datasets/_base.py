@@ -40,7 +40,7 @@ class BadFile(DataError):
 
 
 class Problem(NamedTuple):
-    """One line of `problems.csv`; `kept` says whether the case is in the cohort all the same."""
+    """One line of `problems.csv`; `kept` is whether the case is in the cohort all the same."""
 
     path: str
     kind: str
@@ -110,7 +110,7 @@ class Listing:
 
     Attributes:
         table: one row per case, sorted by `id`: `COLUMNS`, and for files `path` (relative to the root, with "/"),
-            `bytes` and `mtime` (ns). `id` is unique, the same on every machine and silent about the label; `label` is
+            `bytes` and `mtime` (ns). `id` is unique, the same on every machine and free of the label; `label` is
             int64; `x`, `y` are pixels in the slide or -1; `part` is "train", "val", "test" or "".
         classes: class names in the order of the label numbers.
         positive: index of the positive class.

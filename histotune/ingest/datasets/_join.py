@@ -154,7 +154,7 @@ class Join:
         return classes.index(named) if named else 1
 
     def _report(self, result: pd.DataFrame, present: pd.DataFrame, rows: Mapping[str, Rows]) -> list[str]:
-        """Say who misses what, which ids match nothing, and what was left out."""
+        """Describe which cases lack what, which ids match nothing, and what was left out."""
         some = present.any(axis=1)
         message = [f"{some.sum()} cases with a label and a modality; {present.all(axis=1).sum()} have every modality"]
         for name, file in self.tables.items():

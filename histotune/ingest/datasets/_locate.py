@@ -19,7 +19,7 @@ def locate(name: str, data: str | os.PathLike[str] | None, option: str = "--data
         An absolute path, or None for made-up data.
 
     Raises:
-        DataError: there is nothing; says what to download, from where, how large it is, its licence and layout.
+        DataError: there is nothing; names what to download, from where, how large it is, its licence and layout.
         ConfigError: the dataset is unknown, or `data` was given for made-up data.
     """
     dataset = DATASETS.build(name)
@@ -35,7 +35,7 @@ def locate(name: str, data: str | os.PathLike[str] | None, option: str = "--data
 
 
 def describe(name: str, dataset: Dataset, option: str = "--data") -> str:
-    """Say in a few lines what to download, from where, how large it is, its licence and the layout expected."""
+    """Describe in a few lines what to download, from where, how large it is, its licence and the layout expected."""
     info = dataset.info
     lines = [
         ("what", info.title),
@@ -45,7 +45,7 @@ def describe(name: str, dataset: Dataset, option: str = "--data") -> str:
         ("layout", info.layout),
     ]
     message = "\n".join(f"  {what + ':':9}{text}" for what, text in lines if text)
-    return f"{message}\nThen say where it lies: {option} PATH, or $HISTOTUNE_DATA/{name}, or data/{name}."
+    return f"{message}\nThen give its place: {option} PATH, or $HISTOTUNE_DATA/{name}, or data/{name}."
 
 
 def _usual_places(name: str, dataset: Dataset) -> list[Path]:

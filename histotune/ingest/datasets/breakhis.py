@@ -122,7 +122,7 @@ def _row(path: str, file: Path, result: re.Match[str]) -> dict[str, Any]:
 
 
 def _contradiction(result: re.Match[str], folders: tuple[str, ...]) -> str:
-    """Say in which way a folder says otherwise than the name, or nothing."""
+    """Describe how a folder contradicts the name; empty where it does not."""
     own = CLASSES["BM".index(result["label"])]
     for folder in folders:
         if folder in CLASSES and folder != own:

@@ -46,7 +46,7 @@ class Synthetic(Dataset):
 
     name: ClassVar[str] = "synthetic"
     info: ClassVar[Info] = Info(
-        title="made-up H&E-like patches (synthetic: they show that the program works, and say nothing of medicine)",
+        title="made-up H&E-like patches (synthetic: they show that the program works and have no medical meaning)",
         source="generated from a seed by histotune itself",
         licence="Apache-2.0",
         synthetic=True,

@@ -46,7 +46,7 @@ class MultimodalDemo(Dataset):
     name: ClassVar[str] = "multimodal_demo"
     images: ClassVar[bool] = False
     info: ClassVar[Info] = Info(
-        title="made-up multimodal cohort (synthetic: it shows that the program works, and says nothing of medicine)",
+        title="made-up multimodal cohort (synthetic: it shows that the program works and has no medical meaning)",
         source="generated from a seed by histotune itself",
         licence="Apache-2.0",
         synthetic=True,

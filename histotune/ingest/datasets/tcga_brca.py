@@ -32,9 +32,9 @@ _NEVER: Mapping[str, str] = {
     "porpoise_survival_months": _OUTCOME,
     "porpoise_censorship": _OUTCOME,
     "porpoise_site": "the hospital is a batch, and the protocol by site needs it unseen",
-    "porpoise_age": "what age_dx says",
-    "porpoise_is_female": "what sex says",
-    "porpoise_oncotree_code": "what cancer_type_detailed says",
+    "porpoise_age": "same as age_dx",
+    "porpoise_is_female": "same as sex",
+    "porpoise_oncotree_code": "same as cancer_type_detailed",
     "tmb": "in a part of the rows its decimal point is lost (4633333333), and where it stood cannot be known",
 }
 _RECEPTORS_WHY = (

@@ -48,7 +48,7 @@ _RANGES = {
     **RANGES,
 }
 
-"""Hears (what is done, slides done, slides in all)."""
+"""Is called with (what is done, slides done, slides in all)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def prepare_slides(
         out: folder to write.
         settings: how; None takes the defaults.
         strict: whether a slide that cannot be used is an error.
-        progress: hears how far it is.
+        progress: is called with how far it is.
 
     Returns:
         `slides.csv`, one row per slide.
@@ -117,18 +117,18 @@ def prepare_slides(
     paths = _slide_files(folder, out)
     try:
         with files.lock(out / ".lock", "preparing slides"):
-            return _prepare(folder, paths, out, settings, strict=strict, hear=progress or silent)
+            return _prepare(folder, paths, out, settings, strict=strict, report=progress or silent)
     except OSError as error:
         raise files.unwritable(out, error) from error
 
 
 def _prepare(
-    folder: Path, paths: list[Path], out: Path, settings: SlideSettings, *, strict: bool, hear: Progress
+    folder: Path, paths: list[Path], out: Path, settings: SlideSettings, *, strict: bool, report: Progress
 ) -> pd.DataFrame:
     encoder = load_encoder(settings.backbone, settings.weights, settings.patch_size)
     rows, problems = list[dict[str, Any]](), list[Problem]()
     for done, path in enumerate(paths):
-        hear("slides", done, len(paths))
+        report("slides", done, len(paths))
         name = str(path.relative_to(folder))
         try:
             if any(row["id"] == path.stem for row in rows):
@@ -138,7 +138,7 @@ def _prepare(
             if strict:
                 raise DataError(f"{path}: {error}. Without --strict it is left out and listed") from error
             problems.append(Problem(name, error.kind, error.reason))
-    hear("slides", len(paths), len(paths))
+    report("slides", len(paths), len(paths))
     if not rows:
         raise DataError(f"none of {len(paths)} slides in {folder} can be used; the first: {_words(problems[0])}")
     shutil.rmtree(out / _WORK, ignore_errors=True)

@@ -47,7 +47,7 @@ class Slide:
 
     Attributes:
         width, height: pixels at the highest resolution, which all places refer to.
-        mpp: µm per pixel there; None where nobody knows.
+        mpp: µm per pixel there; None where unknown.
 
     Raises:
         BadFile: there is no such file, it is no slide, it is damaged, or too large to be decoded whole.
@@ -158,7 +158,7 @@ def _decoded(path: Path) -> np.ndarray:
         return read_image(path).pixels
     except BadFile as error:
         if error.kind == "not_an_image":
-            reason = f"{path.name} is neither a slide that OpenSlide knows nor an image: {error.reason}"
+            reason = f"{path.name} is neither a slide that OpenSlide reads nor an image: {error.reason}"
             raise BadFile("not_a_slide", reason) from error
         if error.kind == "unsupported":
             reason = f"{path.name} has no tiles and cannot be decoded whole ({error.reason}): save it as a tiled TIFF"

@@ -14,8 +14,8 @@ from histotune.errors import ConfigError
 class BackboneOutput(NamedTuple):
     """tokens [B, T, Dt] (image positions, patches, gene groups) and pooled [B, Dp].
 
-    What `pooled` knows of the positions it has from this very tensor `tokens`, so that a gradient finds the way back.
-    Where cases have different numbers of tokens, `there` (bool [B, T]) says which are no padding; None: all are there.
+    `pooled` is computed from this very tensor `tokens`, so that gradients of it reach the tokens.
+    Where cases have different numbers of tokens, `there` (bool [B, T]) is False for padding; None: nothing is padded.
     """
 
     tokens: Tensor
@@ -23,7 +23,7 @@ class BackboneOutput(NamedTuple):
     there: Tensor | None = None
 
     def part(self, cases: slice) -> BackboneOutput:
-        """Return what is said of some of the cases."""
+        """Return the output of some of the cases."""
         there = None if self.there is None else self.there[cases]
         return BackboneOutput(self.tokens[cases], self.pooled[cases], there)
 
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
     Attributes:
         widths: (Dt, Dp), known as soon as the backbone is built.
         grid: rows and columns of the image positions that the tokens are, row by row; None where a backbone's tokens
-            are no positions, or where it does not know which.
+            are no positions, or where their order is unknown.
         convolutional: whether a token sees its surroundings through convolutions only.
         dense: whether nearly all its work is dense convolutions or matrix products, so that bfloat16 also pays on a
             CPU that has it; depthwise convolutions get slower there.
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone", "histotune.models.backbones")
-IMAGES = ("image",)  # what a backbone reads that says nothing else
+IMAGES = ("image",)  # what a backbone reads unless it names other kinds
 
 
 def build_backbone(name: str, modality: str, given: BackboneInput, **params: Any) -> Backbone:

@@ -12,7 +12,7 @@ from histotune.models.backbones._pool import TokenPool
 
 
 class InstanceBackbone(Backbone):
-    """Every instance of a bag becomes a token (zeros for padding); a subclass says how, in `embed`.
+    """Every instance of a bag becomes a token (zeros for padding); a subclass writes `embed`.
 
     An empty bag has the pooled vector 0.
     """

@@ -88,7 +88,7 @@ def gene_tokens(
 
     Args:
         given: number of columns; a number that `tokens` does not divide makes the first chunks one column larger.
-        tokens: chunks, such as 1, 16, 32 or 64. The only one of 1 leaves whoever asks it no choice.
+        tokens: chunks, such as 1, 16, 32 or 64. With 1, attention over it has no choice: its weight is always 1.
         dim: width of a token.
         dropout: of the tokens' features.
         activation: after the norm of every token; `none` leaves a token linear up to its norm.

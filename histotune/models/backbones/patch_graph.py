@@ -20,18 +20,18 @@ _EPS = 1e-5  # under the root of a variance, whose slope would be infinite at 0
 
 
 class Edges(NamedTuple):
-    """Who hears whom: places [B, P, K] of neighbours among all B * P nodes, and which are there, bool [B, P, K]."""
+    """The edges: places [B, P, K] of neighbours among all B * P nodes, and which exist, bool [B, P, K]."""
 
     places: Tensor
     there: Tensor
 
-    def heard(self, nodes: Tensor) -> Tensor:
-        """Map nodes [B, P, D] to what their neighbours say, [B, P, K, D]; what is not there has no meaning."""
+    def gathered(self, nodes: Tensor) -> Tensor:
+        """Map nodes [B, P, D] to those of their neighbours, [B, P, K, D]; a missing neighbour has any values."""
         return functional.embedding(self.places, nodes.flatten(0, 1))
 
-    def total(self, heard: Tensor) -> Tensor:
+    def total(self, gathered: Tensor) -> Tensor:
         """Map [B, P, K, D] to the sum over those that are there, [B, P, D]."""
-        return (heard * self.there[..., None]).sum(dim=2)
+        return (gathered * self.there[..., None]).sum(dim=2)
 
 
 def edges(bag: Bag) -> Edges:
@@ -53,7 +53,7 @@ class Gin(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Edges) -> Tensor:
         """Map nodes [B, P, D] to the same shape."""
-        mapped: Tensor = self.mlp((1 + self.eps) * nodes + edges.total(edges.heard(nodes)))
+        mapped: Tensor = self.mlp((1 + self.eps) * nodes + edges.total(edges.gathered(nodes)))
         return mapped
 
 
@@ -70,7 +70,7 @@ class Pna(nn.Module):
 
     def forward(self, nodes: Tensor, edges: Edges) -> Tensor:
         """Map nodes [B, P, D] to the same shape."""
-        observed, degrees = edges.heard(nodes), edges.there.sum(dim=2, keepdim=True)
+        observed, degrees = edges.gathered(nodes), edges.there.sum(dim=2, keepdim=True)
         counts = degrees.clamp_min(1).to(observed.dtype)
         mean = edges.total(observed) / counts
         variance = edges.total((observed - mean[:, :, None]).square()) / counts
@@ -83,7 +83,7 @@ class Pna(nn.Module):
 
 
 class PatchGraph(InstanceBackbone):
-    """Layers of one kind, each normed, through ReLU and added to what it heard, so that deep ones keep the patch."""
+    """Layers of one kind, each normed, through ReLU and added to its input, so that deep ones keep the patch."""
 
     def __init__(
         self, features: int, layers: Sequence[nn.Module], dropout: float, pool: TokenPool, dim: int, placed: bool
@@ -145,7 +145,7 @@ def patch_graph(
     Args:
         given: features of a patch.
         layer: `gin` adds neighbours up; `pna` takes their mean, maximum, minimum and standard deviation.
-        depth: layers; a patch hears of others that are so many edges away.
+        depth: layers; a patch receives from others up to that many edges away.
         dim: width of a patch's token.
         dropout: of the tokens' features, after every layer.
         coordinates: whether a patch's place in its slide, from the centre of the case's patches, is a feature.

@@ -190,7 +190,7 @@ def input_statistics(name: str, *, package: bool) -> tuple[tuple[float, ...], tu
 
 
 def _unfit(name: str, shape: tuple[int, ...], options: Mapping[str, Any], error: Exception) -> ConfigError:
-    """Say that a network cannot take images of this size, and which size is the nearest that it takes."""
+    """Describe that a network cannot take images of this size, and name the nearest size that it takes."""
     message = f"backbone 'timm/{name}' cannot take {shape[1]}x{shape[2]} px: {error}"
     sides = sorted(range(2 * _STEP, _LARGEST + 1, _STEP), key=lambda side: abs(side - shape[1]))
     for side in sides:

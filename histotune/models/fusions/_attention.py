@@ -75,7 +75,7 @@ class CrossAttention(nn.Module):
     def weights(
         self, asking: Tensor, answering: Tensor, temperature: float | None = None, there: Tensor | None = None
     ) -> Tensor:
-        """Return how much each asking token looks at each answering one, [B, heads, Tq, Tk], rows of sum 1.
+        """Return the weight of each answering token for each asking one, [B, heads, Tq, Tk], rows of sum 1.
 
         `temperature` takes the place of every head's own; `there` is as `forward` takes it.
         """

@@ -1,4 +1,4 @@
-"""The contract of a fusion: what the branches saw becomes one vector per case."""
+"""The contract of a fusion: the branches' outputs become one vector per case."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Tokens that are padding share out 0 and get 0.
 class Fusion(nn.Module):
     """Joins the outputs of named branches into one vector per case; the mapping's order has no meaning.
 
-    It works in two steps: `embed` gives every branch one vector, perhaps after it has heard the others; `join` makes
-    one of them all. What stands between the two is what auxiliary losses and analyses look at.
-    A builder takes `widths: Mapping[str, Widths]` (by branch) and keyword parameters; it looks at shapes, not at
+    It works in two steps: `embed` gives every branch one vector, perhaps with attention to the others; `join` makes
+    one of them all. The vectors between the two are the input of auxiliary losses and analyses.
+    A builder takes `widths: Mapping[str, Widths]` (by branch) and keyword parameters; it reads shapes, not
     numbers, since the check of a space builds it without any.
 
     Attributes:
@@ -54,9 +54,9 @@ class Fusion(nn.Module):
     def attention(
         self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None
     ) -> list[AttentionMaps]:
-        """Return who looked at what, layer by layer; nothing where the fusion has no attention.
+        """Return the attention weights, layer by layer; none where the fusion has no attention.
 
-        With a `temperature`: who would look at what if a layer's heads had that one, after layers that keep their own.
+        With a `temperature`: the weights if a layer's heads had that one, after layers that keep their own.
         """
         return []
 
@@ -65,7 +65,7 @@ class Fusion(nn.Module):
         return []
 
     def set_progress(self, fraction: float) -> None:
-        """Hear that `fraction` of the training in [0, 1] is done; an annealed fusion overrides it."""
+        """Record that `fraction` of the training, in [0, 1], is done; an annealed fusion overrides it."""
 
 
 def only_present(values: Tensor, present: Tensor) -> Tensor:
@@ -73,11 +73,11 @@ def only_present(values: Tensor, present: Tensor) -> Tensor:
     return torch.where(present.view(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
 
 
-def speaking(output: BackboneOutput, present: Tensor) -> Tensor:
-    """Return which tokens of a branch ask and answer, bool [B, T].
+def unpadded(output: BackboneOutput, present: Tensor) -> Tensor:
+    """Return which tokens of a branch take part in attention, bool [B, T].
 
-    All of them, but no padding; a case without any of its own, or without the modality, has its first token speak for
-    it: nothing then depends on how long the longest case of a batch is.
+    All of them, but no padding; a case without any of its own, or without the modality, keeps its first
+    token: nothing then depends on how long the longest case of a batch is.
     """
     if output.there is None:
         return torch.ones(output.tokens.shape[:2], dtype=torch.bool, device=output.tokens.device)

@@ -1,4 +1,4 @@
-"""Branches that look at each other's tokens: one implementation for every fusion by cross-attention."""
+"""Cross-attention between branches' tokens: one implementation for every fusion by cross-attention."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from histotune.core.parameters import Allowed, Interval, OneOf
 from histotune.errors import ConfigError, suggest
 from histotune.models.backbones import BackboneOutput, TokenPool, Widths
 from histotune.models.fusions._attention import COLDEST, HOTTEST, MODES, CrossAttention, Temperature
-from histotune.models.fusions._base import AttentionMaps, Fusion, common_width, only_present, several, speaking
+from histotune.models.fusions._base import AttentionMaps, Fusion, common_width, only_present, several, unpadded
 
 BOTH, ARROW = "both", "->"
 
 There = Mapping[str, Tensor | None]
-"""{branch: which tokens speak, bool [B, T]}; None: all of them."""
+"""{branch: which tokens are no padding, bool [B, T]}; None: all of them."""
 
 SHARED_RANGES: Mapping[str, Allowed] = {
     "dim": Interval(0, 4096, whole=True),
@@ -36,7 +36,7 @@ TEMPERATURE_RANGES: Mapping[str, Allowed] = {
 
 @dataclass(frozen=True)
 class CrossOptions:
-    """How branches look at each other.
+    """How branches attend to each other.
 
     Args:
         dim: width of all tokens, to which each branch's are projected; 0 keeps the width that they share.
@@ -46,7 +46,7 @@ class CrossOptions:
         dropout: of attention weights and in the MLP.
         pool: how tokens become one vector, `mean` or gated `attention`.
         direction: `both`, or `a->b`: a asks and is passed on, b only answers.
-        residual: what is heard is added to the tokens, instead of taking their place.
+        residual: the attention's output is added to the tokens instead of replacing them.
         temperature, temperature_mode, start_temperature: as `Temperature` takes them.
     """
 
@@ -85,7 +85,7 @@ class CrossBlock(nn.Module):
         return new
 
     def attention(self, tokens: Mapping[str, Tensor], there: There, temperature: float | None = None) -> AttentionMaps:
-        """Return who looks at what when `forward` maps these tokens {branch: [B, T, D]}."""
+        """Return the attention weights when `forward` maps these tokens {branch: [B, T, D]}."""
         normed = self._normed(tokens)
         result: dict[tuple[str, str], Tensor] = {}
         for name, others in self.asks.items():
@@ -114,7 +114,7 @@ class CrossBlock(nn.Module):
 class CrossFusion(Fusion):
     """Tokens of one width, blocks of cross-attention, one pooled vector of each branch; those that asked side by side.
 
-    An absent branch says the same whatever its values are: what its layers make of zeros.
+    An absent branch gives the same whatever its values are: what its layers make of zeros.
     """
 
     def __init__(self, fusion: str, widths: Mapping[str, Widths], options: CrossOptions) -> None:
@@ -143,9 +143,9 @@ class CrossFusion(Fusion):
         return {name: projection(given[name]) for name, projection in self.projections.items()}
 
     def there(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> There:
-        """Return which tokens speak, where not all do."""
+        """Return which tokens are no padding, where there is any."""
         padded = {name: branches[name].there is not None for name in self.projections}
-        return {name: speaking(branches[name], present[name]) if some else None for name, some in padded.items()}
+        return {name: unpadded(branches[name], present[name]) if some else None for name, some in padded.items()}
 
     def embed(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map {branch: tokens [B, T, Dt]} to {branch: [B, D]}."""
@@ -195,7 +195,7 @@ def _ends(fusion: str, direction: str, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _side_by_side(tokens: Mapping[str, Tensor], there: There, names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Return the tokens of several branches in a row, and which of them speak (None: all)."""
+    """Return the tokens of several branches in a row, and which are no padding (None: all)."""
     if len(names) == 1:
         return tokens[names[0]], there[names[0]]
     row, masks = torch.cat([tokens[name] for name in names], dim=1), [there[name] for name in names]

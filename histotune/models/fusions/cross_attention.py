@@ -1,4 +1,4 @@
-"""Cross-attention: branches look at each other's tokens, in one direction or in both."""
+"""Cross-attention between branches' tokens, in one direction or in both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cross_attention(
 ) -> CrossFusion:
     """Branches attend to each other's tokens; `direction` both, or `a->b`: a asks b and is passed on alone.
 
-    With a single answering token and without `residual`, nothing that asks has a say: every attention weight is 1. The
+    With a single answering token and without `residual`, the asking branch has no influence: all weights are 1. The
     released code of arXiv 2503.02849 is of that kind.
     """
     options = CrossOptions(dim, heads, layers, expansion, dropout, pool, direction=direction, residual=residual)

@@ -59,7 +59,7 @@ class Objective(nn.Module):
     whatever the loss does to them in training. `loss` is the mean over the batch, a float32 scalar, also under
     autocast; it is finite, with finite gradients, for every finite input. (In a float64 objective all is float64.)
     Soft targets: `loss` also takes labels [B, C] of probabilities when `soft_labels` is True (mixup needs it).
-    `wanted_norm` is what should stand before it, `none`, `batch` or `layer`, where a configuration does not say.
+    `wanted_norm` is the norm before it, `none`, `batch` or `layer`, unless a configuration sets one.
     """
 
     soft_labels: bool = False
@@ -74,17 +74,17 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def set_progress(self, fraction: float) -> None:
-        """Hear that `fraction` of the training in [0, 1] is done; deferred schemes override it."""
+        """Record that `fraction` of the training, in [0, 1], is done; deferred schemes override it."""
 
     def observe(self, features: Tensor, labels: Tensor) -> None:
-        """Hear what a training step, or a piece of it, has seen; adaptive schemes note it. `loss` changes nothing."""
+        """Record features and labels of a training step, or a part of it; adaptive schemes override it."""
 
     def adapt(self) -> None:
-        """Take in what was observed, once a training step; what is learned lies in buffers, saved with the weights."""
+        """Update buffers from what was observed, once per training step; they are saved with the weights."""
 
 
 def full_precision(method: Method[Own, Rest]) -> Method[Own, Rest]:
-    """Let a method of an objective see its features in float32 (or float64), and no autocast inside."""
+    """Call a method of an objective with features in float32 (or float64), and without autocast."""
 
     @functools.wraps(method)
     def lifted(self: Own, features: Tensor, /, *args: Rest.args, **kwargs: Rest.kwargs) -> Tensor:

@@ -1,4 +1,4 @@
-"""Redundancy terms (branch embeddings -> a loss that keeps them from saying the same): one file each."""
+"""Redundancy terms (branch embeddings -> a loss that makes them complementary): one file each."""
 
 from histotune.models.redundancies._base import REDUNDANCIES, Redundancy, build_redundancy
 

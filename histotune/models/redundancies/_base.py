@@ -1,4 +1,4 @@
-"""The contract of a redundancy term: what the branches' embeddings say twice becomes a loss."""
+"""The contract of a redundancy term: what the branches' embeddings share becomes a loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHT = Interval(0)
 
 
 class Redundancy(nn.Module):
-    """`weight` times the mean over all pairs of branches of what `between` says; a subclass writes `between`.
+    """`weight` times the mean over all pairs of branches of `between`; a subclass writes `between`.
 
     A builder takes `dims: Mapping[str, int]`, the width of every branch's embedding, and keyword parameters.
 
@@ -65,12 +65,12 @@ REDUNDANCIES: Registry[Redundancy] = Registry("redundancy", "histotune.models.re
 
 
 def build_redundancy(name: str, params: Mapping[str, Any], dims: Mapping[str, int], branches: int) -> Redundancy:
-    """Build the term of a model; where the fusion hears only one of its several branches, nothing is shared.
+    """Build the term of a model; where the fusion uses only one of its several branches, nothing is shared.
 
-    So a space may search over fusions and `none` together with redundancies. A model of one branch has no such excuse.
+    So a space may search over fusions and `none` together with redundancies. For a model of one branch it is an error.
 
     Args:
-        dims: width of the embedding of every branch that the fusion hears.
+        dims: width of the embedding of every branch that the fusion uses.
         branches: of the model.
 
     Raises:

@@ -22,5 +22,5 @@ class NoRedundancy(Redundancy):
 
 @REDUNDANCIES.register("none")
 def none(dims: Mapping[str, int]) -> NoRedundancy:
-    """The branches may say what they like."""
+    """No redundancy term: 0."""
     return NoRedundancy()

@@ -1,4 +1,4 @@
-"""Batches of every kind of modality, drawn at random, for those who test what reads them."""
+"""Batches of every kind of modality, drawn at random, for whatever reads them."""
 
 from __future__ import annotations
 
