@@ -12,6 +12,7 @@ import typer
 from histotune.cli import options as given
 from histotune.cli.tables import SHOWN_METRICS, as_json, as_table
 from histotune.core import files
+from histotune.core.format import bracketed
 from histotune.storage import layout
 
 if TYPE_CHECKING:
@@ -241,8 +242,8 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
 
     rule = OperatingPoint(point["rule"], point["asked"])
     typer.echo(
-        f"threshold {point['threshold']:.4f} by {rule}: sensitivity {_interval(point['sensitivity'])}, "
-        f"specificity {_interval(point['specificity'])} ({point['fitted_on']})"
+        f"threshold {point['threshold']:.4f} by {rule}: sensitivity {bracketed(point['sensitivity'])}, "
+        f"specificity {bracketed(point['specificity'])} ({point['fitted_on']})"
     )
 
 
@@ -262,12 +263,6 @@ def _diversity(result: Mapping[str, Any]) -> str:
         f"diversity, mean over pairs: disagreement {result['mean_disagreement']:.3f}, error correlation "
         f"{result['mean_error_correlation']:.3f}, both wrong {result['mean_double_fault']:.3f}"
     )
-
-
-def _interval(result: Mapping[str, Any]) -> str:
-    """Write an interval as JSON holds it, where an unknown bound is null."""
-    value, low, high = (float("nan") if result[name] is None else result[name] for name in ("value", "low", "high"))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _count(value: Any) -> int:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from histotune.core.files import without_nan, write_text
-from histotune.core.format import megabytes
+from histotune.core.format import cell, megabytes, with_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def as_json(value: Any) -> None:
 
 
 def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_wanted: bool) -> None:
-    """Print a study's leaderboard, what it means, and the next command to type."""
+    """Print a study's leaderboard, the comparisons with baseline and default, and the next command."""
     from histotune.storage.seal import seal_sentence
     from histotune.studies.leaderboard import gain, leaderboard, lines, verdict
 
@@ -77,7 +77,7 @@ def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_want
     if settings.others:
         title += f"; * on the Pareto front with {', '.join(settings.others)}"
     if settings.leaky:
-        title += " (leaky reproduction: patients stand on both sides)"
+        title += " (leaky reproduction: patients are on both sides)"
     if settings.facts.get("synthetic"):
         title += " (synthetic data)"
     as_table(board_rows(board, settings.metrics), title, whole_cells=True)
@@ -87,9 +87,8 @@ def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_want
         typer.echo(f"{len(board) - ROWS} more lines: histotune leaderboard {settings.name} --json")
     for line in _option_lines(store, entries):
         typer.echo(line)
-    if descent := [
-        f"{name} ({note})" for name, note in zip(board["name"], board["note"], strict=True) if "goes on" in note
-    ]:
+    noted = zip(board["name"], board["note"], strict=True)
+    if descent := [f"{name} ({note})" for name, note in noted if note.startswith("continues trial")]:
         typer.echo(f"Descendants: {', '.join(descent[:ROWS])}")
     for note in summary.notes if summary else ():
         typer.echo(f"Note: {note}")
@@ -98,7 +97,7 @@ def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_want
     if opened := seal_sentence(store):
         typer.echo(opened)
     name = settings.name
-    typer.echo(f"Next: histotune confirm {name} (what is the winner worth when it is trained again?), then")
+    typer.echo(f"Next: histotune confirm {name} (trains the best configurations again, for a reliable score), then")
     typer.echo(f"      histotune ensemble {name} --top 5 --strategy average --export exports/{name}")
 
 
@@ -121,7 +120,7 @@ def trial(record: TrialRecord, *, json_wanted: bool) -> None:
 
 
 def tidied(result: Tidied, *, removed: bool, json_wanted: bool) -> None:
-    """Print what can be freed, or was, by kind."""
+    """Print what can be freed, or was freed, by kind."""
     if json_wanted:
         rows = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in result.found]
         as_json({"found": rows, "freed": result.freed, "skipped": result.skipped})
@@ -129,7 +128,7 @@ def tidied(result: Tidied, *, removed: bool, json_wanted: bool) -> None:
     sizes: dict[str, list[int]] = {}
     for one in result.found:
         sizes.setdefault(one.why, []).append(one.size)
-    as_table([{"what": why, "how many": len(s), "size": megabytes(sum(s))} for why, s in sizes.items()])
+    as_table([{"kind": why, "count": len(s), "size": megabytes(sum(s))} for why, s in sizes.items()])
     total = megabytes(sum(one.size for one in result.found))
     if result.skipped:
         typer.echo(f"Left out, because they are in use: {', '.join(result.skipped)}")
@@ -140,7 +139,7 @@ def tidied(result: Tidied, *, removed: bool, json_wanted: bool) -> None:
 
 
 def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
-    """Print what a cohort holds and what was wrong with its files."""
+    """Print the content of a cohort, and the problems with its files."""
     facts = {
         "cases": len(prepared),
         "patients": prepared.table["patient"].nunique(),
@@ -153,7 +152,7 @@ def cohort(prepared: Cohort, *, json_wanted: bool) -> None:
         as_json({"dataset": prepared.name, **facts})
         return
     text = facts.pop("report", [])
-    as_table([{"what": key, "value": _plain(value)} for key, value in facts.items()], f"cohort {prepared.name}")
+    as_table([{"property": key, "value": _plain(value)} for key, value in facts.items()], f"cohort {prepared.name}")
     for line in text:
         typer.echo(line)
 
@@ -164,7 +163,7 @@ def catalogue(kind: str, entries: Sequence[Mapping[str, Any]], *, verbose: bool,
         as_json(entries)
         return
     if not verbose:
-        as_table([{"name": entry["name"], "what": entry["summary"]} for entry in entries], kind)
+        as_table([{"name": entry["name"], "description": entry["summary"]} for entry in entries], kind)
         return
     for entry in entries:
         typer.echo(f"{entry['name']}: {entry['summary']}")
@@ -201,11 +200,11 @@ def predictions(table: pd.DataFrame, output: Path) -> None:
 
 
 def _thinned(training: str) -> str:
-    return f"Training part {training}; validation and test parts are natural."
+    return f"Training set {training}; the validation and test sets keep their natural class frequencies."
 
 
 def _option_lines(store: StudyFolder, entries: Sequence[LeaderboardLine]) -> list[str]:
-    """Say how the trials are spread over the options of a conditional space, a line for each switch."""
+    """Return how the trials are spread over the options of a conditional space, a line for each choice."""
     from histotune.studies.leaderboard import option_shares
 
     spread: dict[str, list[str]] = {}
@@ -215,7 +214,7 @@ def _option_lines(store: StudyFolder, entries: Sequence[LeaderboardLine]) -> lis
 
 
 def _parameters(entry: Mapping[str, Any]) -> list[str]:
-    """Write one line per parameter: name, default, and what it may be where that is known."""
+    """Return one line per parameter: name, default, and allowed values where they are known."""
     rows = [(name, _word(value), entry["ranges"].get(name, "")) for name, value in entry["parameters"].items()]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     return [f"{name:<{widths[0]}}  {default:<{widths[1]}}  {allowed}".rstrip() for name, default, allowed in rows]
@@ -241,10 +240,10 @@ def _plain(value: Any) -> str:
 
 
 def scored(settings: StudySettings) -> str:
-    """Say on what trials are scored."""
+    """Return what trials are scored on."""
     if not settings.folds:
-        return "validation part"
-    often = f", dealt {settings.repeats} times" if settings.repeats > 1 else ""
+        return "validation set"
+    often = f", {settings.repeats} random splits" if settings.repeats > 1 else ""
     return f"mean over {settings.folds} folds{often} ± standard deviation"
 
 
@@ -253,7 +252,7 @@ def record_rows(record: TrialRecord) -> list[dict[str, Any]]:
     if not record.spread:
         return [{"metric": name, "validation": value} for name, value in record.metrics.items()]
     return [
-        {"metric": name, "mean over folds": with_spread(value, record.spread[name]), "out of fold": pooled}
+        {"metric": name, "mean over folds": with_spread(value, record.spread[name], 4), "out of fold": pooled}
         for name, value in record.metrics.items()
         for pooled in [record.out_of_fold.get(name)]
     ]
@@ -261,29 +260,16 @@ def record_rows(record: TrialRecord) -> list[dict[str, Any]]:
 
 def board_rows(board: pd.DataFrame, asked: Sequence[str]) -> list[dict[str, Any]]:
     """Return a leaderboard's first lines as they are shown; `asked` are the metrics of the study."""
+    from histotune.studies.leaderboard import shown_kind
+
     metrics = list(dict.fromkeys([*asked, *SHOWN_METRICS]))
     figures = [m for m in metrics if m in board]
     marked = ["front"] if "front" in board else []
     columns = ["rank", *marked, "kind", "name", "state", *figures, "loss", "backbone", "epochs", "seconds"]
     shown = board[columns].head(ROWS).astype({"rank": object, "seconds": int})
+    shown["kind"] = shown["kind"].map(shown_kind)
     if (spread := f"{asked[0]}_sd") in board:
-        shown[asked[0]] = [with_spread(*pair) for pair in zip(shown[asked[0]], board[spread], strict=False)]
+        shown[asked[0]] = [with_spread(*pair, 4) for pair in zip(shown[asked[0]], board[spread], strict=False)]
     if marked:
         shown["front"] = shown["front"].map({True: "*", False: ""})
     return [dict(row) for row in shown.to_dict("records")]  # type: ignore[arg-type]
-
-
-def with_spread(value: float, spread: float) -> str:
-    """Write a mean with the standard deviation over what it is a mean of; a dash where there is none.
-
-    >>> with_spread(0.81234, 0.03)
-    '0.8123 ± 0.0300'
-    """
-    return " ± ".join(map(cell, (value, spread))) if value == value else cell(value)
-
-
-def cell(value: Any) -> str:
-    """Write a value for a table: floats with four digits, what is not known as a dash."""
-    if value is None or (isinstance(value, float) and value != value):
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from histotune.core.format import bracketed
 from histotune.errors import ConfigError
 from histotune.metrics.measured import Measured
 
@@ -35,7 +36,7 @@ class ConfidenceInterval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return bracketed(vars(self))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Difference:
     p: float
 
     def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
+        return f"{bracketed(vars(self), signed=True)}, p = {self.p:.3f}"
 
 
 @dataclass(frozen=True)

@@ -123,15 +123,6 @@ def ramp(count: int) -> list[str]:
     return ["#" + "".join(f"{part:02x}" for part in color) for color in mixed]
 
 
-def counted(count: int, what: str) -> str:
-    """Write a count with its noun: `1 patient`, `1,234 patches`.
-
-    >>> counted(1, "patient"), counted(1234, "case")
-    ('1 patient', '1,234 cases')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
 def place(index: int) -> dict[str, str]:
     """Give the class or group of that number a colour and a symbol, so that colour does not stand alone."""
     return {"color": PALETTE[index % len(PALETTE)], "symbol": SYMBOLS[index % len(SYMBOLS)]}

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from histotune.core import files
+from histotune.core.format import counted
 from histotune.data.splits import TEST
 from histotune.explanation.images import EMPTY, SIDE, Explanation, Map, Patch
 from histotune.explanation.slide_map import SlideMap
 from histotune.reporting import charts as _style
-from histotune.reporting.figures import _overlay
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure as PlotlyFigure
-import html
-import re
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from histotune.core import files
-from histotune.reporting.charts import FAINT, GRID, counted
 from histotune.reporting.figure_page import drawing, write_text_page
+from histotune.reporting.figures import _overlay
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -38,21 +31,6 @@ PREDICTION, TRUTH, PICTURE = "prediction", "truth", "patches"
 _APART = 0.2  # between two numbers on the scale
 _WIDTH, _BELOW = 330, 60  # px of a map on a page, and of the scale under it
 _LOW, _HIGH = (_style.SHARES[end][1] for end in (0, -1))
-_STYLE = f"""
-h2 {{ font-size: 1rem; margin: 1.2rem 0 .3rem; }}
-h3 {{ font-size: .85rem; margin: 0; overflow-wrap: anywhere; }}
-ul {{ font-size: .82rem; line-height: 1.35; margin: 0 0 .6rem; padding-left: 1.1rem; }}
-.slide {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 8px; }}
-.slide > div {{ min-width: 0; }}
-.patch {{ border-top: 1px solid {GRID}; padding: .5rem 0; }}
-.patch p {{ margin: .1rem 0 .4rem; }}
-.maps {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px; }}
-figure {{ margin: 0; max-width: 180px; }}
-figure img {{ width: 100%; height: auto; display: block; }}
-figcaption {{ font-size: .72rem; line-height: 1.3; color: {FAINT}; }}
-.bar {{ height: 6px; margin-top: 3px; }}
-.ends {{ display: flex; justify-content: space-between; }}
-"""
 _CAM = (
     "Grad-CAM (Selvaraju et al., 2017): the positions of a branch that speak for the class asked for, from 0 (grey) to "
     "1, the strongest position of that patch. Strong and weak evidence get the same colours."
@@ -294,16 +272,21 @@ def write(explained: Explanation, folder: Path, *, images: bool = False) -> list
     stem = _stem(explained)
     page = folder / f"{stem}.html"
     drawn = draw_slide(explained.slide) if explained.slide else {}
-    parts = []
-    if explained.notes:
-        parts.append(_items(explained.notes))
-    if explained.slide:
-        pieces = (_drawn(figure, name, script=number == 0) for number, (name, figure) in enumerate(drawn.items()))
-        text = html.escape(caption(explained.slide))
-        parts.append(f'<h2>The slide</h2><p>{text}</p><div class="slide">{"".join(pieces)}</div>')
-    if explained.patches:
-        parts += _patches(explained)
-    write_text_page(page, f"Explanation of {explained.export}", _caption(explained), "\n".join(parts), _STYLE)
+    end = limit(explained)
+    kinds = {bool(shown.key.asking) for shown in explained.maps}
+    write_text_page(
+        page,
+        "explanation.html.j2",
+        title=f"Explanation of {explained.export}",
+        caption=_caption(explained),
+        notes=explained.notes,
+        slide=explained.slide and {"caption": caption(explained.slide), "maps": _slide_maps(drawn)},
+        legends=[text for asking, text in {False: _CAM, True: _ATTENTION.format(limit=end)}.items() if asking in kinds],
+        headings=[heading(shown, len(explained.members)) for shown in explained.maps],
+        patches=[_patch(explained, row, patch, end) for row, patch in enumerate(explained.patches)],
+        grid=_style.GRID,
+        side=SIDE,
+    )
     written = [page]
     if images and explained.patches:
         path = folder / (f"{stem}-patches.png" if explained.slide else f"{stem}.png")
@@ -333,45 +316,22 @@ def _caption(explained: Explanation) -> str:
     return f"{text} Research software: not for diagnosis."
 
 
-def _drawn(figure: PlotlyFigure, name: str, *, script: bool) -> str:
-    title = html.escape(figure.layout.meta["title"])
-    return f"<div><h3>{title}</h3>{drawing(figure, name, script=script)}</div>"
+def _slide_maps(drawn: Mapping[str, PlotlyFigure]) -> list[tuple[str, str]]:
+    """Return title and drawing of every map of the slide; the first drawing brings plotly along."""
+    return [
+        (figure.layout.meta["title"], drawing(figure, name, script=at == 0))
+        for at, (name, figure) in enumerate(drawn.items())
+    ]
 
 
-def _patches(explained: Explanation) -> list[str]:
-    end = limit(explained)
-    texts = [_CAM] if any(not shown.key.asking for shown in explained.maps) else []
-    texts += [_ATTENTION.format(limit=end)] if any(shown.key.asking for shown in explained.maps) else []
-    parts = ["<h2>Patch by patch</h2>", *(f"<p>{text}</p>" for text in texts)]
-    parts.append(_items([heading(shown, len(explained.members)) for shown in explained.maps]))
-    return parts + [_patch(explained, row, patch, end) for row, patch in enumerate(explained.patches)]
-
-
-def _items(texts: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
-
-
-def _patch(explained: Explanation, row: int, patch: Patch, end: int) -> str:
-    pictures = [_patch_picture(_overlay.address(patch.pixels), "the patch", "")]
+def _patch(explained: Explanation, row: int, patch: Patch, end: int) -> dict[str, Any]:
+    """Return what the page shows of a patch: its name, a sentence, its picture and its maps with their scales."""
+    maps = []
     for shown in explained.maps:
         tinted = _overlay.tinted(patch.pixels, strength(shown, row, end))
+        stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in colors(shown, 9).tolist())
         text = f"{title(shown)} {found(shown, patch, row)}"
-        pictures.append(_patch_picture(_overlay.address(tinted, colors=64), text, _bar(shown, end)))
-    head = f"<h3>{html.escape(patch.name)}</h3><p>{html.escape('; '.join(words(patch, explained.classes)))}</p>"
-    return f'<section class="patch">{head}<div class="maps">{"".join(pictures)}</div></section>'
-
-
-def _patch_picture(address: str, sentence: str, below: str) -> str:
-    text = html.escape(sentence)
-    image = f'<img src="{address}" width="{SIDE}" height="{SIDE}" alt="{text}">'
-    return f"<figure>{image}{below}<figcaption>{text}</figcaption></figure>"
-
-
-def _bar(shown: Map, end: int) -> str:
-    """Draw a map's scale with its numbers."""
-    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in colors(shown, 9).tolist())
-    numbers = "".join(f"<span>{text}</span>" for text in ends(shown, end))
-    return (
-        f'<div class="bar" style="background: linear-gradient(to right, {stops})"></div>'
-        f'<figcaption class="ends">{numbers}</figcaption>'
-    )
+        address = _overlay.address(tinted, colors=64)
+        maps.append({"address": address, "text": text, "stops": stops, "ends": ends(shown, end)})
+    sentence = "; ".join(words(patch, explained.classes))
+    return {"name": patch.name, "sentence": sentence, "address": _overlay.address(patch.pixels), "maps": maps}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from histotune.core import files
 from histotune.errors import HistotuneError
 from histotune.reporting.charts import FAINT, FONT, INK, WIDTH
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure as PlotlyFigure
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from histotune.reporting.html import render
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -25,25 +21,6 @@ _NEEDED = (
     "a PNG is drawn by Chrome: `pip install 'histotune[png]'`, and Chrome or Chromium (`apt-get install chromium`, or "
     "`kaleido_get_chrome` downloads one). The HTML page needs neither"
 )
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ margin: 0 auto; max-width: 760px; padding: 12px; font-family: {font}; color: {ink}; background: #fff; }}
-h1 {{ font-size: 1.1rem; margin: 0 0 .3rem; }}
-p {{ font-size: .82rem; line-height: 1.35; margin: 0 0 .6rem; color: {faint}; }}
-{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{caption}</p>
-{body}
-</body>
-</html>
-"""
 
 
 def write_page(drawn: PlotlyFigure, path: Path) -> Path:
@@ -51,25 +28,18 @@ def write_page(drawn: PlotlyFigure, path: Path) -> Path:
 
     On a page the title and caption are text, which breaks its lines where the screen ends.
     """
-    meta = drawn.layout.meta
-    return write_text_page(path, meta["title"], meta["caption"], drawing(drawn, path.stem, script=True))
+    meta, piece = drawn.layout.meta, drawing(drawn, path.stem, script=True)
+    return write_text_page(path, "figure.html.j2", title=meta["title"], caption=meta["caption"], drawing=piece)
 
 
-def write_text_page(path: Path, title: str, caption: str, body: str, style: str = "") -> Path:
-    """Write a page in the common look.
-
-    Args:
-        path: of the file.
-        title, caption: plain text.
-        body: HTML, in which whatever came from outside is escaped.
-        style: CSS besides the common one.
-    """
-    text = {"title": html.escape(title), "caption": html.escape(caption)}
-    files.write_text(path, _PAGE.format(**text, body=body, style=style, font=FONT, ink=INK, faint=FAINT))
+def write_text_page(path: Path, template: str, *, title: str, caption: str, **values: Any) -> Path:
+    """Write a page in the common look from `figure.html.j2` or a template that extends it; text is escaped."""
+    look: dict[str, Any] = {"font": Markup(FONT), "ink": INK, "faint": FAINT}
+    files.write_text(path, render(template, title=title, caption=caption, **look, **values))
     return path
 
 
-def drawing(drawn: PlotlyFigure, name: str, *, script: bool) -> str:
+def drawing(drawn: PlotlyFigure, name: str, *, script: bool) -> Markup:
     """Return a figure as a piece of a page, which shows title and caption itself.
 
     Args:
@@ -78,8 +48,7 @@ def drawing(drawn: PlotlyFigure, name: str, *, script: bool) -> str:
         script: put plotly itself before it, which a page needs once.
     """
     quiet = {"responsive": True, "displayModeBar": False}  # plotly's buttons cover a small drawing
-    piece: str = without_title(drawn).to_html(full_html=False, include_plotlyjs=script, div_id=name, config=quiet)
-    return piece
+    return Markup(without_title(drawn).to_html(full_html=False, include_plotlyjs=script, div_id=name, config=quiet))
 
 
 def without_title(drawn: PlotlyFigure) -> PlotlyFigure:
@@ -123,35 +92,10 @@ def _sentence(error: RuntimeError) -> str:
     return first.strip().partition(". ")[0].rstrip(".")
 
 
-@dataclass(frozen=True)
-class Inline:
-    """A figure whose title and caption a page shows itself.
-
-    Attributes:
-        plain: `data` and `layout`, as JSON may hold them.
-        height: of the drawing, pixels.
-    """
-
-    title: str
-    caption: str
-    height: int
-    plain: dict[str, Any]
-
-
-def inline(drawn: PlotlyFigure) -> Inline:
-    """Take title and caption off a figure, and write the rest as plain values."""
-    bare = without_title(drawn)
-    plain = json.loads(bare.to_json())
-    for name in ("title", "meta", "template"):
-        plain["layout"].pop(name, None)
-    meta = drawn.layout.meta
-    return Inline(meta["title"], meta["caption"], int(bare.layout.height), plain)
-
-
-def plotly_script() -> str:
+def plotly_script() -> Markup:
     """Return plotly itself, which may stand in a script element."""
     from plotly.offline import get_plotlyjs
 
     script: str = get_plotlyjs()
     assert "</script" not in script
-    return script
+    return Markup(script)

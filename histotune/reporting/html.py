@@ -1,21 +1,19 @@
-"""Pieces of HTML whose words are escaped: paragraphs, tables, lists of facts."""
+"""Pieces of HTML from the macros of `templates/pieces.html.j2`; whatever is no markup is escaped."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from histotune.core.format import interval, number
+
+TEMPLATES = Path(__file__).parent / "templates"
 UNKNOWN = "not stated"
-
-
-def paragraph(text: str, *, kind: str = "") -> Markup:
-    """Set a paragraph; `kind` is a class of the style sheet."""
-    sentence = words(text)
-    return Markup('<p class="{}">{}</p>').format(kind, sentence) if kind else Markup("<p>{}</p>").format(sentence)
 
 
 def words(text: str) -> Markup:
@@ -32,16 +30,6 @@ def words(text: str) -> Markup:
     return Markup("").join(code(piece) if at % 2 else Markup.escape(piece) for at, piece in enumerate(pieces))
 
 
-def heading(text: str) -> Markup:
-    """Set a heading inside a section."""
-    return Markup("<h3>{}</h3>").format(text)
-
-
-def badge(text: str, kind: str = "") -> Markup:
-    """Set a word apart; `kind` is good, warn or bad."""
-    return Markup('<span class="badge {}">{}</span>').format(kind, text)
-
-
 def code(text: str) -> Markup:
     """Set a command or a digest; of a full path its last part, for folders above it may tell who works where.
 
@@ -49,47 +37,6 @@ def code(text: str) -> Markup:
     Markup('<code>histotune search idc --data idc_patches</code>')
     """
     return Markup("<code>{}</code>").format(re.sub(r"(?<![^\s=])/(?:[^\s/]+/)*([^\s/]+)/?", r"\1", text))
-
-
-def joined(pieces: Iterable[str]) -> Markup:
-    """Put pieces one after another; what is no markup is escaped."""
-    return Markup("\n").join(pieces)
-
-
-def bullets(items: Iterable[str]) -> Markup:
-    """Set a list."""
-    return Markup("<ul>{}</ul>").format(joined(Markup("<li>{}</li>").format(item) for item in items))
-
-
-def facts(pairs: Mapping[str, Any]) -> Markup:
-    """Set names and what they are; what is None or empty is not stated."""
-    rows = (Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, cell(value)) for name, value in pairs.items())
-    return Markup('<dl class="facts">{}</dl>').format(joined(rows))
-
-
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, stacked: bool = False) -> Markup:
-    """Set a table that scrolls in itself where the screen is narrow; columns of numbers stand to the right.
-
-    Args:
-        stacked: of sentences: where the screen is narrow, the cells of a row stand one above another.
-    """
-    cells = [list(row) for row in rows]
-    right = [any(_is_number(row[at]) for row in cells) for at in range(len(head))]
-    kinds = ["num" if one else "text" for one in right]
-    top = joined(Markup('<th scope="col" class="{}">{}</th>').format(*one) for one in zip(kinds, head, strict=True))
-    body = joined(
-        Markup("<tr>{}</tr>").format(
-            joined(
-                Markup('<td class="{}" data-head="{}">{}</td>').format(kind, name, cell(value))
-                for kind, name, value in zip(kinds, head, row, strict=True)
-            )
-        )
-        for row in cells
-    )
-    whole = '<p class="caption">{}</p><div class="scroll {}" tabindex="0" role="region" aria-label="{}"><table>'
-    return Markup(whole + "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>").format(
-        words(caption), "stacked" if stacked else "", caption, top, body
-    )
 
 
 def cell(value: Any) -> Markup:
@@ -100,62 +47,82 @@ def cell(value: Any) -> Markup:
         return Markup("yes") if value else Markup("no")
     if isinstance(value, int):
         return Markup(f"{value:,}")
-    if isinstance(value, float):
-        return Markup(number(value))
-    return Markup.escape(value)
+    return Markup(number(value)) if isinstance(value, float) else Markup.escape(value)
 
 
-def number(value: Any, *, signed: bool = False) -> str:
-    """Write a number in three decimals, large ones in none.
+def asset(name: str) -> Markup:
+    """Return a file of the templates' folder that stands in a page as it is: a style sheet or a script."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
-    >>> number(0.91234), number(0.01, signed=True), number(12345.6), number(None)
-    ('0.912', '+0.010', '12,346', 'unknown')
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_ENVIRONMENT.filters |= {"words": words, "cell": cell}
+_ENVIRONMENT.globals["asset"] = asset
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of `templates/`; what is no markup is escaped.
+
+    Raises:
+        UndefinedError: the template uses a value that is not given.
     """
-    if value is None or not math.isfinite(value):
-        return "unknown"
-    sign = "+" if signed else ""
-    return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}.3f}"
+    return _ENVIRONMENT.get_template(template).render(**values)
 
 
-def interval(result: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """Write a value with its interval, from a dict with `value`, `low` and `high`.
+def piece(name: str, *values: Any, **options: Any) -> Markup:
+    """Return what a macro of `pieces.html.j2` makes of values."""
+    markup: Markup = getattr(_ENVIRONMENT.get_template("pieces.html.j2").module, name)(*values, **options)
+    return markup
 
-    >>> interval({"value": 0.9, "low": 0.85, "high": 0.94})
-    '0.900 (0.850 to 0.940)'
-    >>> interval({"value": 0.9, "low": None, "high": None}), interval(None)
-    ('0.900 (interval unknown)', 'unknown')
+
+def paragraph(text: str, *, kind: str = "") -> Markup:
+    """Set a paragraph; `kind` is a class of the style sheet."""
+    return piece("paragraph", text, kind)
+
+
+def heading(text: str) -> Markup:
+    """Set a heading inside a section."""
+    return piece("heading", text)
+
+
+def badge(text: str, kind: str = "") -> Markup:
+    """Set a word apart; `kind` is good, warn or bad."""
+    return piece("badge", text, kind)
+
+
+def joined(pieces: Iterable[str]) -> Markup:
+    """Put pieces one after another; what is no markup is escaped."""
+    return Markup("\n").join(pieces)
+
+
+def bullets(items: Iterable[str]) -> Markup:
+    """Set a list."""
+    return piece("bullets", list(items))
+
+
+def facts(pairs: Mapping[str, Any]) -> Markup:
+    """Set names and what they are; what is None or empty is not stated."""
+    return piece("facts", pairs)
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, stacked: bool = False) -> Markup:
+    """Set a table that scrolls in itself where the screen is narrow; columns of numbers stand to the right.
+
+    Args:
+        stacked: of sentences: where the screen is narrow, the cells of a row stand one above another.
     """
-    if not result or result.get("value") is None:
-        return "unknown"
-    low, high = result.get("low"), result.get("high")
-    known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
-    span = f"{number(low, signed=signed)} to {number(high, signed=signed)}" if known else "interval unknown"
-    return f"{number(result['value'], signed=signed)} ({span})"
+    cells = [list(row) for row in rows]
+    kinds = ["num" if any(_is_number(row[at]) for row in cells) else "text" for at in range(len(head))]
+    columns = list(zip(kinds, head, strict=True))
+    return piece("table", caption, columns, [list(zip(columns, row, strict=True)) for row in cells], stacked)
 
 
 def span(result: Mapping[str, Any] | None, *, signed: bool = False) -> Markup:
     """Write a value for a table, its interval small below it."""
-    text = interval(result, signed=signed)
-    value, _, rest = text.partition(" (")
-    return Markup('<span class="span">{}<small>{}</small></span>').format(value, rest.removesuffix(")"))
-
-
-def time(stamp: Any) -> str | None:
-    """Write an ISO time in UTC to the minute.
-
-    >>> time("2026-11-21T14:33:28+00:00"), time(None)
-    ('2026-11-21 14:33', None)
-    """
-    return str(stamp)[:16].replace("T", " ") if stamp else None
-
-
-def counted(count: int, what: str) -> str:
-    """Write a count with its noun.
-
-    >>> counted(1, "trial"), counted(1200, "trial")
-    ('1 trial', '1,200 trials')
-    """
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    value, _, rest = interval(result, signed=signed).partition(" (")
+    return piece("span", value, rest.removesuffix(")"))
 
 
 def _is_number(value: Any) -> bool:

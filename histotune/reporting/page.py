@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from histotune._version import __version__
@@ -20,14 +19,12 @@ from histotune.core.runtime import Places
 from histotune.errors import ConfigError, HistotuneError
 from histotune.reporting import figures
 from histotune.reporting._pdf import print_page
-from histotune.reporting.figure_page import inline, plotly_script
+from histotune.reporting.figure_page import plotly_script, without_title
 from histotune.reporting.figures import FIGURES, FigureSource
-from histotune.reporting.html import words
+from histotune.reporting.html import paragraph, render
 from histotune.reporting.sections import SECTIONS, Content, Findings, Section, SectionRequest
 from histotune.reporting.sections.summary import lead
 from histotune.storage.study_folder import StudyFolder
-
-_HERE = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -77,20 +74,27 @@ def write_report(
     target = Path(path) if path is not None else Path("reports") / f"{name}.html"
     if target.suffix.lower() == ".pdf":
         raise ConfigError(f"{target}: a report is a page, named .html; --pdf prints it beside itself")
-    missing: dict[str, str] = {}
-    drawn: dict[str, Any] = {}
+    sections: list[PlacedSection] = []
     plain: dict[str, Any] = {}
-    sections = []
     for key in ordered():
         section = SECTIONS.build(key)
         content = _content(section, findings)
         plain |= content.data
-        pieces = [_figure(wanted, findings.source, drawn, missing) for wanted in section.figures if known(wanted)]
-        body = Markup("\n").join([content.html, *pieces])
-        sections.append((key, section.title, body))
-    page = _page(f"{name}: histotune report", sections, {**plain, "figures": drawn})
+        placed = [_placed(wanted, findings.source) for wanted in section.figures if known(wanted)]
+        sections.append(PlacedSection(key, section.title, content.html, placed))
+    shown = [one for section in sections for one in section.figures]
+    drawn = {one.key: one.plain for one in shown if not one.problem}
+    page = render(
+        "page.html.j2",
+        study=name,
+        version=__version__,
+        time=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        sections=sections,
+        data=script_json({**plain, "figures": drawn}),
+        plotly=plotly_script() if drawn else "",
+    )
     files.write_text(target, page)
-    return ReportPage(target, lead(findings), missing)
+    return ReportPage(target, lead(findings), {one.key: one.problem for one in shown if one.problem})
 
 
 def write_pdf(page: Path) -> Path:
@@ -112,65 +116,60 @@ def known(wanted: SectionRequest) -> bool:
     return wanted.name in FIGURES.names()
 
 
+def script_json(value: Any) -> Markup:
+    r"""Write plain values as JSON that may stand in a script element: nothing in it can end the element.
+
+    >>> print(script_json({"patient": "</script>"}))
+    {"patient":"\u003c/script\u003e"}
+    """
+    return htmlsafe_json_dumps(files.without_nan(value), separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class PlacedFigure:
+    """A figure on the page, or why there is none.
+
+    Attributes:
+        key: unique on the page.
+        title, caption: text.
+        height, width: of the drawing, and the least width that it scrolls in, pixels.
+        plain: `data` and `layout` as JSON may hold them.
+        problem: why it cannot be drawn; "" where it is.
+    """
+
+    key: str
+    title: str
+    caption: str = ""
+    height: int = 0
+    width: int = 0
+    plain: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class PlacedSection:
+    """A section on the page; `key` is its anchor."""
+
+    key: str
+    title: str
+    text: Markup
+    figures: Sequence[PlacedFigure]
+
+
 def _content(section: Section, findings: Findings) -> Content:
     try:
         return section.build(findings)
     except HistotuneError as error:
-        return Content(Markup('<p class="absent">This cannot be said: {}</p>').format(error))
+        return Content(paragraph(f"This section cannot be written: {error}", kind="absent"))
 
 
-def _figure(wanted: SectionRequest, source: FigureSource, drawn: dict[str, Any], missing: dict[str, str]) -> Markup:
-    """Set the place of a figure, or say why there is none."""
+def _placed(wanted: SectionRequest, source: FigureSource) -> PlacedFigure:
     try:
         numbers = FIGURES.build(wanted.name, **wanted.options).compute(source)
     except HistotuneError as error:
-        missing[wanted.key] = str(error)
-        name = wanted.name.replace("_", " ")
-        return Markup('<p class="absent"><b>{}</b> is not drawn: {}</p>').format(name[0].upper() + name[1:], error)
-    result = inline(figures.draw(wanted.name, numbers))
-    drawn[wanted.key] = result.plain
-    return Markup(
-        '<figure class="drawing" id="figure-{key}"><figcaption><h3>{title}</h3><p>{caption}</p></figcaption>'
-        '<div class="plot" data-figure="{key}" role="img" aria-label="{title}" '
-        'style="height:{height}px;min-width:{width}px"></div></figure>'
-    ).format(
-        key=wanted.key, title=result.title, caption=words(result.caption), height=result.height, width=wanted.width
-    )
-
-
-def script_json(value: Any) -> str:
-    r"""Write plain values as JSON that may stand in a script element: nothing in it can end the element.
-
-    >>> script_json({"patient": "</script>"})
-    '{"patient":"\\u003c/script\\u003e"}'
-    """
-    text = json.dumps(files.without_nan(value), separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _page(title: str, sections: list[tuple[str, str, Markup]], plain: Mapping[str, Any]) -> str:
-    """Fill the shell; pieces are put in at once, so that none is searched for the marks of another."""
-    links = Markup("\n").join(Markup('<li><a href="#{}">{}</a></li>').format(key, name) for key, name, _ in sections)
-    bodies = Markup("\n").join(
-        Markup('<section id="{}" aria-labelledby="{}-title"><h2 id="{}-title">{}</h2>\n{}</section>').format(
-            key, key, key, name, body
-        )
-        for key, name, body in sections
-    )
-    text = f"histotune {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    pieces = {
-        "title": html.escape(title),
-        "heading": html.escape(title.rpartition(":")[0]),
-        "made": html.escape(text),
-        "links": links,
-        "sections": bodies,
-        "style": _asset("page.css"),
-        "data": script_json(plain),
-        "plotly": plotly_script() if plain["figures"] else "",
-        "script": "\n".join(_asset(name) for name in ("board.js", "page.js")),
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: str(pieces[mark[1]]), _asset("page.html"))
-
-
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+        return PlacedFigure(wanted.key, wanted.name.replace("_", " ").capitalize(), problem=str(error))
+    bare = without_title(figures.draw(wanted.name, numbers))
+    plain, meta = json.loads(bare.to_json()), bare.layout.meta
+    for name in ("title", "meta", "template"):
+        plain["layout"].pop(name, None)
+    return PlacedFigure(wanted.key, meta["title"], meta["caption"], int(bare.layout.height), wanted.width, plain)

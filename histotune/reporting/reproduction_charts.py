@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from histotune.core.format import counted
 from histotune.metrics.intervals import ConfidenceInterval
 from histotune.reporting import charts as _style
 
@@ -72,8 +73,8 @@ def draw(curve: ImbalanceCurve) -> PlotlyFigure:
         traces += [_trace(row, place, values, number, len(rows)) for place, (row, values) in enumerate(rows.items())]
     title = "Rare positives in training: what is reached on the test part as it is"
     caption = (
-        f"{_style.counted(curve.cases, 'test case')} of {_style.counted(curve.patients, 'patient')}, the same and "
-        f"natural throughout; {curve.where}. Means over {_style.counted(curve.seeds, 'training seed')}; bars: 95 % "
+        f"{counted(curve.cases, 'test case')} of {counted(curve.patients, 'patient')}, the same and "
+        f"natural throughout; {curve.where}. Means over {counted(curve.seeds, 'training seed')}; bars: 95 % "
         "intervals over resampled patients and seeds; rows share the patients, so their differences are surer."
     )
     return _style.figure(title, caption, traces, layout, height=height, below=_LEGEND + 20)

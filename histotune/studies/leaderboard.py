@@ -1,4 +1,4 @@
-"""Trial folders -> one ranked table: trials, controls and ensembles by the study's metric on the validation part."""
+"""Trial folders -> one ranked table: trials, baselines and ensembles by the study's metric on the validation set."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histotune import space
+from histotune.core.format import number
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import paired_bootstrap
@@ -20,7 +21,7 @@ from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_parent, read_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 
-TRIAL, SINGLE, CONTROL, ENSEMBLE = "trial", "single", "control", "ensemble"
+TRIAL, SINGLE, BASELINE, ENSEMBLE = "trial", "single", "control", "ensemble"  # as files and JSON spell them
 LEAKY = "leaky reproduction"
 
 
@@ -29,7 +30,7 @@ class LeaderboardLine:
     """One line of the table before it is a table.
 
     Attributes:
-        kind: `trial`, `single` (`histotune train`), `control` or `ensemble`.
+        kind: `trial`, `single` (`histotune train`), `control` (a baseline) or `ensemble`.
         name: the trial's number as text, or the folder's name.
     """
 
@@ -37,12 +38,22 @@ class LeaderboardLine:
     name: str
     record: TrialRecord
 
+    @property
+    def title(self) -> str:
+        """Kind and name for people."""
+        return f"{shown_kind(self.kind)} {self.name}"
+
+
+def shown_kind(kind: str) -> str:
+    """Return the word that people read for a kind of line."""
+    return "baseline" if kind == BASELINE else kind
+
 
 def leaderboard(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> pd.DataFrame:
     """Rank what has ended, best first; stopped trials stand below, failed ones last, both without a rank.
 
     A stopped trial had fewer epochs than the others, so its number says little about what it would have reached.
-    Controls are ranked among the models they are there to judge.
+    Baselines are ranked among the models.
 
     Args:
         entries: what `lines(store)` gave, where it was called already; it reads thousands of files at worst.
@@ -52,8 +63,8 @@ def leaderboard(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = 
         metric (with folds the mean over folds, and as METRIC_sd its spread), the other metrics, `loss`, `backbone`,
         `epochs`, `best_epoch`, `seconds`, `latency_ms`, `parameters`,
         `front` (in a study of several metrics: on their Pareto front), `digest`,
-        `protocol` (which says "leaky reproduction" where patients stand on both sides), `note` (why it failed, or which
-        trial it goes on from).
+        `protocol` (which says "leaky reproduction" where patients are on both sides), `note` (why it failed, or which
+        trial it continues).
     """
     settings = store.settings
     sign = metrics.direction(settings.metric)
@@ -86,19 +97,19 @@ def option_shares(store: StudyFolder, entries: Sequence[LeaderboardLine] | None 
 
 
 def lines(store: StudyFolder) -> list[LeaderboardLine]:
-    """Return every ended trial, control and ensemble, in no particular order."""
+    """Return every ended trial, baseline and ensemble, in no particular order."""
     trials = [LeaderboardLine(TRIAL, str(record.number), record) for record in store.trials()]
-    named = ((SINGLE, store.singles), (CONTROL, store.controls), (ENSEMBLE, store.ensembles))
+    named = ((SINGLE, store.singles), (BASELINE, store.controls), (ENSEMBLE, store.ensembles))
     return trials + [line for kind, folder in named for line in _named(kind, folder)]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the best model beats the best control on the validation part, and in which words.
+    """Whether the best model is significantly better than another one on the validation set, and a sentence on it.
 
     Attributes:
         beats: the whole interval of the difference is on the better side of zero.
-        difference: winner minus control in the study's metric; None when there is nothing to compare.
+        difference: best model minus the other in the study's metric; None when there is nothing to compare.
     """
 
     beats: bool
@@ -114,10 +125,10 @@ class Verdict:
 def verdict(
     store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None, *, replicates: int = 2000, seed: int = 0
 ) -> Verdict:
-    """Compare the best trial or ensemble with the best control by a paired bootstrap over validation patients.
+    """Compare the best trial or ensemble with the best baseline by a paired bootstrap over validation patients.
 
-    The winner was chosen on these very cases among many, so even "beats" is a hope that the sealed test part must
-    confirm. `entries` is as for `leaderboard`.
+    The best model was selected on these same cases, so even a significant difference must be confirmed on the sealed
+    test set. `entries` is as for `leaderboard`.
 
     Raises:
         StudyError: the two were scored on different cases.
@@ -125,23 +136,24 @@ def verdict(
     settings = store.settings
     sign = metrics.direction(settings.metric)
     result = ranked(store, entries)
-    models = [line for line in result if line.kind != CONTROL]
-    controls = [line for line in result if line.kind == CONTROL]
-    if not models or not controls:
-        return Verdict(False, f"No verdict: there is no complete {'trial' if not models else 'control'} yet.")
-    winner, control = models[0], controls[0]
-    difference = _compare(winner, control, settings.metric, settings.positive, replicates, seed)
+    models = [line for line in result if line.kind != BASELINE]
+    baselines = [line for line in result if line.kind == BASELINE]
+    if not models or not baselines:
+        missing = "trial" if not models else "baseline"
+        return Verdict(False, f"No comparison with the baselines: no {missing} is complete yet.")
+    winner, rival = models[0], baselines[0]
+    difference = _compare(winner, rival, settings.metric, settings.positive, replicates, seed)
     beats = (difference.low if sign > 0 else -difference.high) > 0
-    text = _words(winner, f"the best control, {control.name}", settings.metric, difference, beats)
+    text = _words(winner, f"the best baseline ({rival.name})", settings.metric, difference, beats)
     if settings.leaky:
-        text += f" This is a {LEAKY}: patients stand on both sides of the split, so no number here is honest."
-    return Verdict(beats, text, f"{winner.kind} {winner.name}", control.name, difference)
+        text += f" This is a {LEAKY}: patients are on both sides of the split, so every number is too optimistic."
+    return Verdict(beats, text, winner.title, rival.name, difference)
 
 
 def gain(
     store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None, *, replicates: int = 2000, seed: int = 0
 ) -> Verdict:
-    """Compare the best trial or ensemble with the space's default, which is trial 0, as `verdict` does with a control.
+    """Compare the best trial or ensemble with the default configuration, trial 0, as `verdict` does with a baseline.
 
     `entries` is as for `leaderboard`.
 
@@ -149,16 +161,16 @@ def gain(
         StudyError: the two were scored on different cases.
     """
     settings = store.settings
-    models = [line for line in ranked(store, entries) if line.kind != CONTROL]
+    models = [line for line in ranked(store, entries) if line.kind != BASELINE]
     default = next((line for line in models if line.kind == TRIAL and line.record.number == 0), None)
     if default is None:
-        return Verdict(False, "Whether the search beats the space's default is unknown: trial 0 is not complete.")
+        return Verdict(False, "No comparison with the default configuration: trial 0 is not complete.")
     if models[0] is default:
-        return Verdict(False, "The space's default, trial 0, is the best model so far.", "trial 0", "trial 0")
+        return Verdict(False, "The default configuration (trial 0) is the best model so far.", "trial 0", "trial 0")
     difference = _compare(models[0], default, settings.metric, settings.positive, replicates, seed)
     beats = (difference.low if metrics.direction(settings.metric) > 0 else -difference.high) > 0
-    text = _words(models[0], "the space's default, trial 0", settings.metric, difference, beats)
-    return Verdict(beats, text, f"{models[0].kind} {models[0].name}", "trial 0", difference)
+    text = _words(models[0], "the default configuration (trial 0)", settings.metric, difference, beats)
+    return Verdict(beats, text, models[0].title, "trial 0", difference)
 
 
 def ranked(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> list[LeaderboardLine]:
@@ -210,11 +222,11 @@ def _row(line: LeaderboardLine, names: Sequence[str], protocol: str) -> dict[str
 
 def _descent(line: LeaderboardLine) -> str:
     parent = read_parent(line.record.folder) if line.kind == TRIAL else None
-    return f"goes on from {parent.number} after epoch {parent.epoch}" if parent else ""
+    return f"continues trial {parent.number} after epoch {parent.epoch}" if parent else ""
 
 
 def components(line: LeaderboardLine) -> tuple[str, str]:
-    """Name a trial's loss and the backbones that it hears, of what if there is a choice; "" for what is no trial."""
+    """Return a trial's loss and backbones, with their modalities if there are several; "" for what is no trial."""
     record = line.record
     if line.kind not in (TRIAL, SINGLE) or not (record.known_config or (record.folder / layout.CONFIG).exists()):
         return "", ""
@@ -227,13 +239,13 @@ def components(line: LeaderboardLine) -> tuple[str, str]:
 
 
 def _compare(
-    winner: LeaderboardLine, control: LeaderboardLine, metric: str, positive: int, replicates: int, seed: int
+    winner: LeaderboardLine, rival: LeaderboardLine, metric: str, positive: int, replicates: int, seed: int
 ) -> Difference:
-    first, second = winner.record.predictions(), control.record.predictions()
+    first, second = winner.record.predictions(), rival.record.predictions()
     if not np.array_equal(first.ids, second.ids):
         raise StudyError(
-            f"{winner.kind} {winner.name} and {control.kind} {control.name} were scored on different cases: "
-            f"delete {control.record.folder} and start the study again, which makes it anew"
+            f"{winner.title} and {rival.title} were scored on different cases: "
+            f"delete {rival.record.folder} and start the study again, which makes it anew"
         )
     return paired_bootstrap(
         metric,
@@ -248,10 +260,11 @@ def _compare(
 
 
 def _words(winner: LeaderboardLine, rival: str, metric: str, difference: Difference, beats: bool) -> str:
-    who, what = f"{winner.kind} {winner.name}", metrics.in_words(metric)
-    interval = f"{difference.value:+.3f} {what}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    who, what = winner.title, metrics.in_words(metric)
+    low, high = (number(bound, signed=True) for bound in (difference.low, difference.high))
+    text = f"{number(difference.value, signed=True)} {what}, 95 % interval {low} to {high}"
     if np.isnan(difference.low):
-        return f"No verdict on {who} against {rival}: too few validation patients ({interval})."
+        return f"No comparison of {who} with {rival}: too few validation patients ({text})."
     worse = (difference.high if metrics.direction(metric) > 0 else -difference.low) < 0
-    does = "beats" if beats else "is worse than" if worse else "does not beat"
-    return f"{who[0].upper()}{who[1:]} {does} {rival}, beyond noise ({interval}, by patient)."
+    how = "significantly better" if beats else "significantly worse" if worse else "not significantly better"
+    return f"{who[0].upper()}{who[1:]} is {how} than {rival} on the validation set ({text}, over patients)."

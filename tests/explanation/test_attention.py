@@ -72,7 +72,7 @@ def test_the_figure_of_features_states_its_check(tables: tuple[StudyFolder, Coho
     assert (np.diff(reading.labels) >= 0).all()
     caption = figures.draw("attention_over_features", numbers).layout.meta["caption"]
     assert f"over the 5 tokens: image {reading.correlation:+.2f}" in caption
-    assert "Of image there is nothing to see: a single token leaves no choice." in caption
+    assert "Of image there is nothing to show: it has a single token." in caption
     (page,) = figures.save("attention_over_features", numbers, tmp_path)
     assert page.exists()
 
@@ -82,7 +82,7 @@ def test_where_there_is_nothing_to_see_it_is_said(tables: tuple[StudyFolder, Coh
     places = Places(store.folder.parent, tmp_path)
     with pytest.raises(StudyError, match="has no attention between branches"):
         figures.compute("attention_over_features", store, places=places, of=1)
-    with pytest.raises(StudyError, match=r"nothing to see in trial 2.*a single token has no choice"):
+    with pytest.raises(StudyError, match=r"nothing to show for trial 2.*a single token"):
         figures.compute("attention_over_features", store, places=places, of=2)
     with pytest.raises(StudyError, match=r"has no branch 'omic'\. Did you mean 'omics'"):
         figures.compute("attention_over_features", store, places=places, of=0, branch="omic")

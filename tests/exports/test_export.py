@@ -50,7 +50,7 @@ def test_export_json_says_how_it_was_made(exported: Path, trained_study: StudyFo
 
 
 @pytest.mark.parametrize(
-    "said", ["Synthetic images", "split: `patient`", "no patient on two sides", "optimistic", "histotune predict"]
+    "said", ["Synthetic images", "split: `patient`", "no patient in two parts", "optimistic", "histotune predict"]
 )
 def test_the_readme_tells_people(exported: Path, said: str) -> None:
     assert said in (exported / "README.md").read_text(encoding="utf-8")

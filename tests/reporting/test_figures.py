@@ -144,7 +144,7 @@ def test_an_unknown_option_is_refused(name: str, study: StudyFolder) -> None:
 
 @pytest.mark.parametrize("name", [name for name in figures.FIGURES.names() if name != "effect_of_sigma"])
 def test_a_study_without_trials_is_told_to_train(name: str, new_study: NewStudy, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="search on, or train one"):
+    with pytest.raises(StudyError, match="continue the search, or train one"):
         figures.compute(name, new_study(tmp_path / "empty"))
 
 
@@ -219,7 +219,7 @@ def test_the_matrix_of_an_evaluation_is_the_evaluations(
     result = evaluate(model, {32: small_cohort}, copy, command="test", replicates=20)
     shown = figures.compute("confusion_matrix", copy, of="evaluation")
     assert shown.counts.tolist() == result.confusion
-    assert shown.part.startswith("sealed test part")
+    assert shown.part.startswith("sealed test set")
     assert len(copy.openings()) == 1
 
 

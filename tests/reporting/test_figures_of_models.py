@@ -20,7 +20,7 @@ from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.ranking import Ranking
 from histotune.reporting import figures
-from histotune.reporting.figures._strips import say_of
+from histotune.reporting.figures._strips import weights_of
 from histotune.reporting.figures.confidence import confident_mistakes
 from histotune.reporting.figures.ensemble_anatomy import pairwise
 from histotune.reporting.figures.precision_recall_curve import precision_recall_points, read_steps
@@ -152,9 +152,9 @@ def test_histograms_count_every_case_and_mistakes_are_the_surest(merged: StudyFo
     assert result.wrong == wrong.sum()
     assert result.mistakes[0].probability == pytest.approx(probabilities.max(axis=1)[wrong].max(), abs=1e-6)
     table = confident_mistakes(merged, of=1, most=5)
-    assert list(table.columns) == ["id", "patient", "truth", "said", "probability"]
+    assert list(table.columns) == ["id", "patient", "truth", "predicted", "probability"]
     assert table["id"].tolist() == [one.id for one in result.mistakes]
-    assert (table["truth"] != table["said"]).all()
+    assert (table["truth"] != table["predicted"]).all()
     assert table["probability"].is_monotonic_decreasing
     assert confident_mistakes(merged, most=1000)["id"].is_unique
 
@@ -183,7 +183,7 @@ def test_members_are_compared_case_by_case(merged: StudyFolder) -> None:
         for j in range(3):
             assert result.disagreement[i, j] == pytest.approx(np.mean(predicted[i] != predicted[j]))
             assert result.correlation[i, j] == pytest.approx(np.corrcoef(wrong[i], wrong[j])[0, 1])
-    assert result.say.tolist() == pytest.approx([1 / 3] * 3), "of a mean all have the same say"
+    assert result.weights.tolist() == pytest.approx([1 / 3] * 3), "of a mean all have the same weight"
     records = [merged.trials()[int(name.split()[0])] for name in result.members]
     assert result.scores == pytest.approx([one.metrics["balanced_accuracy"] for one in records])
 
@@ -203,11 +203,11 @@ def test_members_that_never_err_have_no_correlation() -> None:
     ],
 )
 def test_say_is_what_the_strategy_learned(told: dict[str, object], expected: list[float]) -> None:
-    assert say_of(told, 3, 2) == pytest.approx(expected, nan_ok=True)
+    assert weights_of(told, 3, 2) == pytest.approx(expected, nan_ok=True)
 
 
 def test_without_an_ensemble_the_command_is_named(trained_study: StudyFolder) -> None:
-    with pytest.raises(StudyError, match="`histotune ensemble small --top 5` makes one"):
+    with pytest.raises(StudyError, match="`histotune ensemble small --top 5` builds one"):
         figures.compute("ensemble_anatomy", trained_study)
     with pytest.raises(StudyError, match="is no ensemble"):
         figures.compute("ensemble_anatomy", trained_study, of="0")

@@ -148,7 +148,7 @@ def test_one_trial_is_drawn_or_said_to_be_too_few(name: str, new_study: NewStudy
     store = begin(new_study, tmp_path / "one")
     write_trial(store, 0, read_space(SPACE, "").default(), 0.7)
     if name.startswith("parameter_") or name == "parallel_coordinates":
-        with pytest.raises(StudyError, match="differ in no parameter: search on"):
+        with pytest.raises(StudyError, match="do not differ in any parameter: continue the search"):
             figures.compute(name, store)
     else:
         assert figures.draw(name, figures.compute(name, store)).data
@@ -257,7 +257,7 @@ def test_importance_is_by_branch_and_says_where_trials_are_too_few(
     again = figures.compute("parameter_importance", searched)
     assert again.panels[0].chances.tolist() == result.panels[0].chances.tolist()
     caption = figures.draw("parameter_importance", result).layout.meta["caption"]
-    assert "A stopped trial counts as not among the best" in caption
+    assert "Stopped trials do not count among the best" in caption
     few = begin(new_study, tmp_path / "few")
     for number in range(6):
         write_trial(few, number, read_space(SPACE, "").suggest(Drawn(number)), 0.6)

@@ -29,11 +29,11 @@ def test_a_reliability_curve_is_scikit_learns() -> None:
     result = curve("", probabilities, labels, patients, positive=1, bins=10)
     seen, message = calibration_curve(labels, probabilities[:, 1], n_bins=10, strategy="quantile")
     assert result.counts.tolist() == [60] * 10
-    assert result.said == pytest.approx(message, abs=0.002)
-    assert result.seen == pytest.approx(seen, abs=0.02)
+    assert result.predicted == pytest.approx(message, abs=0.002)
+    assert result.observed == pytest.approx(seen, abs=0.02)
     assert result.ece == score("ece", probabilities, labels)
-    assert (result.low <= result.seen).all()
-    assert (result.seen <= result.high).all()
+    assert (result.low <= result.observed).all()
+    assert (result.observed <= result.high).all()
 
 
 def test_equal_probabilities_stay_in_one_bin() -> None:
@@ -42,15 +42,15 @@ def test_equal_probabilities_stay_in_one_bin() -> None:
     labels = (np.arange(100) % 10 < np.where(np.arange(100) < 50, 2, 7)).astype(np.int64)
     result = curve("", probabilities, labels, np.arange(100).astype(str), positive=1, bins=10)
     assert result.counts.tolist() == [50, 50]
-    assert result.said == pytest.approx([0.2, 0.7])
-    assert result.seen == pytest.approx([0.2, 0.7])
+    assert result.predicted == pytest.approx([0.2, 0.7])
+    assert result.observed == pytest.approx([0.2, 0.7])
 
 
 def test_of_more_classes_the_predicted_one_is_asked() -> None:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 200)
     labels = np.random.default_rng(1).integers(3, size=200)
     result = curve("", probabilities, labels, np.arange(200).astype(str), positive=1, bins=4)
-    assert result.counts @ result.seen / 200 == pytest.approx(score("accuracy", probabilities, labels))
+    assert result.counts @ result.observed / 200 == pytest.approx(score("accuracy", probabilities, labels))
 
 
 def test_net_benefit_is_that_of_vickers_and_elkin() -> None:
@@ -78,7 +78,7 @@ def test_a_band_is_the_bootstrap_over_patients() -> None:
 def test_curves_of_a_study_are_of_held_out_cases(trained_study: StudyFolder) -> None:
     saved = trained_study.trials()[0].predictions()
     shown = figures.compute("reliability", trained_study, of=0)
-    assert [one.name for one in shown.curves] == ["as trained", "after temperature"]
+    assert [one.name for one in shown.curves] == ["as trained", "after temperature scaling"]
     assert shown.curves[0].ece == pytest.approx(trained_study.trials()[0].metrics["ece"])
     assert all(one.counts.sum() == len(saved.labels) for one in shown.curves)
     worth = figures.compute("decision_curve", trained_study, of=0)

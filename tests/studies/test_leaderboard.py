@@ -123,9 +123,9 @@ def test_more_than_two_classes_have_no_positive_f1(
 @pytest.mark.parametrize(
     ("skill", "beats", "says"),
     [
-        (9.0, True, "beats the best control"),
-        (0.2, False, "does not beat the best control"),
-        (-9.0, False, "is worse than the best control"),
+        (9.0, True, "is significantly better than the best baseline"),
+        (0.2, False, "is not significantly better than the best baseline"),
+        (-9.0, False, "is significantly worse than the best baseline"),
     ],
 )
 def test_the_verdict_says_whether_the_winner_beats_the_controls_beyond_noise(
@@ -135,7 +135,7 @@ def test_the_verdict_says_whether_the_winner_beats_the_controls_beyond_noise(
     add(small_study, small_data, 0, skill)
     result = verdict(small_study, replicates=300)
     assert result.beats == beats
-    assert str(result).startswith(f"Trial 0 {says}, color_histogram, beyond noise")
+    assert str(result).startswith(f"Trial 0 {says} (color_histogram) on the validation set (")
     assert result.difference is not None
     assert (result.difference.low > 0) == beats
 
@@ -171,10 +171,10 @@ def test_where_less_is_better_the_verdict_turns_round(
 
 def test_without_a_trial_or_a_control_there_is_no_verdict(small_study: StudyFolder, small_data: TrainingData) -> None:
     add(small_study, small_data, 0, 1.0)
-    assert str(verdict(small_study)) == "No verdict: there is no complete control yet."
+    assert str(verdict(small_study)) == "No comparison with the baselines: no baseline is complete yet."
     fit_controls(small_data, small_study.controls)
     add(small_study, small_data, 0, 1.0, state=STOPPED)
-    assert str(verdict(small_study)) == "No verdict: there is no complete trial yet."
+    assert str(verdict(small_study)) == "No comparison with the baselines: no trial is complete yet."
 
 
 def test_models_scored_on_other_cases_are_not_compared(
@@ -205,11 +205,13 @@ def test_the_trials_per_option_are_counted_whatever_became_of_them(
 def test_a_winner_is_held_against_the_default(small_study: StudyFolder, small_data: TrainingData) -> None:
     assert "trial 0 is not complete" in str(gain(small_study))
     add(small_study, small_data, 0, 0.5)
-    assert str(gain(small_study)) == "The space's default, trial 0, is the best model so far."
+    assert str(gain(small_study)) == "The default configuration (trial 0) is the best model so far."
     add(small_study, small_data, 1, 9.0)
     result = gain(small_study)
     assert result.beats
-    assert str(result).startswith("Trial 1 beats the space's default, trial 0, beyond noise (+0.")
+    assert str(result).startswith(
+        "Trial 1 is significantly better than the default configuration (trial 0) on the validation set (+0."
+    )
     best, default = (small_study.trials()[n].metrics["balanced_accuracy"] for n in (1, 0))
     assert result.difference is not None
     assert result.difference.value == pytest.approx(best - default)
@@ -231,4 +233,4 @@ def test_a_winner_by_a_hair_does_not_beat_the_default(
     result = gain(small_study)
     assert result.winner == "trial 1"
     assert not result.beats
-    assert "does not beat the space's default, trial 0, beyond noise" in result.text
+    assert "is not significantly better than the default configuration (trial 0)" in result.text

@@ -465,7 +465,7 @@ def check(store: StudyFolder, trials: int) -> list[Parent]:
             assert record.best_epoch > parent.epoch
     assert not list(store.folder.glob("trials/*/checkpoint*.pt")), "what was kept is gone"
     notes = leaderboard(store)["note"]
-    assert notes.str.contains("goes on from").sum() == len(parents)
+    assert notes.str.contains("continues trial").sum() == len(parents)
     return parents
 
 

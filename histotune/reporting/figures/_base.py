@@ -8,17 +8,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from histotune.core.format import counted
 from histotune.core.registry import Registry
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.data.splits import TEST, VAL
 from histotune.errors import StudyError
 from histotune.models.losses import LOSSES
-from histotune.reporting.charts import counted
 from histotune.space import Space, read_space
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.studies.create import study_cohort
-from histotune.studies.leaderboard import CONTROL, LEAKY, SINGLE, TRIAL, LeaderboardLine, components, lines, ranked
+from histotune.studies.leaderboard import (
+    BASELINE,
+    LEAKY,
+    SINGLE,
+    TRIAL,
+    LeaderboardLine,
+    components,
+    lines,
+    ranked,
+    shown_kind,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -42,17 +52,17 @@ class FigureSource:
 
     @cached_property
     def settings(self) -> StudySettings:
-        """What the study began with."""
+        """The settings of the study."""
         return self.store.settings
 
     @cached_property
     def entries(self) -> list[LeaderboardLine]:
-        """Every ended trial, single training, control and ensemble."""
+        """Every ended trial, single training, baseline and ensemble."""
         return lines(self.store)
 
     def models(self) -> list[LeaderboardLine]:
         """Return the complete trials, single trainings and ensembles, best first."""
-        return [line for line in ranked(self.store, self.entries) if line.kind != CONTROL]
+        return [line for line in ranked(self.store, self.entries) if line.kind != BASELINE]
 
     def trials(self) -> list[LeaderboardLine]:
         """Return the ended trials by number, of which at least one has a result.
@@ -63,12 +73,12 @@ class FigureSource:
         study, metric = self.settings.name, self.settings.metric
         result = sorted((line for line in self.entries if line.kind == TRIAL), key=lambda line: line.record.number)
         if not result:
-            raise StudyError(f"study {study!r} has no trial yet: search on, or train one")
+            raise StudyError(f"study {study!r} has no trial yet: continue the search, or train one")
         if not any(metric in line.record.metrics for line in result):
             reasons = sorted({line.record.kind or line.record.state for line in result})
             raise StudyError(
                 f"none of the {len(result)} trials of study {study!r} has a result ({', '.join(reasons)}): "
-                f"`histotune leaderboard {study}` says why; search on, or train one"
+                f"`histotune leaderboard {study}` says why; continue the search, or train one"
             )
         return result
 
@@ -78,7 +88,7 @@ class FigureSource:
         return read_space(self.settings.space, f"space of study {self.settings.name}")
 
     def scored_on(self) -> str:
-        """Say for a caption on how many cases and patients trials are scored, and of which study."""
+        """Return for a caption on how many cases and patients trials are scored, and of which study."""
         cases, patients = self.part(VAL)
         return f"{counted(cases, 'validation case')} of {counted(patients, 'patient')}; {self}"
 
@@ -103,7 +113,7 @@ class FigureSource:
             )
 
     def part(self, name: str) -> tuple[int, int]:
-        """Return how many cases and patients stand in a part of the split: `splits.TRAIN`, `VAL` or `TEST`.
+        """Return how many cases and patients are in a part of the split: `splits.TRAIN`, `VAL` or `TEST`.
 
         With folds the development part is both, what trials train on and what they are scored on.
         """
@@ -116,22 +126,22 @@ class FigureSource:
         return study_cohort(self.store, self.places, image_size, self.data)
 
     def __str__(self) -> str:
-        """Say which study, data and split these are, and what a reader must know of them."""
+        """Return which study, data and split these are, and what a reader must know of them."""
         text = f"study {self.settings.name}: {self.settings.dataset}, split {self.settings.protocol}"
         if self.settings.leaky:
-            text += f" ({LEAKY}: patients stand on both sides)"
+            text += f" ({LEAKY}: patients are on both sides)"
         if self.settings.folds:
-            text += f", validation out of {self.settings.folds} folds"
+            text += f", out-of-fold predictions of {self.settings.folds} folds"
         if self.settings.training:
-            text += f", training part {self.settings.training}"
+            text += f", training set {self.settings.training}"
         return text + (" (synthetic data)" if self.settings.facts.get("synthetic") else "")
 
 
 class Figure(Generic[Numbers]):
     """Computes a frozen dataclass of plain values and arrays, and draws it.
 
-    `compute` reads files and never needs plotly; `draw` reads nothing but the numbers, so that whoever has numbers of
-    another origin draws them, too. The title says what is shown, with units; the caption how many cases and patients.
+    `compute` reads files and never needs plotly; `draw` reads nothing but the numbers, so that numbers of
+    another origin can be drawn, too. The title says what is shown, with units; the caption how many cases and patients.
     A builder takes keyword parameters only, all of them with defaults.
     """
 
@@ -166,4 +176,4 @@ def call(line: LeaderboardLine) -> str:
     name = line.name[:6] if line.kind == SINGLE else line.name
     loss = components(line)[0]
     state = "" if line.record.state == COMPLETE else f", {line.record.state}"
-    return f"{line.kind} {name}" + (f" ({loss}{state})" if loss else state)
+    return f"{shown_kind(line.kind)} {name}" + (f" ({loss}{state})" if loss else state)

@@ -20,7 +20,7 @@ REPLICATES, _TAIL = 500, 0.025
 
 
 class Calibrated(NamedTuple):
-    """What a model says of cases that it was not trained on, before and after a temperature.
+    """A model's probabilities for cases that it was not trained on, before and after temperature scaling.
 
     Attributes:
         model, cases: in words.

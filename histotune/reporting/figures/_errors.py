@@ -1,4 +1,4 @@
-"""Errors of a model on the cases that it was scored on: counted by group, and the surest ones one by one."""
+"""Errors of a model on the cases that it was scored on: counted by group, and the most confident ones by case."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from histotune.storage.records import Predictions
 
 @dataclass(frozen=True)
 class CaseError:
-    """One case that a model took for another class.
+    """A misclassified case.
 
     Attributes:
         id, patient: of the case.
-        truth, said: names of classes.
-        probability: that the model gave to what it said.
+        truth, predicted: names of classes.
+        probability: of the predicted class.
     """
 
     id: str
     patient: str
     truth: str
-    said: str
+    predicted: str
     probability: float
 
 
@@ -40,20 +40,20 @@ def scored(source: FigureSource, of: str) -> tuple[str, Predictions, np.ndarray]
     return call(line), saved, metrics.softmax(saved.logits)
 
 
-def surest_mistakes(
+def confident_errors(
     saved: Predictions, probabilities: np.ndarray, classes: Sequence[str], most: int
 ) -> tuple[CaseError, ...]:
-    """Return the wrong cases of highest probability, the surest first, equal ones by id."""
-    message = metrics.decide(probabilities)
+    """Return the errors of highest probability, the most confident first, equal ones by id."""
+    predicted = metrics.decide(probabilities)
     sure = probabilities.max(axis=1)
-    wrong = np.flatnonzero(message != saved.labels)
+    wrong = np.flatnonzero(predicted != saved.labels)
     order = wrong[np.lexsort((saved.ids[wrong], -sure[wrong]))][:most]
     return tuple(
         CaseError(
             str(saved.ids[row]),
             str(saved.patients[row]),
             classes[saved.labels[row]],
-            classes[message[row]],
+            classes[predicted[row]],
             round(float(sure[row]), 6),
         )
         for row in order

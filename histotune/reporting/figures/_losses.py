@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from histotune.core.format import counted
 from histotune.explanation.permutation import Effect
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._select import TrainedModel
@@ -13,19 +14,20 @@ from histotune.reporting.figures._select import TrainedModel
 LONGEST = 26  # letters of a label, which a phone has room for
 _ROW, _AROUND = 24, 120  # pixels
 HOW = (
-    "Each interval (95 %) is over resampled patients and repeats. What several modalities or columns tell alike counts "
-    "little in each, for the others still tell it; a loss says what this model rests on, not what causes the class."
+    "Intervals: 95 %, over resampled patients and repeats. Information that several modalities or columns share counts "
+    "little for each, because the others still carry it. The loss shows what this model relies on, not what causes the "
+    "class."
 )
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the score loses when one thing is permuted.
+    """Loss of the score when one thing is permuted.
 
     Attributes:
         name: of it, with what a reader should know.
         group: modality.
-        value, low, high: points of the metric; positive: the model rests on it.
+        value, low, high: points of the metric; positive: the model relies on it.
     """
 
     name: str
@@ -43,7 +45,7 @@ class ModelLosses:
         name: trial, loss and fusion.
         metric, score: the study's metric and what the model reaches on these cases.
         cases, patients: that are scored.
-        folds: networks, of which each is asked about its own fold; 0 for one on the validation part.
+        folds: networks, each of which predicts its own fold; 0 for one on the validation set.
         repeats: of every permutation.
         study: which study it is.
     """
@@ -64,7 +66,7 @@ def loss_of(effect: Effect, name: str) -> Loss:
 
 
 def model_of(trained: TrainedModel, score: float, repeats: int, study: str) -> ModelLosses:
-    """Say which model it is."""
+    """Describe the model."""
     folds = len(trained.parts) if len(trained.parts) > 1 else 0
     return ModelLosses(trained.name, trained.metric, score, len(trained.rows), trained.patients, folds, repeats, study)
 
@@ -117,10 +119,10 @@ def dots(losses: Sequence[Loss]) -> tuple[list[dict[str, Any]], dict[str, Any], 
 
 
 def of_which(model: ModelLosses) -> str:
-    """Say for a caption of which model and cases the losses are."""
-    cases = f"{_style.counted(model.cases, 'case')} of {_style.counted(model.patients, 'patient')}"
+    """Return for a caption of which model and cases the losses are."""
+    cases = f"{counted(model.cases, 'case')} of {counted(model.patients, 'patient')}"
     where = (
-        f"{cases}, each predicted by the network of its own fold" if model.folds else f"{cases} of the validation part"
+        f"{cases}, each predicted by the network of its own fold" if model.folds else f"{cases} of the validation set"
     )
     return f"{model.name}: {model.metric} {model.score:.3f} on {where}; {model.study}"
 

@@ -84,7 +84,7 @@ class Tried:
 
 
 def tried(source: FigureSource) -> Tried:
-    """Read the trials that say something of the space.
+    """Read the complete and stopped trials.
 
     Raises:
         StudyError: there are none, or the space leaves nothing to search.
@@ -126,8 +126,8 @@ def labels(names: Sequence[str]) -> dict[str, str]:
 
 
 def nothing_differs(source: FigureSource, trials: int) -> str:
-    """Say why there is nothing to compare."""
-    return f"{trials} trials of study {source.settings.name!r} differ in no parameter: search on for more"
+    """Return why there is nothing to compare."""
+    return f"{trials} trials of study {source.settings.name!r} do not differ in any parameter: continue the search"
 
 
 def upwards(source: FigureSource, scores: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FigureSource, call
 from histotune.storage import layout
 from histotune.storage.records import networks
-from histotune.studies.leaderboard import CONTROL, ENSEMBLE, SINGLE, TRIAL, LeaderboardLine, ranked
+from histotune.studies.leaderboard import BASELINE, ENSEMBLE, SINGLE, TRIAL, LeaderboardLine, ranked
 
 BEST = "best"
 
@@ -34,7 +34,9 @@ def find(source: FigureSource, name: str, also: Sequence[str] = ()) -> Leaderboa
     if name == BEST:
         models = source.models()
         if not models:
-            raise StudyError(f"study {source.settings.name!r} has no complete trial yet: search on, or train one")
+            raise StudyError(
+                f"study {source.settings.name!r} has no complete trial yet: continue the search, or train one"
+            )
         return models[0]
     result = [line for line in source.entries if line.name == name and line.record.metrics]
     if not result:
@@ -44,7 +46,7 @@ def find(source: FigureSource, name: str, also: Sequence[str] = ()) -> Leaderboa
 
 
 def compared(source: FigureSource) -> list[LeaderboardLine]:
-    """Return the best trial or single training, the latest ensemble and the best control, as far as there are any.
+    """Return the best trial or single training, the latest ensemble and the best baseline, as far as there are any.
 
     Raises:
         StudyError: nothing was trained to its end.
@@ -52,8 +54,8 @@ def compared(source: FigureSource) -> list[LeaderboardLine]:
     models = source.models()
     trained = [line for line in models if line.kind in (TRIAL, SINGLE)]
     if not trained:
-        raise StudyError(f"study {source.settings.name!r} has no complete trial yet: search on, or train one")
-    controls = [line for line in ranked(source.store, source.entries) if line.kind == CONTROL]
+        raise StudyError(f"study {source.settings.name!r} has no complete trial yet: continue the search, or train one")
+    controls = [line for line in ranked(source.store, source.entries) if line.kind == BASELINE]
     return [trained[0], *ensembles(source)[:1], *controls[:1]]
 
 
@@ -80,7 +82,7 @@ def measured(source: FigureSource, of: str, key: str) -> tuple[LeaderboardLine, 
     lines = source.models() if of == BEST else [line for line in source.entries if line.record.metrics]
     trained = [line for line in lines if line.kind in (TRIAL, SINGLE)]
     if of == BEST and not trained:
-        raise StudyError(f"study {study!r} has no complete trial yet: search on, or train one")
+        raise StudyError(f"study {study!r} has no complete trial yet: continue the search, or train one")
     asked = [line for line in trained if of in (BEST, line.name)]
     if not asked:
         raise StudyError(
@@ -171,7 +173,7 @@ def trained(source: FigureSource, of: str) -> TrainedModel:
     lines = source.models() if of == BEST else [line for line in source.entries if line.record.metrics]
     lines = [line for line in lines if line.kind in (TRIAL, SINGLE)]
     if of == BEST and not lines:
-        raise StudyError(f"study {study!r} has no complete trial yet: search on, or train one")
+        raise StudyError(f"study {study!r} has no complete trial yet: continue the search, or train one")
     asked = [line for line in lines if of in (BEST, line.name)]
     if not asked:
         raise StudyError(
@@ -184,8 +186,8 @@ def trained(source: FigureSource, of: str) -> TrainedModel:
             "name another trial with `--set of=NUMBER`, or train this one with `histotune train`"
         )
     data = source.store.training_data(source.cohort(line.record.config()["image_size"]))
-    return TrainedModel(_told(line), scored_parts(line.record.folder, data), data, source.settings.metric)
+    return TrainedModel(_described(line), scored_parts(line.record.folder, data), data, source.settings.metric)
 
 
-def _told(line: LeaderboardLine) -> str:
+def _described(line: LeaderboardLine) -> str:
     return f"{call(line)}, fusion {line.record.config()['model']['fusion']['name']}"

@@ -1,4 +1,4 @@
-"""The members of a saved ensemble: their names, predictions, and how much say each has."""
+"""The members of a saved ensemble: their names, predictions and weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histotune.storage.records import Predictions, read_ensemble, read_record
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies.leaderboard import TRIAL, LeaderboardLine, components
 
-EQUAL = ("average",)  # strategies in which every member has the same say
+EQUAL = ("average",)  # strategies in which every member has the same weight
 COUNTLESS = ("max", "vote")  # and those in which none has a weight
 
 
@@ -24,7 +24,7 @@ def joined(line: LeaderboardLine) -> dict[str, Any]:
 
 
 def members_of(source: FigureSource, text: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Predictions]]:
-    """Return names and saved predictions of the members, which may stand in other studies.
+    """Return names and saved predictions of the members, which may be trials of other studies.
 
     Raises:
         StudyError: a member is gone, or was scored on other cases than the first one.
@@ -45,12 +45,12 @@ def members_of(source: FigureSource, text: Mapping[str, Any]) -> tuple[tuple[str
     return tuple(names), saved
 
 
-def say_of(text: Mapping[str, Any], members: int, classes: int) -> np.ndarray:
-    """Return each member's share of the say, float64 [M], from what the strategy learned; NaN where it has no weights.
+def weights_of(text: Mapping[str, Any], members: int, classes: int) -> np.ndarray:
+    """Return each member's share of the weights, float64 [M], as the strategy fitted them; NaN where it has none.
 
     Weights by class, and the coefficients of stacking, count by their mean size.
 
-    >>> say_of({"strategy": "weighted", "state": {"weights": [1.0, 3.0]}}, 2, 2).tolist()
+    >>> weights_of({"strategy": "weighted", "state": {"weights": [1.0, 3.0]}}, 2, 2).tolist()
     [0.25, 0.75]
     """
     state, strategy = text.get("state", {}), text["strategy"]

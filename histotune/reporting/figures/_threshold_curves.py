@@ -65,7 +65,7 @@ class Operating:
     """Curves of the models that are compared.
 
     Attributes:
-        curves: best trial, latest ensemble, best control.
+        curves: best trial, latest ensemble, best baseline.
         label: the class against the rest, or `macro` for the mean over classes.
         prevalence: share of cases of the class, for `macro` its mean.
         about: which cases of which study.
@@ -190,5 +190,5 @@ def curves_with_bands(numbers: Operating, area: str) -> list[dict[str, Any]]:
 
 
 def of_which_class(numbers: Operating) -> str:
-    """Say for a title which class is told from the rest."""
-    return "each class against the rest, mean over classes" if numbers.label == MACRO else f"class {numbers.label}"
+    """Return for a title which class is compared with the rest."""
+    return "each class against the rest, mean over the classes" if numbers.label == MACRO else f"class {numbers.label}"

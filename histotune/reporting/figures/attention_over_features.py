@@ -1,4 +1,4 @@
-"""Which chunks of a table's features the other branches of a trained model look at, and what these chunks are worth."""
+"""Attention of the branches on the tokens of a table, beside the permutation importance of the tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.errors import StudyError, suggest
 from histotune.explanation.attention import readings
@@ -27,7 +28,7 @@ _EVEN = [[0.0, "#2166ac"], [0.5, "#f2f2f2"], [1.0, "#b35806"]]  # less, an equal
 
 @dataclass(frozen=True)
 class Reading:
-    """Who looks at the tokens.
+    """Attention of one branch on the tokens.
 
     Attributes:
         asking: the branch.
@@ -44,7 +45,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class FeatureAttention:
-    """Attention on the tokens of one branch beside what the score loses without them.
+    """Attention on the tokens of one branch, beside the loss of the score when they are permuted.
 
     Attributes:
         model: which it is.
@@ -76,7 +77,7 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
         looks = readings(result.parts, result.data, branch)
         if not looks:
             raise StudyError(
-                f"{result.name} has no attention between branches, or none looks at {branch!r}: take the fusion "
+                f"{result.name} has no attention between branches, or none attends to {branch!r}: use the fusion "
                 "cross_attention or cmaf; feature_importance with `--set together=tokens` needs none"
             )
         permuted = permute(result.parts, result.data, chunks, repeats=self._repeats)
@@ -100,14 +101,14 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
         if not tokens[best]:
             which = f"branch {self._branch!r}" if self._branch else "any branch"
             raise StudyError(
-                f"there is nothing to see in {result.name}: {which} that reads a table makes one token of it, and who "
-                "looks at a single token has no choice. Read the table by gene_tokens with tokens above 1; "
-                "attention_over_patches shows bags, `histotune explain` images"
+                f"there is nothing to show for {result.name}: {which} that reads a table makes a single token of it. "
+                "Use gene_tokens with tokens above 1 for the table; attention_over_patches shows bags, "
+                "`histotune explain` images"
             )
         kinds = {name: result.parts[0].predictor.preparations[read].kind for name, read in model.modalities.items()}
         single = [name for name in tokens if kinds[name] == "table" and not tokens[name]]
         more = [name for name in tokens if tokens[name] and name != best]
-        text = f" Of {' and '.join(single)} there is nothing to see: a single token leaves no choice." if single else ""
+        text = f" Of {' and '.join(single)} there is nothing to show: it has a single token." if single else ""
         return best, text + (f" See {', '.join(more)} with `--set branch=`." if more else "")
 
     def draw(self, numbers: FeatureAttention) -> PlotlyFigure:
@@ -116,8 +117,8 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
         panels = [_ROW * count + 10, _ROW * count + 10, *[max(110, 14 * count)] * len(numbers.readings)]
         height = sum(panels) + (_GAP + _TICKS) * len(panels)
         layout: dict[str, Any] = {"showlegend": len(numbers.readings) > 1, "annotations": []}
-        titles = ["attention, 1: an equal share", f"loss of {numbers.model.metric} without the token"]
-        titles += [f"{one.asking} asks: case by case" for one in numbers.readings]
+        titles = ["attention (1: equal share)", f"loss of {numbers.model.metric} when the token is permuted"]
+        titles += [f"attention of {one.asking}, case by case" for one in numbers.readings]
         top = float(height)
         for at, (size, title) in enumerate(zip(panels, titles, strict=True), 1):
             top -= _GAP
@@ -130,13 +131,13 @@ class AttentionOverFeatures(Figure[FeatureAttention]):
         traces = [_attention(one, index, len(numbers.readings)) for index, one in enumerate(numbers.readings)]
         traces.append(_worth(numbers.losses))
         traces += [_by_case(numbers, one, index, -30 / height) for index, one in enumerate(numbers.readings)]
-        title = f"Attention on the features of {numbers.answering}, and what they are worth"
+        title = f"Attention on the features of {numbers.answering}, and their permutation importance"
         return _style.figure(title, _caption(numbers), traces, layout, height=height + _BOTTOM, below=_BOTTOM)
 
 
 @FIGURES.register("attention_over_features", ranges={"repeats": Interval(1, 1000, whole=True)})
 def attention_over_features(*, of: str | int = BEST, branch: str = "", repeats: int = 10) -> AttentionOverFeatures:
-    """What branches read of a table's tokens, per case and on average, beside permutation importance of the same."""
+    """Attention on the tokens of a table, per case and on average, beside their permutation importance."""
     return AttentionOverFeatures(str(of), branch, repeats)
 
 
@@ -145,12 +146,12 @@ def _caption(numbers: FeatureAttention) -> str:
         f"{one.asking} {one.correlation:+.2f}" if np.isfinite(one.correlation) else f"{one.asking} unknown"
         for one in numbers.readings
     )
-    times = _style.counted(numbers.model.repeats, "time")
+    times = counted(numbers.model.repeats, "time")
     return (
         f"{of_which(numbers.model)}. Rank correlation (Spearman) of attention and loss over the {len(numbers.losses)} "
-        f"tokens: {text}. Where it is low, attention is no measure of what the model rests on.{numbers.others} "
-        "Attention: mean over cases and the middle 90 % of them, in multiples of an equal share; in the maps columns "
-        f"are cases, by class. Loss: the columns of a token go to other patients {times}. {HOW}"
+        f"tokens: {text}. Where it is low, attention does not measure what the model relies on.{numbers.others} "
+        "Attention: mean and central 90 % over the cases, in multiples of an equal share; in the maps, columns "
+        f"are cases, ordered by class. Loss: the columns of a token are permuted across patients {times}. {HOW}"
     )
 
 
@@ -158,7 +159,7 @@ def _attention(one: Reading, index: int, of: int) -> dict[str, Any]:
     mean, (low, high) = one.shares.mean(axis=0), np.quantile(one.shares, [0.05, 0.95], axis=0)
     return {
         **_dots(mean, low, high, _style.place(index), 0.4 * ((index + 0.5) / of - 0.5)),
-        "name": f"{one.asking} asks",
+        "name": f"attention of {one.asking}",
         "hovertemplate": "%{x:.2f} times an equal share<extra></extra>",
     }
 

@@ -1,4 +1,4 @@
-"""Which patches of a slide a trained model looks at, laid out by their places, and what each does to the answer."""
+"""Attention on the patches of a slide, as a map, and the effect of each patch on the prediction."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.errors import StudyError, suggest
 from histotune.explanation.attention import POOL, CaseAttention, bag_branches, patches_of
@@ -85,7 +86,9 @@ class AttentionOverPatches(Figure[PatchAttention]):
     def _chosen(self, result: TrainedModel) -> str:
         there = bag_branches(result.parts[0])
         if not there:
-            raise StudyError(f"{result.name} reads no bag or graph of patches: attention_over_features shows tables")
+            raise StudyError(
+                f"{result.name} has no bag or graph of patches as input: attention_over_features shows tables"
+            )
         if self._branch and self._branch not in there:
             raise StudyError(f"{result.name} reads no patches by {self._branch!r}. {suggest(self._branch, there)}")
         return self._branch or there[0]
@@ -109,7 +112,7 @@ class AttentionOverPatches(Figure[PatchAttention]):
         asking = [name for name in patches.shares if name != POOL]
         if self._asking and self._asking not in asking:
             raise StudyError(
-                f"{result.name}: {self._asking!r} does not look at the patches. {suggest(self._asking, asking)}"
+                f"{result.name}: {self._asking!r} does not attend to the patches. {suggest(self._asking, asking)}"
             )
         return self._asking or (asking[0] if asking else POOL)
 
@@ -132,13 +135,13 @@ class AttentionOverPatches(Figure[PatchAttention]):
         logs = np.concatenate([np.log2(np.maximum(one.shares, 1e-6)) for one in numbers.maps])
         end = float(np.clip(np.quantile(np.abs(logs), 0.98), _LEAST, _MOST))
         traces = [_dots(one, at, end, -8 / height) for at, one in enumerate(numbers.maps)]
-        who = f"by {numbers.asking}" if numbers.asking else "by the pool of the branch"
-        cases = f"{_style.counted(count, 'case')} of the {numbers.cases:,} that are scored"
+        who = f"by {numbers.asking}" if numbers.asking else "by the pooling of the branch"
+        cases = f"{counted(count, 'case')} of {numbers.cases:,} scored cases"
         caption = (
-            f"{numbers.model}; {numbers.study}. {cases}, of {_style.counted(numbers.patients, 'patient')}. A dot is a "
-            "patch at its place in the slide; orange is looked at more than an equal share, blue less. Effect: how far "
-            "the predicted class's logit falls when that patch is left out, the check on attention; where their rank "
-            "correlation is low, the map does not show what the answer rests on."
+            f"{numbers.model}; {numbers.study}. {cases}, of {counted(numbers.patients, 'patient')}. Each square "
+            "is a patch at its position in the slide; orange: more attention than an equal share, blue: less. Effect: "
+            "fall of the logit of the predicted class when the patch is left out. Where attention and effect have a "
+            "low rank correlation, the map does not show what the prediction relies on."
         )
         title = f"Attention on the patches of {numbers.branch}, {who}"
         return _style.figure(title, caption, traces, layout, height=height + _BOTTOM, below=_BOTTOM)
@@ -148,7 +151,7 @@ class AttentionOverPatches(Figure[PatchAttention]):
 def attention_over_patches(
     *, of: str | int = BEST, branch: str = "", asking: str = "", case: str = "", cases: int = 4
 ) -> AttentionOverPatches:
-    """Which patches of a slide a model looks at, as a map by `case` (an id) or of some, and each patch's effect."""
+    """Attention on the patches of a slide, as a map of `case` (an id) or of some cases, and each patch's effect."""
     return AttentionOverPatches(str(of), branch, asking, str(case), cases)
 
 

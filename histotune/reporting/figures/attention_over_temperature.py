@@ -1,4 +1,4 @@
-"""How evenly the branches of a trained model look at each other, by temperature and by epoch."""
+"""Entropy of the attention between branches, by temperature and by epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.data.batches import Feed, in_order
 from histotune.errors import StudyError
@@ -138,10 +139,10 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
             "shapes": [kept(numbers.best_epoch, {"xref": "x2", "yref": f"{axis} domain"}) for axis in ("y2", "y3")],
             "annotations": [
                 panel_title(
-                    "entropy of attention, share of even attention; a mark is a head's own temperature",
+                    "entropy of attention (1: even attention); a mark is a head's own temperature",
                     {"xref": "paper", "yref": "y domain"},
                 ),
-                panel_title("the same by epoch", {"xref": "paper", "yref": "y2 domain"}),
+                panel_title("entropy by epoch", {"xref": "paper", "yref": "y2 domain"}),
                 panel_title("temperature by epoch", {"xref": "paper", "yref": "y3 domain"}),
             ],
             "showlegend": True,
@@ -149,11 +150,11 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
         groups = list(dict.fromkeys((head.layer, head.asking) for head in numbers.heads))
         traces = [trace for head in numbers.heads for trace in _traces(numbers, head, groups)]
         caption = (
-            f"{numbers.model}; {numbers.study}. Each line is a head: mean over the asking tokens of "
-            f"{_style.counted(numbers.cases, 'case')} of {_style.counted(numbers.patients, 'patient')} of the "
-            f"validation part (by epoch: {_style.counted(numbers.by_epoch_cases, 'case')}). 1: it looks at all tokens "
-            "of the other branch alike; 0: at one. Above, the kept weights at other temperatures, one layer at a time; "
-            "dotted: the epoch that was kept."
+            f"{numbers.model}; {numbers.study}. Each line is an attention head: mean over the query tokens of "
+            f"{counted(numbers.cases, 'case')} of {counted(numbers.patients, 'patient')} of the "
+            f"validation set (by epoch: {counted(numbers.by_epoch_cases, 'case')}). 1: attention is even over "
+            "all tokens of the other branch; 0: on one token. Top: the saved weights at other temperatures, one layer "
+            "at a time. Dotted line: the epoch whose weights are saved."
         )
         title = "Entropy of attention between branches, by temperature"
         below = 20 + 24 * len(groups)
@@ -162,7 +163,7 @@ class AttentionOverTemperature(Figure[AttentionTemperature]):
 
 @FIGURES.register("attention_over_temperature", ranges={"cases": Interval(1, 20_000, whole=True)})
 def attention_over_temperature(*, of: str | int = BEST, cases: int = 200) -> AttentionOverTemperature:
-    """How evenly branches attend, by temperature and epoch, head by head; `of` is best or a trial's number."""
+    """Entropy of the attention between branches, by temperature and epoch; `of` is best or a trial's number."""
     return AttentionOverTemperature(str(of), cases)
 
 
@@ -182,11 +183,11 @@ def _by_epoch(rows: Sequence[Mapping[str, Any]], layer: int, asking: str, head: 
 def _traces(
     numbers: AttentionTemperature, head: HeadEntropy, groups: Sequence[tuple[int, str]]
 ) -> Sequence[dict[str, Any]]:
-    """Draw one head in all panels; heads that ask alike in one layer share colour, symbol and legend."""
+    """Draw one head in all panels; heads of one branch and layer share colour, symbol and legend."""
     group = (head.layer, head.asking)
     look = _style.place(groups.index(group))
     layers = max(layer for layer, _ in groups)
-    name = f"{head.asking} asks" + (f", layer {head.layer}" if layers > 1 else "")
+    name = f"attention of {head.asking}" + (f", layer {head.layer}" if layers > 1 else "")
     thin = {"color": look["color"], "width": 1.3, "dash": _style.DASHES[(head.layer - 1) % len(_style.DASHES)]}
     common = {"type": "scatter", "legendgroup": name, "name": name, "showlegend": False}
     message = f"{name}, head {head.head}: temperature %{{x:.3g}}, entropy %{{y:.3f}}<extra></extra>"

@@ -1,4 +1,4 @@
-"""How sure a model is, by true class, and which mistakes it is surest of."""
+"""Predicted probability by true class, and the most confident errors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.core.runtime import Places
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
-from histotune.reporting.figures._errors import CaseError, scored, surest_mistakes
+from histotune.reporting.figures._errors import CaseError, confident_errors, scored
 from histotune.reporting.figures._select import BEST, find
 from histotune.storage.records import read_ensemble
 from histotune.storage.study_folder import StudyFolder
@@ -34,12 +35,12 @@ class Confidence:
     Attributes:
         model: what predicted.
         axis: whose probability it is.
-        groups: what the histograms are of: true classes of two, else right and wrong ones.
+        groups: of the histograms: the true classes if there are two, else correct and wrong predictions.
         counts: int64 [groups, BINS], of equal bins from 0 to 1.
-        threshold: from which on the positive class is said; NaN with more than two classes.
+        threshold: from which on the positive class is predicted; NaN with more than two classes.
         operating: the ensemble's operating threshold; NaN where there is none.
-        mistakes: the surest ones first.
-        wrong: how many mistakes there are in all.
+        mistakes: errors, the most confident first.
+        wrong: how many errors there are in all.
         about: which cases of which study.
     """
 
@@ -73,11 +74,13 @@ class ByConfidence(Figure[Confidence]):
         return Confidence(
             model=model,
             axis=f"probability of {classes[positive]}" if two else "probability of the predicted class",
-            groups=tuple(f"true class {name}" for name in classes) if two else ("predicted right", "predicted wrong"),
+            groups=tuple(f"true class {name}" for name in classes)
+            if two
+            else ("correct predictions", "wrong predictions"),
             counts=counts,
             threshold=0.5 if two else float("nan"),
             operating=_operating(source, self._of) if two else float("nan"),
-            mistakes=surest_mistakes(saved, probabilities, classes, self._most),
+            mistakes=confident_errors(saved, probabilities, classes, self._most),
             wrong=int(wrong.sum()),
             about=source.scored_on(),
         )
@@ -86,33 +89,35 @@ class ByConfidence(Figure[Confidence]):
         """Draw one histogram below the other, over one axis."""
         traces, layout = histograms(numbers)
         sure = numbers.mistakes[0] if numbers.mistakes else None
-        surest = f" The surest said {sure.said} with {sure.probability:.3f} to {sure.id}." if sure else ""
+        surest = ""
+        if sure:
+            surest = f" The most confident one: {sure.id}, predicted {sure.predicted} with {sure.probability:.3f}."
         caption = (
-            f"{numbers.model}. {_style.counted(numbers.wrong, 'mistake')} of "
-            f"{_style.counted(int(numbers.counts.sum()), 'case')}.{surest} Each panel has its own scale. "
+            f"{numbers.model}. {counted(numbers.wrong, 'error')} of "
+            f"{counted(int(numbers.counts.sum()), 'case')}.{surest} The panels have different scales. "
             f"{numbers.about}."
         )
-        title = f"How sure the model is: {numbers.axis}"
+        title = f"Predicted probabilities: {numbers.axis}"
         return _style.figure(title, caption, traces, layout, height=420, above=24, below=44)
 
 
 @FIGURES.register("confidence", ranges={"most": Interval(1, 1000, whole=True)})
 def confidence(*, of: str | int = BEST, most: int = 24) -> ByConfidence:
-    """Histogram of the model's probability by true class, and as numbers its `most` confident mistakes."""
+    """Histogram of the model's probability by true class, and as numbers its `most` confident errors."""
     return ByConfidence(str(of), most)
 
 
 def confident_mistakes(store: StudyFolder, *, of: str | int = BEST, most: int = 24) -> pd.DataFrame:
-    """Return the cases that a model got wrong and was surest of, the surest first.
+    """Return the cases that a model misclassified, the most confident errors first.
 
-    Only the validation part, or with folds the predictions out of folds, is looked at.
+    Only the validation set, or with folds the out-of-fold predictions, is used.
 
     Args:
         of: `best`, a trial's number, or a name of the leaderboard.
         most: rows at most.
 
     Returns:
-        Columns `id`, `patient`, `truth`, `said`, `probability` (of the class that was said).
+        Columns `id`, `patient`, `truth`, `predicted`, `probability` (of the predicted class).
 
     Raises:
         StudyError: no such model, or none at all.
@@ -121,7 +126,7 @@ def confident_mistakes(store: StudyFolder, *, of: str | int = BEST, most: int = 
 
     source = FigureSource(store, Places.of())
     _, saved, probabilities = scored(source, str(of))
-    result = surest_mistakes(saved, probabilities, source.settings.classes, most)
+    result = confident_errors(saved, probabilities, source.settings.classes, most)
     return pd.DataFrame([asdict(one) for one in result], columns=[field.name for field in fields(CaseError)])
 
 
@@ -162,9 +167,9 @@ def histograms(numbers: Confidence) -> tuple[list[dict[str, Any]], dict[str, Any
                 "hovertemplate": "%{customdata[0]} to %{customdata[1]}: %{y} cases<extra></extra>",
             }
         )
-        title = f"<b>{_style.text(group)}</b>: {_style.counted(int(counts.sum()), 'case')}"
+        title = f"<b>{_style.text(group)}</b>: {counted(int(counts.sum()), 'case')}"
         notes.append(panel_title(title, {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain"}))
-    lines = {"highest probability": numbers.threshold, "operating point": numbers.operating}
+    lines = {"argmax threshold": numbers.threshold, "operating point": numbers.operating}
     known = {name: value for name, value in lines.items() if not np.isnan(value)}
     for at, (name, value) in enumerate(known.items()):
         for panel, counts in enumerate(numbers.counts):

@@ -1,4 +1,4 @@
-"""Which classes a model takes for which."""
+"""Confusion matrix: cases by true and predicted class."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
@@ -58,7 +59,7 @@ def confusion(
 
 
 class ConfusionMatrix(Figure[Confusion]):
-    """Of a model's saved validation predictions, or of the latest evaluation of the sealed test part."""
+    """Of a model's saved validation predictions, or of the latest evaluation on the sealed test set."""
 
     def __init__(self, of: str) -> None:
         self._of = of
@@ -70,7 +71,7 @@ class ConfusionMatrix(Figure[Confusion]):
         line = find(source, self._of, also=[EVALUATION])
         saved = line.record.predictions()
         probabilities = metrics.softmax(saved.logits)
-        part = f"validation part of {source}"
+        part = f"validation set of {source}"
         return confusion(
             probabilities, saved.labels, saved.patients, source.settings.classes, model=call(line), part=part
         )
@@ -107,9 +108,9 @@ class ConfusionMatrix(Figure[Confusion]):
         }
         known = int(numbers.counts.sum())
         caption = (
-            f"{numbers.model}; {numbers.part}. {_style.counted(known, 'case')} of "
-            f"{_style.counted(numbers.patients, 'patient')}; a row sums to 100 %, with counts below; the predicted "
-            f"class is the one of highest probability. {numbers.note}"
+            f"{numbers.model}; {numbers.part}. {counted(known, 'case')} of "
+            f"{counted(numbers.patients, 'patient')}. Each row sums to 100 %; the number of cases is below the "
+            f"percentage. The predicted class is the one with the highest probability. {numbers.note}"
         )
         title = "Confusion matrix, % of the true class"
         return _style.figure(title, caption.strip(), [matrix], layout, height=120 + 70 * max(3, min(len(classes), 8)))
@@ -125,12 +126,13 @@ def _of_evaluation(source: FigureSource) -> Confusion:
     sealed = [one for one in source.store.evaluations() if one["part"] == SEALED]
     if not sealed:
         raise StudyError(
-            f"study {source.settings.name!r} was never evaluated: `histotune evaluate EXPORT` opens its test part"
+            f"study {source.settings.name!r} has not been evaluated: `histotune evaluate EXPORT` does this "
+            "on its sealed test set"
         )
     latest: Mapping[str, Any] = sealed[-1]
     return Confusion(
         model=f"export {latest['export']}",
-        part=f"{latest['part']} of {source}",
+        part=f"sealed test set of {source}",
         classes=tuple(latest["classes"]),
         counts=np.array(latest["confusion"], dtype=np.int64),
         patients=latest["patients"],

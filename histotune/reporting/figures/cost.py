@@ -1,4 +1,4 @@
-"""What a better score costs: latency, parameters and seconds of training."""
+"""Score against cost: latency, parameters and seconds of training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.core import files
+from histotune.core.format import counted
 from histotune.metrics import pareto
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
@@ -49,8 +50,8 @@ class Costs:
         names: of the models, the best first; `losses`: their losses, "" for an ensemble.
         scores: float64 [n].
         prices: of which at least one model has a value.
-        tied: bool [n], whether `histotune confirm` found no difference to the best.
-        confirmed: whether that was asked at all.
+        tied: bool [n], whether `histotune confirm` found no significant difference from the best.
+        confirmed: whether it was run.
         about: on how many cases of which study.
     """
 
@@ -65,11 +66,11 @@ class Costs:
 
 
 class CostFigure(Figure[Costs]):
-    """Each cost in a panel, with the models that nothing beats in score and cost at once."""
+    """Each cost in a panel, with the Pareto front of score and cost."""
 
     def compute(self, source: FigureSource) -> Costs:
         """Read what the models cost."""
-        find(source, BEST)  # or says that there is none yet
+        find(source, BEST)  # or raises that there is none yet
         metric = source.settings.metric
         models = [line for line in source.models() if not np.isnan(line.record.metrics[metric])]
         scores = np.array([line.record.metrics[metric] for line in models], dtype=np.float64)
@@ -104,12 +105,14 @@ class CostFigure(Figure[Costs]):
         metric = metrics.in_words(numbers.metric)
         traces, layout, height = panels(numbers, metric)
         caption = (
-            f"{_style.counted(len(numbers.names), f'{COMPLETE} model')} scored on {numbers.about}. The line joins the "
-            "Pareto front: no other model is as good in both and better in one. Latency is the median of one case on "
-            "the trial's own device; an ensemble's costs are the sums of its members'."
+            f"{counted(len(numbers.names), f'{COMPLETE} model')} scored on {numbers.about}. The line joins the "
+            "Pareto front: no other model is at least as good in score and cost and better in one of them. Latency: "
+            "median for one case on the trial's own device. The costs of an ensemble are the sums over its members."
         )
         if numbers.confirmed:
-            caption += f" A ring marks what `histotune confirm` cannot tell from the best ({int(numbers.tied.sum())})."
+            caption += (
+                f" Ring: not significantly different from the best in the confirmation ({int(numbers.tied.sum())})."
+            )
         title = f"Validation {metric} by latency, parameters and training time"
         return _style.figure(title, caption, traces, layout, height=height, below=50)
 

@@ -1,4 +1,4 @@
-"""Whether acting on a model is worth more than treating everybody or nobody."""
+"""Net benefit of acting on a model, compared with treating everybody or nobody."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.errors import StudyError
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
@@ -73,7 +74,7 @@ class DecisionCurves(Figure[DecisionCurve]):
         settings = source.settings
         if len(settings.classes) != 2:
             raise StudyError(
-                f"a decision curve is of two classes, treat or not, and study {settings.name!r} has "
+                f"a decision curve needs two classes, treat or not, and study {settings.name!r} has "
                 f"{len(settings.classes)}: {', '.join(settings.classes)}"
             )
         result = calibrated(source, self._of)
@@ -125,12 +126,12 @@ class DecisionCurves(Figure[DecisionCurve]):
             "yaxis": _style.axis("net benefit, true positives per case", range=[-0.25 * top, top]),
         }
         caption = (
-            f"{numbers.model}; {numbers.cases}. {_style.counted(numbers.number, 'case')} of "
-            f"{_style.counted(numbers.patients, 'patient')}, {numbers.prevalence:.0%} {numbers.event}. A case is "
-            "treated from the threshold probability on: at 20 %, one positive found is worth four false alarms. "
-            "Band: 95 % over resampled patients. Temperatures were fitted to other patients."
+            f"{numbers.model}; {numbers.cases}. {counted(numbers.number, 'case')} of "
+            f"{counted(numbers.patients, 'patient')}, {numbers.prevalence:.0%} {numbers.event}. A case is "
+            "treated if its probability reaches the threshold: at 20 %, one true positive is worth four false "
+            "positives. Band: 95 % over resampled patients. Temperatures were fitted on other patients."
         )
-        title = "Decision curve: is acting on the model worth it?"
+        title = "Decision curve: net benefit of acting on the model"
         return _style.figure(title, caption, traces, layout, height=400, below=90)
 
 

@@ -1,4 +1,4 @@
-"""How much a case of each class weighs, from equal weights to inverse frequency."""
+"""Weight of a case of each class, from equal weights to inverse frequency."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.core import files
+from histotune.core.format import counted
 from histotune.data.imbalance import effective_number_weights
 from histotune.data.splits import TRAIN
 from histotune.errors import StudyError
@@ -66,7 +67,7 @@ class EffectOfBeta(Figure[BetaEffect]):
         if not lines:
             raise StudyError(
                 f"study {source.settings.name!r} has no complete trial yet, and a trial counts its training cases: "
-                "search on, or train one"
+                "continue the search, or train one"
             )
         facts = files.read_json(lines[0].record.folder / layout.CLASSES)
         used = {float(loss["beta"]) for loss in map(loss_of, lines) if "beta" in loss}
@@ -92,7 +93,7 @@ class EffectOfBeta(Figure[BetaEffect]):
                 "mode": "lines",
                 "x": numbers.volumes,
                 "y": numbers.weights[:, index],
-                "name": f"{name} ({_style.counted(count, 'case')})",
+                "name": f"{name} ({counted(count, 'case')})",
                 "line": {
                     "color": _style.PALETTE[index % len(_style.PALETTE)],
                     "width": 2.5,
@@ -103,24 +104,24 @@ class EffectOfBeta(Figure[BetaEffect]):
         ]
         layout = {
             "xaxis": _style.axis("beta", type="log", tickvals=marks, ticktext=words),
-            "yaxis": _style.axis("weight of a case (mean over classes 1)", rangemode="tozero"),
+            "yaxis": _style.axis("weight of a case (mean over the classes: 1)", rangemode="tozero"),
             "shapes": [_used(beta) for beta in numbers.used if 0 < beta < 1],
         }
         caption = (
-            f"Training part: {_style.counted(sum(numbers.counts), 'case')} of "
-            f"{_style.counted(numbers.patients, 'patient')}; {numbers.study}. The axis is logarithmic in 1/(1 - beta); "
-            f"beta 0 weighs all cases alike, beta 1, at the right, by inverse frequency."
+            f"Training set: {counted(sum(numbers.counts), 'case')} of "
+            f"{counted(numbers.patients, 'patient')}; {numbers.study}. The axis is logarithmic in 1/(1 - beta); "
+            f"beta 0 gives all cases the same weight; beta 1, at the right, weights by inverse class frequency."
         )
         if numbers.used:
             used = ", ".join(f"{beta:g}" for beta in numbers.used)
-            caption += f" Betas of the study's trials, dotted between 0 and 1: {used}."
+            caption += f" Betas of the study's trials: {used} (dotted lines)."
         title = "Effect of beta: weight of a training case of each class"
         return _style.figure(title, caption, lines, layout, height=420)
 
 
 @FIGURES.register("effect_of_beta", source="Cui et al., 2019")
 def effect_of_beta() -> EffectOfBeta:
-    """Class weights by effective number against beta, for the class counts of the study's training part."""
+    """Class weights by effective number against beta, for the class counts of the study's training set."""
     return EffectOfBeta()
 
 

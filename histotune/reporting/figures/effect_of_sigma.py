@@ -1,4 +1,4 @@
-"""How far a Gaussian affinity reaches, and what trials with several widths scored."""
+"""Range of a Gaussian affinity, and scores of trials with several widths."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.core.config import TrialConfig
+from histotune.core.format import counted
 from histotune.data.splits import VAL
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import patient_bootstrap
@@ -121,22 +122,22 @@ class EffectOfSigma(Figure[SigmaEffect]):
         }
         title = "Effect of sigma: affinity to a class centre by distance"
         if not numbers.trials:
-            caption = f"Computed, not measured: no cases, no patients; no trial of {numbers.study} has a sigma."
+            caption = f"Computed from the formula, without cases or patients: no trial of {numbers.study} has a sigma."
             return _style.figure(title, caption, curves, layout, height=380)
         metric = metrics.in_words(numbers.metric)
         layout["yaxis"]["domain"] = [0.6, 1.0]
         layout["xaxis2"] = _style.axis("sigma", anchor="y2", **_scale([trial.sigma for trial in numbers.trials]))
         layout["yaxis2"] = _style.axis(f"validation {metric}", anchor="x2", domain=[0.0, 0.4])
         caption = (
-            f"Above: computed. Below: {_style.counted(len(numbers.trials), 'complete trial')}, scored on "
-            f"{_style.counted(numbers.cases, 'validation case')} of {_style.counted(numbers.patients, 'patient')}; "
+            f"Top: computed from the formula. Bottom: {counted(len(numbers.trials), 'complete trial')}, scored on "
+            f"{counted(numbers.cases, 'validation case')} of {counted(numbers.patients, 'patient')}; "
             f"{numbers.study}. "
         )
-        caption += "They differ in sigma alone." if numbers.alike else "They differ in other parameters, too."
+        caption += (
+            "The trials differ only in sigma." if numbers.alike else "The trials also differ in other parameters."
+        )
         if any(np.isfinite(trial.low) for trial in numbers.trials):
-            caption += (
-                " Bars: 95 % intervals by patient; the trials share the patients, so their differences are surer."
-            )
+            caption += " Bars: 95 % intervals over patients. Trials share the patients: differences are more precise."
         title += f", and {metric} of trials by sigma"
         return _style.figure(title, caption, [*curves, *_scores(numbers)], layout, height=640)
 

@@ -1,4 +1,4 @@
-"""What an ensemble is made of: how much say each member has, how good it is alone, and whether members err alike."""
+"""The members of an ensemble: the weight and score of each, and the correlation of their errors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._select import BEST, ensembles, find
-from histotune.reporting.figures._strips import joined, members_of, say_of
+from histotune.reporting.figures._strips import joined, members_of, weights_of
 from histotune.studies.leaderboard import ENSEMBLE
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Anatomy:
         name, strategy: of the ensemble.
         metric: the study's; `score`: what the ensemble reaches.
         members: [M] names, as it was built.
-        say: float64 [M], shares of the say of each, which sum to 1; NaN where the strategy gives no member a weight.
+        weights: float64 [M], shares that sum to 1; NaN where the strategy gives no member a weight.
         scores: float64 [M], of each member alone, uncalibrated.
-        disagreement: float64 [M, M], share of the cases to which two members give different classes.
+        disagreement: float64 [M, M], share of the cases for which two members predict different classes.
         correlation: float64 [M, M], of their errors (phi); NaN where one of them makes none, or nothing else.
         about: which cases of which study.
     """
@@ -48,7 +49,7 @@ class Anatomy:
     metric: str
     score: float
     members: tuple[str, ...]
-    say: np.ndarray
+    weights: np.ndarray
     scores: np.ndarray
     disagreement: np.ndarray
     correlation: np.ndarray
@@ -86,11 +87,11 @@ class EnsembleAnatomy(Figure[Anatomy]):
         study, metric = source.settings.name, source.settings.metric
         result = ensembles(source) if self._of == LATEST else [find(source, self._of, also=[LATEST])]
         if not result:
-            find(source, BEST)  # or says that there is nothing to combine
-            raise StudyError(f"study {study!r} has no ensemble yet: `histotune ensemble {study} --top 5` makes one")
+            find(source, BEST)  # or raises that there is nothing to combine
+            raise StudyError(f"study {study!r} has no ensemble yet: `histotune ensemble {study} --top 5` builds one")
         line = result[0]
         if line.kind != ENSEMBLE:
-            raise StudyError(f"{line.kind} {line.name} of study {study!r} is no ensemble: `of` is latest or its name")
+            raise StudyError(f"{line.title} of study {study!r} is not an ensemble: `of` is latest or the name of one")
         text = joined(line)
         members, saved = members_of(source, text)
         probabilities = [metrics.softmax(one.logits) for one in saved]
@@ -105,7 +106,7 @@ class EnsembleAnatomy(Figure[Anatomy]):
                 metric, metrics.softmax(line.record.predictions().logits), labels, positive=source.settings.positive
             ),
             members=members,
-            say=say_of(text, len(members), len(source.settings.classes)),
+            weights=weights_of(text, len(members), len(source.settings.classes)),
             scores=np.array(scores),
             disagreement=different,
             correlation=alike,
@@ -113,27 +114,29 @@ class EnsembleAnatomy(Figure[Anatomy]):
         )
 
     def draw(self, numbers: Anatomy) -> PlotlyFigure:
-        """Draw scores and say by member, and below how alike every two members are."""
+        """Draw score and weight by member, and below disagreement and error correlation of every two members."""
         traces, layout, height = panels(numbers)
-        equal = "" if not np.isnan(numbers.say).any() else f" The strategy {numbers.strategy} gives no member a weight."
-        caption = (
-            f"Ensemble {numbers.name} ({numbers.strategy}) of {_style.counted(len(numbers.members), 'member')}."
-            f"{equal} Members that err on different cases help each other: low correlation of errors (1: on the same "
-            f"cases), high disagreement. All of it on the cases that chose them: {numbers.about}."
+        equal = (
+            "" if not np.isnan(numbers.weights).any() else f" The strategy {numbers.strategy} gives no member a weight."
         )
-        title = "Ensemble: say and score of each member, and whether they err alike"
+        caption = (
+            f"Ensemble {numbers.name} ({numbers.strategy}) of {counted(len(numbers.members), 'member')}."
+            f"{equal} Members complement each other if their errors have a low correlation (1: errors on the same "
+            f"cases) and their disagreement is high. Measured on the cases that selected them: {numbers.about}."
+        )
+        title = "Weight and score of each ensemble member, and correlation of their errors"
         return _style.figure(title, caption, traces, layout, height=height, above=24)
 
 
 @FIGURES.register("ensemble_anatomy")
 def ensemble_anatomy(*, of: str = LATEST) -> EnsembleAnatomy:
-    """Say and score of an ensemble's members, and how alike they err; `of` is latest or an ensemble's name."""
+    """Weight and score of each ensemble member, and correlation of their errors; `of` is latest or a name."""
     return EnsembleAnatomy(of)
 
 
 def panels(numbers: Anatomy) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     """Return traces, layout and height in pixels."""
-    ranked = np.argsort(-np.nan_to_num(numbers.say), kind="stable")
+    ranked = np.argsort(-np.nan_to_num(numbers.weights), kind="stable")
     order = ranked[:_ROWS]
     rows = len(order)
     above = _ROW * max(rows, 2)
@@ -142,7 +145,7 @@ def panels(numbers: Anatomy) -> tuple[list[dict[str, Any]], dict[str, Any], int]
     names = [_style.text(short(numbers.members[at], 22)) for at in order]
     ticks = {"tickvals": [*range(rows)], "ticktext": names, "range": [rows - 0.4, -0.6], "ticks": ""}
     metric = in_words(numbers.metric)
-    shares, places = 100 * numbers.say[order], [*range(rows)]
+    shares, places = 100 * numbers.weights[order], [*range(rows)]
     traces: list[dict[str, Any]] = [
         {
             "type": "bar",
@@ -167,8 +170,8 @@ def panels(numbers: Anatomy) -> tuple[list[dict[str, Any]], dict[str, Any], int]
     layout: dict[str, Any] = {
         "yaxis": _style.axis("", **axes),
         "yaxis2": _style.axis("", **axes, anchor="x2", showticklabels=False),
-        "xaxis": _style.axis(f"{metric} of each alone", domain=[0, 0.52], anchor="y", nticks=4),
-        "xaxis2": _style.axis("say, %", domain=[0.6, 1.0], anchor="y2", rangemode="tozero", nticks=4),
+        "xaxis": _style.axis(f"{metric} of the member alone", domain=[0, 0.52], anchor="y", nticks=4),
+        "xaxis2": _style.axis("weight, %", domain=[0.6, 1.0], anchor="y2", rangemode="tozero", nticks=4),
         "shapes": [
             {
                 "type": "line",
@@ -181,11 +184,11 @@ def panels(numbers: Anatomy) -> tuple[list[dict[str, Any]], dict[str, Any], int]
             }
         ],
         "annotations": [
-            panel_title(f"dashed: the ensemble, {numbers.score:.4f}", {"xref": "x domain", "yref": "y domain"})
+            panel_title(f"dashed: ensemble, {numbers.score:.4f}", {"xref": "x domain", "yref": "y domain"})
         ],
         "showlegend": False,
     }
-    tables = (("disagreement", numbers.disagreement, 0.0), ("correlation of errors", numbers.correlation, 0.54))
+    tables = (("disagreement", numbers.disagreement, 0.0), ("error correlation", numbers.correlation, 0.54))
     for at, (title, values, left) in enumerate(tables, 3):
         domain = [left, left + 0.46]
         traces.append(_table(values[np.ix_(ranked, ranked)], at))

@@ -1,4 +1,4 @@
-"""Where a model errs: its error rate by patient and by site."""
+"""Error rate of a model by patient and by site."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.errors import HistotuneError
 from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.metrics.intervals import ConfidenceInterval, wilson
@@ -74,7 +75,7 @@ class ErrorsByGroup:
 
 
 class ByGroup(Figure[ErrorsByGroup]):
-    """Of a model's saved validation predictions; never of the sealed part."""
+    """Of a model's saved validation predictions; never of the sealed test set."""
 
     def __init__(self, of: str) -> None:
         self._of = of
@@ -93,12 +94,10 @@ class ByGroup(Figure[ErrorsByGroup]):
         """Draw dots with intervals: sites above, where there are any, and patients by rank."""
         traces, layout, height = dots(numbers)
         caption = (
-            f"{numbers.model}: {numbers.rate:.1%} of the cases wrong (dotted). Intervals are Wilson's (95 %) for the "
-            "number of cases"
+            f"{numbers.model}: {numbers.rate:.1%} of all cases are wrong (dotted line). Intervals: 95 % (Wilson) for "
+            "the number of cases"
         )
-        caption += (
-            ", of a site the wider one of that and of one over resampled patients. " if numbers.sites.names else ". "
-        )
+        caption += "; for sites, the wider of this and a bootstrap over patients. " if numbers.sites.names else ". "
         caption += numbers.note
         if numbers.one_each:
             caption += "Every patient has one case. "
@@ -128,7 +127,7 @@ def _sites(source: FigureSource, saved: Predictions, wrong: np.ndarray) -> tuple
     sites = table.loc[saved.ids].to_numpy(str)
     known = sorted({site for site in sites if site})
     if not known:
-        return nothing, "The data name no sites. "
+        return nothing, "The sites of this cohort are unknown. "
     rows = [np.flatnonzero(sites == site) for site in known]
     cases = np.array([len(own) for own in rows])
     errors = np.array([int(wrong[own].sum()) for own in rows])
@@ -160,7 +159,7 @@ def dots(numbers: ErrorsByGroup) -> tuple[list[dict[str, Any]], dict[str, Any], 
     layout: dict[str, Any] = {
         "xaxis": _style.axis("patients, the highest error rate first", showgrid=False, ticks="", showticklabels=False),
         "yaxis": _style.axis("error rate", range=[-0.02, 1.02], tickformat=".0%", domain=[0, low]),
-        "annotations": [panel_title(f"<b>{_style.counted(len(every), 'patient')}</b>", place)],
+        "annotations": [panel_title(f"<b>{counted(len(every), 'patient')}</b>", place)],
         "shapes": [_mean(numbers.rate, {"xref": "x domain", "yref": "y"}, upright=True)],
         "showlegend": False,
     }
@@ -174,7 +173,7 @@ def dots(numbers: ErrorsByGroup) -> tuple[list[dict[str, Any]], dict[str, Any], 
         layout["yaxis2"] = _style.axis("", anchor="x2", domain=domain, ticks="", **ticks)
         layout["xaxis2"] = _style.axis("error rate", anchor="y2", tickformat=".0%", range=[-0.02, 1.02])
         shown = f", of {len(numbers.sites.names)}" if len(numbers.sites.names) > rows else ""
-        title = f"<b>{_style.counted(rows, 'site')}{shown}</b>"
+        title = f"<b>{counted(rows, 'site')}{shown}</b>"
         layout["annotations"].append(panel_title(title, {"xref": "x2 domain", "yref": "y2 domain"}))
         layout["shapes"].append(_mean(numbers.rate, {"xref": "x2", "yref": "y2 domain"}, upright=False))
     return traces, layout, whole + 20

@@ -1,4 +1,4 @@
-"""What the score of a trained model loses when columns of a table go to the wrong patients."""
+"""Permutation importance of the columns of a table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval, OneOf
 from histotune.errors import StudyError, suggest
 from histotune.explanation.column_groups import chunks_of, column_groups, steepest, tables_of
@@ -46,7 +47,7 @@ class FeatureImportance:
 
 
 class ByFeature(Figure[FeatureImportance]):
-    """Permutes the columns in which a trial's networks are steepest, one by one, those that correlate, or by token."""
+    """Permutes the columns with the largest gradients in a trial's networks: one by one, correlated ones, by token."""
 
     def __init__(
         self, of: str, modality: str, together: str, top: int, columns: int, repeats: int, correlation: float
@@ -100,21 +101,19 @@ class ByFeature(Figure[FeatureImportance]):
         """Draw a dot with its interval for every group that is shown."""
         traces, layout, height = dots(numbers.losses)
         model, total = numbers.model, int(numbers.permuted.sum())
-        how = f"with those that correlate with it (|r| of {numbers.correlation:g} or more), "
-        what = {COLUMN: "One column at a time goes", TOKENS: "The columns of one token at a time go"}
-        text = what.get(numbers.together, f"One column at a time, {how}goes")
-        caption = f"{of_which(model)}. {text} to other patients, {_style.counted(model.repeats, 'time')}."
+        how = f"with the columns that correlate with it (|r| of {numbers.correlation:g} or more), "
+        what = {COLUMN: "One column at a time is", TOKENS: "The columns of one token at a time are"}
+        text = what.get(numbers.together, f"One column at a time, {how}is")
+        caption = f"{of_which(model)}. {text} permuted across patients, {counted(model.repeats, 'time')}."
         if len(numbers.losses) < total:
             caption += (
-                f" Shown are the {len(numbers.losses)} largest losses of {total}, which chance flatters: they were "
-                "chosen by the very numbers that are shown."
+                f" Shown are the {len(numbers.losses)} largest of {total} losses; they are optimistic, because they "
+                "were selected by these same numbers."
             )
         if numbers.tried < numbers.read:
-            caption += (
-                f" Of {numbers.read:,} columns the {numbers.tried:,} were permuted in which the networks are steepest."
-            )
+            caption += f" The {numbers.tried:,} of {numbers.read:,} columns with the largest gradients were permuted."
         layout |= {"xaxis": _style.axis(f"loss of {model.metric}")}
-        title = f"Loss of {model.metric} when columns go to other patients"
+        title = f"Permutation importance of columns: loss of {model.metric}"
         below = 12 + 24 * bool(layout["showlegend"])
         return _style.figure(title, f"{caption} {HOW}", traces, layout, height=height, below=below)
 

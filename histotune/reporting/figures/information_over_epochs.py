@@ -1,4 +1,4 @@
-"""What the branches of a model share and know of the label, epoch by epoch."""
+"""Information that the branches of a model share, and have on the label, by epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource, call
 from histotune.reporting.figures._select import BEST, by_name, kept, measured, over_epochs, panel_title
@@ -113,7 +114,7 @@ class InformationOverEpochs(Figure[BranchInformation]):
             layout["annotations"].append(panel_title(title, {"xref": "paper", "yref": f"{axis} domain"}))
             layout["shapes"].append(kept(numbers.best_epoch, {"xref": "x", "yref": f"{axis} domain"}))
             traces += _lines(numbers, groups, axis, traces)
-        title = "Information in the branches, over the epochs"
+        title = "Information in the branches by epoch"
         return _style.figure(title, _caption(numbers), traces, layout, height=720, above=22, below=96)
 
 
@@ -162,10 +163,10 @@ def _lines(
 
 def _caption(numbers: BranchInformation) -> str:
     return (
-        f"{numbers.model}; {numbers.study}. After every epoch on the same {_style.counted(numbers.cases, 'case')} of "
-        f"{_style.counted(numbers.patients, 'patient')} of the validation part; the dotted line is the epoch that was "
-        "kept. Mutual information: Gaussian, from canonical correlations of "
-        f"{_style.counted(numbers.components, 'principal component')}, chance taken off; it compares epochs and is no "
-        "amount. On the label: H(label) less the cross-entropy of a linear probe over patients that it did not see, a "
-        "lower bound; below 0 it knows less than the class frequencies."
+        f"{numbers.model}; {numbers.study}. After every epoch on the same {counted(numbers.cases, 'case')} of "
+        f"{counted(numbers.patients, 'patient')} of the validation set; dotted line: the epoch whose "
+        "weights are saved. Mutual information: Gaussian, from canonical correlations of "
+        f"{counted(numbers.components, 'principal component')}, corrected for chance; use it to compare epochs, "
+        "not as an absolute value. On the label: H(label) minus the cross-entropy of a linear probe on other patients, "
+        "a lower bound; below 0 the probe is worse than the class frequencies."
     )

@@ -1,4 +1,4 @@
-"""Where a model puts the cases of each class, for the best trial of each loss."""
+"""Features of the cases of each class in two dimensions, for the best trial of each loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval, OneOf
 from histotune.data.cohort import select
 from histotune.errors import DataError, StudyError
@@ -150,8 +151,8 @@ class LearnedFeatures(Figure[Learned]):
         }
         layout |= {f"{axis}axis{number}": frame for axis in "xy" for number in range(1, len(numbers.panels) + 1)}
         traces = [trace for number, panel in enumerate(numbers.panels, 1) for trace in _points(numbers, panel, number)]
-        many = _style.counted(numbers.available, "validation case")
-        shown = _style.counted(len(numbers.labels), "case")
+        many = counted(numbers.available, "validation case")
+        shown = counted(len(numbers.labels), "case")
         which = f"all {many}" if len(numbers.labels) == numbers.available else f"{shown} drawn from {many}"
         how = (
             "First two principal components, with their shares of the variance"
@@ -159,7 +160,7 @@ class LearnedFeatures(Figure[Learned]):
             else "t-SNE: neighbours mean something, distances between groups and their sizes do not"
         )
         caption = (
-            f"{how}. The same cases in every panel: {which}, of {_style.counted(numbers.patients, 'patient')}; "
+            f"{how}. The same cases in every panel: {which}, of {counted(numbers.patients, 'patient')}; "
             f"{numbers.study}. Best model of each loss: {', '.join(panel.model for panel in numbers.panels)}."
         )
         below = 20 + 24 * -(-len(numbers.classes) // 3)  # the legend, of which a phone has three names in a line
@@ -186,7 +187,7 @@ def _with_weights(source: FigureSource) -> dict[str, LeaderboardLine]:
     if not there:
         raise StudyError(
             f"study {source.settings.name!r} has no complete trial with weights (`--keep-models` of a search and "
-            "`histotune gc` free them): search on, or train one with `histotune train`"
+            "`histotune gc` free them): continue the search, or train one with `histotune train`"
         )
     return there
 

@@ -96,14 +96,14 @@ class LearningCurves(Figure[Curves]):
             for drawn, total, state in ((complete, numbers.complete, COMPLETE), (stopped, numbers.stopped, STOPPED))
             if total
         ]
-        more = "more" if metrics.direction(numbers.metric) > 0 else "less"
+        more = "Higher" if metrics.direction(numbers.metric) > 0 else "Lower"
         caption = (
-            f"{' and '.join(shown)} trials: the best complete ones, and stopped ones sampled evenly; a triangle stands "
-            "where a trial was stopped, a large dot at the epoch of the best trial that counts. Of the metric, "
+            f"{' and '.join(shown)} trials: the best complete ones, and an even sample of stopped ones. A triangle "
+            "marks where a trial was stopped; the large dot, the epoch of the best trial whose weights are saved. "
             f"{more} is better. Scored on {numbers.about}."
         )
         if len(first.spread):
-            caption += " Curves are means over folds, the band one standard deviation over folds."
+            caption += " Curves are means over folds; the band is one standard deviation over folds."
         epochs = max(int(curve.epochs.max()) for curve in numbers.curves)
         layout = {"xaxis": over_epochs(epochs), "yaxis": _style.axis(f"validation {metric}"), "showlegend": True}
         title = f"Learning curves: validation {metric} by epoch"

@@ -1,4 +1,4 @@
-"""What the score of a trained model loses when one modality goes to the wrong patients."""
+"""Permutation importance of the modalities of a trained model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.explanation.permutation import FeatureGroup, permute
 from histotune.reporting import charts as _style
@@ -56,11 +57,11 @@ class ByModality(Figure[ModalityImportance]):
         traces, layout, height = dots(numbers.losses)
         model = numbers.model
         caption = (
-            f"{of_which(model)}. One modality at a time goes to other patients, among those that have it, "
-            f"{_style.counted(model.repeats, 'time')}. {HOW}"
+            f"{of_which(model)}. One modality at a time is permuted across the patients that have it, "
+            f"{counted(model.repeats, 'time')}. {HOW}"
         )
         layout |= {"xaxis": _style.axis(f"loss of {model.metric}"), "showlegend": False}
-        title = f"Loss of {model.metric} when a modality goes to other patients"
+        title = f"Permutation importance of modalities: loss of {model.metric}"
         return _style.figure(title, caption, traces, layout, height=height)
 
 

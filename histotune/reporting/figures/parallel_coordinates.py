@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.errors import StudyError, suggest
 from histotune.metrics.scores import in_words
@@ -89,11 +90,11 @@ class ParallelCoordinates(Figure[Parallel]):
         traces, layout, height = lines_through(numbers, metric)
         whose = "" if numbers.loss == ALL else f" of loss {numbers.loss}"
         caption = (
-            f"The best {len(numbers.numbers):,} of {_style.counted(numbers.trials, 'complete trial')}{whose}, a line "
-            "each, the best in front. An axis is a parameter that all of them have and that differs among them, from "
-            f"its lowest value drawn to its highest. Scored on {numbers.about}."
+            f"The best {len(numbers.numbers):,} of {counted(numbers.trials, 'complete trial')}{whose}, one line "
+            "each, the best in front. An axis is a parameter that all of these trials have and that differs between "
+            f"them, from the lowest value to the highest. Scored on {numbers.about}."
         )
-        title = f"Parallel coordinates: the best trials by validation {metric}"
+        title = f"Parallel coordinates of the best trials by validation {metric}"
         return _style.figure(title, caption, traces, layout, height=height, above=10)
 
 
@@ -118,7 +119,7 @@ def lines_through(numbers: Parallel, metric: str) -> tuple[list[dict[str, Any]],
             "line": {"color": _color(float(ranks[at])), "width": 3 if at == 0 else 1.5},
             "opacity": 1.0 if at == 0 else 0.7,
             "name": f"trial {numbers.numbers[at]}",
-            "text": _told(columns, at),
+            "text": _hover(columns, at),
             "showlegend": False,
             "hovertemplate": f"%{{text}}<extra>trial {numbers.numbers[at]}: {numbers.scores[at]:.4f}</extra>",
         }
@@ -178,7 +179,7 @@ def _ends(one: ParameterColumn, at: int) -> list[dict[str, Any]]:
     return notes
 
 
-def _told(columns: list[ParameterColumn], at: int) -> list[str]:
+def _hover(columns: list[ParameterColumn], at: int) -> list[str]:
     values = [one.options[int(one.values[at])] if one.options else f"{one.values[at]:.4g}" for one in columns]
     return [_style.text(f"{one.label} {value}") for one, value in zip(columns, values, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Which parameters the best trials have in common, over all trials and within each branch of the space."""
+"""Importance of the parameters, over all trials and within each branch of the search space."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ByParameter(Figure[ParameterImportance]):
         if not panels:
             raise StudyError(
                 f"parameter importance needs {LEAST} complete or stopped trials, {LEAST_BEST} of them complete, and "
-                f"study {source.settings.name!r} has {len(result.lines)} and {int(result.complete.sum())}: search on"
+                f"study {source.settings.name!r} has {len(result.lines)} and {int(result.complete.sum())}: continue it"
             )
         return ParameterImportance(source.settings.metric, tuple(panels), tuple(left_out), source.scored_on())
 
@@ -87,10 +87,10 @@ class ByParameter(Figure[ParameterImportance]):
         metric = in_words(numbers.metric)
         caption = (
             "PED-ANOVA: how differently the best tenth of the trials (at least four) and all trials are distributed "
-            "over a parameter; shares of a panel sum to 1. A stopped trial counts as not among the best: it was behind "
-            f"at the same epoch. The line is the most that {SHUFFLES} shuffles of the scores reached; a grey bar, "
-            f"below it, tells nothing. At most {MOST} trials of a panel count, evenly sampled. Metric {metric} on "
-            f"{numbers.about}."
+            "over a parameter; the shares of a panel sum to 1. Stopped trials do not count among the best, because "
+            f"they were behind at the same epoch. The line marks the highest share in {SHUFFLES} shuffles of the "
+            f"scores: a grey bar, below it, shows no effect. At most {MOST} trials per panel, sampled evenly. Metric: "
+            f"{metric} on {numbers.about}."
         )
         if numbers.left_out:
             caption += f" Branches with too few trials: {', '.join(numbers.left_out)}."
@@ -100,7 +100,7 @@ class ByParameter(Figure[ParameterImportance]):
 
 @FIGURES.register("parameter_importance")
 def parameter_importance() -> ByParameter:
-    """Which parameters the best trials have in common, over all trials and within each loss or other branch."""
+    """Importance of the parameters (PED-ANOVA), over all trials and within each loss or other branch."""
     return ByParameter()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.errors import StudyError, suggest
 from histotune.metrics.scores import in_words
 from histotune.reporting import charts as _style
@@ -56,7 +57,7 @@ class Slices:
 
 
 class ParameterSlices(Figure[Slices]):
-    """Trials by each parameter alone; what several do together it does not show."""
+    """Trials by each parameter alone; joint effects of several parameters are not shown."""
 
     def __init__(self, loss: str) -> None:
         self._loss = loss
@@ -98,11 +99,12 @@ class ParameterSlices(Figure[Slices]):
         """Draw small panels in two columns."""
         metric = in_words(numbers.metric)
         traces, layout, height = panels(numbers, metric)
-        drawn = f"{len(numbers.numbers):,} of {_style.counted(numbers.trials, 'trial')}"
+        drawn = f"{len(numbers.numbers):,} of {counted(numbers.trials, 'trial')}"
         caption = (
-            f"{drawn}, a mark each: filled where complete, a small grey one where stopped early. Parameters of one "
-            "loss or network stand where that was drawn. A sampler tries good regions more often, so that many marks "
-            f"are no proof; neither is a panel that hides what other parameters did. Scored on {numbers.about}."
+            f"{drawn}, one mark each: coloured if complete, small and grey if stopped early. Parameters of one loss or "
+            "network are shown for the trials that have them. The sampler tries promising regions more often, so many "
+            "marks in a region are no evidence for it, and a panel does not separate the effects of other parameters. "
+            f"Scored on {numbers.about}."
         )
         below = 24 + 24 * -(-(len(numbers.losses) + 1) // 3)
         title = f"Validation {metric} by parameter"

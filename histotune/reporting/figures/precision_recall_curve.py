@@ -1,4 +1,4 @@
-"""Precision by recall over every threshold."""
+"""Precision-recall curve."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PRECISION_RECALL = Kind(precision_recall_points, read_steps, "average_precision"
 
 
 class PrecisionRecallCurve(Figure[Operating]):
-    """Best trial, latest ensemble and best control on the cases that they were scored on."""
+    """Best trial, latest ensemble and best baseline on the cases that they were scored on."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -54,7 +54,7 @@ class PrecisionRecallCurve(Figure[Operating]):
         return operating(source, PRECISION_RECALL, self._label)
 
     def draw(self, numbers: Operating) -> PlotlyFigure:
-        """Draw the curves over their bands, and the precision of calling everything."""
+        """Draw the curves over their bands, and the precision of predicting every case as positive."""
         share = numbers.prevalence
         chance = {
             "type": "scatter",
@@ -70,11 +70,11 @@ class PrecisionRecallCurve(Figure[Operating]):
             "yaxis": _style.axis("precision (positive predictive value)", range=[-0.01, 1.03]),
             "showlegend": True,
         }
-        title = f"Precision by recall of {of_which_class(numbers)}"
+        title = f"Precision-recall curve of {of_which_class(numbers)}"
         caption = (
-            "Bands and areas (average precision): 95 %, over resampled patients, point by point. Precision depends on "
-            f"how frequent the class is, here {share:.1%}. Trial and ensemble were chosen on these very cases: "
-            f"{numbers.about}."
+            "Bands and intervals of the areas (average precision): 95 %, pointwise, over resampled patients. Precision "
+            f"depends on the prevalence of the class, here {share:.1%}. Trial and ensemble were selected on these same "
+            f"cases: {numbers.about}."
         )
         traces = [chance, *curves_with_bands(numbers, "AP")]
         return _style.figure(title, caption, traces, layout, height=480, below=96)
@@ -82,5 +82,5 @@ class PrecisionRecallCurve(Figure[Operating]):
 
 @FIGURES.register("precision_recall_curve")
 def precision_recall_curve(*, label: str = MACRO) -> PrecisionRecallCurve:
-    """Precision by recall of best trial, latest ensemble and best control, with bands; `label` is macro or a class."""
+    """Precision-recall curve of best trial, latest ensemble and best baseline; `label` is macro or a class."""
     return PrecisionRecallCurve(label)

@@ -1,4 +1,4 @@
-"""Whether a probability of 80 % comes true 80 times in a hundred."""
+"""Reliability diagram: predicted probability against observed frequency."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.core.parameters import Interval
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
@@ -24,15 +25,15 @@ class ReliabilityCurve:
 
     Attributes:
         name: of the line.
-        said, seen: mean probability and share of cases of which it came true, [bins].
-        low, high: of `seen`, 95 % over resampled patients; NaN where that is not known.
+        predicted, observed: mean probability and observed share of cases, [bins].
+        low, high: of `observed`, 95 % over resampled patients; NaN where that is not known.
         counts: cases of each bin.
         ece: expected calibration error as `metrics` has it, of the predicted class.
     """
 
     name: str
-    said: np.ndarray
-    seen: np.ndarray
+    predicted: np.ndarray
+    observed: np.ndarray
     low: np.ndarray
     high: np.ndarray
     counts: np.ndarray
@@ -54,21 +55,21 @@ class Reliability:
 def curve(
     name: str, probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, *, positive: int, bins: int
 ) -> ReliabilityCurve:
-    """Cut cases into bins of as many cases each and compare what was said with what came true.
+    """Cut cases into bins of as many cases each and compare predicted probabilities with observed shares.
 
     Args:
         probabilities: [n, C]; of two classes that of the positive one counts, of more that of the predicted one.
         bins: how many; equal probabilities stay in one bin, so that there may be fewer.
     """
     if probabilities.shape[1] == 2:
-        message, seen = probabilities[:, positive], labels == positive
+        predicted, hit = probabilities[:, positive], labels == positive
     else:
-        message, seen = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    edges = np.unique(np.quantile(message, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
-    names, member = np.unique(np.searchsorted(edges, message, side="right"), return_inverse=True)
+        predicted, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    edges = np.unique(np.quantile(predicted, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
+    names, member = np.unique(np.searchsorted(edges, predicted, side="right"), return_inverse=True)
     inside = np.eye(len(names))[member]  # [n, bins]
     counts = inside.sum(axis=0)
-    totals = sums_by_patient(patients, np.concatenate([inside * seen[:, None], inside], axis=1))
+    totals = sums_by_patient(patients, np.concatenate([inside * hit[:, None], inside], axis=1))
 
     def shares(sums: np.ndarray) -> np.ndarray:
         hits, cases = np.split(sums, 2, axis=1)
@@ -76,7 +77,7 @@ def curve(
 
     low, high = band(totals, shares) if len(totals) > 1 else (np.full(len(names), np.nan),) * 2
     ece = metrics.score("ece", probabilities, labels)
-    return ReliabilityCurve(name, inside.T @ message / counts, inside.T @ seen / counts, low, high, counts, ece)
+    return ReliabilityCurve(name, inside.T @ predicted / counts, inside.T @ hit / counts, low, high, counts, ece)
 
 
 class ReliabilityDiagram(Figure[Reliability]):
@@ -86,11 +87,11 @@ class ReliabilityDiagram(Figure[Reliability]):
         self._of, self._bins = of, bins
 
     def compute(self, source: FigureSource) -> Reliability:
-        """Compare the model's probabilities with what came true."""
+        """Compare the model's probabilities with observed shares."""
         result, positive = calibrated(source, self._of), source.settings.positive
         classes = source.settings.classes
         sides = {"as trained": result.before} if result.tempered else {}
-        sides["after temperature" if result.tempered else "with its temperature"] = result.after
+        sides["after temperature scaling" if result.tempered else "with its temperature"] = result.after
         curves = tuple(
             curve(name, p, result.labels, result.patients, positive=positive, bins=self._bins)
             for name, p in sides.items()
@@ -100,14 +101,14 @@ class ReliabilityDiagram(Figure[Reliability]):
         return Reliability(result.model, result.cases, event, curves, number, patients)
 
     def draw(self, numbers: Reliability) -> PlotlyFigure:
-        """Draw what came true over what was said, with bands, and the diagonal on which both are the same."""
+        """Draw observed over predicted shares, with bands, and the diagonal of perfect calibration."""
         traces: list[dict[str, Any]] = [
             {
                 "type": "scatter",
                 "x": [0, 1],
                 "y": [0, 1],
                 "mode": "lines",
-                "name": "perfect",
+                "name": "perfect calibration",
                 "hoverinfo": "skip",
                 "line": {"color": _style.FAINT, "dash": "dash", "width": 1},
             }
@@ -117,20 +118,27 @@ class ReliabilityDiagram(Figure[Reliability]):
         axis = {"range": [-0.02, 1.02], "tickformat": ".0%", "dtick": 0.2}
         layout = {
             "xaxis": _style.axis(f"predicted probability of {numbers.event}", **axis),
-            "yaxis": _style.axis("share of cases where it is so", **axis),
+            "yaxis": _style.axis("observed share of cases", **axis),
         }
         caption = (
-            f"{numbers.model}; {numbers.cases}. {_style.counted(numbers.number, 'case')} of "
-            f"{_style.counted(numbers.patients, 'patient')} in bins of as many cases each; the temperature of a case "
-            "was fitted to other patients; bands: 95 % over resampled patients. ECE: "
+            f"{numbers.model}; {numbers.cases}. {counted(numbers.number, 'case')} of "
+            f"{counted(numbers.patients, 'patient')} in bins of equally many cases. The temperature for a case "
+            "was fitted on other patients. Bands: 95 % over resampled patients. ECE: "
             f"{metrics.ECE_BINS} equal-width bins of the predicted class's probability."
         )
-        return _style.figure("Reliability: do probabilities come true?", caption, traces, layout, height=470, below=90)
+        return _style.figure(
+            "Reliability diagram: predicted probability and observed share",
+            caption,
+            traces,
+            layout,
+            height=470,
+            below=90,
+        )
 
 
 @FIGURES.register("reliability", ranges={"bins": Interval(2, 100, whole=True)}, source="DeGroot & Fienberg, 1983")
 def reliability(*, of: str | int = BEST, bins: int = 10) -> ReliabilityDiagram:
-    """Predicted probability against what came true; `of` is best, a trial's number or a name of the leaderboard."""
+    """Predicted probability against observed share; `of` is best, a trial's number or a name of the leaderboard."""
     return ReliabilityDiagram(str(of), bins)
 
 
@@ -138,17 +146,17 @@ def _traces(one: ReliabilityCurve, index: int) -> list[dict[str, Any]]:
     color = _style.place(index)["color"]
     known = ~np.isnan(one.low)
     around = np.concatenate([one.low[known], one.high[known][::-1]])
-    along = np.concatenate([one.said[known], one.said[known][::-1]])
+    along = np.concatenate([one.predicted[known], one.predicted[known][::-1]])
     line = {
         "type": "scatter",
-        "x": one.said,
-        "y": one.seen,
+        "x": one.predicted,
+        "y": one.observed,
         "mode": "lines+markers",
         "name": f"{one.name}, ECE {one.ece:.3f}",
         "customdata": one.counts,
         "line": {"color": color},
         "marker": {"symbol": _style.place(index)["symbol"], "size": 8},
-        "hovertemplate": "said %{x:.1%}, seen %{y:.1%}<br>%{customdata} cases<extra></extra>",
+        "hovertemplate": "predicted %{x:.1%}, observed %{y:.1%}<br>%{customdata} cases<extra></extra>",
     }
     filled = {
         "type": "scatter",

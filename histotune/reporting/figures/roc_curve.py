@@ -1,4 +1,4 @@
-"""Sensitivity by 1 - specificity over every threshold."""
+"""ROC curve: sensitivity by 1 - specificity."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ROC = Kind(roc_points, read_line, "auroc")
 
 
 class RocCurve(Figure[Operating]):
-    """Best trial, latest ensemble and best control on the cases that they were scored on."""
+    """Best trial, latest ensemble and best baseline on the cases that they were scored on."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -71,8 +71,8 @@ class RocCurve(Figure[Operating]):
         }
         title = f"ROC curve of {of_which_class(numbers)}"
         caption = (
-            "Bands and areas: 95 %, over resampled patients, point by point. Trial and ensemble were chosen on these "
-            f"very cases: {numbers.about}."
+            "Bands and intervals of the areas: 95 %, pointwise, over resampled patients. Trial and ensemble were "
+            f"selected on these same cases: {numbers.about}."
         )
         traces = [chance, *curves_with_bands(numbers, "AUROC")]
         return _style.figure(title, caption, traces, layout, height=520, below=96)
@@ -80,5 +80,5 @@ class RocCurve(Figure[Operating]):
 
 @FIGURES.register("roc_curve")
 def roc_curve(*, label: str = MACRO) -> RocCurve:
-    """ROC of best trial, latest ensemble and best control, with bands; `label` is macro or a class."""
+    """ROC of best trial, latest ensemble and best baseline, with bands; `label` is macro or a class."""
     return RocCurve(label)

@@ -1,4 +1,4 @@
-"""How long an epoch takes with each loss."""
+"""Seconds per epoch by loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.data.splits import TRAIN, VAL
 from histotune.errors import StudyError
 from histotune.reporting import charts as _style
@@ -79,7 +80,7 @@ def timings(epochs: Sequence[tuple[str, str, Sequence[float]]]) -> tuple[Timing,
 
 
 class RuntimePerEpoch(Figure[Runtime]):
-    """Seconds per epoch as the trials measured them, whatever else the machine did meanwhile."""
+    """Seconds per epoch as the trials measured them, which may have run at the same time."""
 
     def compute(self, source: FigureSource) -> Runtime:
         """Read the curves of all trials and single trainings that trained at least one epoch."""
@@ -87,7 +88,9 @@ class RuntimePerEpoch(Figure[Runtime]):
         curves = [(line, [row["seconds"] for row in line.record.curve()]) for line in lines]
         result = timings([(components(line)[0], _setting(line), seconds) for line, seconds in curves if seconds])
         if not result:
-            raise StudyError(f"study {source.settings.name!r} has no trial with an epoch yet: search on, or train one")
+            raise StudyError(
+                f"study {source.settings.name!r} has no trial with an epoch yet: continue the search, or train one"
+            )
         settings = list(dict.fromkeys(one.setting for one in result))
         shown = tuple(one for one in result if one.setting in settings[:_MOST])
         left_out = len(settings[_MOST:])
@@ -110,16 +113,16 @@ class RuntimePerEpoch(Figure[Runtime]):
         }
         epochs, trials = (sum(len(t.seconds) for t in numbers.timings), sum(t.trials for t in numbers.timings))
         train, val = (
-            f"{_style.counted(cases, 'case')} of {_style.counted(patients, 'patient')}"
+            f"{counted(cases, 'case')} of {counted(patients, 'patient')}"
             for cases, patients in (numbers.train, numbers.val)
         )
         caption = (
-            f"Median and range of {_style.counted(epochs, 'epoch')} of {_style.counted(trials, 'trial')}. An epoch"
-            f" trains on {train} and validates on {val}; {numbers.study}. Measured with whatever else the "
-            "machine did meanwhile: trials that run at once slow each other."
+            f"Median and range of {counted(epochs, 'epoch')} of {counted(trials, 'trial')}. An epoch"
+            f" trains on {train} and validates on {val}; {numbers.study}. Trials that ran at the same "
+            "time slow each other down."
         )
         if numbers.left_out:
-            caption += f" {_style.counted(numbers.left_out, 'setting')} with fewer losses not shown."
+            caption += f" {counted(numbers.left_out, 'setting')} with fewer losses are not shown."
         title = "Runtime: seconds per epoch by loss"
         return _style.figure(title, caption, traces, layout, height=110 + (24 + 20 * len(settings)) * len(losses))
 

@@ -1,4 +1,4 @@
-"""What a search reached, trial by trial."""
+"""Scores of a search, trial by trial."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.core.format import counted
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.storage.study_folder import COMPLETE
-from histotune.studies.leaderboard import CONTROL, components, ranked
+from histotune.studies.leaderboard import BASELINE, components, ranked
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -35,8 +36,8 @@ class SearchHistory:
         scores: float64 [n]; NaN where a trial has none.
         losses: [n] names.
         best: float64 [n], the best score of a complete trial up to this one; NaN before the first.
-        default: score of trial 0, the space's default; NaN where it has none.
-        controls: names, best first; `control_scores`: float64.
+        default: score of trial 0, the default configuration; NaN where it has none.
+        baselines: names, best first; `baseline_scores`: float64.
         about: on how many cases of which study.
     """
 
@@ -48,8 +49,8 @@ class SearchHistory:
     losses: tuple[str, ...]
     best: np.ndarray
     default: float
-    controls: tuple[str, ...]
-    control_scores: np.ndarray
+    baselines: tuple[str, ...]
+    baseline_scores: np.ndarray
     about: str
 
 
@@ -65,7 +66,7 @@ def best_so_far(scores: np.ndarray, complete: np.ndarray, *, higher: bool) -> np
 
 
 class HistoryFigure(Figure[SearchHistory]):
-    """Every trial, the best so far, and what it is measured against."""
+    """Every trial, the best so far, and the default configuration and baselines to compare with."""
 
     def compute(self, source: FigureSource) -> SearchHistory:
         """Read how the trials ended."""
@@ -73,7 +74,7 @@ class HistoryFigure(Figure[SearchHistory]):
         scores = np.array([line.record.metrics.get(metric, np.nan) for line in trials], dtype=np.float64)
         states = np.array([STATES.index(line.record.state) for line in trials])
         higher = metrics.direction(metric) > 0
-        controls = [line for line in ranked(source.store, source.entries) if line.kind == CONTROL]
+        baselines = [line for line in ranked(source.store, source.entries) if line.kind == BASELINE]
         return SearchHistory(
             metric=metric,
             higher=higher,
@@ -83,30 +84,30 @@ class HistoryFigure(Figure[SearchHistory]):
             losses=tuple(components(line)[0] for line in trials),
             best=best_so_far(scores, states == STATES.index(COMPLETE), higher=higher),
             default=float(scores[0]) if trials[0].record.number == 0 and states[0] == 0 else float("nan"),
-            controls=tuple(line.name for line in controls),
-            control_scores=np.array([line.record.metrics[metric] for line in controls], dtype=np.float64),
+            baselines=tuple(line.name for line in baselines),
+            baseline_scores=np.array([line.record.metrics[metric] for line in baselines], dtype=np.float64),
             about=source.scored_on(),
         )
 
     def draw(self, numbers: SearchHistory) -> PlotlyFigure:
-        """Draw a mark for every trial, a step line of the best, and lines of default and best control."""
+        """Draw a mark for every trial, a step line of the best so far, and lines of default and baselines."""
         metric = metrics.in_words(numbers.metric)
         low, high = limits(numbers)
         traces = [*marks(numbers, low, high), best_line(numbers), *lines(numbers, low)]
         counts = [(state, int((numbers.states == at).sum())) for at, state in enumerate(STATES)]
         text = ", ".join(f"{count:,} {state}" for state, count in counts if count)
         caption = (
-            f"{_style.counted(len(numbers.numbers), 'trial')} ({text}), scored on {numbers.about}. A stopped trial has "
-            "the score of the epochs that it had. The best of many trials on these very cases is too good a number: "
-            "`histotune confirm` says what it is worth."
+            f"{counted(len(numbers.numbers), 'trial')} ({text}), scored on {numbers.about}. The score of a "
+            "stopped trial is from the epochs that it had. The best of many trials on the same cases is optimistic: "
+            "`histotune confirm` gives a reliable estimate."
         )
         hidden = [
             f"{name} {score:.3f}"
-            for name, score in zip(numbers.controls, numbers.control_scores, strict=True)
+            for name, score in zip(numbers.baselines, numbers.baseline_scores, strict=True)
             if not low <= score <= high
         ]
         if hidden:
-            caption += f" Controls outside the drawing: {', '.join(hidden)}."
+            caption += f" Baselines outside the plot: {', '.join(hidden)}."
         layout = {
             "xaxis": _style.axis("trial", range=padded(numbers.numbers)),
             "yaxis": _style.axis(f"validation {metric}", range=[low, high]),
@@ -118,18 +119,18 @@ class HistoryFigure(Figure[SearchHistory]):
 
 @FIGURES.register("search_history")
 def search_history() -> HistoryFigure:
-    """Validation metric by trial, the best so far, and the space's default and the controls as lines."""
+    """Validation metric by trial, the best so far, and the default configuration and the baselines as lines."""
     return HistoryFigure()
 
 
 def limits(numbers: SearchHistory) -> tuple[float, float]:
-    """Choose an axis that shows trials and the best control; one that failed at random does not flatten the rest."""
+    """Choose an axis that shows the trials and the best baseline; a single outlier does not flatten the rest."""
     known = numbers.scores[~np.isnan(numbers.scores)]
     complete = known if (numbers.states == 0).sum() < 2 else numbers.scores[numbers.states == 0]
     complete = complete[~np.isnan(complete)]
     middle, spread = np.median(complete), np.ptp(complete)
     near = known[np.abs(known - middle) <= 2 * max(float(spread), 1e-3)]
-    shown = np.concatenate([complete, near, numbers.control_scores[:1][~np.isnan(numbers.control_scores[:1])]])
+    shown = np.concatenate([complete, near, numbers.baseline_scores[:1][~np.isnan(numbers.baseline_scores[:1])]])
     room = max(0.08 * float(np.ptp(shown)), 1e-3)
     return float(shown.min()) - 1.5 * room, float(shown.max()) + room
 
@@ -141,7 +142,7 @@ def padded(values: np.ndarray) -> list[float]:
 
 
 def marks(numbers: SearchHistory, low: float, high: float) -> list[dict[str, Any]]:
-    """Draw trials by their state; what has no score, or one outside, stands at the axis and says so when asked."""
+    """Draw trials by their state; without a score, or outside the axis, at its edge with the score as hover text."""
     looks = {
         COMPLETE: {"color": _style.VIVID[0], "symbol": "circle"},
         STOPPED: {"color": _style.MUTED, "symbol": "triangle-down-open"},
@@ -190,10 +191,10 @@ def best_line(numbers: SearchHistory) -> dict[str, Any]:
 
 
 def lines(numbers: SearchHistory, low: float) -> list[dict[str, Any]]:
-    """Draw the default and the controls that lie within the axis."""
-    levels: list[tuple[str, float]] = [("default", numbers.default)]
-    controls: Sequence[tuple[str, float]] = [*zip(numbers.controls, numbers.control_scores, strict=True)]
-    levels += [(f"control {name}", float(score)) for name, score in controls]
+    """Draw the default configuration and the baselines that lie within the axis."""
+    levels: list[tuple[str, float]] = [("default configuration", numbers.default)]
+    baselines: Sequence[tuple[str, float]] = [*zip(numbers.baselines, numbers.baseline_scores, strict=True)]
+    levels += [(f"baseline {name}", float(score)) for name, score in baselines]
     shown = [(name, score) for name, score in levels if score >= low]
     ends = padded(numbers.numbers)
     return [

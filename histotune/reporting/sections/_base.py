@@ -1,4 +1,4 @@
-"""The contract of a section: what stands in it, and which figures, in words that are escaped."""
+"""The contract of a section: its text, which is escaped, and its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files of a study say, read once for all sections."""
+"""The content of a study's files, read once for all sections."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from histotune.reporting.figures import FigureSource
 from histotune.storage import layout
 from histotune.storage.records import read_ensemble
 from histotune.storage.study_folder import StudyFolder, StudySettings
-from histotune.studies.leaderboard import CONTROL, LeaderboardLine, Verdict, gain, leaderboard, verdict
+from histotune.studies.leaderboard import LeaderboardLine, Verdict, gain, leaderboard, verdict
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a study.
+    """The content of a study's files.
 
     Attributes:
         source: its files and data.
         command: what the user typed; "" when it was called from Python.
-        watts: power that a trial draws, as the user says; None for a table's guess.
+        watts: power that a trial draws, as the user gave it; None for a table's guess.
         images: whether pictures of cases may stand on the page.
     """
 
@@ -41,7 +41,7 @@ class Findings:
 
     @property
     def settings(self) -> StudySettings:
-        """What the study began with."""
+        """The settings of the study."""
         return self.source.settings
 
     @cached_property
@@ -60,34 +60,29 @@ class Findings:
         return [line for line in self.source.entries if line.kind in ("trial", "single")]
 
     @cached_property
-    def controls(self) -> list[LeaderboardLine]:
-        """What every model must beat."""
-        return [line for line in self.source.entries if line.kind == CONTROL]
-
-    @cached_property
     def verdict(self) -> Verdict:
-        """Whether the best model beats the best control on the validation part."""
+        """Whether the best model is significantly better than the best baseline on the validation set."""
         return verdict(self.store, self.source.entries)
 
     @cached_property
     def gain(self) -> Verdict:
-        """Whether the best model beats the space's default on the validation part."""
+        """Whether the best model is significantly better than the default configuration on the validation set."""
         return gain(self.store, self.source.entries)
 
     @cached_property
     def confirmed(self) -> Mapping[str, Any]:
-        """What `histotune confirm` found; {} where it was not called."""
-        return _told(self.store.folder / layout.CONFIRM / layout.CONFIRMATION)
+        """The result of `histotune confirm`; {} where it was not run."""
+        return _read(self.store.folder / layout.CONFIRM / layout.CONFIRMATION)
 
     @cached_property
     def nested(self) -> Mapping[str, Any]:
-        """What a nested cross-validation found; {} where there was none."""
-        return _told(self.store.folder / layout.NESTED)
+        """The result of a nested cross-validation; {} where it was not run."""
+        return _read(self.store.folder / layout.NESTED)
 
     @cached_property
     def audit(self) -> Mapping[str, Any]:
-        """What `histotune audit` found; {} where it was not called."""
-        return _told(self.store.folder / layout.AUDIT)
+        """The result of `histotune audit`; {} where it was not run."""
+        return _read(self.store.folder / layout.AUDIT)
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -96,25 +91,25 @@ class Findings:
 
     @cached_property
     def ensembles(self) -> dict[str, Mapping[str, Any]]:
-        """What is known of each ensemble, by name."""
+        """The saved result of each ensemble, by name."""
         return {folder.name: read_ensemble(folder) for folder in self.store.built_ensembles()}
 
     @cached_property
     def openings(self) -> list[dict[str, Any]]:
-        """Every opening of the seal."""
+        """Every opening of the sealed test set."""
         return self.store.openings()
 
     @cached_property
     def commands(self) -> list[dict[str, Any]]:
-        """What was typed to search and train, oldest first."""
+        """The commands that searched and trained, oldest first."""
         return self.store.commands()
 
     @cached_property
     def environments(self) -> list[Mapping[str, Any]]:
-        """What the first trials and trainings were computed with, at most 100 of them."""
-        result = (_told(line.record.folder / layout.ENVIRONMENT) for line in self.trials[:100])
+        """Software and machine of the first trials and trainings, at most 100."""
+        result = (_read(line.record.folder / layout.ENVIRONMENT) for line in self.trials[:100])
         return [one for one in result if one]
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     return files.read_json(path, cure="restore it from a copy, or delete it and make it anew") if path.exists() else {}

@@ -1,4 +1,4 @@
-"""What was looked for in the data before anything was trained."""
+"""Checks of the data for leaks and shortcuts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from histotune.core.format import minute
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
 from histotune.reporting.sections._findings import Findings
@@ -16,7 +17,7 @@ _KINDS = {"ok": "good", "note": "", "warning": "warn", "leak": "bad"}
 
 @SECTIONS.register("audit")
 class Audit(Section):
-    """Leaks that were looked for, and what was found."""
+    """Checks of the data for leaks and shortcuts, and their results."""
 
     title = "Audit of the data"
     order = 110
@@ -26,19 +27,22 @@ class Audit(Section):
         result, name = findings.audit, findings.settings.name
         if not result:
             text = (
-                f"These data were not audited: `histotune audit {name}` looks for patients, sites and images on both "
+                f"The data were not audited: `histotune audit {name}` checks for patients, sites and images on both "
+                "sides of the split, and for shortcuts that reveal the label."
             )
-            return Content(html.paragraph(text + "sides of the split, and for what gives the label away."))
+            return Content(html.paragraph(text))
         ranks = list(_KINDS)[::-1]
         checks = sorted(result.get("checks", []), key=lambda one: ranks.index(one.get("severity", "ok")))
-        time = html.time(result.get("time")) or "at an unknown time,"
-        when = f"Made {time} UTC by `{result.get('command') or 'Python'}`."
+        time = minute(result.get("time")) or "at an unknown time,"
+        when = f"Run {time} UTC by `{result.get('command') or 'Python'}`."
         rows = [_row(one) for one in checks]
         return Content(
             html.joined(
                 [
                     html.paragraph(when),
-                    html.table("Checks, the worst first.", ["check", "found", "what", "advice"], rows, stacked=True),
+                    html.table(
+                        "Checks, the most severe first.", ["check", "affected", "finding", "advice"], rows, stacked=True
+                    ),
                 ]
             )
         )

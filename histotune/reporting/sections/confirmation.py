@@ -1,4 +1,4 @@
-"""What the best trials reach when they are trained again on fresh seeds and other divisions of the patients."""
+"""What the best trials reach when they are trained again with new seeds on other splits of the patients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from histotune.core.format import minute, p_value
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
@@ -21,31 +22,31 @@ class ConfirmationSection(Section):
     order = 30
 
     def build(self, findings: Findings) -> Content:
-        """Show every contender beside what the search had shown of it."""
+        """Show every contender's confirmed score beside its score in the search."""
         result, name = findings.confirmed, findings.settings.name
         pieces = []
         if result:
-            pieces = [_told(result), _contenders(result)]
+            pieces = [_overview(result), _contenders(result)]
         else:
             text = (
-                f"The search was not confirmed. `histotune confirm {name} --top 5 --seeds 5` trains the best "
-                "configurations and the default again, says how much the search's number was too good, and which "
-                "trials are tied."
+                f"The search has not been confirmed. `histotune confirm {name} --top 5 --seeds 5` trains the best "
+                "configurations and the default configuration again, estimates by how much the search's score was "
+                "too optimistic, and reports which trials are tied."
             )
             pieces = [html.paragraph(text)]
         return Content(html.joined([*pieces, *_nested(findings)]))
 
 
-def _told(result: Mapping[str, Any]) -> Markup:
-    how = f"{result.get('seeds', 'several')} seeds and {result.get('outer', 'several')} divisions of the patients"
+def _overview(result: Mapping[str, Any]) -> Markup:
+    how = f"{result.get('seeds', 'several')} seeds on {result.get('outer', 'several')} outer folds of the patients"
     tied = [str(name) for name in result.get("tied", []) if name != result.get("best")]
-    text = f"Every contender was trained again on {how}."
+    text = f"Every contender was trained again with {how}."
     if tied:
-        text += f" Statistically tied with the best, {result.get('best')}: {', '.join(tied)}."
+        text += f" Not significantly different from the best, {result.get('best')}: {', '.join(tied)}."
     if result.get("recommended"):
-        text += f" Recommended, as the cheapest of them: {result['recommended']}."
+        text += f" Recommended, because it is the cheapest of these: {result['recommended']}."
     when = (
-        f" Made {html.time(result['time'])} UTC by `{result['command']}`."
+        f" Run {minute(result['time'])} UTC by `{result['command']}`."
         if result.get("command") and result.get("time")
         else ""
     )
@@ -67,13 +68,13 @@ def _contenders(result: Mapping[str, Any]) -> Markup:
                 html.span(one.get("confirmed")),
                 html.span(one.get("optimism_gap"), signed=True),
                 "the best" if best else html.span(against, signed=True),
-                None if best else against.get("p_corrected"),
+                "" if best else p_value(against.get("p_corrected")),
                 one.get("latency_ms"),
                 one.get("parameters"),
             ]
         )
-    head = ["contender", f"{metric} in the search", "confirmed", "optimism gap", "minus the best", "p (Holm)"]
-    caption = f"{metric}, with 95 % intervals; the optimism gap is the search's score minus the confirmed one."
+    head = ["contender", f"{metric} in the search", "confirmed", "optimism gap", "difference from the best", "p (Holm)"]
+    caption = f"Confirmed {metric} with 95 % intervals. Optimism gap: the score in the search minus the confirmed one."
     return html.table(caption, [*head, "latency, ms", "parameters"], rows)
 
 
@@ -82,7 +83,7 @@ def _failed(one: Mapping[str, Any]) -> list[str]:
 
 
 def _nested(findings: Findings) -> list[Markup]:
-    """Show what a nested cross-validation found, fold by fold."""
+    """Show the result of a nested cross-validation, fold by fold."""
     result = findings.nested
     if not result:
         return []
@@ -98,7 +99,8 @@ def _nested(findings: Findings) -> list[Markup]:
         ]
         for one in result.get("folds", [])
     ]
-    caption = f"{in_words(str(result.get('metric', 'score')))} of what the search chose without each outer fold."
-    head = ["outer fold", "chosen", "inner score", "on the outer fold", "cases", "patients", "trials"]
+    metric = in_words(str(result.get("metric", "score")))
+    caption = f"For each outer fold, {metric} of the model that a search without this fold selected."
+    head = ["outer fold", "selected model", "inner score", "score on the outer fold", "cases", "patients", "trials"]
     text = html.paragraph(str(result.get("sentence", "")))
     return [html.heading("Nested cross-validation"), text, html.table(caption, head, rows)]

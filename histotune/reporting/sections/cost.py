@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
+from histotune.core.format import counted, duration
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
@@ -23,18 +24,18 @@ class CostSection(Section):
     figures: ClassVar = (SectionRequest("cost"),)
 
     def build(self, findings: Findings) -> Content:
-        """Add up what was spent."""
+        """Sum up time, energy and memory."""
         lines = [line for line in findings.source.entries if line.kind != "ensemble"]
         seconds = sum(line.record.seconds for line in lines)
         if not lines:
-            return Content(html.paragraph("Nothing has ended yet, so nothing was spent."))
+            return Content(html.paragraph("No training has ended yet."))
         began = [line.record.started for line in lines if line.record.started]
         ended = [line.record.started + line.record.seconds for line in lines if line.record.started]
         text: dict[str, Any] = {
-            "training time": f"{duration(seconds)} of {html.counted(len(lines), 'training')}, all added up",
-            "from first to last": duration(max(ended) - min(began)) if began else None,
+            "training time": f"{duration(seconds)}, sum over {counted(len(lines), 'training')}",
+            "from the first start to the last end": duration(max(ended) - min(began)) if began else None,
             "epochs": sum(line.record.epochs for line in lines),
-            "energy, estimated": f"{kwh(findings, seconds):.3g} kWh",
+            "estimated energy": f"{kwh(findings, seconds):.3g} kWh",
             "peak memory": _memory(findings),
         }
         return Content(
@@ -50,11 +51,12 @@ class CostSection(Section):
 
 
 def energy(findings: Findings, seconds: float) -> str:
-    """Say how the energy of trainings is estimated."""
+    """Explain how the energy of trainings is estimated."""
     watts, why = assumed(findings)
     return (
-        f"The energy is no measurement: {watts:g} W x {duration(seconds)} = {kwh(findings, seconds):.3g} kWh. {why}. "
-        "Idle power, cooling and preparation of the data are left out; where trainings shared a device, it is too much."
+        f"The energy is an estimate, not a measurement: {watts:g} W x {duration(seconds)} = "
+        f"{kwh(findings, seconds):.3g} kWh. {why}. Idle power, cooling and data preparation are not included; where "
+        "trainings shared a device, the estimate is too high."
     )
 
 
@@ -64,53 +66,42 @@ def kwh(findings: Findings, seconds: float) -> float:
 
 
 def assumed(findings: Findings) -> tuple[float, str]:
-    """Return the power that a training is assumed to draw, watts, and where the number is from."""
+    """Return the power that a training is assumed to draw, watts, and the source of the number."""
     if findings.watts is not None:
-        return findings.watts, "The power is as given by `--watts`"
+        return findings.watts, "The power was given with `--watts`"
     known = findings.environments
     gpus = [str(one["gpu"]) for one in known if one.get("device", "cpu") != "cpu" and one.get("gpu")]
     if gpus:
-        return PER_GPU, f"{PER_GPU:g} W are assumed for a GPU ({gpus[0]}); `--watts` says better"
+        return PER_GPU, f"{PER_GPU:g} W are assumed for a GPU ({gpus[0]}); give the real value with `--watts`"
     threads = max([int(one.get("threads") or 1) for one in known], default=1)
     machine = known[0].get("processor", "CPU") if known else "CPU"
     return PER_THREAD * threads, (
-        f"{PER_THREAD:g} W are assumed for each of {html.counted(threads, 'thread')} of a {machine} CPU; `--watts` "
-        "says better"
+        f"{PER_THREAD:g} W are assumed for each of {counted(threads, 'thread')} of a {machine} CPU; give the "
+        "real value with `--watts`"
     )
 
 
-def duration(seconds: float) -> str:
-    """Write a time in the unit that fits.
-
-    >>> duration(42.1), duration(600), duration(9000)
-    ('42 s', '10.0 min', '2.50 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.2f} h"
-
-
 def _memory(findings: Findings) -> str | None:
-    """Return the most that a process took that trained."""
+    """Return the largest memory of a training process, in words."""
     peaks = [one["peak_memory_mb"] for one in findings.environments if one.get("peak_memory_mb")]
     if not peaks:
         return None
-    where = "of the GPU" if findings.environments[0].get("device", "cpu") != "cpu" else "of a training process, whole"
+    where = "on the GPU" if findings.environments[0].get("device", "cpu") != "cpu" else "for a whole training process"
     return f"{max(peaks):,.0f} MiB {where}"
 
 
 def _in_use(models: list[LeaderboardLine]) -> str:
-    """Show what the best models cost to use."""
+    """Show the size and latency of the best models."""
     rows = [
-        [f"{line.kind} {line.name}", line.record.parameters, line.record.metrics.get("latency_ms"), line.record.seconds]
+        [line.title, line.record.parameters, line.record.metrics.get("latency_ms"), line.record.seconds]
         for line in models
     ]
-    caption = "The best models: weights, milliseconds for one case on the training device, seconds of training."
+    caption = "Cost of the best models. Latency: milliseconds for one case on the training device."
     return html.table(caption, ["model", "parameters", "latency, ms", "training, s"], rows)
 
 
 def _spent(lines: list[LeaderboardLine]) -> str:
-    """Show where the time went: what was stopped early was not wasted, but learned from."""
+    """Show how the training time is divided."""
     times: dict[tuple[str, str], float] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for line in lines:
@@ -118,4 +109,4 @@ def _spent(lines: list[LeaderboardLine]) -> str:
         counts[key] += 1
         times[key] = times.get(key, 0.0) + line.record.seconds
     rows = [[f"{kind}, {state}", counts[kind, state], duration(times[kind, state])] for kind, state in sorted(counts)]
-    return html.table("Where the time went.", ["what", "how many", "time"], rows)
+    return html.table("Training time by kind and outcome.", ["kind", "count", "time"], rows)

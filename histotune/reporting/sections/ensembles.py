@@ -1,4 +1,4 @@
-"""What ensembles are made of, and whether they earn their cost."""
+"""What ensembles consist of, and whether they are better than their best member."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
+from histotune.core.format import counted, interval, number
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
 
-_WHO = {"ensemble": "the ensemble", "best_member": "its best member", "uniform_mean": "the plain mean of its members"}
+_WHO = {"ensemble": "ensemble", "best_member": "best member", "uniform_mean": "unweighted mean of the members"}
 
 
 @SECTIONS.register("ensembles")
 class Ensembles(Section):
-    """What ensembles are made of, and what they gain."""
+    """What ensembles consist of, and what they gain."""
 
     title = "Ensembles"
     order = 80
     figures: ClassVar = (SectionRequest("ensemble_anatomy"),)
 
     def build(self, findings: Findings) -> Content:
-        """Show every ensemble beside its best member and the plain mean."""
+        """Show every ensemble beside its best member and the unweighted mean."""
         if not findings.ensembles:
             name = findings.settings.name
             return Content(
                 html.paragraph(
-                    f"No ensemble was made: `histotune ensemble {name} --top 5 --strategy average` makes one."
+                    f"No ensemble was built: `histotune ensemble {name} --top 5 --strategy average` builds one."
                 )
             )
         metric = findings.settings.metric
@@ -40,26 +41,26 @@ class Ensembles(Section):
 
 def _one(name: str, result: Mapping[str, Any], metric: str) -> list[Markup]:
     gain = (result.get("gains") or {}).get("best_member") or {}
-    text = f"{result.get('strategy', 'An ensemble')} of {html.counted(len(result.get('members', [])), 'member')}."
+    text = f"{result.get('strategy', 'An ensemble')} of {counted(len(result.get('members', [])), 'member')}."
     if gain.get("value") is not None:
         low, high = gain.get("low"), gain.get("high")
         within = low is None or high is None or low <= 0 <= high
-        text += f" It gains {html.interval(gain, signed=True)} {in_words(metric)} on its best member" + (
-            ", which is within noise: the member alone does as well and costs less."
+        text += f" Its difference from its best member is {interval(gain, signed=True)} {in_words(metric)}" + (
+            ", which is not significant: the member alone is as good and costs less."
             if within
-            else ", on the cases it was chosen on."
+            else ", on the cases that it was selected on."
         )
     intervals = result.get("intervals") or {}
     rows = [[_WHO.get(who, who), html.span(spans.get(metric))] for who, spans in intervals.items()]
     pieces = [html.heading(name), html.paragraph(text)]
     if rows:
         caption = f"Validation {in_words(metric)} with 95 % intervals over patients."
-        pieces.append(html.table(caption, ["what", in_words(metric)], rows))
+        pieces.append(html.table(caption, ["model", in_words(metric)], rows))
     return [*pieces, _members(result), *_diversity(result)]
 
 
 def _members(result: Mapping[str, Any]) -> Markup:
-    """Show the members with whatever the strategy learned of each."""
+    """Show the members with the parameters that the strategy fitted to each."""
     members = list(result.get("members", []))
     columns: dict[str, list[Any]] = {"trial": [str(number) for number in members]}
     columns |= {"modality": list(result["modalities"])} if any(result.get("modalities") or []) else {}
@@ -73,7 +74,7 @@ def _members(result: Mapping[str, Any]) -> Markup:
 
 
 def _weight(value: Any) -> Any:
-    return ", ".join(html.number(one) for one in value) if isinstance(value, list) else value
+    return ", ".join(number(one) for one in value) if isinstance(value, list) else value
 
 
 def _diversity(result: Mapping[str, Any]) -> list[Markup]:
@@ -81,4 +82,4 @@ def _diversity(result: Mapping[str, Any]) -> list[Markup]:
     plain = {
         str(name).replace("_", " "): value for name, value in pairs.items() if isinstance(value, (int, float, str))
     }
-    return [html.paragraph("Diversity of its members:"), html.facts(plain)] if plain else []
+    return [html.paragraph("Diversity of the members:"), html.facts(plain)] if plain else []

@@ -1,9 +1,10 @@
-"""Where the best model errs: by site and by patient."""
+"""Errors of the best model by site and by patient."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from histotune.core.format import counted
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
@@ -11,17 +12,17 @@ from histotune.reporting.sections._findings import Findings
 
 @SECTIONS.register("errors")
 class Errors(Section):
-    """Where the best model errs: by site and by patient."""
+    """Errors of the best model by site and by patient."""
 
     title = "Errors by site and patient"
     order = 90
     figures: ClassVar = (SectionRequest("errors_by_group"),)
 
     def build(self, findings: Findings) -> Content:
-        """Say how much is known of sites and patients."""
+        """Say whether sites and patients are known."""
         facts = findings.settings.facts
         sites = int(facts.get("sites", 0) or 0)
-        text = f"{html.counted(sites, 'site')} known." if sites else "Sites are not known of this cohort."
+        text = f"The cohort has {counted(sites, 'site')}." if sites else "The sites of this cohort are unknown."
         if not facts.get("patients_known", True):
-            text += " Patients are not known either: every image counts as one."
+            text += " Patients are unknown, so every image counts as its own patient."
         return Content(html.paragraph(text))

@@ -1,4 +1,4 @@
-"""Every trial, ensemble and control, sortable and filterable, with what it was made of and how it learned."""
+"""Every trial, ensemble and baseline, sortable and filterable, with its parameters and its learning curve."""
 
 from __future__ import annotations
 
@@ -7,68 +7,55 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from histotune.metrics import scores as metrics
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
 from histotune.reporting.sections._findings import Findings
-from histotune.studies.leaderboard import TRIAL, LeaderboardLine
+from histotune.studies.leaderboard import TRIAL, LeaderboardLine, shown_kind
 
-CURVES = 100  # best trials whose curve stands on the page
+CURVES = 100  # best trials whose learning curve is on the page
 PARAMETERS = 24  # of a configuration that differ between trials, at most
 _ALWAYS = ("rank", "kind", "name", "state", "loss", "backbone", "seconds", "latency_ms", "parameters", "note")
 _HIDDEN = ("number", "digest", "protocol", "front")
 _LABELS = {"latency_ms": "latency, ms", "seconds": "time, s", "best_epoch": "best epoch", "front": "Pareto front"}
 _DIGITS = {"seconds": 1, "latency_ms": 2}
-_TABLE = """<div class="board" id="board">
-<div class="controls"><label>Filter <input type="search" id="board-filter" placeholder="a word, e.g. cfal or stopped">
-</label><label><input type="checkbox" id="board-all"> all metrics</label>
-<span id="board-count" role="status" aria-live="polite"></span></div>
-<p class="caption">{caption}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Leaderboard"><table id="board-table">
-<thead><tr></tr></thead><tbody></tbody></table></div>
-<div class="controls pager"><button type="button" id="board-back">Back</button>
-<span id="board-page"></span><button type="button" id="board-next">Next</button></div>
-<noscript>This table needs JavaScript; `histotune leaderboard {study}` prints it.</noscript></div>"""
 
 
 @SECTIONS.register("leaderboard")
 class Leaderboard(Section):
-    """Every trial, ensemble and control, best first."""
+    """Every trial, ensemble and baseline, best first."""
 
     title = "Leaderboard"
     order = 20
 
     def build(self, findings: Findings) -> Content:
-        """Give the script its rows."""
+        """Return the table's frame, and the rows for the page's script."""
         settings = findings.settings
         if findings.board.empty:
             return Content(html.paragraph("Nothing has ended yet."))
         caption = (
-            f"By validation {metrics.in_words(settings.metric)}, which is optimistic for whatever stands on top. A "
-            "stopped trial had fewer epochs and has no rank. A line's button shows its parameters and its curve."
+            f"Ranked by validation {metrics.in_words(settings.metric)}, which is optimistic for the first ranks. A "
+            "stopped trial had fewer epochs and has no rank. Click a name for its parameters and learning curve."
         )
         tied = {one["number"] for one in findings.confirmed.get("contenders", []) if one.get("tied")}
         if len(tied) < 2:
-            tied = set()  # the best is tied with nobody
+            tied = set()  # nothing is tied with the best
         else:
-            caption += " Tied: statistically indistinguishable from the best when it was confirmed."
-        return Content(
-            Markup(_TABLE).format(caption=html.words(caption), study=settings.name),
-            {"board": _board(findings, tied)},
-        )
+            caption += " Tied: not significantly different from the best in the confirmation."
+        return Content(html.piece("board", caption, settings.name), {"board": _board(findings, tied)})
 
 
 def _board(findings: Findings, tied: set[int | None]) -> dict[str, Any]:
     board, entries = findings.board, {(line.kind, line.name): line for line in findings.source.entries}
     ordered = [entries[kind, name] for kind, name in zip(board["kind"], board["name"], strict=True)]
     columns = [name for name in board.columns if name not in _HIDDEN]
+    shown = board[columns].assign(kind=board["kind"].map(shown_kind))
     names, values = _parameters(ordered)
     return {
         "metric": findings.settings.metric,
         "columns": [_column(name, board, findings.settings.metrics) for name in columns],
-        "rows": [[_plain(value) for value in row] for row in board[columns].itertuples(index=False)],
+        "rows": [[_plain(value) for value in row] for row in shown.itertuples(index=False)],
         "tied": [at for at, line in enumerate(ordered) if line.kind == TRIAL and line.record.number in tied],
         "parameters": names,
         "values": values,

@@ -1,4 +1,4 @@
-"""The cases that the best model is most surely wrong about; look at them before you trust a number."""
+"""The errors of the best model with the highest predicted probability; look at them before you trust a score."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE = 96  # pixels of a picture, at most
 
 @dataclass(frozen=True)
 class Mistake:
-    """A case that was taken for another class, and how surely."""
+    """A misclassified case and the probability of the predicted class."""
 
     id: str
     patient: str
@@ -34,27 +34,27 @@ class Mistake:
 
 @SECTIONS.register("mistakes")
 class Mistakes(Section):
-    """The cases that the best model is most surely wrong about."""
+    """The errors of the best model with the highest predicted probability."""
 
-    title = "Confident mistakes"
+    title = "Confident errors"
     order = 100
     figures: ClassVar = (SectionRequest("confidence"),)
 
     def build(self, findings: Findings) -> Content:
-        """List the cases, with their pictures where they were asked for."""
+        """List the cases, with their images if requested."""
         if not findings.models:
-            return Content(html.paragraph("Nothing is complete yet, so nothing was mistaken."))
+            return Content(html.paragraph("No trial is complete yet, so there are no errors to show."))
         best = findings.models[0]
         result = mistakes(best.record.predictions(), findings.settings.classes)
         if not result:
-            return Content(html.paragraph(f"{best.kind} {best.name} is wrong about no validation case."))
+            return Content(html.paragraph(f"{best.title.capitalize()} classifies every validation case correctly."))
         text = (
-            f"Of {best.kind} {best.name} on the validation part. Wrong labels, artefacts and cases that are hard for "
-            "people, too, tend to stand here."
+            f"Errors of {best.title} on the validation set. Wrong labels, artefacts and cases that are also "
+            "difficult for people are often found here."
         )
         rows = [[html.code(one.id), one.patient, one.truth, one.predicted, one.probability] for one in result]
-        head = ["case", "patient", "true class", "taken for", "probability of that"]
-        caption = f"The {len(result)} surest mistakes, by true class."
+        head = ["case", "patient", "true class", "predicted class", "probability"]
+        caption = f"The {len(result)} most confident errors, by true class."
         pictures = _gallery(findings, result) if findings.images else _offered(findings)
         return Content(html.joined([html.paragraph(text), pictures, html.table(caption, head, rows)]))
 
@@ -77,7 +77,7 @@ def mistakes(saved: Predictions, classes: list[str], *, most: int = MOST) -> lis
 
 def _offered(findings: Findings) -> Markup:
     return html.paragraph(
-        f"`histotune report {findings.settings.name} --with-images` shows their pictures, which may be confidential."
+        f"`histotune report {findings.settings.name} --with-images` adds their images, which may be confidential."
     )
 
 
@@ -85,14 +85,13 @@ def _gallery(findings: Findings, result: list[Mistake]) -> Markup:
     try:
         pictures = _pictures(findings, [one.id for one in result])
     except HistotuneError as error:
-        return html.paragraph(f"There are no pictures: {error}", kind="absent")
-    shown = '<figure><img src="{}" alt="{}" width="{}" height="{}"><figcaption>{}</figcaption></figure>'
-    pieces = []
-    for one in result:
-        if one.id in pictures:
-            text = f"{one.truth}, taken for {one.predicted} ({one.probability:.0%})"
-            pieces.append(Markup(shown).format(pictures[one.id], f"case {one.id}", SIDE, SIDE, text))
-    return Markup('<div class="gallery">{}</div>').format(html.joined(pieces))
+        return html.paragraph(f"There are no images: {error}", kind="absent")
+    shown = [
+        (pictures[one.id], f"case {one.id}", f"{one.truth}, predicted {one.predicted} ({one.probability:.0%})")
+        for one in result
+        if one.id in pictures
+    ]
+    return html.piece("gallery", shown, SIDE)
 
 
 def _pictures(findings: Findings, ids: list[str]) -> dict[str, str]:
@@ -100,7 +99,7 @@ def _pictures(findings: Findings, ids: list[str]) -> dict[str, str]:
     cohort = findings.source.cohort(max(map(int, findings.settings.digests)))
     names = [name for name in cohort.arrays if cohort.kinds.get(name, "image") == "image"]
     if not names:
-        raise StudyError(f"the cases of study {findings.settings.name!r} are no images")
+        raise StudyError(f"the cases of study {findings.settings.name!r} are not images")
     rows = {case: row for row, case in enumerate(cohort.table["id"])}
     return {case: _picture(cohort.arrays[names[0]][rows[case]]) for case in ids if case in rows}
 

@@ -1,4 +1,4 @@
-"""Which classes the best model takes for which, and how well it ranks cases."""
+"""Confusion matrix of the best model, and how well it ranks cases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histotune.reporting.sections._findings import Findings
 class PredictionsSection(Section):
     """Confusion matrices, ROC and precision-recall curves."""
 
-    title = "What is taken for what"
+    title = "Confusion matrix, ROC and precision-recall"
     order = 60
     figures: ClassVar = (
         SectionRequest("confusion_matrix"),
@@ -23,8 +23,8 @@ class PredictionsSection(Section):
     )
 
     def build(self, findings: Findings) -> Content:
-        """Say of which model and part the figures are."""
-        text = "Of the model that stands first in the leaderboard, on the cases it was chosen on, so at its best."
+        """Say which model and cases the figures show."""
+        text = "The best model of the leaderboard on the validation set; it was selected on these cases: optimistic."
         if findings.evaluations:
-            text += " The matrix of the latest evaluation stands beside it."
+            text += " The confusion matrix of the latest evaluation follows it."
         return Content(html.paragraph(text))

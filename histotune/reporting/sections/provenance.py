@@ -1,4 +1,4 @@
-"""Where all of it comes from: data, split, versions, seeds, digests, commands."""
+"""Where the results come from: data, split, versions, seeds, digests, commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from histotune._version import __version__
+from histotune.core.format import counted, minute
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
@@ -24,7 +25,7 @@ class Provenance(Section):
     order = 130
 
     def build(self, findings: Findings) -> Content:
-        """Say what must be known to repeat the study."""
+        """List what is needed to repeat the study."""
         return Content(
             html.joined(
                 [
@@ -53,7 +54,7 @@ def class_counts(findings: Findings) -> dict[str, dict[str, int]]:
 
 
 def parts(findings: Findings) -> Markup:
-    """Show cases, patients and classes of every part; the classes of the sealed one stay sealed."""
+    """Show cases, patients and classes of every part of the split; the labels of the test set stay sealed."""
     table, counts = findings.store.split, class_counts(findings)
     rows: list[list[Any]] = []
     for part, rows_of in table.groupby("part", sort=False):
@@ -62,7 +63,7 @@ def parts(findings: Findings) -> Markup:
         cells = [known[name] if known else unknown for name in findings.settings.classes]
         rows.append([_PARTS.get(str(part), str(part)), len(rows_of), rows_of["patient"].nunique(), *cells])
     rows.sort(key=lambda row: list(_PARTS.values()).index(row[0]))
-    return html.table("The split.", ["part", "cases", "patients", *findings.settings.classes], rows)
+    return html.table("The split.", ["set", "cases", "patients", *findings.settings.classes], rows)
 
 
 def _data(findings: Findings) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def _data(findings: Findings) -> dict[str, Any]:
         "sites": facts.get("sites") or None,
         "classes": ", ".join(settings.classes) + f" (positive: {settings.classes[settings.positive]})",
         "digest": html.joined(html.code(f"{digest} at {size} px") for size, digest in settings.digests.items()),
-        "left out": _counts(facts.get("left_out")),
-        "odd": _counts(facts.get("odd")),
+        "files left out": _counts(facts.get("left_out")),
+        "irregular files": _counts(facts.get("odd")),
     }
     notes = facts.get("report") or []
     return text | ({"notes": html.bullets(map(str, notes))} if notes else {})
@@ -93,16 +94,18 @@ def _counts(result: Any) -> str | None:
 
 def _study(findings: Findings) -> dict[str, Any]:
     settings = findings.settings
-    folds = f"{settings.folds}, dealt {settings.repeats} time(s)" if settings.folds else "none"
+    folds = (
+        f"{settings.folds}, {counted(settings.repeats, 'random split')} of the patients" if settings.folds else "none"
+    )
     return {
-        "begun, UTC": html.time(settings.created),
-        "split": settings.protocol + (" (leaky)" if settings.leaky else ", no patient on two sides"),
+        "started, UTC": minute(settings.created),
+        "split": settings.protocol + (" (leaky)" if settings.leaky else ", no patient in two parts"),
         "folds": folds,
-        "training part": settings.training or "as it is",
+        "training set": settings.training or "all cases",
         "seed": settings.seed,
-        "metric": ", ".join(map(in_words, settings.metrics)),
-        "space": (settings.space or {}).get("description"),
-        "winner's digest": html.code(findings.models[0].record.digest) if findings.models else None,
+        "metrics": ", ".join(map(in_words, settings.metrics)),
+        "search space": (settings.space or {}).get("description"),
+        "digest of the best model": html.code(findings.models[0].record.digest) if findings.models else None,
     }
 
 
@@ -117,24 +120,23 @@ def _machine(findings: Findings) -> dict[str, Any]:
         "processor": known.get("processor"),
         "CPUs": known.get("cpus"),
         "GPU": known.get("gpu") or ("none" if known else None),
-        "threads of a trial": known.get("threads"),
+        "threads per trial": known.get("threads"),
         "precision": known.get("precision"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
 
 
 def _commands(findings: Findings) -> list[Markup]:
-    """Show what was typed, as far as it is on record."""
+    """List the commands on record."""
     rows = [
-        ["search or training", html.time(one.get("time")), html.code(one.get("command", ""))]
-        for one in findings.commands
+        ["search or training", minute(one.get("time")), html.code(one.get("command", ""))] for one in findings.commands
     ]
     result = findings.confirmed
     if result.get("command"):
-        rows.append(["confirmation", html.time(result.get("time")), html.code(result["command"])])
-    rows += [["evaluation", html.time(one.get("time")), html.code(one.get("command", ""))] for one in findings.openings]
+        rows.append(["confirmation", minute(result.get("time")), html.code(result["command"])])
+    rows += [["evaluation", minute(one.get("time")), html.code(one.get("command", ""))] for one in findings.openings]
     if findings.command:
         rows.append(["this report", "", html.code(findings.command)])
     if not rows:
-        return [html.paragraph("No command is on record: the study was made from Python.")]
-    return [html.table("Commands on record.", ["what", "time, UTC", "command"], rows)]
+        return [html.paragraph("No command is on record: the study was run from Python.")]
+    return [html.table("Commands on record.", ["step", "time, UTC", "command"], rows)]
