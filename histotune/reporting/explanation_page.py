@@ -1,4 +1,4 @@
-"""The words and scales of an explanation's maps, and all of its patches as one picture."""
+"""The page of an explanation: maps over patches and slide, with captions and scales, and all patches as a picture."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _APART = 0.2  # between two numbers on the scale
 _WIDTH, _BELOW = 330, 60  # px of a map on a page, and of the scale under it
 _LOW, _HIGH = (_style.SHARES[end][1] for end in (0, -1))
 _CAM = (
-    "Grad-CAM (Selvaraju et al., 2017): the positions of a branch that speak for the class asked for, from 0 (grey) to "
-    "1, the strongest position of that patch. Strong and weak evidence get the same colours."
+    "Grad-CAM (Selvaraju et al., 2017): the evidence for the chosen class at each position of a branch, from 0 (grey) "
+    "to 1, the strongest position of that patch. The colours do not show how strong the evidence is across patches."
 )
 _ATTENTION = (
-    "Attention: where on one branch's positions another branch looks, the mean over its layers, heads and tokens, in "
-    "multiples of an equal share. Grey is 1x: a grey patch is attention that makes no difference. Orange is more, up "
-    "to {limit}x, blue is less, down to 1/{limit}x; the same scale for all patches."
+    "Attention of one branch on the positions of another, the mean over layers, heads and tokens, in multiples of an "
+    "equal share. Grey: 1x, an equal share; orange: more, up to {limit}x; blue: less, down to 1/{limit}x. The scale is "
+    "the same for all patches."
 )
 
 
@@ -53,12 +53,16 @@ def strength(shown: Map, row: int, end: int) -> np.ndarray:
 
 
 def title(shown: Map) -> str:
-    """Say in a few words what a map shows."""
-    return f"{shown.key.asking} looks at {shown.key.branch}:" if shown.key.asking else f"Grad-CAM of {shown.key.branch}"
+    """Return the title of a map."""
+    return (
+        f"Attention of {shown.key.asking} on {shown.key.branch}:"
+        if shown.key.asking
+        else f"Grad-CAM of {shown.key.branch}"
+    )
 
 
 def heading(shown: Map, members: int) -> str:
-    """Say what a map shows, of how many positions, and of how many of the members it is the mean."""
+    """Return title, number of positions, and the number of members that the map is the mean of."""
     grids = ", ".join(f"{rows} x {columns}" for rows, columns in shown.grids)
     some = f", mean over {len(shown.members)} of {members} trials" if members > 1 else ""
     return f"{title(shown).rstrip(':')} ({grids} positions{some})"
@@ -75,7 +79,7 @@ def colors(shown: Map, steps: int) -> np.ndarray:
 
 
 def found(shown: Map, patch: Patch, row: int) -> str:
-    """Say what one patch's map shows, in numbers."""
+    """Return the range of one patch's map."""
     values = shown.values[row]
     if shown.key.asking:
         return f"{values.min():.2f}x to {values.max():.2f}x"
@@ -83,7 +87,7 @@ def found(shown: Map, patch: Patch, row: int) -> str:
 
 
 def words(patch: Patch, classes: tuple[str, ...]) -> tuple[str, str]:
-    """Say what is predicted of a patch, and what is true."""
+    """Return the predicted class of a patch, and the true one."""
     probability = patch.probabilities[classes.index(patch.predicted)]
     truth = patch.truth or ("sealed" if patch.part == TEST else "not known")
     part = f"; {patch.part} part" if patch.part else ""
@@ -170,14 +174,14 @@ def draw_slide(slide: SlideMap) -> dict[str, PlotlyFigure]:
 
 
 def caption(slide: SlideMap) -> str:
-    """Say whose slide it is, of how many patches, and what is not known."""
+    """Return the caption of a slide: its patient, number of patches, and what is unknown."""
     count = int(np.isfinite(slide.probability).sum())
     whose, patches = f"Patient {slide.patient}" if slide.patient else "One slide", "patch" if count == 1 else "patches"
     text = f"{whose}, {count:,} {patches}; a cell is {slide.grid.step} px of the slide. Grey: no patch."
     unknown = count - (0 if slide.truth is None else int(np.isfinite(slide.truth).sum()))
     if slide.truth is None:
-        return f"{text} No true class is shown, for none is given or all are sealed."
-    return f"{text} Of {unknown:,} patches the true class is not known, or sealed." if unknown else text
+        return f"{text} No true class is shown: none is given, or all are sealed."
+    return f"{text} The true class of {unknown:,} patches is unknown or sealed." if unknown else text
 
 
 def _figure(title: str, slide: SlideMap, trace: Mapping[str, Any]) -> PlotlyFigure:
@@ -312,8 +316,8 @@ def _caption(explained: Explanation) -> str:
     text = f"{explained.export}, {members} ({', '.join(map(str, explained.members))})."
     shown, available = len(explained.patches), explained.available
     if shown < available and shown:
-        text += f" {shown} of {available:,} images, evenly spread; {available - shown:,} are left out (--most)."
-    return f"{text} Research software: not for diagnosis."
+        text += f" {shown} of {available:,} images, evenly sampled; {available - shown:,} are left out (--most)."
+    return f"{text} Research software, not a medical device."
 
 
 def _slide_maps(drawn: Mapping[str, PlotlyFigure]) -> list[tuple[str, str]]:

@@ -112,7 +112,7 @@ def ordered() -> list[str]:
 
 
 def known(wanted: SectionRequest) -> bool:
-    """Say whether a wanted figure is registered."""
+    """Return whether a wanted figure is registered."""
     return wanted.name in FIGURES.names()
 
 

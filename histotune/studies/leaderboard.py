@@ -52,7 +52,7 @@ def shown_kind(kind: str) -> str:
 def leaderboard(store: StudyFolder, entries: Sequence[LeaderboardLine] | None = None) -> pd.DataFrame:
     """Rank what has ended, best first; stopped trials stand below, failed ones last, both without a rank.
 
-    A stopped trial had fewer epochs than the others, so its number says little about what it would have reached.
+    A stopped trial had fewer epochs than the others, so its score is not comparable.
     Baselines are ranked among the models.
 
     Args:

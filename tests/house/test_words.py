@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXTS = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for pattern in ("histotune/**/*.py", "histotune/**/*.html", "histotune/**/*.md", "docs/**/*.md", "*.md")
+    for pattern in ("histotune/**/*.py", "histotune/**/*.j2", "histotune/**/*.md", "docs/**/*.md", "*.md")
     for path in sorted(ROOT.glob(pattern))
     if path.name != "CHANGELOG.md"
 }

@@ -33,7 +33,7 @@ class CaseError:
 def scored(source: FigureSource, of: str) -> tuple[str, Predictions, np.ndarray]:
     """Return a model's name, its saved predictions, and its probabilities float64 [n, C].
 
-    These are cases of the validation part, or out of folds: no label of the sealed part is ever among them.
+    These are cases of the validation set, or out-of-fold: no label of the sealed test set is among them.
     """
     line = find(source, of)
     saved = line.record.predictions()

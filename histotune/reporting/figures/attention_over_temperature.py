@@ -60,7 +60,7 @@ class AttentionTemperature:
         heads: by layer, asking branch and number.
         epochs: int64 [E].
         best_epoch: the one whose weights are kept.
-        cases, patients: of the validation part, for what depends on temperature; `by_epoch_cases` is for the epochs.
+        cases, patients: of the validation set, for what depends on temperature; `by_epoch_cases` is for the epochs.
         study: which study it is.
     """
 

@@ -89,12 +89,12 @@ class ByConfidence(Figure[Confidence]):
         """Draw one histogram below the other, over one axis."""
         traces, layout = histograms(numbers)
         sure = numbers.mistakes[0] if numbers.mistakes else None
-        surest = ""
+        example = ""
         if sure:
-            surest = f" The most confident one: {sure.id}, predicted {sure.predicted} with {sure.probability:.3f}."
+            example = f" The most confident one: {sure.id}, predicted {sure.predicted} with {sure.probability:.3f}."
         caption = (
             f"{numbers.model}. {counted(numbers.wrong, 'error')} of "
-            f"{counted(int(numbers.counts.sum()), 'case')}.{surest} The panels have different scales. "
+            f"{counted(int(numbers.counts.sum()), 'case')}.{example} The panels have different scales. "
             f"{numbers.about}."
         )
         title = f"Predicted probabilities: {numbers.axis}"

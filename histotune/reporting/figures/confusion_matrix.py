@@ -112,7 +112,8 @@ class ConfusionMatrix(Figure[Confusion]):
             f"{counted(numbers.patients, 'patient')}. Each row sums to 100 %; the number of cases is below the "
             f"percentage. The predicted class is the one with the highest probability. {numbers.note}"
         )
-        title = "Confusion matrix, % of the true class"
+        where = f" on the {numbers.part.partition(' of ')[0]}" if numbers.part else ""
+        title = f"Confusion matrix{where}, % of the true class"
         return _style.figure(title, caption.strip(), [matrix], layout, height=120 + 70 * max(3, min(len(classes), 8)))
 
 

@@ -29,11 +29,11 @@ class BetaEffect:
 
     Attributes:
         classes: [C] names.
-        counts: [C] cases of the training part.
+        counts: [C] cases of the training set.
         volumes: float64 [n], 1 / (1 - beta), ascending from 1, where beta is 0.
         weights: float64 [n, C]; a row sums to C.
         used: betas of the study's complete trials, ascending.
-        patients: of the training part.
+        patients: of the training set.
         study: which study it is.
     """
 
@@ -59,7 +59,7 @@ def weights_by_beta(counts: Sequence[int], used: Collection[float] = ()) -> tupl
 
 
 class EffectOfBeta(Figure[BetaEffect]):
-    """Weights by effective number of samples (Cui et al., 2019) for the counts of a study's training part."""
+    """Weights by effective number of samples (Cui et al., 2019) for the counts of a study's training set."""
 
     def compute(self, source: FigureSource) -> BetaEffect:
         """Compute the weights for the counts that the study's trials were trained on."""

@@ -170,7 +170,7 @@ def panels(numbers: Anatomy) -> tuple[list[dict[str, Any]], dict[str, Any], int]
     layout: dict[str, Any] = {
         "yaxis": _style.axis("", **axes),
         "yaxis2": _style.axis("", **axes, anchor="x2", showticklabels=False),
-        "xaxis": _style.axis(f"{metric} of the member alone", domain=[0, 0.52], anchor="y", nticks=4),
+        "xaxis": _style.axis(metric, domain=[0, 0.52], anchor="y", nticks=4),
         "xaxis2": _style.axis("weight, %", domain=[0.6, 1.0], anchor="y2", rangemode="tozero", nticks=4),
         "shapes": [
             {

@@ -56,7 +56,7 @@ class ErrorsByGroup:
 
     Attributes:
         model: what predicted.
-        patients, sites: groups; no sites where they are unknown, and then `note` says why.
+        patients, sites: groups; no sites where they are unknown, with the reason in `note`.
         rate: errors as a share of all cases.
         about: which cases of which study.
     """
@@ -70,7 +70,7 @@ class ErrorsByGroup:
 
     @property
     def one_each(self) -> bool:
-        """Whether every patient has one case, so that rates by patient say nothing."""
+        """Whether every patient has one case, so that rates by patient are not informative."""
         return int(self.patients.cases.max()) == 1
 
 

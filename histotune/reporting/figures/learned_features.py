@@ -36,7 +36,7 @@ class FeaturePanel:
         model: kind, name and loss.
         points: float64 [n, 2].
         explained: shares of the features' variance along the two axes; none for t-SNE.
-        score: of the model on the whole validation part.
+        score: of the model on the whole validation set.
     """
 
     loss: str
@@ -57,7 +57,7 @@ class Learned:
         panels: one per loss, by name.
         metric: what `score` is.
         patients: of the n cases.
-        available: cases of the validation part.
+        available: cases of the validation set.
         study: which study it is.
     """
 

@@ -25,7 +25,7 @@ class ModalityImportance:
 
     Attributes:
         model: which it is.
-        losses: by modality; the name says who has it.
+        losses: by modality; the name includes the share of cases that have it.
     """
 
     model: ModelLosses

@@ -77,7 +77,7 @@ class ByParameter(Figure[ParameterImportance]):
         if not panels:
             raise StudyError(
                 f"parameter importance needs {LEAST} complete or stopped trials, {LEAST_BEST} of them complete, and "
-                f"study {source.settings.name!r} has {len(result.lines)} and {int(result.complete.sum())}: continue it"
+                f"study {source.settings.name!r} has {len(result.lines)} and {int(result.complete.sum())}: search on"
             )
         return ParameterImportance(source.settings.metric, tuple(panels), tuple(left_out), source.scored_on())
 

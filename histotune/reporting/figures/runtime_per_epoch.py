@@ -50,7 +50,7 @@ class Runtime:
     Attributes:
         timings: by setting, the one with most losses first, and by median, fastest first.
         left_out: how many settings with fewer epochs are not among them.
-        train: cases and patients of the training part; `val`: of the validation part.
+        train: cases and patients of the training set; `val`: of the validation set.
         study: which study it is.
     """
 

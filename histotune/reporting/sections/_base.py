@@ -46,7 +46,7 @@ class Content:
 class Section:
     """A part of the report with a title of its own.
 
-    It reads nothing but the findings and says in a plain sentence what is not known and which command finds it out. A
+    It reads only the findings, and states in a sentence what is unknown and which command determines it. A
     builder takes no parameters.
 
     Attributes:
@@ -60,7 +60,7 @@ class Section:
     figures: ClassVar[tuple[SectionRequest, ...]] = ()
 
     def build(self, findings: Findings) -> Content:
-        """Say what is known.
+        """Return what is known.
 
         Raises:
             HistotuneError: files of the study are damaged; the page then says so in the section's place.

@@ -42,9 +42,9 @@ def _fitted(name: str, result: Mapping[str, Any]) -> list[Markup]:
     text = {"threshold for the positive class": result.get("threshold")}
     if point:
         asked = point.get("asked")
-        rule = str(point.get("rule", "")) + (f" {number(asked)}" if isinstance(asked, float) else "")
+        rule = in_words(str(point.get("rule", ""))) + (f" {number(asked)}" if isinstance(asked, float) else "")
         text = {
-            "operating point": rule,
+            "threshold chosen by": rule,
             "threshold": point.get("threshold"),
             "sensitivity": interval(point.get("sensitivity")),
             "specificity": interval(point.get("specificity")),

@@ -68,7 +68,7 @@ def _contenders(result: Mapping[str, Any]) -> Markup:
                 html.span(one.get("confirmed")),
                 html.span(one.get("optimism_gap"), signed=True),
                 "the best" if best else html.span(against, signed=True),
-                "" if best else p_value(against.get("p_corrected")),
+                "-" if best else p_value(against.get("p_corrected")),
                 one.get("latency_ms"),
                 one.get("parameters"),
             ]

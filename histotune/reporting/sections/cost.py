@@ -9,7 +9,7 @@ from histotune.core.format import counted, duration
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
 from histotune.reporting.sections._findings import Findings
-from histotune.studies.leaderboard import LeaderboardLine
+from histotune.studies.leaderboard import LeaderboardLine, shown_kind
 
 PER_THREAD, PER_GPU = 15.0, 300.0  # watts that are assumed: of a busy CPU core with its memory; of a data-centre GPU
 HOUR = 3600.0
@@ -76,7 +76,7 @@ def assumed(findings: Findings) -> tuple[float, str]:
     threads = max([int(one.get("threads") or 1) for one in known], default=1)
     machine = known[0].get("processor", "CPU") if known else "CPU"
     return PER_THREAD * threads, (
-        f"{PER_THREAD:g} W are assumed for each of {counted(threads, 'thread')} of a {machine} CPU; give the "
+        f"{PER_THREAD:g} W per thread are assumed, for {counted(threads, 'thread')} of the CPU ({machine}); give the "
         "real value with `--watts`"
     )
 
@@ -108,5 +108,8 @@ def _spent(lines: list[LeaderboardLine]) -> str:
         key = (line.kind, line.record.state)
         counts[key] += 1
         times[key] = times.get(key, 0.0) + line.record.seconds
-    rows = [[f"{kind}, {state}", counts[kind, state], duration(times[kind, state])] for kind, state in sorted(counts)]
+    rows = [
+        [f"{shown_kind(kind)}, {state}", counts[kind, state], duration(times[kind, state])]
+        for kind, state in sorted(counts)
+    ]
     return html.table("Training time by kind and outcome.", ["kind", "count", "time"], rows)

@@ -46,7 +46,7 @@ def _one(name: str, result: Mapping[str, Any], metric: str) -> list[Markup]:
         low, high = gain.get("low"), gain.get("high")
         within = low is None or high is None or low <= 0 <= high
         text += f" Its difference from its best member is {interval(gain, signed=True)} {in_words(metric)}" + (
-            ", which is not significant: the member alone is as good and costs less."
+            ", which is not significant, and the member alone costs less."
             if within
             else ", on the cases that it was selected on."
         )

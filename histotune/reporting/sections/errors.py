@@ -19,7 +19,7 @@ class Errors(Section):
     figures: ClassVar = (SectionRequest("errors_by_group"),)
 
     def build(self, findings: Findings) -> Content:
-        """Say whether sites and patients are known."""
+        """Return whether sites and patients are known."""
         facts = findings.settings.facts
         sites = int(facts.get("sites", 0) or 0)
         text = f"The cohort has {counted(sites, 'site')}." if sites else "The sites of this cohort are unknown."

@@ -60,16 +60,16 @@ class Mistakes(Section):
 
 
 def mistakes(saved: Predictions, classes: list[str], *, most: int = MOST) -> list[Mistake]:
-    """Return the cases whose predicted class is wrong, the surest first, classes sharing `most` places evenly."""
+    """Return the errors of highest probability, the most confident first, at most `most`, shared by the classes."""
     probabilities = metrics.softmax(saved.logits)
     predicted = metrics.decide(probabilities)
-    surest = probabilities[np.arange(len(predicted)), predicted]
+    sure = probabilities[np.arange(len(predicted)), predicted]
     result = []
     for label in range(len(classes)):
         wrong = np.flatnonzero((saved.labels == label) & (predicted != label))
-        chosen = wrong[np.argsort(-surest[wrong], kind="stable")][: max(1, most // len(classes))]
+        chosen = wrong[np.argsort(-sure[wrong], kind="stable")][: max(1, most // len(classes))]
         result += [
-            Mistake(str(saved.ids[k]), str(saved.patients[k]), classes[label], classes[predicted[k]], float(surest[k]))
+            Mistake(str(saved.ids[k]), str(saved.patients[k]), classes[label], classes[predicted[k]], float(sure[k]))
             for k in chosen
         ]
     return result[:most]

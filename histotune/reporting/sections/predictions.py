@@ -23,8 +23,8 @@ class PredictionsSection(Section):
     )
 
     def build(self, findings: Findings) -> Content:
-        """Say which model and cases the figures show."""
-        text = "The best model of the leaderboard on the validation set; it was selected on these cases: optimistic."
+        """Return which model and cases the figures show."""
+        text = "The best model of the leaderboard on the validation set. It was selected on these cases: optimistic."
         if findings.evaluations:
-            text += " The confusion matrix of the latest evaluation follows it."
+            text += " The second confusion matrix is that of the latest evaluation."
         return Content(html.paragraph(text))

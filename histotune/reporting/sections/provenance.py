@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from histotune._version import __version__
 from histotune.core.format import counted, minute
+from histotune.core.provenance import utc_time
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
@@ -136,7 +137,7 @@ def _commands(findings: Findings) -> list[Markup]:
         rows.append(["confirmation", minute(result.get("time")), html.code(result["command"])])
     rows += [["evaluation", minute(one.get("time")), html.code(one.get("command", ""))] for one in findings.openings]
     if findings.command:
-        rows.append(["this report", "", html.code(findings.command)])
+        rows.append(["this report", minute(utc_time()), html.code(findings.command)])
     if not rows:
         return [html.paragraph("No command is on record: the study was run from Python.")]
     return [html.table("Commands on record.", ["step", "time, UTC", "command"], rows)]

@@ -26,7 +26,7 @@ class SummarySection(Section):
     order = 10
 
     def build(self, findings: Findings) -> Content:
-        """Say what was reached, how reliable the number is, and what is still to be done."""
+        """Return what was reached, how reliable the number is, and what is still to be done."""
         first, *rest = [*_reliable(findings), *_promised(findings)]
         pieces = [_tiles(findings), *_warnings(findings), html.paragraph(first, kind="lead")]
         pieces += [html.paragraph(text) for text in rest]
@@ -45,7 +45,7 @@ def _reliable(findings: Findings) -> list[str]:
 
 
 def _confirmed(findings: Findings) -> list[str]:
-    """Say what the best trial reaches when it is trained again, and whether that is better than chance."""
+    """Return what the best trial reaches when it is trained again, and whether that is better than chance."""
     result = findings.confirmed
     if not result:
         return _nested(findings)
@@ -82,7 +82,7 @@ def _evaluated(findings: Findings) -> list[str]:
 
 
 def _against(gains: Mapping[str, Any], metric: str) -> str:
-    """Say whether an export is significantly better than every baseline, or worse than one."""
+    """Return whether an export is significantly better than every baseline, or worse than one."""
     baselines = {name: gain for name, gain in gains.items() if name.startswith("control ")}
     if not baselines:
         return ""
@@ -99,7 +99,7 @@ def _against(gains: Mapping[str, Any], metric: str) -> str:
 
 
 def _promised(findings: Findings) -> list[str]:
-    """Say what the search reached, and that this number is optimistic."""
+    """Return what the search reached, and that this number is optimistic."""
     models, metric = findings.models, findings.settings.metric
     if not models:
         failed = Counter(line.record.kind or line.record.state for line in findings.trials)
