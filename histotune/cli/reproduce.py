@@ -81,9 +81,8 @@ def _show(result: Reproduced, *, json_wanted: bool) -> None:
         return
     for arm in result.arms:
         for table, lines in arm.tables:
-            reference = arm.reference or result.reference
-            rows = [line.summary(table.tested, reference) for line in lines]
+            rows = [line.summary(table.tested, arm.reference) for line in lines]
             columns = [name for name in rows[0] if any(row[name] for row in rows)]  # nothing may be published of it
             cli_show.as_table([{name: row[name] for name in columns} for row in rows], arm.title(table))
-            typer.echo(verdict(table, lines, reference))
+            typer.echo(verdict(table, lines, arm.reference))
     typer.echo(f"Wrote {', '.join(map(str, result.files))}")

@@ -1,25 +1,24 @@
-"""A comparison out of folds as it was called, and its trainings."""
+"""Networks that are scored out of folds: nothing is sealed or chosen, and a seed is also another split into folds."""
 
 from __future__ import annotations
 
-import math
-import os
 import re
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from histotune.core.config import TrialConfig
-from histotune.core.progress import Message, Progress
-from histotune.core.runtime import Places
 from histotune.data.splits import KFOLD, TrainingData
-from histotune.errors import StudyError
-from histotune.reproductions.out_of_fold_measure import OutOfFoldPredictions
-from histotune.reproductions.papers import Contender, FoldedSetting, OutOfFold, Scale
-from histotune.space import Space
+from histotune.errors import ConfigError, StudyError
+from histotune.reporting.figure_page import write_page
+from histotune.reporting.reproduction_charts import draw_bars, draw_heat
+from histotune.reproductions.out_of_fold_measure import Comparison, OutOfFoldPredictions
+from histotune.reproductions.papers import Setting
+from histotune.reproductions.report import ReproductionReport, TableSection, command
+from histotune.reproductions.scoring import Scoring, Trained
+from histotune.reproductions.train import Lines
 from histotune.storage.records import TrialRecord, read_record
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.studies.controls import STRENGTHS, fit_linear
@@ -27,71 +26,143 @@ from histotune.studies.create import StudyRequest, begin
 from histotune.tracking.tracker import MlflowTracker
 from histotune.training.loop import run_trial
 
-
-@dataclass(frozen=True)
-class OutOfFoldRequest:
-    """A comparison out of folds as it was called.
-
-    Attributes:
-        name, on: of the reproduction and its setting.
-        spent: what the budget is called.
-        place: of studies and prepared cohorts.
-        data: where the data are, or None.
-        say: hears a line per training; `progress` how far preparations are.
-        tracking_uri: an MLflow that mirrors trainings and controls, or None.
-    """
-
-    name: str
-    on: str
-    reproduction: OutOfFold
-    setting: FoldedSetting
-    scale: Scale
-    spent: str
-    space: Space
-    place: Places
-    data: str | os.PathLike[str] | None
-    say: Message
-    progress: Progress | None = None
-    tracking_uri: str | None = None
-
-    def store(self, seed: int) -> StudyFolder:
-        """Return the study of a seed."""
-        return StudyFolder(self.place.runs / f"{self.name}-{self.on}-{KFOLD}-{self.spent}-seed{seed}")
-
-    @property
-    def seeds(self) -> range:
-        """Seeds of folds and initialisations."""
-        return range(1, self.scale.seeds + 1)
+HOW = (
+    "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another "
+    "initialisation, and its value is that of all out-of-fold predictions together. Every contender has one "
+    "configuration, its first: this run chose no epoch, threshold or parameter on what it scores.",
+    "The class of a patient is the one of highest probability.",
+    "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
+    "two-sided p come from resampled patients and the spread over seeds (few make it wide); p is corrected for "
+    "the rows of its table (Holm). The networks of a seed share most of their patients, which no interval sees.",
+    "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
+)
 
 
-def train_out_of_fold(asked: OutOfFoldRequest) -> OutOfFoldPredictions:
-    """Train and fit what is missing, and gather what every patient was given out of folds.
+class OutOfFold(Scoring):
+    """One study for each seed; all trainings and linear baselines of its folds."""
 
-    Raises:
-        StudyError: a training failed, or a study began otherwise.
-    """
-    setting, epochs = asked.setting, asked.scale.epochs
-    configs = {row: one.config(asked.space, epochs=epochs, seed=0) for row, one in setting.contenders.items()}
-    lines = _Lines(asked, len(configs) * asked.scale.seeds)
-    result: dict[str, dict[int, TrialRecord]] = {}
-    for seed in asked.seeds:
-        wanted = StudyRequest(asked.space, asked.data, protocol=KFOLD, seed=seed)
-        store, cohorts = begin(wanted, asked.store(seed).folder.name, asked.place, asked.progress)
-        data = store.training_data(next(iter(cohorts.values())))
-        with store.lock("histotune reproduce"):
-            for row, config in configs.items():
-                one = replace(config, seed=seed)
-                result.setdefault(row, {})[seed] = lines.trained(row, seed, store, one, data, setting.contenders[row])
-            for row, record in _controls(setting, store, data):
-                result.setdefault(row, {})[seed] = record
-        if asked.tracking_uri is not None:
-            MlflowTracker(store, asked.place.runs, uri=asked.tracking_uri).mirror()
-    return OutOfFoldPredictions.of(
-        result, {seed: asked.store(seed) for seed in asked.seeds}, data, sorted(setting.contenders)
-    )
+    scored: OutOfFoldPredictions
+
+    def stores(self) -> dict[int, StudyFolder]:
+        """Return the study of every seed."""
+        return {seed: self.request.store(f"seed{seed}") for seed in self.request.line_up.seeds}
+
+    def check(self) -> str:
+        """Refuse what a comparison out of folds does not take."""
+        asked = self.request
+        if asked.protocol != KFOLD:
+            raise ConfigError(
+                f"{asked.name!r} scores every patient out of folds: its split is {KFOLD!r}, not {asked.protocol!r}"
+            )
+        if asked.external_data is not None:
+            raise ConfigError(f"{asked.name!r} measures on no external dataset: leave --external-data out")
+        return f"{len(asked.line_up.searched) * asked.scale.seeds} trainings, each of every fold"
+
+    def train(self) -> Trained:
+        """Train and fit what is missing, and gather the predictions of all rows.
+
+        Raises:
+            StudyError: a training failed, or a study began otherwise.
+        """
+        asked, setting, stores = self.request, self.request.setting, self.stores()
+        lines = Lines(len(asked.line_up.searched) * len(stores), asked.say)
+        result: dict[str, dict[int, TrialRecord]] = {}
+        for seed, store in stores.items():
+            wanted = StudyRequest(asked.space, asked.data, protocol=KFOLD, seed=seed)
+            _, cohorts = begin(wanted, store.folder.name, asked.place, asked.progress)
+            data = store.training_data(next(iter(cohorts.values())))
+            with store.lock("histotune reproduce"):
+                for row, (config,) in asked.line_up.searched.items():
+                    result.setdefault(row, {})[seed] = self._trained(
+                        row, store, replace(config, seed=seed), data, lines
+                    )
+                for row, record in _controls(setting, store, data):
+                    result.setdefault(row, {})[seed] = record
+            if asked.tracking_uri is not None:
+                MlflowTracker(store, asked.place.runs, uri=asked.tracking_uri).mirror()
+        self.scored = OutOfFoldPredictions.of(result, stores, data, sorted(setting.networks))
+        return {str(seed): {row: [seeds[seed]] for row, seeds in result.items()} for seed in stores}
+
+    def _trained(
+        self, row: str, store: StudyFolder, config: TrialConfig, data: TrainingData, lines: Lines
+    ) -> TrialRecord:
+        """Return the record of a training; one that has ended is not repeated."""
+        complete = self.request.setting.networks[row].complete
+        folder = (store.folder / "complete" if complete else store.singles) / config.digest()
+        record = read_record(folder)
+        if record is not None and record.state == COMPLETE:
+            lines.done += 1
+            return record
+        lines.begin()
+        own = kept(data, config) if complete else data
+        record = run_trial(config, own, folder, metric=store.settings.metric, probed=False)
+        if record.state != COMPLETE:
+            raise StudyError(f"the training of {row!r} with seed {config.seed} failed: {record.reason} (see {folder})")
+        reached = f"out of folds AUROC {record.out_of_fold['auroc']:.3f}"
+        lines.write(f"seed {config.seed}, {row}: {reached}, {record.seconds:.0f} s")
+        return record
+
+    def compare(self, trained: Trained) -> Comparison:
+        """Compare as the paper's file does."""
+        self.request.say("comparing")
+        assert self.request.reproduction.compare is not None
+        comparison: Comparison = self.request.reproduction.compare(self.scored, self.request.setting)
+        return comparison
+
+    def draw(self, comparison: Comparison, folder: Path) -> list[Path]:
+        """Write the figures of the comparison."""
+        drawn = []
+        for one in comparison.pictures:
+            figure = (draw_bars if one.kind == "bars" else draw_heat)(
+                one.title, one.caption, one.rows, one.values, one.marked
+            )
+            drawn.append(write_page(figure, folder / f"{one.stem}.html"))
+        return drawn
+
+    def report(self, comparison: Comparison) -> ReproductionReport:
+        """Return what was requested and done."""
+        asked, scored, facts = self.request, self.scored, self.request.facts()
+        call = command({name: value for name, value in facts.items() if name != "protocol"})
+        first = scored.stores[scored.seeds[0]].settings
+        head = [f"{asked.reproduction.title}, measured again by `{call}`.", _patients(scored), *comparison.head]
+        head += ["**The data are made up.**"] if first.facts.get("synthetic") else []
+        recorded = ("dataset", "digests", "classes", "protocol", "folds", "metric", "version")
+        return ReproductionReport(
+            request=facts,
+            head=head,
+            scaled=self._scaled(),
+            chosen={},
+            metric=first.metric,
+            reference=comparison.arms[0].reference,
+            times={},
+            notes=asked.setting.notes,
+            facts={
+                **facts,
+                "scale": asdict(asked.scale),
+                "studies": [store.folder.name for store in scored.stores.values()],
+                "study": {key: getattr(first, key) for key in recorded},
+            },
+            sections=[*comparison.sections, *_printed(asked.setting.other_metrics), _times(scored)],
+            how=HOW,
+        )
+
+    def _scaled(self) -> list[tuple[str, str, str]]:
+        asked, scored = self.request, self.scored
+        first, paper = scored.stores[scored.seeds[0]].settings, asked.setting.paper
+        here = {
+            "task": f"{len(scored.classes)} classes: {', '.join(scored.classes)}",
+            "patients": f"{len(scored.labels)} with a label, {len(scored.having(asked.setting.patients))} of them with "
+            f"{', '.join(asked.setting.patients)}",
+            "folds": f"{first.folds} by patient, as even in classes as they allow; nothing is chosen on the scored "
+            "fold",
+            "seeds": f"{asked.scale.seeds}: as many deals of the folds, and initialisations",
+            "configurations": "one per contender, its first",
+            "epochs": f"{asked.scale.epochs}, the last one counts",
+        }
+        return [(what, here.get(what, ""), paper.get(what, "")) for what in {**here, **paper}]
 
 
-def _controls(setting: FoldedSetting, store: StudyFolder, data: TrainingData) -> Iterator[tuple[str, TrialRecord]]:
+def _controls(setting: Setting, store: StudyFolder, data: TrainingData) -> Iterator[tuple[str, TrialRecord]]:
     for row, modalities in setting.linear.items():
         yield row, fit_linear(data, store.controls / _slug(row), modalities)
     for row, modalities in setting.tuned.items():
@@ -110,35 +181,27 @@ def kept(data: TrainingData, config: TrialConfig) -> TrainingData:
     return replace(data, folds=np.where(complete, data.folds, 0))
 
 
-class _Lines:
-    """Trains, and says a line when a training ends, and how long the rest will take."""
-
-    def __init__(self, asked: OutOfFoldRequest, size: int) -> None:
-        self._asked, self._size = asked, size
-        self._done, self._fresh, self._began = 0, 0, time.monotonic()
-
-    def trained(
-        self, row: str, seed: int, store: StudyFolder, config: TrialConfig, data: TrainingData, contender: Contender
-    ) -> TrialRecord:
-        """Return the record of a training; one that has ended is not repeated."""
-        folder = (store.folder / "complete" if contender.complete else store.singles) / config.digest()
-        self._done += 1
-        record = _ended(folder)
-        if record is not None:
-            return record
-        own = kept(data, config) if contender.complete else data
-        record = run_trial(config, own, folder, metric=store.settings.metric, probed=False)
-        if record.state != COMPLETE:
-            raise StudyError(f"the training of {row!r} with seed {seed} failed: {record.reason} (see {folder})")
-        self._fresh += 1
-        left = (self._size - self._done) * (time.monotonic() - self._began) / self._fresh / 60
-        self._asked.say(
-            f"[{self._done}/{self._size}] seed {seed}, {row}: out of folds AUROC {record.out_of_fold['auroc']:.3f}, "
-            f"{record.seconds:.0f} s; about {math.ceil(left)} min left"
-        )
-        return record
+def _patients(scored: OutOfFoldPredictions) -> str:
+    counts = np.bincount(scored.labels, minlength=len(scored.classes))
+    classes = ", ".join(f"{name} {n}" for name, n in zip(scored.classes, counts, strict=True))
+    lacking = ", ".join(f"{name} {(~there).sum()}" for name, there in sorted(scored.present.items()))
+    return (
+        f"{len(scored.labels):,} patients with a label ({classes}); without {lacking}. Nothing is sealed: every "
+        "patient is scored once per seed, by networks that never saw the patient."
+    )
 
 
-def _ended(folder: Path) -> TrialRecord | None:
-    record = read_record(folder)
-    return record if record is not None and record.state == COMPLETE else None
+def _printed(printed: Mapping[str, str]) -> list[TableSection]:
+    rows = [[row, text] for row, text in printed.items()]
+    note = "On another task and other patients, in other metrics: beside ours, not against ours."
+    return [TableSection("What the paper prints", note, ["", "published"], rows)] if rows else []
+
+
+def _times(scored: OutOfFoldPredictions) -> TableSection:
+    rows = []
+    for row in scored.records:
+        records = list(scored.records[row].values())
+        what = f"{records[0].parameters:,}" if records[0].parameters else ""
+        rows.append([row, f"{np.median([record.seconds for record in records]):.1f}", what])
+    head = ["", "seconds for all folds, median over seeds; as busy as the machine was", "weights"]
+    return TableSection("Time", "", head, rows)

@@ -171,12 +171,12 @@ class ComparisonFigure:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """What a comparison gave: tables by arm, further sections, pictures, and sentences for the head of the report."""
 
     arms: Sequence[Arm]
-    sections: Sequence[TableSection]
-    pictures: Sequence[ComparisonFigure]
+    sections: Sequence[TableSection] = ()
+    pictures: Sequence[ComparisonFigure] = ()
     head: Sequence[str] = ()
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jinja2 import Environment, PackageLoader
 
 from histotune.core import files
 from histotune.core.config import unparse
@@ -18,18 +18,9 @@ from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.scores import direction, in_words
 from histotune.reproductions.papers import ComparisonTable, Published
 from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
-from histotune.reproductions.train import LineUp, ReproductionRequest, choose, describe
-from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
+from histotune.storage.study_folder import StudyFolder
 from histotune.training.efficiency import Efficiency
 
-HOW = (
-    "A cell is the mean ± standard deviation over training seeds, on one split and with one choice of parameters; the "
-    "spread does not cover other splits or other choices.",
-    "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
-    "two-sided p come from resampled patients and the spread over seeds (few make it wide); p is corrected for "
-    "the rows of its table (Holm).",
-    "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
-)
 _COSTS = (
     "Parameters that predict; operations of matrix products and convolutions for one image (a multiply-add is two); "
     "median time to score images, with this machine as busy as it was; memory of tensors, weights included, while 64 "
@@ -81,7 +72,7 @@ class ReproductionReport:
     """What a report says besides its tables.
 
     Attributes:
-        name: of its files, without ending.
+        request: how it was called: reproduction, on, protocol, budget, seeds.
         head: sentences at the top.
         scaled: rows (what, here, in the paper).
         chosen: {arm: rows (contender, complete trials, first and best configuration, validation metric of the best)}.
@@ -94,8 +85,7 @@ class ReproductionReport:
         how: what a cell, a difference and a published number are.
     """
 
-    name: str
-    title: str
+    request: Mapping[str, Any]
     head: Sequence[str]
     scaled: Sequence[tuple[str, str, str]]
     chosen: Mapping[str, Sequence[tuple[str, str, str, str, float]]]
@@ -105,7 +95,23 @@ class ReproductionReport:
     notes: Sequence[str]
     facts: Mapping[str, Any]
     sections: Sequence[TableSection] = ()
-    how: Sequence[str] = HOW
+    how: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without ending."""
+        return "{reproduction}-{on}-{protocol}".format(**self.request)
+
+    @property
+    def title(self) -> str:
+        """What was called, in a line."""
+        return "{reproduction} on {on}, split `{protocol}`, budget `{budget}`".format(**self.request)
+
+
+def command(facts: Mapping[str, Any]) -> str:
+    """Return the call that gives a report again."""
+    name, *options = facts.items()
+    return " ".join([f"histotune reproduce {name[1]}", *(f"--{option} {value}" for option, value in options)])
 
 
 def write(report: ReproductionReport, arms: Sequence[Arm], folder: Path) -> list[Path]:
@@ -131,28 +137,40 @@ def write(report: ReproductionReport, arms: Sequence[Arm], folder: Path) -> list
     return [text, numbers, whole]
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A table of a report: its head, and rows of as many cells."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def markdown(report: ReproductionReport, arms: Sequence[Arm]) -> str:
-    """Return the report for people."""
-    parts = [f"# {report.title}", *report.head]
-    parts += ["## Against the paper", _grid(["", "here", "in the paper"], report.scaled)]
+    """Return the report for people, from `templates/reproduction.md.j2`."""
+    parts: list[tuple[str, list[str | Grid]]] = [
+        ("Against the paper", [Grid(["", "here", "in the paper"], report.scaled)])
+    ]
     for arm in arms:
         for table, rows in arm.tables:
-            reference = arm.reference or report.reference
-            parts += [f"## {arm.title(table)}", table.note, _table(table, rows, arm.measured, reference)]
-            parts += [verdict(table, rows, reference)]
-    for section in report.sections:
-        parts += [f"## {section.title}", section.note, _grid(section.head, section.rows)]
+            filled = _table(table, rows, arm.measured, arm.reference)
+            parts.append((arm.title(table), [table.note, filled, verdict(table, rows, arm.reference)]))
+    parts += [(section.title, [section.note, Grid(section.head, section.rows)]) for section in report.sections]
     costs = next((arm.measured.efficiencies for arm in arms if arm.measured.efficiencies), {})
-    parts += ["## What the networks cost to use", _COSTS, _efficiencies(costs)] if costs else []
-    chosen, times = ([of(report, arm) for arm in by] for of, by in ((_chosen, report.chosen), (_times, report.times)))
-    parts += ["## Chosen on the validation part", *chosen] if chosen else []
-    parts += ["## Time", *times] if times else []
-    parts += ["## How to read it", "\n".join(f"- {note}" for note in (*report.how, *report.notes))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts += [("What the networks cost to use", [_COSTS, _efficiencies(costs)])] if costs else []
+    for heading, by, filled_in in (
+        ("Chosen on the validation part", report.chosen, _chosen),
+        ("Time", report.times, _times),
+    ):
+        parts += [(heading, [block for arm in by for block in _under(arm, filled_in(report, arm))])] if by else []
+    parts.append(("How to read it", ["\n".join(f"- {note}" for note in (*report.how, *report.notes))]))
+    environment = Environment(
+        loader=PackageLoader("histotune.reproductions"), autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("reproduction.md.j2").render(title=report.title, head=report.head, parts=parts)
 
 
-def _table(table: ComparisonTable, rows: Sequence[ResultLine], measured: MeasuredContender, reference: str) -> str:
-    """Write every metric that is known of a row, what is published of it right beside what was measured."""
+def _table(table: ComparisonTable, rows: Sequence[ResultLine], measured: MeasuredContender, reference: str) -> Grid:
+    """Return every metric that is known of a row, what is published of it right beside what was measured."""
     columns: dict[str, list[str]] = {
         "": [line.label for line in rows],
         "seeds": [str(line.seeds or "") for line in rows],
@@ -167,10 +185,10 @@ def _table(table: ComparisonTable, rows: Sequence[ResultLine], measured: Measure
         columns |= {name: compared} if any(compared) else {}
     sources = [line.source(table.metrics) for line in rows]
     columns |= {"published in": sources} if any(sources) else {}
-    return _grid(list(columns), list(zip(*columns.values(), strict=True)))
+    return Grid(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _efficiencies(costs: Mapping[str, Efficiency]) -> str:
+def _efficiencies(costs: Mapping[str, Efficiency]) -> Grid:
     head = ["", "parameters", "million operations", "ms, 1 image", "ms, 64 images", "MiB, scoring", "MiB, training"]
     rows = [
         (
@@ -185,24 +203,24 @@ def _efficiencies(costs: Mapping[str, Efficiency]) -> str:
         for label, one in costs.items()
     ]
     device = next(iter(costs.values())).device
-    return _grid([f"on {device}", *head[1:]], rows)
+    return Grid([f"on {device}", *head[1:]], rows)
 
 
-def _chosen(report: ReproductionReport, arm: str) -> str:
+def _chosen(report: ReproductionReport, arm: str) -> str | Grid:
     head = ["", "complete trials", "published, the first trial", "best here", f"validation {in_words(report.metric)}"]
     rows = [[*map(str, cells), f"{value:.3f}"] for *cells, value in report.chosen[arm]]
-    return _under(arm, _grid(head, rows)) if rows else "Nothing: each contender has one configuration, its first."
+    return Grid(head, rows) if rows else "Nothing: each contender has one configuration, its first."
 
 
-def _times(report: ReproductionReport, arm: str) -> str:
+def _times(report: ReproductionReport, arm: str) -> Grid:
     base = report.times[arm][report.reference]
     rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times[arm].items()]
     head = ["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"]
-    return _under(arm, _grid(head, rows))
+    return Grid(head, rows)
 
 
-def _under(arm: str, text: str) -> str:
-    return f"{arm}:\n\n{text}" if arm else text
+def _under(arm: str, block: str | Grid) -> list[str | Grid]:
+    return [f"{arm}:", block] if arm and isinstance(block, Grid) else [block]
 
 
 def _csv(arms: Sequence[Arm], sections: Sequence[TableSection]) -> str:
@@ -238,10 +256,6 @@ def _numbers(table: ComparisonTable, line: ResultLine, measured: MeasuredContend
         if numbers:
             result.append({"row": line.label, "metric": metric, **numbers})
     return result
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
 @dataclass(frozen=True)
@@ -310,7 +324,7 @@ class Arm:
         trained: the trainings of each contender's best configuration, one per seed.
         measured: what they and their ensembles reach.
         tables: with their rows.
-        reference: with which the rows are compared; "" for the reproduction's.
+        reference: with which the rows are compared.
     """
 
     name: str
@@ -318,7 +332,7 @@ class Arm:
     trained: TrainingsByContender
     measured: MeasuredContender
     tables: FilledTables
-    reference: str = ""
+    reference: str
 
     def title(self, table: ComparisonTable) -> str:
         """Name one of its tables."""
@@ -361,120 +375,3 @@ def verdict(table: ComparisonTable, rows: Sequence[ResultLine], reference: str) 
 def shown_p(value: float | None) -> str:
     """Write a p-value, "" for none."""
     return "" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-def report_of(asked: ReproductionRequest, arms: Sequence[Arm]) -> ReproductionReport:
-    """Say what was asked and done, for the arms that came of it."""
-    facts: dict[str, Any] = {
-        "reproduction": asked.name,
-        "on": asked.on,
-        "protocol": asked.protocol,
-        "budget": asked.spent,
-    }
-    facts |= {"seeds": asked.scale.seeds}
-    studies = {arm.store.folder: arm for arm in arms}.values()  # one of each study
-    named = {arm.name if len(studies) > 1 else "": arm for arm in studies}
-    return ReproductionReport(
-        name=f"{asked.name}-{asked.on}-{asked.protocol}",
-        title=f"{asked.name} on {asked.on}, split `{asked.protocol}`, budget `{asked.spent}`",
-        head=_head(asked, facts, arms),
-        scaled=_scaled(asked, arms),
-        chosen={name: _chosen_values(asked.line_up, arm.store) for name, arm in named.items()},
-        metric=asked.line_up.metric,
-        reference=asked.reproduction.reference,
-        times={
-            name: {label: float(np.median([r.seconds / r.epochs for r in rows])) for label, rows in arm.trained.items()}
-            for name, arm in named.items()
-        },
-        notes=asked.setting.notes,
-        facts={
-            **facts,
-            "scale": asdict(asked.scale),
-            "studies": {name: _plain(arm.store.settings) for name, arm in named.items()},
-        },
-    )
-
-
-def _head(asked: ReproductionRequest, facts: Mapping[str, Any], arms: Sequence[Arm]) -> list[str]:
-    name, *options = facts.items()
-    command = " ".join([f"histotune reproduce {name[1]}", *(f"--{option} {value}" for option, value in options)])
-    head = [f"{asked.reproduction.title}, measured again by `{command}`."]
-    measured, settings = arms[0].measured, arms[0].store.settings
-    parts = arms[0].store.split
-    val = parts[parts["part"] == "val"]
-    chosen = (
-        f"Parameters and epochs were chosen by {in_words(settings.metric)} on the validation part, {len(val):,} images "
-        f"of {val['patient'].nunique():,} patients."
-    )
-    if asked.setting.external:
-        head.append(
-            f"Measured on `{asked.setting.external}`, {_counted(arms[-1].measured)}, of which nothing was trained on "
-            f"or fitted to: no label, threshold, statistic or stain. {chosen}"
-        )
-    else:
-        head.append(f"Test part: {_counted(measured)}, opened when all trainings had ended. {chosen}")
-    for arm in arms if not asked.setting.external else ():
-        if before := arm.measured.openings_before:
-            times = f"{before} time{'s' if before > 1 else ''}"
-            head.append(
-                f"The seal of study `{arm.store.folder.name}` had been opened {times} before: see "
-                "`sealed/openings.jsonl` in its folder."
-            )
-    if not settings.facts.get("patients_known", True):
-        head.append("**Patients are not known here**: each image counts as its own, so intervals and p are too small.")
-    elif settings.leaky:
-        head.append("**Leaky reproduction**: patients stand on both sides of the split, so no number here is honest.")
-    if settings.facts.get("synthetic"):
-        head.append("**The images are made up.**")
-    return head
-
-
-def _counted(measured: MeasuredContender) -> str:
-    return f"{measured.cases['test']:,} images of {measured.patients['test']} patients"
-
-
-def _scaled(asked: ReproductionRequest, arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
-    setting, scale, table = asked.setting, asked.scale, arms[0].store.split
-
-    def part(store: StudyFolder, name: str) -> str:
-        rows = store.split
-        rows = rows[rows["part"] == name]
-        return f"{len(rows):,} images of {rows['patient'].nunique()} patients"
-
-    counts = {name: f"{(table['part'] == name).sum():,}" for name in ("train", "val", "test")}
-    stores = {arm.store.folder: arm.store for arm in arms}.values()
-    trained = [part(store, "train") + _in_brackets(store.settings.training) for store in stores]
-    searched = f"{scale.trials}, with seed 0" if asked.line_up.searches else "none: each at its first configuration"
-    here = {
-        "split": "{}: training {train}, validation {val}, test {test} images".format(asked.protocol, **counts),
-        "training part": "; ".join(trained),
-        "test part": _counted(arms[-1].measured) if setting.external else part(arms[0].store, "test"),
-        "epochs": f"{scale.epochs}, in the search and after it",
-        "trials per contender": searched,
-        "seeds": f"{scale.seeds} (1 to {scale.seeds}), trained after the search",
-        "end of training": "all epochs for everyone; the best epoch by validation counts",
-        "time of an epoch": "see Time",
-    }
-    return [(what, here.get(what, ""), setting.paper.get(what, "")) for what in {**here, **setting.paper}]
-
-
-def _in_brackets(text: str) -> str:
-    return f" ({text})" if text else ""
-
-
-def _chosen_values(line_up: LineUp, store: StudyFolder) -> list[tuple[str, str, str, str, float]]:
-    if not line_up.searches:
-        return []
-    ended, rows = {record.digest: record for record in store.trials()}, []
-    for label, best in choose(line_up, store).items():
-        configs = line_up.searched[label]
-        complete = sum(ended[config.digest()].state == COMPLETE for config in configs)
-        value = ended[best.digest()].metrics[line_up.metric]
-        rows.append((label, f"{complete} of {len(configs)}", describe(configs[0]), describe(best), value))
-    return rows
-
-
-def _plain(settings: StudySettings) -> dict[str, Any]:
-    """Return what a reader of the JSON needs of a study; not where the data lie."""
-    kept = ("name", "dataset", "digests", "classes", "protocol", "leaky", "seed", "metric", "imbalance", "version")
-    return {key: getattr(settings, key) for key in kept}

@@ -25,7 +25,7 @@ import yaml
 from histotune.api import search
 from histotune.core import files
 from histotune.core.config import Spec, TrialConfig
-from histotune.core.progress import Message
+from histotune.core.progress import Message, Progress
 from histotune.core.runtime import Places
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
@@ -33,6 +33,7 @@ from histotune.reproductions.papers import Reproduction, Scale, Setting
 from histotune.space import Fixed, Space, load_space
 from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import COMPLETE, StudyFolder
+from histotune.tuning.retention import KEEP
 
 Trainings = Mapping[str, Sequence[TrialConfig]]
 """{contender: its configurations}."""
@@ -46,8 +47,10 @@ class ReproductionRequest:
         name, on: of the reproduction and its setting.
         spent: what the budget is called.
         place: of studies and prepared cohorts.
-        data: where the data of the trainings are, or None.
-        say: hears a line per training.
+        data: where the data of the trainings are, or None; `external_data` those that a setting measures on.
+        say: is called with a line per training; `progress` with how far preparations are.
+        command: for the record of the opening of the seal.
+        tracking_uri: of an MLflow server, or None.
     """
 
     name: str
@@ -61,21 +64,26 @@ class ReproductionRequest:
     protocol: str
     place: Places
     data: str | os.PathLike[str] | None
+    external_data: str | os.PathLike[str] | None
     say: Message
+    progress: Progress | None
+    command: str
+    tracking_uri: str | None
 
     @property
     def image_size(self) -> int:
         """Side of the images, pixels."""
         return TrialConfig.from_dict(self.space.default()).image_size
 
-    def stores(self) -> dict[str, StudyFolder]:
-        """Return the study of every imbalance of the training part."""
+    def store(self, *further: str) -> StudyFolder:
+        """Return the folder of a study; `further` tells the studies of one request apart."""
         name = f"{self.name}-{self.setting.trained_as or self.on}-{self.protocol}-{self.spent}"
-        several = len(self.setting.imbalances) > 1
-        return {
-            arm: StudyFolder(self.place.runs / (f"{name}-{arm.replace(':', '-')}" if several else name))
-            for arm in self.setting.arms(self.scale)
-        }
+        return StudyFolder(self.place.runs / "-".join([name, *further]))
+
+    def facts(self) -> dict[str, Any]:
+        """Return how it was called, for programs."""
+        facts = {"reproduction": self.name, "on": self.on, "protocol": self.protocol, "budget": self.spent}
+        return {**facts, "seeds": self.scale.seeds}
 
 
 @dataclass(frozen=True)
@@ -106,13 +114,15 @@ class LineUp:
         Raises:
             ConfigError: a contender has fewer configurations than every one shall get.
         """
-        fix = (f"epochs={scale.epochs}",)
+        fix = () if setting.networks else (f"epochs={scale.epochs}",)
+        whole = load_space(setting.space, fix=fix)
         searched = {
             label: candidates(setting.space, [*fix, *narrowing], scale.trials, label)
             for label, narrowing in reproduction.contenders.items()
             if label in (setting.contenders or reproduction.contenders)
         }
-        whole = load_space(setting.space, fix=fix)
+        for row, network in setting.networks.items():
+            searched[row] = [network.config(whole, epochs=scale.epochs, seed=0)]
         default = TrialConfig.from_dict(whole.default())
         return cls(setting.space, whole.metric, fix, default, searched, tuple(range(1, scale.seeds + 1)))
 
@@ -156,26 +166,25 @@ def candidates(space: str, narrowing: Sequence[str], count: int, label: str = ""
     )
 
 
-def train(line_up: LineUp, store: StudyFolder, said: Message, **how: Any) -> dict[str, list[TrialRecord]]:
+def train(request: ReproductionRequest, store: StudyFolder, imbalance: str) -> dict[str, list[TrialRecord]]:
     """Train what is missing, and return the trainings of each contender's best configuration, one per seed.
 
     Args:
         store: of the study, which may not exist yet.
-        said: hears a line per training.
-        how: what else `jobs.search` takes.
 
     Raises:
         StudyError: all trainings of a contender failed, or the search stopped for failures.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    lines, searched = Lines(line_up, said), [line_up.searched] if line_up.searches else []
+    line_up = request.line_up
+    lines, searched = SearchLines(line_up, request.say), [line_up.searched] if line_up.searches else []
     if searched:
-        _run(line_up, store, searched, lines, **how)
+        _run(request, store, imbalance, searched, lines)
     best = choose(line_up, store)
     for label, config in best.items() if searched else ():
-        said(f"{label}: {describe(config)} is the best of {len(line_up.searched[label])}")
+        request.say(f"{label}: {describe(config)} is the best of {len(line_up.searched[label])}")
     seeded = line_up.seeded(best)
-    _run(line_up, store, [*searched, seeded], lines, keep_models=0, **how)
+    _run(request, store, imbalance, [*searched, seeded], lines, keep_models=0)
     ended = _ended(store)
     complete = {
         label: [ended[config.digest()] for config in configs if ended[config.digest()].state == COMPLETE]
@@ -220,44 +229,60 @@ def _described(spec: Spec) -> str:
 
 
 class Lines:
-    """Says a line when a training ends, and how long the rest will take."""
+    """Writes a line when a training ends, with how long the rest will take."""
 
-    def __init__(self, line_up: LineUp, said: Message) -> None:
-        self._said, self._size, self._metric = said, line_up.size(), line_up.metric
-        self._labels = {config.digest(): label for label, configs in line_up.searched.items() for config in configs}
-        self._began, self._fresh, self._done = 0.0, 0, 0
+    def __init__(self, size: int, say: Message) -> None:
+        self.done = 0
+        self._say, self._size, self._fresh, self._began = say, size, 0, 0.0
 
-    def take_up(self, done: int) -> None:
-        """Hear how many trainings had ended before."""
-        self._done = done
-
-    def started(self, number: int, config: Mapping[str, Any]) -> None:
-        """Hear that a training runs."""
+    def begin(self) -> None:
+        """Start the clock, with the first training."""
         self._began = self._began or time.monotonic()
 
+    def write(self, text: str) -> None:
+        """Write what a training reached."""
+        self._fresh, self.done = self._fresh + 1, self.done + 1
+        left = (self._size - self.done) * (time.monotonic() - self._began) / self._fresh / 60
+        self._say(f"[{self.done}/{self._size}] {text}; about {math.ceil(left)} min left")
+
+
+class SearchLines(Lines):
+    """The lines of a search: it listens to one."""
+
+    def __init__(self, line_up: LineUp, say: Message) -> None:
+        super().__init__(line_up.size(), say)
+        self._metric = line_up.metric
+        self._labels = {config.digest(): label for label, configs in line_up.searched.items() for config in configs}
+
+    def started(self, number: int, config: Mapping[str, Any]) -> None:
+        """A training runs."""
+        self.begin()
+
     def reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Hear of an epoch."""
+        """An epoch ended."""
 
     def ended(self, record: TrialRecord) -> None:
-        """Say what a training reached."""
-        self._fresh, self._done = self._fresh + 1, self._done + 1
+        """Write what a training reached."""
         config = TrialConfig.from_dict(record.config())
-        label = self._labels.get(replace(config, seed=0).digest(), "the space's default")
+        label = self._labels.get(replace(config, seed=0).digest(), "default configuration")
         what = f"seed {config.seed}" if config.seed else "search"
         reached = f"{self._metric} {record.metrics[self._metric]:.3f}" if record.state == COMPLETE else record.reason
-        left = (self._size - self._done) * (time.monotonic() - self._began) / self._fresh / 60
-        self._said(
-            f"[{self._done}/{self._size}] {what}, {label}: {describe(config)}: {reached}, "
-            f"{record.seconds:.0f} s; about {math.ceil(left)} min left"
-        )
+        self.write(f"{what}, {label}: {describe(config)}: {reached}, {record.seconds:.0f} s")
 
 
-def _run(line_up: LineUp, store: StudyFolder, parts: Sequence[Trainings], lines: Lines, **how: Any) -> None:
+def _run(
+    request: ReproductionRequest,
+    store: StudyFolder,
+    imbalance: str,
+    parts: Sequence[Trainings],
+    lines: Lines,
+    keep_models: int = KEEP,
+) -> None:
     """Train what is missing of the configurations, contender by contender in turn."""
     rows = (row for part in parts for row in itertools.zip_longest(*part.values()))
     configs = {config.digest(): config for row in rows for config in row if config is not None}
     done = _ended(store).keys() & configs.keys()
-    lines.take_up(len(done))
+    lines.done = len(done)
     if len(done) == len(configs):
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -265,15 +290,23 @@ def _run(line_up: LineUp, store: StudyFolder, parts: Sequence[Trainings], lines:
         for path, config in zip(starts, configs.values(), strict=True):
             files.write_text(path, yaml.safe_dump(config.to_dict()))
         study = search(
-            line_up.space,
-            fix=line_up.fix,
+            request.line_up.space,
+            fix=request.line_up.fix,
             study=store.folder.name,
-            trials=len(configs.keys() | {line_up.default.digest()}),
+            trials=len(configs.keys() | {request.line_up.default.digest()}),
             start_with=starts,
             sampler="random",
             scheduler="none",
             listeners=[lines],
-            **how,
+            data=request.data,
+            protocol=request.protocol,
+            imbalance=imbalance,
+            training_cases=request.scale.cases,
+            runs=request.place.runs,
+            cache=request.place.cache,
+            tracking_uri=request.tracking_uri,
+            progress=request.progress,
+            keep_models=keep_models,
         )
     if study.summary is not None and study.summary.reason == "interrupted":
         raise KeyboardInterrupt

@@ -32,7 +32,7 @@ from histotune.metrics.calibration import fit_temperature
 from histotune.metrics.scores import auroc, softmax
 from histotune.reproductions import out_of_fold_measure
 from histotune.reproductions.out_of_fold_measure import crossfit, fit
-from histotune.reproductions.papers import REPRODUCTIONS, Contender, FoldedSetting, OutOfFold
+from histotune.reproductions.papers import REPRODUCTIONS, Contender, Setting
 from histotune.reproductions.papers.loose import STRATEGIES
 from histotune.reproductions.run import Reproduced, reproduce
 from histotune.space import check_config, load_space
@@ -41,7 +41,7 @@ from histotune.studies.controls import STRENGTHS, fit_linear
 from histotune.studies.create import StudyRequest, begin
 
 BUILT = {name: REPRODUCTIONS.build(name) for name in REPRODUCTIONS.names()}
-FOLDED = {name: one for name, one in BUILT.items() if isinstance(one, OutOfFold)}
+FOLDED = {name: one for name, one in BUILT.items() if one.compare is not None}
 SETTINGS = [(name, on) for name, one in FOLDED.items() for on in one.settings]
 CLASSES, REPLICATES = 3, 60
 
@@ -83,7 +83,7 @@ def numbers(result: Reproduced, table: str) -> dict[tuple[str, str], dict[str, s
 def saved(name: str, row: str, seed: int, home: Path) -> Predictions:
     """Read the out-of-fold predictions of a training, by its configuration."""
     setting = FOLDED[name].settings["demo"]
-    contender = setting.contenders[row]
+    contender = setting.networks[row]
     config = contender.config(load_space(setting.space), epochs=setting.scale("small").epochs, seed=seed)
     folder = home / "runs" / f"{name}-demo-patient_kfold-small-seed{seed}"
     return Predictions.load(
@@ -127,7 +127,7 @@ def test_every_number_is_that_of_the_saved_out_of_fold_predictions(home: Path, s
     ids = having(subtyping, "image", "omics")
     printed = numbers(subtyping, f"{len(ids)} patients with image and omics: All rows")
     setting = FOLDED["subtyping"].settings["demo"]
-    for row in (row for row in setting.contenders if row not in setting.marked):
+    for row in (row for row in setting.networks if row not in setting.marked):
         result = [saved("subtyping", row, seed, home) for seed in (1, 2)]
         probabilities = [softmax(one.logits)[of(one, ids)] for one in result]
         labels = result[0].labels[of(result[0], ids)]
@@ -372,8 +372,8 @@ def test_a_kill_repeats_no_training(home: Path, subtyping: Reproduced, tmp_path:
     run("subtyping", home, seeds=1, runs=tmp_path / "runs", out=tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in done} == before
     setting = FOLDED["subtyping"].settings["demo"]
-    assert len(list((tmp_path / "runs").glob("*/*/*/metrics.json"))) > len(setting.contenders) > len(done)
-    for row in setting.contenders:
+    assert len(list((tmp_path / "runs").glob("*/*/*/metrics.json"))) > len(setting.networks) > len(done)
+    for row in setting.networks:
         whole, resumed = (saved("subtyping", row, 1, place).logits for place in (home, tmp_path))
         assert np.array_equal(whole, resumed), row
 
@@ -408,7 +408,7 @@ def test_settings_lead_somewhere(name: str, on: str) -> None:
     space = load_space(setting.space)
     assert space.protocol == "patient_kfold"
     assert (space.folds or 0) >= 2
-    for contender in setting.contenders.values():
+    for contender in setting.networks.values():
         check_config(contender.config(space, epochs=1, seed=1))
     for published in setting.published.values():
         assert "table number not available here" in published.source
@@ -422,7 +422,7 @@ def test_settings_lead_somewhere(name: str, on: str) -> None:
 def test_no_compared_arm_reads_genes_of_which_its_label_is_made(name: str, on: str) -> None:
     setting = FOLDED[name].setting(on)
     branches = TrialConfig.from_dict(load_space(setting.space).default()).model.branches
-    reads = {row: {branches[b].modality for b in one.branches} for row, one in setting.contenders.items()}
+    reads = {row: {branches[b].modality for b in one.branches} for row, one in setting.networks.items()}
     assert {row for row, modalities in reads.items() if "rna" in modalities} == set(setting.marked)
     assert not any("rna" in modalities for modalities in {**setting.linear, **setting.tuned}.values())
 
@@ -462,7 +462,7 @@ def test_a_setting_that_names_no_row_is_refused() -> None:
         {"singles": [], "pairs": {"one": ["image", "imago"]}},
     ):
         with pytest.raises(ConfigError, match="there is no row"):
-            FoldedSetting("subtyping_demo", {}, arms, patients=["image"], **wrong)
+            Setting("subtyping_demo", {}, networks=arms, patients=["image"], **wrong)
     with pytest.raises(ConfigError, match=r"has no branch 'omic'. Did you mean 'omics'"):
         Contender(["omic"]).config(load_space("subtyping_demo"), epochs=1, seed=1)
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from histotune.cli.app import app
 from histotune.cli.catalogue import catalogue
+from histotune.core import files
 from histotune.core.config import TrialConfig
 from histotune.core.registry import load_plugins
 from histotune.ensembles.strategies import ENSEMBLES
@@ -29,7 +30,7 @@ from histotune.metrics.bootstrap import holm
 from histotune.metrics.intervals import Difference
 from histotune.metrics.scores import METRICS
 from histotune.reproductions import papers as reproductions
-from histotune.reproductions.papers import REPRODUCTIONS, ComparisonTable, Published, Reproduction, Scale
+from histotune.reproductions.papers import REPRODUCTIONS, ComparisonTable, Published, Scale
 from histotune.reproductions.report import Arm, ReproductionReport, lines, markdown, verdict
 from histotune.reproductions.rows import MeasuredContender, ResultRow
 from histotune.reproductions.run import Reproduced, reproduce
@@ -39,7 +40,7 @@ from histotune.storage.study_folder import StudyFolder
 
 FILES = (Path(reproductions.__file__).parent).glob("[!_]*.py")
 BUILT = {path.stem: REPRODUCTIONS.build(path.stem) for path in sorted(FILES)}
-SEARCHED = {name: one for name, one in BUILT.items() if isinstance(one, Reproduction)}  # see test_reproduce_folds, too
+SEARCHED = {name: one for name, one in BUILT.items() if one.compare is None}  # see test_reproduce_folds, too
 EVERY = [(name, on) for name, one in SEARCHED.items() for on in one.settings]
 SETTINGS = pytest.mark.parametrize(("name", "on"), EVERY, ids=lambda value: str(value))
 
@@ -190,11 +191,12 @@ PRINTED = {
 }
 
 
-REPORT = ReproductionReport("x", "x on y", [], [], {}, "macro_f1", "CCE", {"": {"CCE": 1.0}}, [], {})
+CALLED = {"reproduction": "x", "on": "y", "protocol": "z", "budget": "b"}
+REPORT = ReproductionReport(CALLED, [], [], {}, "macro_f1", "CCE", {"": {"CCE": 1.0}}, [], {})
 
 
 def arm(measured: MeasuredContender, *tables: Any) -> Arm:
-    return Arm("", StudyFolder(Path("nowhere")), {}, measured, tables)
+    return Arm("", StudyFolder(Path("nowhere")), {}, measured, tables, "CCE")
 
 
 def test_mean_spread_and_correction_by_hand(measured: MeasuredContender) -> None:
@@ -411,3 +413,24 @@ def test_mistakes_end_with_2_and_a_sentence(words: list[str], message: str, tmp_
     assert answer.exit_code == 2, answer.output
     assert message in answer.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+# --- the reports of the repository
+
+REPORTS = Path(__file__).parents[2] / "reports"
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("cmaf-*.json")), ids=lambda path: path.stem)
+def test_a_committed_report_is_what_its_numbers_give(path: Path) -> None:
+    """Every table and verdict of the Markdown file follows from the JSON file beside it (that of cfal has an earlier form)."""
+    whole, written = files.read_json(path), path.with_suffix(".md").read_text(encoding="utf-8")
+    own = BUILT[whole["reproduction"]]
+    for saved in whole["arms"]:
+        result = files.restored(MeasuredContender, saved["measured"], path, "")
+        printed = own.setting(whole["on"]).printed(saved["arm"])
+        for shown in saved["tables"]:
+            table = next(one for one in own.tables if one.title == shown["title"])
+            filled = [(table, lines(table, result, printed))]
+            text = markdown(REPORT, [Arm(saved["arm"], StudyFolder(path), {}, result, filled, own.reference)])
+            section = text.split("\n## ")[2]
+            assert f"\n## {section.strip()}\n" in written

@@ -75,20 +75,66 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Data and network on which the contenders are compared.
+class Contender:
+    """A network of some branches of the setting's space.
 
     Args:
-        space: shipped search space in which only the contenders' own parameters and `seed` are searched.
+        branches: their names there.
+        fusion: what joins them.
+        modality_dropout: as a configuration has it.
+        complete: train on those patients alone who have every modality of the branches, and drop the others.
+    """
+
+    branches: Sequence[str]
+    fusion: Spec = field(default_factory=lambda: Spec("none"))
+    modality_dropout: float = 0.0
+    complete: bool = False
+
+    def config(self, space: Space, *, epochs: int, seed: int) -> TrialConfig:
+        """Return the configuration: the space's default in all but what is said here.
+
+        Raises:
+            ConfigError: the space has no such branch.
+        """
+        default = space.default()
+        known = default["model"]["branches"]
+        for name in self.branches:
+            if name not in known:
+                raise ConfigError(f"space {space.name!r} has no branch {name!r}. {suggest(name, known)}")
+        model = default["model"] | {
+            "branches": {name: known[name] for name in self.branches},
+            "fusion": {"name": self.fusion.name, **self.fusion.params},
+            "modality_dropout": self.modality_dropout,
+        }
+        return TrialConfig.from_dict(default | {"model": model, "epochs": epochs, "seed": seed})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data and networks on which the contenders are compared.
+
+    Args:
+        space: shipped search space. Contenders of the reproduction narrow it, and only their own parameters and `seed`
+            are searched; of `networks` its default is what is trained.
         budgets: {name of a budget: what it spends}.
         paper: {what: how the paper had it} of what is scaled or changed here, for a person.
         published: {row: what the paper prints}; rows that are no contender are other papers' results.
-        published_of: the same of single arms, {arm: {row: ...}}.
         notes: what else a reader of the tables must know.
-        imbalances: what becomes of the training part; several are as many studies.
         contenders: those of the reproduction that are compared; none is all.
-        external: registered dataset on which the trainings are measured, instead of the sealed test part.
+        published_of: as `published`, of single arms, {arm: {row: ...}}.
+        imbalances: what becomes of the training part; several are as many studies.
+        external: registered dataset on which the trainings are measured, instead of the sealed test set.
         trained_as: setting whose trainings are measured; "" for its own.
+        networks: {row: network}, of a comparison out of folds; the space then has folds and the split `patient_kfold`.
+        singles: networks of one modality among which the best is the reference; none that reads its own label.
+        patients: modalities that the patients have over whom all are compared.
+        means: {row: networks whose probabilities are averaged}.
+        linear: {row: modalities of a linear baseline}.
+        tuned: the same, with the strength of its penalty chosen inside the training part of every fold.
+        controls: rows of `linear` and `tuned` with which all rows are compared, too.
+        marked: {row: why it is not compared with the others}.
+        pairs: {what is changed: [row with it, row without]}, compared over the same patients.
+        other_metrics: {method: what the paper prints of it in other metrics}, in words.
     """
 
     space: str
@@ -101,11 +147,35 @@ class Setting:
     contenders: Sequence[str] = ()
     external: str = ""
     trained_as: str = ""
+    networks: Mapping[str, Contender] = field(default_factory=dict)
+    singles: Sequence[str] = ()
+    patients: Sequence[str] = ()
+    means: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    linear: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tuned: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    controls: Sequence[str] = ()
+    marked: Mapping[str, str] = field(default_factory=dict)
+    pairs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    other_metrics: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse an imbalance that is none."""
+        """Refuse an unknown imbalance, and rows that name a row that does not exist."""
         for name in self.imbalances:
             check_imbalance(name)
+        averaged = [name for names in self.means.values() for name in names]
+        paired = [name for pair in self.pairs.values() for name in pair]
+        for names, known in (
+            ((*self.singles, *averaged), list(self.networks)),
+            (self.controls, [*self.linear, *self.tuned]),
+            ((*self.marked, *paired), self.rows()),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ConfigError(f"there is no row {name!r} to refer to. {suggest(name, known)}")
+
+    def rows(self) -> list[str]:
+        """Return every row that is trained, fitted or averaged out of folds, in the order of the tables."""
+        return [*self.networks, *self.means, *self.linear, *self.tuned]
 
     def scale(self, budget: str) -> Scale:
         """Return what a budget spends.
@@ -161,27 +231,30 @@ class Reproduction:
 
     Args:
         title: the paper in a line.
-        contenders: {row: `--fix` edits that narrow the setting's space to it}.
+        settings: {what `--on` takes: setting}.
+        contenders: {row: `--fix` edits that narrow the setting's space to it}; searched on the validation part.
         reference: the contender with which all are compared.
         members: contenders whose trainings of one seed make an ensemble.
         ensembles: {row: registered ensemble}.
         tables: what is written, in order.
-        settings: {what `--on` takes: setting}.
         figures: registered figures of the study that are drawn.
-        confused: rows whose confusions on the test part are drawn.
+        confused: rows whose confusions on the test set are drawn.
         costs: whether a table says what each contender's network costs to use.
+        compare: how cases are scored: None on a sealed test set or an external dataset; else out of folds, and this
+            makes a `Comparison` of the `OutOfFoldPredictions` of the setting's networks.
     """
 
     title: str
-    contenders: Mapping[str, Sequence[str]]
-    reference: str
-    members: Sequence[str]
-    ensembles: Mapping[str, str]
-    tables: Sequence[ComparisonTable]
     settings: Mapping[str, Setting]
+    contenders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    reference: str = ""
+    members: Sequence[str] = ()
+    ensembles: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[ComparisonTable] = ()
     figures: Sequence[str] = ()
     confused: Sequence[str] = ()
     costs: bool = False
+    compare: Callable[[Any, Setting], Any] | None = None
 
     def setting(self, on: str) -> Setting:
         """Return the setting called `on`.
@@ -196,146 +269,19 @@ class Reproduction:
         return [table for table in self.tables if table.elsewhere == elsewhere]
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A network of some branches of the setting's space.
-
-    Args:
-        branches: their names there.
-        fusion: what joins them.
-        modality_dropout: as a configuration has it.
-        complete: train on those patients alone who have every modality of the branches, and drop the others.
-    """
-
-    branches: Sequence[str]
-    fusion: Spec = field(default_factory=lambda: Spec("none"))
-    modality_dropout: float = 0.0
-    complete: bool = False
-
-    def config(self, space: Space, *, epochs: int, seed: int) -> TrialConfig:
-        """Return the configuration: the space's default in all but what is said here.
-
-        Raises:
-            ConfigError: the space has no such branch.
-        """
-        default = space.default()
-        known = default["model"]["branches"]
-        for name in self.branches:
-            if name not in known:
-                raise ConfigError(f"space {space.name!r} has no branch {name!r}. {suggest(name, known)}")
-        model = default["model"] | {
-            "branches": {name: known[name] for name in self.branches},
-            "fusion": {"name": self.fusion.name, **self.fusion.params},
-            "modality_dropout": self.modality_dropout,
-        }
-        return TrialConfig.from_dict(default | {"model": model, "epochs": epochs, "seed": seed})
-
-
-@dataclass(frozen=True)
-class FoldedSetting:
-    """Data on which contenders are compared.
-
-    Args:
-        space: shipped search space with folds and the split `patient_kfold`; its default is what is trained.
-        budgets: {name of a budget: what it spends}; a trial per contender and seed.
-        contenders: {row: network}.
-        singles: those of one modality among which the best is the reference; none that reads its own label.
-        patients: modalities that the patients have over whom all are compared.
-        means: {row: contenders whose probabilities are averaged}.
-        linear: {row: modalities of a linear control}.
-        tuned: the same, with the strength of its penalty chosen inside the training part of every fold.
-        controls: rows of `linear` and `tuned` with which all rows are compared, too.
-        marked: {row: why it is not compared with the others}.
-        pairs: {what is changed: [row with it, row without]}, compared over the same patients.
-        paper: {what: how the paper had it} of what differs here.
-        published: {row: what the paper prints of the same metric}.
-        printed: {method: what the paper prints of it in other metrics}, in words.
-        notes: what else a reader of the tables must know.
-    """
-
-    space: str
-    budgets: Mapping[str, Scale]
-    contenders: Mapping[str, Contender]
-    singles: Sequence[str]
-    patients: Sequence[str]
-    means: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    linear: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    tuned: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    controls: Sequence[str] = ()
-    marked: Mapping[str, str] = field(default_factory=dict)
-    pairs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    paper: Mapping[str, str] = field(default_factory=dict)
-    published: Mapping[str, Published] = field(default_factory=dict)
-    printed: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse rows that name a row that is not there."""
-        averaged = [name for names in self.means.values() for name in names]
-        paired = [name for pair in self.pairs.values() for name in pair]
-        for names, known in (
-            ((*self.singles, *averaged), list(self.contenders)),
-            (self.controls, [*self.linear, *self.tuned]),
-            ((*self.marked, *paired), self.rows()),
-        ):
-            for name in names:
-                if name not in known:
-                    raise ConfigError(f"there is no row {name!r} to refer to. {suggest(name, known)}")
-
-    def scale(self, budget: str) -> Scale:
-        """Return what a budget spends.
-
-        Raises:
-            ConfigError: there is none of that name; the nearest is offered.
-        """
-        return named(budget, self.budgets, "unknown budget")
-
-    def rows(self) -> list[str]:
-        """Return every row that is trained, fitted or averaged, in the order of the tables."""
-        return [*self.contenders, *self.means, *self.linear, *self.tuned]
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """A paper's comparison, out of folds.
-
-    Args:
-        title: the paper in a line.
-        settings: {what `--on` takes: setting}.
-        compare: makes tables, sections and pictures of what every patient was given out of folds.
-    """
-
-    title: str
-    settings: Mapping[str, FoldedSetting]
-    compare: Callable[[Any, FoldedSetting], Any]
-
-    def setting(self, on: str) -> FoldedSetting:
-        """Return the setting called `on`.
-
-        Raises:
-            ConfigError: there is none; the nearest is offered.
-        """
-        return named(on, self.settings, "nothing to reproduce on")
-
-
-def read_folded_settings(path: Path) -> dict[str, FoldedSetting]:
-    """Read the settings of a comparison out of folds from a YAML file; what begins with `_` is there to be merged.
-
-    Raises:
-        ConfigError: a key that is no field, or a row that is not there.
-    """
-    written = files.read_yaml(path)
-    return {on: parse(FoldedSetting, v, f"{path.name}: {on}") for on, v in written.items() if not on.startswith("_")}
-
-
-REPRODUCTIONS: Registry[Reproduction | OutOfFold] = Registry("reproduction", "histotune.reproductions.papers")
+REPRODUCTIONS: Registry[Reproduction] = Registry("reproduction", "histotune.reproductions.papers")
 
 
 def read_settings(path: Path) -> dict[str, Setting]:
     """Read the settings of a reproduction, published values among them, from a YAML file.
 
+    What begins with `_` is there to be merged into others.
+
     Raises:
-        ConfigError: a key that is no field, a metric that is none, or a number without its source.
+        ConfigError: a key that is no field, a metric that is none, a number without its source, or a row
+            that does not exist.
     """
     written = files.read_yaml(path)
-    return {on: parse(Setting, values, f"{path.name}: {on}") for on, values in written.items()}
+    return {
+        on: parse(Setting, values, f"{path.name}: {on}") for on, values in written.items() if not on.startswith("_")
+    }

@@ -14,7 +14,7 @@ from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import holm
 from histotune.reproductions.out_of_fold_measure import (
     TESTED,
-    Compared,
+    Comparison,
     ComparisonFigure,
     OutOfFoldPredictions,
     Strategy,
@@ -26,9 +26,9 @@ from histotune.reproductions.out_of_fold_measure import (
 from histotune.reproductions.papers._base import (
     REPRODUCTIONS,
     ComparisonTable,
-    FoldedSetting,
-    OutOfFold,
-    read_folded_settings,
+    Reproduction,
+    Setting,
+    read_settings,
 )
 from histotune.reproductions.report import TableSection, shown_p
 
@@ -57,11 +57,11 @@ _REFITTED = (
 
 
 @REPRODUCTIONS.register("loose", source="after arXiv 2509.03408 (loosely coupled modalities, WL and WLB)")
-def loose() -> OutOfFold:
+def loose() -> Reproduction:
     """Frozen networks of single modalities joined by WL, WLB, mean, max, weights or stacking; modalities absent."""
-    return OutOfFold(
+    return Reproduction(
         title="Loosely coupled modalities, after arXiv 2509.03408, with the inputs that do not hold the label",
-        settings=read_folded_settings(Path(__file__).with_suffix(".yaml")),
+        settings=read_settings(Path(__file__).with_suffix(".yaml")),
         compare=compare,
     )
 
@@ -127,7 +127,7 @@ def row(names: Sequence[str], way: str) -> str:
     return " + ".join(names) + (f": {way}" if way else "")
 
 
-def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
+def compare(scored: OutOfFoldPredictions, setting: Setting) -> Comparison:
     """Compare all ways over the patients who have everything and over all, every combination, and with one absent."""
     joined = Joined(scored, list(setting.singles))
     complete, everybody = scored.having(setting.patients), np.arange(len(scored.labels))
@@ -142,7 +142,7 @@ def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
     arms = [scored.over(who, [table], joined.found, of, whole, setting.published) for who, of in groups.items()]
     sections = [_combinations(who, joined, of) for who, of in groups.items()]
     sections += [_drops(who, joined, of) for who, of in groups.items()]
-    return Compared(arms, [*sections, _refits(joined)], [_heat(who, joined, of) for who, of in groups.items()][:1])
+    return Comparison(arms, [*sections, _refits(joined)], [_heat(who, joined, of) for who, of in groups.items()][:1])
 
 
 def _combinations(who: str, joined: Joined, rows: np.ndarray) -> TableSection:

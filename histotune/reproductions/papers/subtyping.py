@@ -9,7 +9,7 @@ import numpy as np
 
 from histotune.metrics import scores as metrics
 from histotune.reproductions.out_of_fold_measure import (
-    Compared,
+    Comparison,
     ComparisonFigure,
     OutOfFoldPredictions,
     Pair,
@@ -18,9 +18,9 @@ from histotune.reproductions.out_of_fold_measure import (
 from histotune.reproductions.papers._base import (
     REPRODUCTIONS,
     ComparisonTable,
-    FoldedSetting,
-    OutOfFold,
-    read_folded_settings,
+    Reproduction,
+    Setting,
+    read_settings,
 )
 from histotune.reproductions.report import Arm, TableSection
 from histotune.reproductions.rows import Probabilities
@@ -34,16 +34,16 @@ _CHOSEN = (
 
 
 @REPRODUCTIONS.register("subtyping", source="after arXiv 2503.02849 (image and gene expression, cross-attention)")
-def subtyping() -> OutOfFold:
+def subtyping() -> Reproduction:
     """Image features, copy number, clinic and mutations alone and fused, out of folds; PAM50 and IHC subtype."""
-    return OutOfFold(
+    return Reproduction(
         title="Subtyping from images and genes, after arXiv 2503.02849, with the inputs that do not hold the label",
-        settings=read_folded_settings(Path(__file__).with_suffix(".yaml")),
+        settings=read_settings(Path(__file__).with_suffix(".yaml")),
         compare=compare,
     )
 
 
-def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
+def compare(scored: OutOfFoldPredictions, setting: Setting) -> Comparison:
     """Compare all rows over the same patients with the best single modality and the linear controls, then over all."""
     result: Probabilities = scored.probabilities() | {row: scored.mean(of) for row, of in setting.means.items()}
     same = scored.having(setting.patients)
@@ -65,7 +65,7 @@ def compare(scored: OutOfFoldPredictions, setting: FoldedSetting) -> Compared:
         *_apart(scored, setting, result, same, best),
         pairs_section(f"{who}: pairs", pairs, scored, same),
     ]
-    return Compared(compared, sections, [_bars(compared[0], who, best)])
+    return Comparison(compared, sections, [_bars(compared[0], who, best)])
 
 
 def _table(title: str, rows: Sequence[str], note: str) -> ComparisonTable:
@@ -77,7 +77,7 @@ def _auroc(scored: OutOfFoldPredictions, result: Probabilities, row: str, rows: 
 
 
 def _apart(
-    scored: OutOfFoldPredictions, setting: FoldedSetting, result: Probabilities, same: np.ndarray, reference: str
+    scored: OutOfFoldPredictions, setting: Setting, result: Probabilities, same: np.ndarray, reference: str
 ) -> list[TableSection]:
     """Show the marked rows in a table of their own, without a test."""
     if not setting.marked:
