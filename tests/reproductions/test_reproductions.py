@@ -422,7 +422,7 @@ REPORTS = Path(__file__).parents[2] / "reports"
 
 @pytest.mark.parametrize("path", sorted(REPORTS.glob("cmaf-*.json")), ids=lambda path: path.stem)
 def test_a_committed_report_is_what_its_numbers_give(path: Path) -> None:
-    """Every table and verdict of the Markdown file follows from the JSON file beside it (that of cfal has an earlier form)."""
+    """Tables and verdicts of the Markdown follow from the JSON beside it (cfal has an earlier form of it)."""
     whole, written = files.read_json(path), path.with_suffix(".md").read_text(encoding="utf-8")
     own = BUILT[whole["reproduction"]]
     for saved in whole["arms"]:
