@@ -4,8 +4,7 @@ Pairs of groups change places as long as that brings a split nearer to its targe
 
 Sites are few and unequal. Site-preserved cross-validation (Howard et al., Nature Communications 2021, doi
 10.1038/s41467-021-24698-1) has a commercial solver assign them. Moves and exchanges from many starts find the very best
-split of few sites, and of more they are as near to it
-as SciPy's `milp` (tests/data/test_grouping.py), the same on every machine.
+split of few sites; of more, they come as near to it as SciPy's `milp`. The result is the same on every machine.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from histotune.errors import DataError
 
 _STARTS = 24
 _SWEEPS = 6
-_AS_GOOD = (1.1, 1e-3)  # times and plus the least cost: nobody could tell from the parts
-_MANY = 1000  # patients of one case each, from which on they are dealt by class only
+_AS_GOOD = (1.1, 1e-3)  # times and plus the least cost: no difference that matters
+_MANY = 1000  # patients of one case each, from which on they are divided by class only
 SWEEPS = 20
 GroupingCost = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -127,6 +126,39 @@ def deal(
     return deals[rng.choice(good)] if exchanged else deals[good[0]]
 
 
+def exchange(parts: np.ndarray, shares: np.ndarray, targets: np.ndarray, cost: GroupingCost) -> np.ndarray:
+    """Let single groups move and pairs change places, always the best change of a group, until none helps.
+
+    Args:
+        parts: int64 [groups], the part of each.
+        shares: float [groups, K], what each brings of every total.
+        targets: float [parts, 1].
+        cost: maps what one part holds, [..., 1, K], and its target, [1, 1], to [...]; a split costs their sum.
+    """
+    parts, number = parts.copy(), len(targets)
+    filled = np.stack([shares[parts == part].sum(axis=0) for part in range(number)])  # [parts, K]
+    for _ in range(SWEEPS):
+        changed = False
+        for group in range(len(parts)):
+            costs = np.array([float(cost(filled[part][None], targets[part][None])) for part in range(number)])
+            best = min(
+                _move(group, parts, shares, filled, targets, cost, costs),
+                _swap(group, parts, shares, filled, targets, cost, costs),
+            )
+            if best[0] < -1e-12:
+                own = int(parts[group])
+                _, part, other = best
+                if other >= 0:
+                    parts[other] = own
+                parts[group] = part
+                for at in (own, part):
+                    filled[at] = shares[parts == at].sum(axis=0)
+                changed = True
+        if not changed:
+            break
+    return parts
+
+
 def _greedy(shares: np.ndarray, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     parts = np.zeros(len(shares), np.int64)
     filled = np.zeros((len(targets), shares.shape[1]))
@@ -166,39 +198,6 @@ def _cost(filled: np.ndarray, targets: np.ndarray) -> Any:
     distance = ((filled - targets) ** 2 / targets).sum(axis=(-1, -2))
     lacking = (filled < 1e-12).sum(axis=(-1, -2))
     return distance + 10.0 * lacking
-
-
-def exchange(parts: np.ndarray, shares: np.ndarray, targets: np.ndarray, cost: GroupingCost) -> np.ndarray:
-    """Let single groups move and pairs change places, always the best change of a group, until none helps.
-
-    Args:
-        parts: int64 [groups], the part of each.
-        shares: float [groups, K], what each brings of every total.
-        targets: float [parts, 1].
-        cost: maps what one part holds, [..., 1, K], and its target, [1, 1], to [...]; a split costs their sum.
-    """
-    parts, number = parts.copy(), len(targets)
-    filled = np.stack([shares[parts == part].sum(axis=0) for part in range(number)])  # [parts, K]
-    for _ in range(SWEEPS):
-        changed = False
-        for group in range(len(parts)):
-            costs = np.array([float(cost(filled[part][None], targets[part][None])) for part in range(number)])
-            best = min(
-                _move(group, parts, shares, filled, targets, cost, costs),
-                _swap(group, parts, shares, filled, targets, cost, costs),
-            )
-            if best[0] < -1e-12:
-                own = int(parts[group])
-                _, part, other = best
-                if other >= 0:
-                    parts[other] = own
-                parts[group] = part
-                for at in (own, part):
-                    filled[at] = shares[parts == at].sum(axis=0)
-                changed = True
-        if not changed:
-            break
-    return parts
 
 
 def _move(

@@ -1,4 +1,4 @@
-"""Training parts that are made less even on purpose; validation and test parts always stay as they are."""
+"""Class imbalance: training parts that are made less even on purpose, and the class weights that answer it."""
 
 from __future__ import annotations
 
@@ -147,44 +147,6 @@ def describe(classes: Sequence[str], before: np.ndarray, after: np.ndarray, imba
     return f"{imbalance}: {after.sum():,} of {before.sum():,} cases, {ratio:.1f} to 1 ({listed})"
 
 
-def _at_ratio(
-    rows: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    asked: tuple[int, int],
-    *,
-    seed: int,
-    patients: np.ndarray,
-    positive: int,
-) -> np.ndarray:
-    """Keep all negatives, and the positives that the ratio leaves; of a rarer ratio they are among a commoner one's."""
-    written = f"imbalance {asked[0]}:{asked[1]}"
-    if len(classes) != 2:
-        raise ConfigError(f"{written} is for two classes, and there are {len(classes)}: take {LONG_TAIL!r}")
-    ours = labels[rows] == positive
-    few, many = rows[ours], rows[~ours]
-    wanted = max(1, round(len(many) * asked[1] / asked[0]))
-    if wanted > len(few):
-        raise ConfigError(
-            f"{written} asks for {wanted:,} {classes[positive]!r} beside {len(many):,} {classes[1 - positive]!r}, and "
-            f"the training part has {len(few):,}, {len(many) / max(1, len(few)):.1f} to 1: take a rarer ratio, or "
-            f"{NATURAL!r}"
-        )
-    order = by_patient(patients[few], np.random.default_rng([seed, _STREAMS + 2]))
-    return np.sort(np.concatenate([many, few[order[:wanted]]]))
-
-
-def _profile(classes: int) -> np.ndarray:
-    """Return the shares of C classes from the largest to the rarest, a geometric series that sums to 1; float64 [C]."""
-    steps = np.arange(classes)
-    low, high = 0.0, 1.0  # of the ratio between neighbours; the sum below grows with it
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (middle**steps).sum() < classes / _LARGEST else (low, middle)
-    shares = low**steps
-    return shares / shares.sum()
-
-
 def effective_number_weights(counts: Sequence[int], beta: float) -> np.ndarray:
     """Weigh each class by the inverse of its effective number of samples (Cui et al., CVPR 2019).
 
@@ -253,3 +215,41 @@ def checked_counts(counts: Sequence[int]) -> np.ndarray:
             "choose another split, or add or leave out classes"
         )
     return cases
+
+
+def _at_ratio(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    asked: tuple[int, int],
+    *,
+    seed: int,
+    patients: np.ndarray,
+    positive: int,
+) -> np.ndarray:
+    """Keep all negatives, and the positives that the ratio leaves; of a rarer ratio they are among a commoner one's."""
+    written = f"imbalance {asked[0]}:{asked[1]}"
+    if len(classes) != 2:
+        raise ConfigError(f"{written} is for two classes, and there are {len(classes)}: take {LONG_TAIL!r}")
+    ours = labels[rows] == positive
+    few, many = rows[ours], rows[~ours]
+    wanted = max(1, round(len(many) * asked[1] / asked[0]))
+    if wanted > len(few):
+        raise ConfigError(
+            f"{written} asks for {wanted:,} {classes[positive]!r} beside {len(many):,} {classes[1 - positive]!r}, and "
+            f"the training part has {len(few):,}, {len(many) / max(1, len(few)):.1f} to 1: take a rarer ratio, or "
+            f"{NATURAL!r}"
+        )
+    order = by_patient(patients[few], np.random.default_rng([seed, _STREAMS + 2]))
+    return np.sort(np.concatenate([many, few[order[:wanted]]]))
+
+
+def _profile(classes: int) -> np.ndarray:
+    """Return the shares of C classes from the largest to the rarest, a geometric series that sums to 1; float64 [C]."""
+    steps = np.arange(classes)
+    low, high = 0.0, 1.0  # of the ratio between neighbours; the sum below grows with it
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (middle**steps).sum() < classes / _LARGEST else (low, middle)
+    shares = low**steps
+    return shares / shares.sum()

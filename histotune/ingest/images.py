@@ -91,40 +91,6 @@ def fit(pixels: np.ndarray, side: int, resize: str = "area") -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((side, side), method))
 
 
-def _to_rgb(image: Image.Image, path: str) -> Picture:
-    if image.mode == "RGB":
-        deep = image.format == "PNG" and _is_16_bit_png(path)
-        return Picture(np.asarray(image), "16 bit" if deep else "")
-    if image.mode.startswith("I;16"):
-        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 257 = 255
-        return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit")
-    if image.mode not in _CONVERSIONS:
-        raise BadFile("unsupported", f"pixels of mode {image.mode!r} have no defined range of 8 bits; save it as RGB")
-    converted = _CONVERSIONS[image.mode]
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
-        image = Image.alpha_composite(white, image)
-    return Picture(np.asarray(image.convert("RGB")), converted)
-
-
-def _saved(image: Image.Image) -> FileFormat:
-    tables = getattr(image, "quantization", None) or {}  # {number: 64 steps} of a JPEG
-    steps = [step for table in tables.values() for step in table]
-    width, height = image.size
-    return FileFormat(str(image.format), width, height, sum(steps) / len(steps) if steps else math.nan)
-
-
-def _is_16_bit_png(path: str) -> bool:
-    with open(path, "rb") as file:  # noqa: PTH123  (a hot path: no Path object)
-        return file.read(25)[24:] == b"\x10"  # the bit depth in a PNG's header
-
-
-def _head(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(12)
-
-
 class ImagesFile:
     """uint8 [rows, side, side, 3] on disk, written in order; `with` syncs and closes it.
 
@@ -185,3 +151,37 @@ class ImagesFile:
     def _write_header(self, rows: int) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self.shape)}
         np.lib.format.write_array_header_1_0(self._file, header)  # pads, so that fewer rows need as many bytes
+
+
+def _to_rgb(image: Image.Image, path: str) -> Picture:
+    if image.mode == "RGB":
+        deep = image.format == "PNG" and _is_16_bit_png(path)
+        return Picture(np.asarray(image), "16 bit" if deep else "")
+    if image.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 257 = 255
+        return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit")
+    if image.mode not in _CONVERSIONS:
+        raise BadFile("unsupported", f"pixels of mode {image.mode!r} have no defined range of 8 bits; save it as RGB")
+    converted = _CONVERSIONS[image.mode]
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, WHITE))
+        image = Image.alpha_composite(white, image)
+    return Picture(np.asarray(image.convert("RGB")), converted)
+
+
+def _saved(image: Image.Image) -> FileFormat:
+    tables = getattr(image, "quantization", None) or {}  # {number: 64 steps} of a JPEG
+    steps = [step for table in tables.values() for step in table]
+    width, height = image.size
+    return FileFormat(str(image.format), width, height, sum(steps) / len(steps) if steps else math.nan)
+
+
+def _is_16_bit_png(path: str) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123  (a hot path: no Path object)
+        return file.read(25)[24:] == b"\x10"  # the bit depth in a PNG's header
+
+
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(12)

@@ -201,68 +201,6 @@ class _BagFolder:
             raise DataError(f"{self._folder / case} is no bag, or a damaged one: {error}") from error
 
 
-def _empty(width: int) -> Bags:
-    return Bags(
-        np.zeros((0, width), np.float32),
-        np.zeros((0, 2), np.float32),
-        np.zeros(2, np.int64),
-        np.zeros((0, 0), np.int32),
-    )
-
-
-def _places(root: Path, reads: Mapping[str, Reads]) -> dict[str, Path]:
-    """Find the file or folder of every modality that is there."""
-    tables = [name for name, wanted in reads.items() if wanted.kind == "table"]
-    if root.is_file():
-        if len(reads) > 1 or not tables:
-            raise DataError(f"{root} is one file, and the model reads {_told(reads)}: name a folder that has them")
-        return {tables[0]: root}
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist: name a folder that has {_told(reads)}")
-    result = {}
-    for name, wanted in reads.items():
-        if wanted.kind == "table":
-            there = [root / f"{name}{ending}" for ending in TABLES if (root / f"{name}{ending}").is_file()]
-        else:
-            there = [path for path in (root / name,) if path.is_dir()]
-            if wanted.kind != "image" and not there and (root / _SLIDES).is_dir():
-                there = [root / _SLIDES]
-        if len(there) > 1:
-            raise DataError(f"{there[0]} and {there[1].name} are both modality {name!r}: remove one")
-        if there:
-            result[name] = there[0]
-    if not result:
-        holds = sorted(path.name for path in root.iterdir())
-        raise DataError(
-            f"{root} has none of what the model reads: {_told(reads)}. "
-            + (suggest(next(iter(reads)), [name.partition(".")[0] for name in holds[:40]]) if holds else "It is empty")
-        )
-    return result
-
-
-def _notes(root: Path, reads: Mapping[str, Reads], places: Mapping[str, Path]) -> list[str]:
-    notes = [
-        f"modality {name!r} is absent for every case: {root} has no {_file(name, wanted)}"
-        for name, wanted in reads.items()
-        if name not in places
-    ]
-    used = set(places.values())
-    if root.is_dir():
-        used |= {root / name for name in _OF_SLIDES if root / _SLIDES in used}
-        others = [path.name for path in sorted(root.iterdir()) if path not in used and path.name.endswith(TABLES)]
-        notes += [f"{name} is not read: the model reads {', '.join(reads)}" for name in others]
-    return notes
-
-
-def _told(reads: Mapping[str, Reads]) -> str:
-    return ", ".join(_file(name, wanted) for name, wanted in reads.items())
-
-
-def _file(name: str, wanted: Reads) -> str:
-    forms = {"table": f"{name}.csv (or .csv.gz, .parquet)", "image": f"{name}/ID.png"}
-    return forms.get(wanted.kind, f"{name}/ID/ as `histotune prepare slides` writes it")
-
-
 def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """List the image files that are meant, as text.
 
@@ -284,6 +222,78 @@ def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     return _listed(root) if root.suffix.lower() == ".csv" else [str(root)]
 
 
+def stacked_images(sized: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.ndarray]:
+    """Turn a list of {size: [S, S, 3]} into {size: [n, S, S, 3]}."""
+    return {size: np.stack([image[size] for image in sized]) for size in (sized[0] if sized else ())}
+
+
+def words(problem: Mapping[str, str]) -> str:
+    """List what is wrong with a file or a case."""
+    return f"{problem['path']}: {problem['kind']}: {problem['reason']}"
+
+
+def _empty(width: int) -> Bags:
+    return Bags(
+        np.zeros((0, width), np.float32),
+        np.zeros((0, 2), np.float32),
+        np.zeros(2, np.int64),
+        np.zeros((0, 0), np.int32),
+    )
+
+
+def _places(root: Path, reads: Mapping[str, Reads]) -> dict[str, Path]:
+    """Find the file or folder of every modality that is there."""
+    tables = [name for name, wanted in reads.items() if wanted.kind == "table"]
+    if root.is_file():
+        if len(reads) > 1 or not tables:
+            raise DataError(f"{root} is one file, and the model reads {_described(reads)}: name a folder that has them")
+        return {tables[0]: root}
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist: name a folder that has {_described(reads)}")
+    result = {}
+    for name, wanted in reads.items():
+        if wanted.kind == "table":
+            there = [root / f"{name}{ending}" for ending in TABLES if (root / f"{name}{ending}").is_file()]
+        else:
+            there = [path for path in (root / name,) if path.is_dir()]
+            if wanted.kind != "image" and not there and (root / _SLIDES).is_dir():
+                there = [root / _SLIDES]
+        if len(there) > 1:
+            raise DataError(f"{there[0]} and {there[1].name} are both modality {name!r}: remove one")
+        if there:
+            result[name] = there[0]
+    if not result:
+        holds = sorted(path.name for path in root.iterdir())
+        raise DataError(
+            f"{root} has none of what the model reads: {_described(reads)}. "
+            + (suggest(next(iter(reads)), [name.partition(".")[0] for name in holds[:40]]) if holds else "It is empty")
+        )
+    return result
+
+
+def _notes(root: Path, reads: Mapping[str, Reads], places: Mapping[str, Path]) -> list[str]:
+    notes = [
+        f"modality {name!r} is absent for every case: {root} has no {_file(name, wanted)}"
+        for name, wanted in reads.items()
+        if name not in places
+    ]
+    used = set(places.values())
+    if root.is_dir():
+        used |= {root / name for name in _OF_SLIDES if root / _SLIDES in used}
+        others = [path.name for path in sorted(root.iterdir()) if path not in used and path.name.endswith(TABLES)]
+        notes += [f"{name} is not read: the model reads {', '.join(reads)}" for name in others]
+    return notes
+
+
+def _described(reads: Mapping[str, Reads]) -> str:
+    return ", ".join(_file(name, wanted) for name, wanted in reads.items())
+
+
+def _file(name: str, wanted: Reads) -> str:
+    forms = {"table": f"{name}.csv (or .csv.gz, .parquet)", "image": f"{name}/ID.png"}
+    return forms.get(wanted.kind, f"{name}/ID/ as `histotune prepare slides` writes it")
+
+
 def _listed(file: Path) -> list[str]:
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -294,13 +304,3 @@ def _listed(file: Path) -> list[str]:
     if table.empty:
         raise DataError(f"{file} lists no images")
     return [str(file.parent / path) for path in table["path"]]
-
-
-def stacked_images(sized: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.ndarray]:
-    """Turn a list of {size: [S, S, 3]} into {size: [n, S, S, 3]}."""
-    return {size: np.stack([image[size] for image in sized]) for size in (sized[0] if sized else ())}
-
-
-def words(problem: Mapping[str, str]) -> str:
-    """List what is wrong with a file or a case."""
-    return f"{problem['path']}: {problem['kind']}: {problem['reason']}"

@@ -94,9 +94,9 @@ def _write(
     folder: Path, cache: Path, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress
 ) -> None:
     """Fill `folder` with the prepared cohort."""
-    result, columns = Found(listing.table, list(listing.problems)), dict[str, Column]()
+    result, columns = _Decoded(listing.table, list(listing.problems)), dict[str, Column]()
     if job.dataset.images:
-        result = write_images(folder / MODALITY / IMAGE, job, listing, workers, progress)
+        result = _write_images(folder / MODALITY / IMAGE, job, listing, workers, progress)
     columns = dict(job.dataset.columns(listing, job.root, cache))
     kept = result.table["keep"].to_numpy(bool) if job.dataset.images else np.ones(len(listing.table), bool)
     columns = {name: column.select(np.flatnonzero(kept)) for name, column in columns.items()}
@@ -252,14 +252,14 @@ def _refuse_problems(cohort: Cohort) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class _Decoded:
     """table: the listing's with `content`, `size`, `converted`, `keep`, `FileFormat`; problems: what came to light."""
 
     table: pd.DataFrame
     problems: list[Problem]
 
 
-def write_images(folder: Path, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress) -> Found:
+def _write_images(folder: Path, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress) -> _Decoded:
     """Decode every image; those that cannot be read and copies of others are left out of the array."""
     folder.mkdir(parents=True)
     with ImagesFile(folder / FILE, len(listing.table), job.side) as images:
@@ -271,12 +271,12 @@ def write_images(folder: Path, job: DecodeJob, listing: Listing, workers: int | 
     if table.empty:
         raise DataError(f"none of {len(listing.table)} files in {job.root} can be read; the first: {problems[0]}")
     problems += _unusual_sizes(table, {problem.path for problem in problems})
-    return Found(result.table, problems)
+    return _Decoded(result.table, problems)
 
 
 def _decode_into(
     images: ImagesFile, job: DecodeJob, listing: Listing, workers: int | None, progress: Progress
-) -> Found:
+) -> _Decoded:
     table, what = listing.table, f"preparing {job.dataset.name}"
     paths = table["path"] if "path" in table else table["id"]
     contents: list[str] = []
@@ -295,10 +295,10 @@ def _decode_into(
         progress(what, len(contents), len(table))
     columns = {"content": contents, "size": [f"{w}x{h}" for w, h in sizes], "converted": converted}
     table = table.join(pd.DataFrame(saved, columns=FileFormat._fields, index=table.index))
-    return Found(table.assign(**columns, keep=[content != "" for content in contents]), problems)
+    return _Decoded(table.assign(**columns, keep=[content != "" for content in contents]), problems)
 
 
-def _leave_out_copies(result: Found) -> Found:
+def _leave_out_copies(result: _Decoded) -> _Decoded:
     """Leave out all but the first of identical images, and all of them when their labels differ."""
     table = result.table
     readable = table[table["keep"]]
@@ -314,7 +314,7 @@ def _leave_out_copies(result: Found) -> Found:
         else:
             keep[group.index[1:]] = False
             problems += [Problem(name, "duplicate", f"the same pixels as {names[0]}") for name in names[1:]]
-    return Found(table.assign(keep=keep), problems)
+    return _Decoded(table.assign(keep=keep), problems)
 
 
 def _unusual_sizes(table: pd.DataFrame, listed: set[str]) -> list[Problem]:

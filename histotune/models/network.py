@@ -17,6 +17,7 @@ from histotune.models.losses import LOSSES, Objective, ObjectiveInput
 from histotune.models.redundancies import build_redundancy
 
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
+_LARGEST_LOG = 10.0  # bound of the logarithm of a variance
 IMAGE = "image"  # the kind of modality that flips and turns are for
 
 
@@ -25,7 +26,6 @@ Inputs = Mapping[str, Batch]
 Outputs = Mapping[str, BackboneOutput]
 Present = Mapping[str, Tensor]
 """{branch or modality: bool [B]}."""
-_LOUDEST = 10.0  # bound of the logarithm of a variance
 
 
 class Model(nn.Module):
@@ -109,12 +109,6 @@ class Model(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters()) - others
 
 
-def _built(config: ModelConfig) -> Mapping[str, BranchConfig]:
-    """Return the branches without those of which it is known beforehand that the fusion keeps another one."""
-    kept = str(config.fusion.params.get("branch", "")) if config.fusion.name == "none" else ""
-    return {kept: config.branches[kept]} if kept in config.branches else config.branches
-
-
 def build_model(
     config: TrialConfig,
     counts: Sequence[int],
@@ -184,16 +178,6 @@ def withheld(present: Present, probability: float) -> dict[str, Tensor]:
     return {name: kept[:, place] for place, name in enumerate(names)}
 
 
-def _after_projection(config: HeadConfig, width: int, objective: Objective) -> list[nn.Module]:
-    norm = objective.wanted_norm if config.feature_norm == "auto" else config.feature_norm
-    layers: list[nn.Module] = []
-    if norm != "none":
-        layers.append(nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width))
-    if config.dropout:
-        layers.append(nn.Dropout(config.dropout))
-    return layers
-
-
 class Bottleneck(nn.Module):
     """z ~ N(mu(x), diag s(x)^2) in training, mu(x) afterwards; costs `weight` times its divergence from N(0, I).
 
@@ -210,8 +194,24 @@ class Bottleneck(nn.Module):
         if self.code is None:
             return joint, joint.new_zeros((), dtype=torch.float32)
         mean, log_variance = self.code(joint).float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-_LOUDEST, _LOUDEST)
+        log_variance = log_variance.clamp(-_LARGEST_LOG, _LARGEST_LOG)
         nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
         if self.training:
             mean = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         return mean, self.weight * nats
+
+
+def _built(config: ModelConfig) -> Mapping[str, BranchConfig]:
+    """Return the branches without those of which it is known beforehand that the fusion keeps another one."""
+    kept = str(config.fusion.params.get("branch", "")) if config.fusion.name == "none" else ""
+    return {kept: config.branches[kept]} if kept in config.branches else config.branches
+
+
+def _after_projection(config: HeadConfig, width: int, objective: Objective) -> list[nn.Module]:
+    norm = objective.wanted_norm if config.feature_norm == "auto" else config.feature_norm
+    layers: list[nn.Module] = []
+    if norm != "none":
+        layers.append(nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width))
+    if config.dropout:
+        layers.append(nn.Dropout(config.dropout))
+    return layers
