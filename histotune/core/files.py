@@ -1,6 +1,6 @@
 """Files that are whole or absent: atomic writes, guarded reads, appended lines, and a lock that names its holder.
 
-Whoever reads a file of a study, an export or a prepared cohort does it here: what is damaged, missing or of another
+Files of a study, an export or a prepared cohort are read here: what is damaged, missing or of another
 version ends in a `StudyError` that names the file and says what to do.
 """
 
@@ -101,7 +101,7 @@ def append_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class StoredMapping(dict[str, Any]):
-    """A mapping that was read from a file; who asks it for a key that it lacks hears which file lacks it."""
+    """A mapping that was read from a file; the error for a missing key names the file that lacks it."""
 
     path = Path()
 

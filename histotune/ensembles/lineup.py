@@ -1,4 +1,4 @@
-"""The members of an ensemble side by side: their calibrated logits of the same held-out cases, and who hears them."""
+"""The members of an ensemble side by side: calibrated logits of the same held-out cases, and which have input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from histotune.storage.selection import SelectedTrial
 
 
 class MemberPredictions(NamedTuple):
-    """Members with their calibrated logits [M, n, C] of the same held-out cases, and who hears them, bool [M, n]."""
+    """Members with their calibrated logits [M, n, C] of the same held-out cases, and which have input, bool [M, n]."""
 
     members: Sequence[SelectedTrial]
     temperatures: tuple[float, ...]
@@ -35,10 +35,10 @@ def line_up(members: Sequence[SelectedTrial]) -> MemberPredictions:
     """
     saved = [member.record.predictions() for member in members]
     _check_same_cases(members, saved)
-    cases = replace(saved[0], present=np.any([one.heard for one in saved], axis=0))
-    temperatures = tuple(fit_temperature(one.logits[one.heard], one.labels[one.heard]) for one in saved)
+    cases = replace(saved[0], present=np.any([one.has_input for one in saved], axis=0))
+    temperatures = tuple(fit_temperature(one.logits[one.has_input], one.labels[one.has_input]) for one in saved)
     logits = apply_temperatures(np.stack([one.logits for one in saved]), temperatures)
-    return MemberPredictions(members, temperatures, logits, np.stack([one.heard for one in saved]), cases)
+    return MemberPredictions(members, temperatures, logits, np.stack([one.has_input for one in saved]), cases)
 
 
 def fit_to(
@@ -51,7 +51,7 @@ def fit_to(
 
 
 def keep_weighted(ensemble: Ensemble, lineup: MemberPredictions) -> MemberPredictions:
-    """Leave members without weight out of a strategy that selects, where every member hears every case."""
+    """Leave members without weight out of a strategy that selects, where every member has input of every case."""
     weights = np.array(ensemble.shares(len(lineup.members)))
     if not ensemble.selects or not lineup.present.all() or weights.all():
         return lineup

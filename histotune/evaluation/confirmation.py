@@ -112,9 +112,9 @@ class Judged:
 def judge(result: Mapping[str, Seeded], metric: str) -> Judged:
     """Compare every contender with the best and with the default, on the same patients, folds and seeds.
 
-    Whoever is significantly worse than the best is not tied. The best is chosen on the very numbers that are compared,
-    so what the set promises is this: the contender that truly is best is in it with 95 % probability at least. It does
-    not promise to hold every one that is as good.
+    A contender that is significantly worse than the best is not tied. The best is chosen on the numbers that are
+    compared, so what the set promises is this: the contender that truly is best is in it with 95 % probability at
+    least. It does not promise to hold every one that is as good.
 
     Args:
         result: {name: its trainings}.

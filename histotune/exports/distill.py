@@ -96,7 +96,7 @@ def distill(
         trust: in (0, 1].
         operating_point: as in `merge`.
         export: folder to write; `onnx` with an ONNX graph, `torch_export` with a torch.export program.
-        progress: hears how many epochs are trained.
+        progress: is called with how many epochs are trained.
 
     Raises:
         StudyError: the study has no folds, the trial is not complete, or the student's training failed.
@@ -207,7 +207,7 @@ def _compared(
     number = int(read_ensemble(merged.folder)["best_member"])
     chosen = next((member for member in members if member.number == number), None) or complete_trial(store, number)
     best = chosen.predictions()
-    calibrated = fit_temperature(best.logits[best.heard], best.labels[best.heard])
+    calibrated = fit_temperature(best.logits[best.has_input], best.labels[best.has_input])
     sides = {"student": (saved, temperature), "ensemble": (teacher, 1.0), "best_member": (best, calibrated)}
     order = {name: at for at, name in enumerate(saved.ids.tolist())}
     probabilities = {}

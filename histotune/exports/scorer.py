@@ -1,4 +1,4 @@
-"""The models of an export on cases in memory: who hears what of them, logits, probabilities, a table of them."""
+"""The models of an export on cases in memory: which members have input, logits, probabilities, a table of them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Scorer:
     def probabilities(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
         """Map {image size S: the same n cases} to probabilities [n, C], float64; see `Predictor.logits`.
 
-        Members that hear nothing of a case have no say in it.
+        Members without input of a case do not count for it.
         """
         probabilities: np.ndarray = self.ensemble.predict(self.member_logits(cases), self.has_input(cases))
         return probabilities
@@ -132,7 +132,7 @@ class Scorer:
         return apply_temperatures(logits, [member.temperature for member in self.members])
 
     def has_input(self, cases: Mapping[int, CaseInputs]) -> np.ndarray:
-        """Return which members hear anything of cases as in `probabilities`, bool [M, n]."""
+        """Return which members have input of cases as in `probabilities`, bool [M, n]."""
         return np.stack([member.has_input(cases[member.image_size]) for member in self.members])
 
     def table(self, names: Mapping[str, Sequence[Any]], probabilities: np.ndarray) -> pd.DataFrame:

@@ -78,7 +78,7 @@ class OutOfFoldPredictions:
                 saved = record.predictions()
                 at = np.array([place[name] for name in saved.ids])
                 whole, there = np.full((len(data.ids), len(data.classes)), np.nan), np.zeros(len(data.ids), bool)
-                whole[at], there[at] = saved.logits, saved.heard
+                whole[at], there[at] = saved.logits, saved.has_input
                 logits.setdefault(row, {})[seed], observed.setdefault(row, {})[seed] = whole, there
         dealt = {seed: store.split["fold"].to_numpy(np.int64) for seed, store in stores.items()}
         return cls(

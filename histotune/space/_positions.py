@@ -17,7 +17,7 @@ def locate(tree: Group, given: Item, *, whole: bool) -> dict[str, Any]:
     Args:
         tree: the compiled space.
         given: a configuration, or a part of one.
-        whole: refuse a configuration without a value that the space searches, instead of taking the space's default.
+        whole: refuse a configuration without a value that the space searches, instead of taking the default.
 
     Raises:
         ConfigError: an unknown key, a value outside the space, or another one than the space fixes; file, line, path.

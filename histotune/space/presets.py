@@ -1,7 +1,7 @@
 """Presets: published configurations by name.
 
 A preset is a YAML file that extends the search space of its study, or another preset, and fixes what the paper fixes;
-what it leaves out keeps the space's default.
+what it leaves out keeps the default configuration's value.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def starting_point(
 
     Args:
         space: a shipped space's name or a file; None takes the preset's.
-        preset: a shipped preset's name or a file; None takes the space's default configuration.
+        preset: a shipped preset's name or a file; None takes the default configuration.
         kinds: as `load_space` takes them.
 
     Raises:

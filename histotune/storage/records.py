@@ -84,7 +84,7 @@ class Predictions:
     present: np.ndarray | None = None
 
     @property
-    def heard(self) -> np.ndarray:
+    def has_input(self) -> np.ndarray:
         """Whether the model has input of the case, bool [n]."""
         return np.ones(len(self.ids), bool) if self.present is None else self.present
 

@@ -220,7 +220,7 @@ class StudyFolder:
     def open_seal(self, command: str, subject: str) -> tuple[pd.DataFrame, int]:
         """Read the test labels, on the record: returns (id, label) and how many openings came before this one.
 
-        Whoever opens it calls `close_seal` when the figures are there; an opening without stays on the record as such.
+        The caller calls `close_seal` when the figures are there; an opening without stays on the record as such.
 
         Args:
             command: what the user typed.

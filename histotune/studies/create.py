@@ -29,7 +29,7 @@ from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies import audit as _audit
 from histotune.studies.controls import fit_controls
 
-"""Hears (what is being done, how much of it is done, of how much)."""
+"""Is called with (what is being done, how much of it is done, of how much)."""
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ def search(
         time: seconds, or text such as "90s", "30m", "2h".
         epochs_total: how many epochs the study shall train in all, those of stopped and failed trials included.
         patience: end when none of the last `patience` ended trials was better than the best before them.
-        start_with: files with configurations to train right after the space's default: `config.yaml` of a trial, or
-            what differs from the default.
+        start_with: files with configurations to train right after the default one: `config.yaml` of a trial, or what
+            differs from the default.
         warm_start: another study, by name or folder, of the same dataset, metric and image size. Its complete trials
             are shown to the sampler; when its data or split are others, its three best are trained here instead.
         study: the study's name; None takes the space's.
@@ -111,12 +111,12 @@ def search(
         ray_address: of a Ray cluster to join, "auto" or "HOST:PORT"; None starts a private Ray on this machine.
         storage: where all nodes of the cluster see the study: a path takes the place of `runs`, through a URI that
             fsspec knows (`s3://...`) results travel to the study's folder here.
-        progress: hears how far preparations are; `opened` hears when the trials begin, and again after a take-over
+        progress: is called with how far preparations are; `opened` when the trials begin, and after a take-over, with
             (store, budget, what is spent of it, which the search keeps up to date), `said` a line with what they will
             need and what there is.
         trial_timeout: seconds without an epoch after which a trial is killed and started again, twice at most; None
             is ten times the longest epoch so far, at least ten minutes; 0 is never.
-        join: when another process searches in this study, look on (`listeners` hear of its trials), and take the search
+        join: when another process searches in this study, look on (`listeners` get its trials), and take the search
             over where it leaves something undone; `time` counts from this call. Else that is an error.
         keep_models: how many of the best trials keep their weights; 0 keeps all. Results and predictions always stay.
         options: of the dataset, over those of the space.
@@ -247,9 +247,9 @@ def train(
 
     Args:
         space: a shipped search space's name or a YAML file, whose study this joins; None takes the preset's.
-        assignments: "PATH=VALUE" over the preset, or over the space's default configuration.
+        assignments: "PATH=VALUE" over the preset, or over the default configuration.
         preset: a shipped preset's name or a YAML file.
-        report: hears (epoch, metrics).
+        report: is called with (epoch, metrics).
 
     Returns:
         The record of the training; the same configuration is not trained twice.

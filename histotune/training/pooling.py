@@ -121,7 +121,7 @@ def mean_of(values: Sequence[Any]) -> Any:
 
 
 def _columns(saved: Predictions) -> dict[str, np.ndarray]:
-    return {field.name: getattr(saved, field.name) for field in fields(saved)} | {"present": saved.heard}
+    return {field.name: getattr(saved, field.name) for field in fields(saved)} | {"present": saved.has_input}
 
 
 def _measured(saved: Predictions, positive: int) -> dict[str, float]:

@@ -40,13 +40,13 @@ class FailurePolicy:
     def begun(self, number: int) -> None:
         """Record that a worker is ready for a trial: if it dies from now on, the trial may have killed it."""
         if number not in self._begun:
-            self._watch.heard(number)
+            self._watch.record(number)
         self._begun.add(number)
         self._stillborn = 0
 
     def epoch(self, number: int) -> None:
         """Record that a trial finished an epoch."""
-        self._watch.heard(number, epoch=True)
+        self._watch.record(number, epoch=True)
 
     def gone(self, number: int) -> None:
         """Record that a trial no longer runs."""
@@ -129,8 +129,8 @@ class HangDetector:
             return max(LEAST, TIMES * self._longest)
         return self._given or math.inf
 
-    def heard(self, number: int, *, epoch: bool = False) -> None:
-        """Hear that the trial's worker is alive; `epoch` says that it brought one."""
+    def record(self, number: int, *, epoch: bool = False) -> None:
+        """Record that the trial's worker is alive; `epoch`: that it has finished one."""
         if epoch:
             self._longest = max(self._longest, self._silence.get(number, 0.0))
         self._silence[number] = 0.0

@@ -1,4 +1,4 @@
-"""Look on while another process searches: read what it writes, and hear when it lets go of the study."""
+"""Follow a search of another process: read what it writes, and notice when it releases the study."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def follow(
 ) -> float:
     """Wait while another process holds the study, and tell `listeners` what its trials do; writes nothing.
 
-    `opened` hears first, with the ledger that is kept of what the study spends.
+    `opened` is called first, with the ledger that is kept of what the study spends.
 
     It returns when the search has reached the budget, and otherwise when nobody has held the study for a while, so that
     the caller can take it over, whatever became of the one that held it.
@@ -50,7 +50,7 @@ def follow(
 
 
 class _Watcher:
-    """Turns what stands in trial folders into the events of a search; what had ended before is not told."""
+    """Turns what stands in trial folders into the events of a search; what had ended before is not reported."""
 
     def __init__(self, store: StudyFolder, listeners: Sequence[Listener]) -> None:
         self._store, self._listeners = store, listeners
@@ -75,7 +75,7 @@ class _Watcher:
         self.ledger.end(record.number, record.epochs, direction(self._metric) * value if value == value else None)
 
     def _inherit(self, number: int) -> int:
-        """Return how many of a trial's epochs another one trained, which are not told."""
+        """Return how many of a trial's epochs another one trained, which are not reported."""
         epochs = inherited(self._store.trial_folder(number))
         if epochs and number not in self._epochs:
             self.ledger.inherit(number, epochs)

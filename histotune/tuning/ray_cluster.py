@@ -57,7 +57,7 @@ def private_ray(owner: Path, *, cpus: float, gpus: float, at_once: int) -> Itera
         owner: folder of what is done: a study for its search, a folder in it for what else trains there.
 
     Raises:
-        StudyError: this process runs a Ray of its own, the temporary folder belongs to somebody else, or Ray does not
+        StudyError: this process runs a Ray of its own, the temporary folder belongs to another user, or Ray does not
             start.
     """
     mark = _mark(owner)

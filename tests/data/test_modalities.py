@@ -116,7 +116,7 @@ def test_a_network_of_it_trains_is_saved_and_repeats_its_predictions(kind: str, 
     predictor, saved = load_model(tmp_path), record.predictions()
     own = column.select(np.arange(16, CASES))
     assert predictor.logits({"thing": own}) == pytest.approx(saved.logits, abs=1e-5)
-    assert saved.heard.tolist() == own.present.tolist() == predictor.has_input({"thing": own}).tolist()
+    assert saved.has_input.tolist() == own.present.tolist() == predictor.has_input({"thing": own}).tolist()
     assert json.loads((tmp_path / "environment.json").read_text())["training_cases"] == 14
 
 

@@ -91,7 +91,7 @@ def test_an_ensemble_predicts_its_validation_cases_as_it_did(study: Begun, coupl
     model = load(coupled)
     trials = {trial.number: trial.predictions() for trial in store.trials()}
     saved = [trials[member.trial] for member in model.members]
-    present = np.stack([one.heard for one in saved])
+    present = np.stack([one.has_input for one in saved])
     assert not present.all()
     logits = apply_temperatures(np.stack([one.logits for one in saved]), [m.temperature for m in model.members])
     fitted = ENSEMBLES.build("weighted_logits", **model.info["params"])

@@ -170,7 +170,7 @@ def test_the_mean_of_arms_hears_whoever_is_there(home: Path, subtyping: Reproduc
     for seed in (1, 2):
         arms = [saved("subtyping", row, seed, home) for row in ("image", "omics")]
         assert np.array_equal(arms[0].ids, arms[1].ids)
-        there = np.stack([one.heard for one in arms]).astype(float)
+        there = np.stack([one.has_input for one in arms]).astype(float)
         there[:, there.sum(axis=0) == 0] = 1
         p = np.einsum("mn,mnc->nc", there / there.sum(axis=0), np.stack([softmax(one.logits) for one in arms]))
         values.append(by_hand(p, arms[0].labels)["auroc"])
@@ -213,7 +213,7 @@ def test_loose_joins_by_hand_what_it_says(home: Path, loose: Reproduced) -> None
         folds = table.set_index("id").loc[members[0].ids, "fold"].to_numpy()
         scores = np.zeros((3, len(folds), CLASSES))
         for m, fold in itertools.product(range(3), np.unique(folds)):
-            others = (folds != fold) & members[m].heard
+            others = (folds != fold) & members[m].has_input
             temperature = fit_temperature(members[m].logits[others], members[m].labels[others])
             scores[m, folds == fold] = softmax(members[m].logits[folds == fold].astype(np.float64) / temperature)
         rows = of(members[0], ids)

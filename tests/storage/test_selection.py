@@ -99,10 +99,10 @@ def test_weights_are_fitted_to_held_out_logits_of_those_who_have_the_modality(ru
     study = open_study("loose", runs=runs)
     merged = study.ensemble(strategy="weighted_logits", modalities=["image", "omics", "clinical"])
     saved = [study.store.trials()[number].predictions() for number in merged.members]
-    present = np.stack([one.heard for one in saved])
+    present = np.stack([one.has_input for one in saved])
     assert not present.all()
     assert present.any()
-    temperatures = [fit_temperature(one.logits[one.heard], one.labels[one.heard]) for one in saved]
+    temperatures = [fit_temperature(one.logits[one.has_input], one.labels[one.has_input]) for one in saved]
     by_hand = ENSEMBLES.build("weighted_logits")
     by_hand.fit(apply_temperatures(np.stack([one.logits for one in saved]), temperatures), saved[0].labels, present)
     assert merged.state == by_hand.state()

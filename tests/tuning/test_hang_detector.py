@@ -18,7 +18,7 @@ def looks(watch: HangDetector, seconds: float, *, start: float = 0.0, every: flo
 
 def test_who_is_silent_for_longer_than_the_limit_hangs_once() -> None:
     watch = HangDetector(60.0)
-    watch.heard(3)
+    watch.record(3)
     assert looks(watch, 60) == []
     assert looks(watch, 600, start=61) == [3]
 
@@ -26,16 +26,16 @@ def test_who_is_silent_for_longer_than_the_limit_hangs_once() -> None:
 def test_every_epoch_begins_a_new_wait() -> None:
     watch = HangDetector(60.0)
     for start in range(0, 500, 50):
-        watch.heard(0, epoch=True)
+        watch.record(0, epoch=True)
         assert looks(watch, 50, start=start) == []
 
 
 def test_the_limit_grows_with_the_longest_epoch() -> None:
     watch = HangDetector()
-    watch.heard(0)
+    watch.record(0)
     assert watch.limit == LEAST
     looks(watch, 500)
-    watch.heard(0, epoch=True)
+    watch.record(0, epoch=True)
     assert watch.limit == TIMES * 500
     assert HangDetector(longest=100.0).limit == TIMES * 100
 
@@ -43,7 +43,7 @@ def test_the_limit_grows_with_the_longest_epoch() -> None:
 @pytest.mark.parametrize("jump", [1e9, 3600.0, -3600.0, -1e9])
 def test_a_clock_that_jumps_accuses_nobody(jump: float) -> None:
     watch = HangDetector(60.0)
-    watch.heard(0)
+    watch.record(0)
     assert looks(watch, 20) == []
     assert looks(watch, 8, start=20 + jump) == []
     assert looks(watch, 100, start=29 + jump) == [0], "and the wait goes on"
@@ -51,7 +51,7 @@ def test_a_clock_that_jumps_accuses_nobody(jump: float) -> None:
 
 def test_zero_waits_for_ever() -> None:
     watch = HangDetector(0)
-    watch.heard(0)
+    watch.record(0)
     assert looks(watch, 1e6, every=30.0) == []
 
 

@@ -18,9 +18,8 @@ _TINY = torch.finfo(torch.float64).tiny
 class Ensemble:
     """Combines temperature-calibrated logits [M, N, C] of M members into probabilities [N, C].
 
-    A member may have nothing to say of a case, whose modality it would read is missing: `present` [M, N] tells, and
-    what stands in the logits there has no say. A case of which no member knows anything is given to all of them: what
-    they answer to nothing is the best that is known.
+    A member has no input of a case whose modality is missing: `present` [M, N] is False there, and
+    what stands in the logits there does not count. Where no member has input, all of them count.
     The order of the members has no meaning to a strategy that learns nothing, and one member alone is that member:
     its probabilities come back as they are. A strategy writes `combine`, in tensors, so that it is also a part of an
     exported graph; one that learns also writes `learn`, `state` and `load_state`, and what it learns belongs to the
@@ -30,7 +29,7 @@ class Ensemble:
     Attributes:
         learns: whether something is fitted to held-out logits.
         selects: whether members that get no weight are left out of what is exported.
-        temperature: by which the logarithms of what is combined are divided in the end; whoever fitted it sets it.
+        temperature: by which the logarithms of what is combined are divided in the end; set by the caller that fits it.
     """
 
     learns: ClassVar[bool] = False

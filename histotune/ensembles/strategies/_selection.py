@@ -77,7 +77,7 @@ class Total:
 
 
 def select(pool: CandidatePool, members: np.ndarray, *, rounds: int, start: int) -> np.ndarray:
-    """Choose among members: the best few to begin with, then again and again whoever helps most (Caruana et al., 2004).
+    """Choose among members: the best few first, then again and again the one that helps most (Caruana et al., 2004).
 
     Args:
         members: numbers of those who may be chosen.

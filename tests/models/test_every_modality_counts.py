@@ -1,4 +1,4 @@
-"""Every modality is heard: gradients reach each branch, and shuffling one that carries signal costs score.
+"""Every modality counts: gradients reach each branch, and shuffling one that carries signal costs score.
 
 The counter-example is a fusion as a paper's code has it: genes as one token, so that who asks has no choice.
 """
