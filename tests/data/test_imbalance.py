@@ -242,7 +242,7 @@ def test_the_command_line_takes_it_from_option_and_space_and_prints_the_counts(
     for call in calls:
         answer = CliRunner().invoke(app, ["train", *call, *where])
         assert answer.exit_code == 0, answer.output
-        assert "Training part long_tail: " in answer.output
+        assert "Training set long_tail: " in answer.output
         assert "to 1 (" in answer.output
     wrong = CliRunner().invoke(app, ["search", str(small), "--imbalance", "longtail", *where])
     assert wrong.exit_code == 2

@@ -42,16 +42,11 @@ WORDS = {  # pattern -> what to write instead
     r"\bopened once\b": "evaluated once",
 }
 LEFT: dict[str, dict[str, int]] = {
-    r"\bhear that\b": {
-        "histotune/reproductions/train.py": 1,
-    },
     r"\bhears?\b": {
         "histotune/reproductions/measure.py": 1,
-        "histotune/reproductions/out_of_fold.py": 1,
         "histotune/reproductions/out_of_fold_measure.py": 4,
         "histotune/reproductions/papers/subtyping.py": 1,
         "histotune/reproductions/run.py": 1,
-        "histotune/reproductions/train.py": 5,
     },
     r"\bheard\b": {
         "histotune/reproductions/out_of_fold_measure.py": 3,
@@ -82,18 +77,17 @@ LEFT: dict[str, dict[str, int]] = {
     r"\bspace's default\b": {
         "README.md": 4,
         "histotune/reproductions/papers/_base.py": 1,
-        "histotune/reproductions/train.py": 1,
     },
     r"\bsealed test part\b": {
         "README.md": 6,
         "histotune/evaluation/sealed.py": 1,
         "histotune/reproductions/measure.py": 1,
-        "histotune/reproductions/papers/_base.py": 1,
         "histotune/storage/seal.py": 1,
     },
     r"\bopened once\b": {
         "README.md": 2,
         "histotune/reproductions/measure.py": 1,
+        "histotune/reproductions/sealed.py": 1,
         "histotune/storage/seal.py": 1,
     },
 }
