@@ -51,7 +51,7 @@ def test_the_tour_on_real_images_runs(tmp_path: Path, idc_patches: Path) -> None
     (tmp_path / "idc_patches").symlink_to(idc_patches)
     for command in commands("Real images"):
         if command == "histotune ui":
-            continue  # a server that does not end; tests/test_tracking.py asks it
+            continue  # a server that does not end; tests/tracking/test_tracker.py asks it
         answer = run(command.replace("--trials 20", "--trials 4"), tmp_path, HISTOTUNE_CACHE=str(tmp_path / "cache"))
         assert answer.returncode == 0, f"{command}\n{answer.stdout}\n{answer.stderr}"
     assert (tmp_path / "predictions.csv").exists()

@@ -54,7 +54,7 @@ OF_TABLES = {
     "attention_over_features",
     "attention_over_patches",
     "feature_importance",
-    "parameter_importance",  # of more trials than these tests train: tests/test_figures_of_search.py
+    "parameter_importance",  # of more trials than these tests train: tests/reporting/test_figures_of_search.py
 }
 SHOWN = [name for name in figures.FIGURES.names() if name not in OF_TABLES]
 every_figure = pytest.mark.parametrize("name", SHOWN)

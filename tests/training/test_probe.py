@@ -1,6 +1,6 @@
 """What training measures of several branches: the same cases every epoch, nothing of the training changed by it.
 
-That it survives an interruption bit by bit stands in tests/test_train.py, whose curves hold it.
+That it survives an interruption bit by bit stands in tests/training/test_loop.py, whose curves hold it.
 """
 
 from __future__ import annotations
