@@ -209,7 +209,7 @@ def test_say_is_what_the_strategy_learned(told: dict[str, object], expected: lis
 def test_without_an_ensemble_the_command_is_named(trained_study: StudyFolder) -> None:
     with pytest.raises(StudyError, match="`histotune ensemble small --top 5` builds one"):
         figures.compute("ensemble_anatomy", trained_study)
-    with pytest.raises(StudyError, match="is no ensemble"):
+    with pytest.raises(StudyError, match="is not an ensemble"):
         figures.compute("ensemble_anatomy", trained_study, of="0")
 
 

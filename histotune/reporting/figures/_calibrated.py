@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from histotune.ensembles.crossfit import parts_by_patient, tune
-from histotune.ensembles.operating import scored_cases
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from histotune.metrics.resampling import bounds, draws
@@ -49,7 +48,7 @@ def calibrated(source: FigureSource, of: str) -> Calibrated:
     bounds = (LEAST_TEMPERATURE, MOST_TEMPERATURE)
     tuned = tune(before, saved.labels, parts_by_patient(saved.patients, saved.labels), None, bounds=bounds)
     how = "" if tuned.crossed else " (too few patients to cross-fit)"
-    cases = f"{scored_cases(source.settings)} of {source}{how}"
+    cases = f"{'out-of-fold predictions' if source.settings.folds else 'validation set'} of {source}{how}"
     ensemble = line.kind == ENSEMBLE
     return Calibrated(call(line), cases, before, tuned.crossfitted, saved.labels, saved.patients, not ensemble)
 

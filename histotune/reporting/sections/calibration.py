@@ -48,7 +48,7 @@ def _fitted(name: str, result: Mapping[str, Any]) -> list[Markup]:
             "threshold": point.get("threshold"),
             "sensitivity": interval(point.get("sensitivity")),
             "specificity": interval(point.get("specificity")),
-            "fitted on": point.get("fitted_on"),
+            "fitted on": str(point.get("fitted_on") or "").replace("validation part", "validation set"),
         }
     for key, value in scores.items():
         if isinstance(value, (int, float, str)):
