@@ -86,7 +86,7 @@ def test_where_there_is_nothing_to_see_it_is_said(tables: tuple[StudyFolder, Coh
         figures.compute("attention_over_features", store, places=places, of=2)
     with pytest.raises(StudyError, match=r"has no branch 'omic'\. Did you mean 'omics'"):
         figures.compute("attention_over_features", store, places=places, of=0, branch="omic")
-    with pytest.raises(StudyError, match="reads no bag or graph"):
+    with pytest.raises(StudyError, match="has no bag or graph"):
         figures.compute("attention_over_patches", store, places=places, of=0)
 
 

@@ -166,7 +166,7 @@ def test_evaluate_opens_the_sealed_file_and_no_other_with_test_labels(place: Pla
         json.loads((place.store.folder / "evaluation.json").read_text())[-1]["metrics"]["accuracy"]["value"]
     )
     assert "opened" in place.call("leaderboard sealed").output
-    assert "opening" in (place.folder / "exports" / "one" / "README.md").read_text()
+    assert "evaluation 1" in (place.folder / "exports" / "one" / "README.md").read_text()
 
 
 def test_on_an_external_cohort_only_its_own_labels_are_opened_and_the_shift_is_told(
