@@ -1,6 +1,6 @@
 """How rare positives in training change what a model reaches: panels of metrics over the make-up of the training part.
 
-No figure of a study, since every make-up is a study of its own: whoever has their numbers draws them with `draw`.
+No figure of a study, since every make-up is a study of its own: the caller brings the numbers to `draw`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Meter:
 
     Attributes:
         trained: the trainings of each contender's best configuration, one per seed.
-        said: hears what is being done.
+        said: is called with what is being done.
         replicates: draws of patients.
     """
 

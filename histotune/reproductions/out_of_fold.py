@@ -27,13 +27,13 @@ from histotune.tracking.tracker import MlflowTracker
 from histotune.training.loop import run_trial
 
 HOW = (
-    "A cell is the mean ± standard deviation over seeds; a seed is another deal of the folds and another "
-    "initialisation, and its value is that of all out-of-fold predictions together. Every contender has one "
+    "A cell is the mean ± standard deviation over seeds; a seed is another random split into folds and "
+    "another initialisation, and its value is that of all out-of-fold predictions together. Every contender has one "
     "configuration, its first: this run chose no epoch, threshold or parameter on what it scores.",
     "The class of a patient is the one of highest probability.",
     "A difference is the mean over seeds of the row minus the reference on the same patients. Its 95 % interval and "
     "two-sided p come from resampled patients and the spread over seeds (few make it wide); p is corrected for "
-    "the rows of its table (Holm). The networks of a seed share most of their patients, which no interval sees.",
+    "the rows of its table (Holm). The networks of a seed share most of their patients, which no interval covers.",
     "A published number stands beside ours only under the very same metric. It comes from other data or another split.",
 )
 
@@ -155,7 +155,7 @@ class OutOfFold(Scoring):
             f"{', '.join(asked.setting.patients)}",
             "folds": f"{first.folds} by patient, as even in classes as they allow; nothing is chosen on the scored "
             "fold",
-            "seeds": f"{asked.scale.seeds}: as many deals of the folds, and initialisations",
+            "seeds": f"{asked.scale.seeds}: as many random splits into folds, and initialisations",
             "configurations": "one per contender, its first",
             "epochs": f"{asked.scale.epochs}, the last one counts",
         }

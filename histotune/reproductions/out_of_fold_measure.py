@@ -38,8 +38,8 @@ class OutOfFoldPredictions:
         present: {modality: bool [n]}.
         folds: {seed: int64 [n]}, the fold of each case from 1.
         logits: {row: {seed: float64 [n, C]}}, NaN where a row does not score a case.
-        heard: {row: {seed: bool [n]}}, whether the row hears anything of a case.
-        networks: rows that are networks; the others are linear controls.
+        heard: {row: {seed: bool [n]}}, whether the row has any input of a case.
+        networks: rows that are networks; the others are linear baselines.
         records: {row: {seed: its record}}.
         stores: {seed: study}.
         positive: index of the positive class.
@@ -109,11 +109,11 @@ class OutOfFoldPredictions:
         return {row: {s: metrics.softmax(one) for s, one in seeds.items()} for row, seeds in self.logits.items()}
 
     def stacked(self, rows: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the logits [M, n, C] of some rows, and who hears whom, bool [M, n]."""
+        """Return the logits [M, n, C] of some rows, and which row has an input of which case, bool [M, n]."""
         return np.stack([self.logits[row][seed] for row in rows]), np.stack([self.heard[row][seed] for row in rows])
 
     def mean(self, rows: Sequence[str]) -> dict[int, np.ndarray]:
-        """Return the mean {seed: [n, C]} of the probabilities of those rows that hear anything of a case."""
+        """Return the mean {seed: [n, C]} of the probabilities of those rows that have any input of a case."""
         average = ENSEMBLES.build("average")
         return {seed: average.predict(*self.stacked(rows, seed)) for seed in self.seeds}
 
@@ -211,7 +211,7 @@ def crossfit(
         present: bool [M, n], whose modality is there.
         labels, folds: [n].
         asked: masks like `present` under which the folds are scored; none is `present` alone. A member that is there
-            and withheld says nothing at all: not even where nobody else is left does its answer to the case count.
+            and withheld counts for nothing, not even where no other member is left.
 
     Returns:
         probabilities [n, C], one for each mask.
@@ -231,7 +231,7 @@ def crossfit(
 def fit(
     strategy: Strategy, logits: np.ndarray, present: np.ndarray, labels: np.ndarray
 ) -> tuple[Ensemble, list[float], float]:
-    """Fit a temperature for every member, on the cases that it hears, and the strategy; returns the seconds, too."""
+    """Fit each temperature, on the cases of which the member has an input, and the strategy; also returns the seconds."""
     began = time.perf_counter()
     members = zip(logits, present, strict=True)
     temperatures = [fit_temperature(one[there], labels[there]) for one, there in members]

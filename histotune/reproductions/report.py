@@ -362,14 +362,16 @@ def lines(table: ComparisonTable, measured: MeasuredContender, published: Mappin
 
 def verdict(table: ComparisonTable, rows: Sequence[ResultLine], reference: str) -> str:
     """Say in a sentence which rows differ from the reference after correction."""
-    sides: dict[str, list[str]] = {"Better": [], "Worse": []}
+    sides: dict[str, list[str]] = {"better": [], "worse": []}
     for line in rows:
         if line.difference is not None and line.corrected is not None and line.corrected < LEVEL:
-            sides["Better" if line.difference.value * direction(table.tested) > 0 else "Worse"].append(line.label)
-    where = f"{reference} in {in_words(table.tested)} beyond noise (p corrected < {LEVEL})"
+            sides["better" if line.difference.value * direction(table.tested) > 0 else "worse"].append(line.label)
+    where = f"{reference} in {in_words(table.tested)} (p corrected < {LEVEL})"
     if not any(sides.values()):
-        return f"No row differs from {where}."
-    return " ".join(f"{side} than {where}: {'; '.join(labels)}." for side, labels in sides.items() if labels)
+        return f"No row differs significantly from {where}."
+    return " ".join(
+        f"Significantly {side} than {where}: {'; '.join(labels)}." for side, labels in sides.items() if labels
+    )
 
 
 def shown_p(value: float | None) -> str:

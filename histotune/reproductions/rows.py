@@ -158,7 +158,7 @@ def thresholds(reproduction: Reproduction, trained: TrainingsByContender, positi
 def move(probabilities: np.ndarray, threshold: float, positive: int) -> np.ndarray:
     """Move two-class probabilities [n, 2] so that `threshold` of the positive class comes to lie at .5.
 
-    p' = p (1 - t) / (p (1 - t) + (1 - p) t): whoever decides at .5 then decides at t, and the ranking stays.
+    p' = p (1 - t) / (p (1 - t) + (1 - p) t): a decision at .5 is then one at t, and the ranking stays.
 
     >>> move(np.array([[0.8, 0.2], [1.0, 0.0]]), 0.2, 1).tolist()
     [[0.5, 0.5], [1.0, 0.0]]

@@ -65,7 +65,7 @@ def reproduce(
             comparisons out of folds only where they are asked for it.
         out: folder of the report.
         command: what the record of the opening of the seal shall say was called.
-        progress: hears how far preparations are; `said` a line per training.
+        progress: is called with how far preparations are; `said` with a line per training.
 
     Raises:
         HistotuneError: an unknown name (the nearest is offered), data that are not there, or a split that they lack.

@@ -152,7 +152,7 @@ class SealedTest(Scoring):
                 f"on or fitted to: no label, threshold, statistic or stain. {chosen}"
             )
         else:
-            head.append(f"Test part: {_counted(measured)}, opened when all trainings had ended. {chosen}")
+            head.append(f"Sealed test set: {_counted(measured)}, evaluated when all trainings had ended. {chosen}")
         for arm in arms if not asked.setting.external else ():
             if before := arm.measured.openings_before:
                 times = f"{before} time{'s' if before > 1 else ''}"

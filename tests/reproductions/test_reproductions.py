@@ -207,10 +207,12 @@ def test_mean_spread_and_correction_by_hand(measured: MeasuredContender) -> None
     assert spread == pytest.approx(((2 * 0.02**2 + 0.04**2) / 2) ** 0.5)
     assert [result[label].corrected for label in "ABC"] == pytest.approx([0.03, 0.06, 0.60])
     assert result["CCE"].corrected is None
-    assert verdict(TABLE, list(result.values()), "CCE").endswith("beyond noise (p corrected < 0.05): A.")
+    assert verdict(TABLE, list(result.values()), "CCE") == (
+        "Significantly better than CCE in macro F1 (p corrected < 0.05): A."
+    )
     costs = replace(TABLE, metrics=("nll",), tested="nll")
     better = [replace(line, corrected=0.001) for line in result.values() if line.label == "B"]
-    assert verdict(costs, better, "CCE").startswith("Better than CCE in NLL"), "less is better"
+    assert verdict(costs, better, "CCE").startswith("Significantly better than CCE in NLL"), "less is better"
 
 
 def test_a_published_number_stands_under_its_own_metric_only(measured: MeasuredContender) -> None:

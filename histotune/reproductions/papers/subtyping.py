@@ -1,4 +1,4 @@
-"""Subtyping from images and genes: every modality alone, their fusions, linear controls; missing modalities used."""
+"""Subtyping from images and genes: every modality alone, their fusions, linear baselines; missing modalities used."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def subtyping() -> Reproduction:
 
 
 def compare(scored: OutOfFoldPredictions, setting: Setting) -> Comparison:
-    """Compare all rows over the same patients with the best single modality and the linear controls, then over all."""
+    """Compare all rows over the same patients with the best single modality and the linear baselines, then over all."""
     result: Probabilities = scored.probabilities() | {row: scored.mean(of) for row, of in setting.means.items()}
     same = scored.having(setting.patients)
     who = f"{len(same)} patients with {' and '.join(setting.patients)}"
@@ -57,7 +57,7 @@ def compare(scored: OutOfFoldPredictions, setting: Setting) -> Comparison:
         against = ComparisonTable(f"against {control}", honest, (_TESTED,), _TESTED)
         compared.append(scored.over(who, [against], result, same, control, setting.published))
     everybody = np.arange(len(scored.labels))
-    late = "A row that hears nothing of a patient answers what it answers to nothing."
+    late = "A row that has no input of a patient gives its output for an empty input."
     whole = _table("All rows", honest, late)
     compared.append(scored.over(f"All {len(everybody)} patients", [whole], result, everybody, best, setting.published))
     pairs = [Pair(what, (one, result[one]), (other, result[other])) for what, (one, other) in setting.pairs.items()]
@@ -100,7 +100,7 @@ def _bars(arm: Arm, who: str, best: str) -> ComparisonFigure:
         kind="bars",
         stem="auroc",
         title="Macro one-vs-rest AUROC out of folds",
-        caption=f"{who}; means over seeds (another deal of the folds and another initialisation each), bars: 95 % "
+        caption=f"{who}; means over seeds (another random split into folds and initialisation each), bars: 95 % "
         f"intervals over other patients and seeds. Reference: {best}. Rows share the patients, so that their "
         "differences are surer than the bars.",
         rows=[line.label for line in lines],
