@@ -231,7 +231,7 @@ def crossfit(
 def fit(
     strategy: Strategy, logits: np.ndarray, present: np.ndarray, labels: np.ndarray
 ) -> tuple[Ensemble, list[float], float]:
-    """Fit each temperature, on the cases of which the member has an input, and the strategy; also returns the seconds."""
+    """Fit each member's temperature, on the cases of which it has an input, and the strategy; with the seconds."""
     began = time.perf_counter()
     members = zip(logits, present, strict=True)
     temperatures = [fit_temperature(one[there], labels[there]) for one, there in members]
