@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from histotune._version import __version__
 
 if TYPE_CHECKING:
-    from histotune.api import audit, evaluate, search, train
-    from histotune.evaluation.nested import nested_search
+    from histotune.api import audit, evaluate, nested_search, search, train
     from histotune.exports.model import load
     from histotune.reproductions.run import reproduce
     from histotune.study import Study, open_study
@@ -27,7 +26,7 @@ _HOMES = {
     "audit": "api",
     "evaluate": "api",
     "load": "exports.model",
-    "nested_search": "evaluation.nested",
+    "nested_search": "api",
     "open_study": "study",
     "reproduce": "reproductions.run",
     "search": "api",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from histotune.core.provenance import shell_command
 
 if TYPE_CHECKING:
     from histotune.storage.study_folder import StudyFolder
+    from histotune.studies.options import SearchOptions
     from histotune.tuning.events import SearchSummary
 
 EXIT_CODES = {"interrupted": 130, "failures": 1}  # by the reason for which a search ended early
@@ -80,81 +81,44 @@ def search(
     json_wanted: given.JsonOption = False,
 ) -> None:
     """Search SPACE for the best configuration. Run the same command again to continue."""
-    asked: dict[str, Any] = {
-        "data": data,
-        "trials": trials,
-        "time": time,
-        "epochs_total": epochs_total,
-        "patience": patience,
-        "start_with": start_with or [],
-        "warm_start": warm_start,
-        "study": study,
-        "metric": metric,
-        "sampler": sampler,
-        "scheduler": scheduler,
-        "protocol": split,
-        "imbalance": imbalance,
-        "folds": folds,
-        "repeats": repeats,
-        "seed": seed,
-        "cpus_per_trial": cpus_per_trial,
-        "gpus_per_trial": gpus_per_trial,
-        "max_concurrent": max_concurrent,
-        "trial_timeout": trial_timeout,
-        "join": join,
-        "keep_models": keep_models,
-        "fix": fix or [],
-        "ranges": range_ or [],
-        "choices": choices or [],
-        "strict": strict,
-        "runs": runs,
-        "options": given.dataset_options(option, include_receptor_status=include_receptor_status),
-        "cache": cache,
-        "tracking_uri": tracking_uri,
-        "ray_address": ray_address,
-        "storage": storage,
-    }
-    if outer is not None:
-        _nested(space, outer, asked, quiet=quiet or json_wanted, json_wanted=json_wanted)
-        return
+    data_options = given.dataset_options(option, include_receptor_status=include_receptor_status)
+    renamed = {"protocol": split, "ranges": range_, "options": data_options, "training_cases": None}
+    keywords = locals() | renamed
     from histotune.cli import tables as cli_show
+    from histotune.studies.options import SearchOptions
 
-    store, summary = _shown(space, quiet=quiet or json_wanted, **asked)
+    options = SearchOptions.of(keywords)
+    if outer is not None:
+        _nested(space, options, outer, quiet=quiet or json_wanted, json_wanted=json_wanted)
+        return
+    store, summary = _shown(space, options, quiet=quiet or json_wanted)
     cli_show.study(store, summary, json_wanted=json_wanted)
     if summary.reason in EXIT_CODES:
         typer.echo(summary.message, err=True)
         raise typer.Exit(EXIT_CODES[summary.reason])
 
 
-def _shown(space: str, *, quiet: bool, **asked: Any) -> tuple[StudyFolder, SearchSummary]:
+def _shown(space: str, options: SearchOptions, *_: object, quiet: bool) -> tuple[StudyFolder, SearchSummary]:
     """Search, and show how far it is."""
     from histotune.cli import progress as cli_progress
     from histotune.studies.train_and_search import search as run
+    from histotune.tuning.options import Callbacks
 
     with cli_progress.display(quiet=quiet) as display:
-        store, summary = run(
-            space, **asked, progress=display.progress, opened=display.began, said=display.say, listeners=[display]
-        )
+        store, summary = run(space, options, Callbacks(display.progress, display.say, display.began, [display]))
     store.record_command(shell_command())
     return store, summary
 
 
-def _nested(space: str, outer: int, asked: dict[str, Any], *, quiet: bool, json_wanted: bool) -> None:
+def _nested(space: str, options: SearchOptions, outer: int, *, quiet: bool, json_wanted: bool) -> None:
     """Search once for each outer fold, and print the nested estimate."""
     from histotune.cli import progress as cli_progress
     from histotune.cli import tables as cli_show
     from histotune.evaluation.nested import nested_search
 
-    command = shell_command()
+    searching, command = functools.partial(_shown, quiet=quiet), shell_command()
     with cli_progress.display(quiet=quiet, live=False) as display:
-        result = nested_search(
-            space,
-            outer=outer,
-            searching=functools.partial(_shown, quiet=quiet),
-            say=display.say,
-            command=command,
-            **asked,
-        )
+        result = nested_search(space, options, outer=outer, searching=searching, message=display.say, command=command)
     if json_wanted:
         cli_show.as_json(result.to_dict())
         return

@@ -16,8 +16,7 @@ over other patients; other training patients would change it, too, which no inte
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ import numpy as np
 from histotune.core import files
 from histotune.core.progress import Message, silent
 from histotune.core.provenance import utc_time
-from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, select
 from histotune.data.fold_assignment import deal_folds
 from histotune.data.imbalance import NATURAL
@@ -41,15 +39,16 @@ from histotune.exports.model import load
 from histotune.metrics.bootstrap import over_seeds
 from histotune.metrics.intervals import ConfidenceInterval
 from histotune.metrics.scores import direction, in_words
-from histotune.space import load_space
 from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord
 from histotune.storage.selection import best_trials
 from histotune.storage.study_folder import StudyFolder
-from histotune.studies.create import StudyRequest, begin, kinds_of
+from histotune.studies.create import StudyRequest, begin, open_space
 from histotune.studies.leaderboard import TRIAL, LeaderboardLine, components
+from histotune.studies.options import SearchOptions
 from histotune.studies.train_and_search import search
 from histotune.tuning.events import SearchSummary
+from histotune.tuning.options import Callbacks
 
 
 @dataclass(frozen=True)
@@ -112,44 +111,35 @@ class Nested:
 
 def nested_search(
     space: str | Path,
+    options: SearchOptions,
+    callbacks: Callbacks = Callbacks(),
     *,
     outer: int,
-    study: str | None = None,
-    data: str | os.PathLike[str] | None = None,
-    runs: str | os.PathLike[str] | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int | None = None,
     searching: Callable[..., tuple[StudyFolder, SearchSummary | None]] = search,
-    say: Message | None = None,
-    command: str = "histotune.nested_search",
-    **how: Any,
+    message: Message = silent,
+    command: str = "",
 ) -> Nested:
     """Search a space once for each outer fold, and evaluate each winner on its own; the same call goes on.
 
     Args:
-        space, study, data, runs, cache, options, seed: as `search` takes them; the study holds one for each outer fold.
+        options: of each search; the study holds one for each outer fold.
+        callbacks: of each search.
         outer: how many outer folds, at least 2.
-        searching: what runs one search.
-        say: is called with a line for each outer fold.
+        searching: runs one search, as `train_and_search.search` does.
+        message: is called with a line for each outer fold.
         command: the command to record with each opening.
-        how: what else `search` takes; budgets are of each search.
 
     Raises:
         ConfigError: an option that makes no sense here.
         DataError: fewer patients than folds, or a class in too few of them.
         HistotuneError: as `search`.
     """
-    _check(outer, how)
-    place, say = Places.of(runs, cache), say or silent
-    kinds = kinds_of(space, data, place, study, options=options or {})
-    edits = {name: how.get(name, ()) for name in ("fix", "ranges", "choices")}
-    loaded = load_space(space, **edits, options=options or {}, kinds=kinds)
-    asked = {name: how.get(name) for name in ("metric", "protocol", "imbalance", "training_cases", "folds", "repeats")}
-    wanted = StudyRequest(loaded, data, seed=seed, strict=how.get("strict", False), **asked)
-    thinned = (wanted.imbalance or loaded.imbalance or NATURAL) != NATURAL or bool(wanted.training_cases)
-    refuse_thinned(study or loaded.name, thinned=thinned)
-    store, cohorts = begin(wanted, study, place)
+    _check(outer, options)
+    loaded = open_space(space, options)
+    request = StudyRequest(loaded, options.data, **vars(options.protocol))
+    thinned = (request.imbalance or loaded.imbalance or NATURAL) != NATURAL or bool(request.training_cases)
+    refuse_thinned(options.study or loaded.name, thinned=thinned)
+    store, cohorts = begin(request, options.study, options.places)
     whole = Outer(store, cohorts[min(cohorts)], outer)
     dealt = whole.dealt(store.settings.seed + FRESH)
     result: list[OuterFold] = []
@@ -158,13 +148,13 @@ def nested_search(
         _refuse_other_folds(store, outer)
         for number, cut in enumerate(dealt.cuts(), start=1):
             own = _study_of(store, cohorts[min(cohorts)], whole, cut, number)
-            say(f"outer fold {number} of {outer}: searching on {len(np.unique(cut.patients[cut.train]))} patients")
-            _, ended = searching(
-                space, study=own.folder.name, data=data, runs=own.folder.parent, cache=cache, options=options, **how
-            )
+            message(f"outer fold {number} of {outer}: searching on {len(np.unique(cut.patients[cut.train]))} patients")
+            inside = replace(options, study=own.folder.name, places=replace(options.places, runs=own.folder.parent))
+            protocol = replace(options.protocol, seed=None)  # each outer study has a seed of its own
+            _, ended = searching(space, replace(inside, protocol=protocol), callbacks)
             _refuse_early_end(ended, number)
             one, predictions = _evaluated(own, cohorts, whole.data, number, command)
-            say(
+            message(
                 f"outer fold {number} of {outer}: trial {one.trial}, {one.what}, {one.inner:.4f} inside and "
                 f"{one.score:.4f} on {one.patients} patients outside"
             )
@@ -175,20 +165,26 @@ def nested_search(
     return nested
 
 
-def _check(outer: int, how: Mapping[str, Any]) -> None:
+def _check(outer: int, options: SearchOptions) -> None:
     """Refuse what makes no sense, before anything is prepared."""
     if outer < 2:
         raise ConfigError(
             f"outer={outer}: there must be at least 2 outer folds, one to score and the others to search on"
         )
     why = {
-        "warm_start": "its trials were chosen with patients of the outer folds, so that the estimate would be too good",
-        "join": "each outer fold is a search of its own, and one process runs them in turn",
-        "storage": "the outer studies lie in the study's own folder: name one that all nodes see with --runs",
+        "--warm-start": "its trials were chosen with patients of the outer folds, so that the estimate would be too "
+        "good",
+        "--join": "each outer fold is a search of its own, and one process runs them in turn",
+        "--storage": "the outer studies lie in the study's own folder: name one that all nodes see with --runs",
+    }
+    requested = {
+        "--warm-start": options.warm_start is not None,
+        "--join": options.join,
+        "--storage": options.cluster.storage is not None,
     }
     for name, reason in why.items():
-        if how.get(name):
-            raise ConfigError(f"--outer does not go with --{name.replace('_', '-')}: {reason}")
+        if requested[name]:
+            raise ConfigError(f"--outer does not go with {name}: {reason}")
 
 
 def _refuse_other_folds(store: StudyFolder, outer: int) -> None:

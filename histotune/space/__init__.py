@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,6 @@ __all__ = [
     "Share",
     "Space",
     "SpaceRow",
-    "awaits_cohort",
     "check_config",
     "load_space",
     "option_shares",
@@ -209,6 +208,9 @@ class Space:
         return rows + [SpaceRow(path, "fixed", str(value), str(value), "") for path, value in constants(self._tree, "")]
 
 
+Kinds = Mapping[str, str] | Callable[[Space], Mapping[str, str]]
+
+
 def load_space(
     name_or_path: str | Path,
     *,
@@ -216,7 +218,7 @@ def load_space(
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
-    kinds: Mapping[str, str] | None = None,
+    kinds: Kinds | None = None,
 ) -> Space:
     """Read a space by the name of a shipped file or by path, with edits as the command line writes them.
 
@@ -226,20 +228,18 @@ def load_space(
         ranges: `PATH=low:high[:log|:step=..]`.
         choices: `PATH=a,b`.
         options: of the dataset, over those that the file names.
-        kinds: {modality: kind} of the cohort, for a space that says what to try on `each`.
+        kinds: {modality: kind} of the cohort, for a space that says what to try on `each`; or what returns it, which
+            is called with such a space alone, as far as it can be read without. None reads it so far.
 
     Raises:
         ConfigError: anything that does not make sense, with file, line, path and the nearest valid name.
     """
     path = find_space(name_or_path)
     fixed = [*fix, *(f"options.{name}={json.dumps(value)}" for name, value in (options or {}).items())]
-    return _build(apply_edits(expand(read_file(path), kinds), fixed, ranges, choices), path.stem)
-
-
-def awaits_cohort(name_or_path: str | Path) -> Space | None:
-    """Return a space that says what to try on `each` modality, as far as it can be read without a cohort; else None."""
-    path = find_space(name_or_path)
-    return _build(expand(read_file(path), None), path.stem) if EACH in read_file(path).value else None
+    root = read_file(path)
+    if callable(kinds):
+        kinds = kinds(_build(expand(root, None), path.stem)) if EACH in root.value else None
+    return _build(apply_edits(expand(root, kinds), fixed, ranges, choices), path.stem)
 
 
 def read_space(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histotune.errors import ConfigError, suggest
-from histotune.space import Space, load_space
+from histotune.space import Kinds, Space, load_space
 from histotune.space._yaml import SHIPPED, find_space, parse_yaml
 
 _FOLDER = "presets"
@@ -68,7 +68,7 @@ def load_preset(name_or_path: str | Path) -> Preset:
 
 
 def starting_point(
-    space: str | Path | None, preset: str | Path | None, kinds: Mapping[str, str] | None = None
+    space: str | Path | None, preset: str | Path | None, kinds: Kinds | None = None
 ) -> tuple[Space, Preset]:
     """Return the space of a study, and what a single training in it starts from.
 

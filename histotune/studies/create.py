@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,11 @@ from histotune.ingest.datasets import DATASETS, locate
 from histotune.ingest.prepare import prepare
 from histotune.metrics.scores import check_metrics
 from histotune.models.network import check_modalities
-from histotune.space import Space, awaits_cohort
+from histotune.space import Space, load_space
 from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies import audit as _audit
 from histotune.studies.controls import fit_controls
-
-"""Is called with (what is being done, how much of it is done, of how much)."""
+from histotune.studies.options import SearchOptions
 
 
 @dataclass(frozen=True)
@@ -109,26 +109,34 @@ def prepare_cohort(
     return prepare(reader, root, image_size=image_size, cache=places.cache, **how)
 
 
+def open_space(space: str | Path, options: SearchOptions, progress: Progress = silent) -> Space:
+    """Read and compile the search space of a search, once, by the data's modalities where it says what to try on each.
+
+    Raises:
+        ConfigError: the space or an edit of it does not make sense.
+        DataError: it needs the data, and they are not there.
+    """
+    edits = options.edits
+    about: dict[str, Any] = {"data": options.data, "places": options.places, "study": options.study}
+    kinds = functools.partial(kinds_of, **about, options=edits.options, progress=progress)
+    return load_space(space, **vars(edits), kinds=kinds)
+
+
 def kinds_of(
-    space: str | Path,
+    space: Space,
+    *,
     data: str | os.PathLike[str] | None,
     places: Places,
     study: str | None,
-    *,
     options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Mapping[str, str] | None:
-    """Return {modality: kind} of the data, for a space that says what to try on each; None where it names its own."""
-    open_space = awaits_cohort(space)
-    if open_space is None:
-        return None
-    store = StudyFolder(places.runs / (study or open_space.name))
+    progress: Progress = silent,
+) -> Mapping[str, str]:
+    """Return {modality: kind} of the data of a space that says what to try on each."""
+    store = StudyFolder(places.runs / (study or space.name))
     if data is None and store.exists():
         data = store.settings.data or None
-    options, size = {**open_space.options, **(options or {})}, open_space.image_sizes()[0]
-    cohort = prepare_cohort(
-        open_space.dataset, options, data, size, places, resize=open_space.resize, progress=progress
-    )
+    options, size = {**space.options, **(options or {})}, space.image_sizes()[0]
+    cohort = prepare_cohort(space.dataset, options, data, size, places, resize=space.resize, progress=progress)
     return {name: column.kind for name, column in cohort.columns.items()}
 
 

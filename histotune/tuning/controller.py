@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from histotune.core import files
+from histotune.metrics.scores import direction
 from histotune.storage import layout
 from histotune.storage.records import Parent, TrialRecord, read_record
 from histotune.storage.selection import modality_of
@@ -58,6 +59,23 @@ class TrialHistory:
     longest: float = 0.0
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much a search spends, runs together and keeps.
+
+    Args:
+        budget: when it is over.
+        at_once: trials that run together at most.
+        trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `HangDetector` has them.
+        keep_models: complete trials whose weights are kept, as `ModelRetention` has it.
+    """
+
+    budget: Budget
+    at_once: int
+    trial_timeout: float | None = None
+    keep_models: int = 0
+
+
 class SearchController:
     """Assigns trials, records their progress and the decisions on them, in an order that survives a crash at any point.
 
@@ -67,15 +85,10 @@ class SearchController:
         proposer: proposes configurations.
         scheduler: stops trials.
         history: what earlier searches left, as `resume.take_up` found it.
-        budget: when it is over.
-        at_once: trials that run together at most.
-        metric: name of the validation metric, and 1 or -1 for "more is better" or not.
-        others: further metrics, which only the sampler is given.
+        metrics: the validation metric, and further ones, which only the sampler is given.
+        limits: when it is over, and how much runs and stays.
         queue: hands out trials that go on from another's checkpoint; None where the scheduler leaves no place to any.
         listeners: are called with every event, after it was decided.
-        notes: first lines of the notes of the summary.
-        trial_timeout: seconds without an epoch after which a trial hangs; None and 0 as `HangDetector` has them.
-        keep_models: complete trials whose weights are kept, as `ModelRetention` has it.
         clock: seconds that only grow.
     """
 
@@ -87,21 +100,16 @@ class SearchController:
         scheduler: Scheduler,
         history: TrialHistory,
         *,
-        budget: Budget,
-        at_once: int,
-        metric: tuple[str, int],
-        others: Sequence[str] = (),
+        metrics: Sequence[str],
+        limits: Limits,
         queue: PbtQueue | None = None,
         listeners: Sequence[Listener] = (),
-        notes: Sequence[str] = (),
-        trial_timeout: float | None = None,
-        keep_models: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._journal, self._proposer, self._scheduler = store, journal, proposer, scheduler
-        self._history, self._budget, self._at_once, self._clock = history, budget, at_once, clock
-        self._metric, self._sign = metric
-        self._others, self._queue = list(others), queue
+        self._history, self._budget, self._at_once, self._clock = history, limits.budget, limits.at_once, clock
+        self._metric, *self._others = metrics
+        self._sign, self._queue = direction(self._metric), queue
         self._listeners = list(listeners)
         self._ledger = history.ledger
         self._waiting = deque(sorted(history.unfinished.items()))
@@ -110,9 +118,9 @@ class SearchController:
         self._counts: Counter[str] = Counter()
         self._end: tuple[str, str] | None = None
         self._exhausted = False
-        self._failures = FailurePolicy(history.deaths, HangDetector(trial_timeout, longest=history.longest))
-        self._keeper = ModelRetention(store, keep_models)
-        self._notes = list(notes)
+        self._failures = FailurePolicy(history.deaths, HangDetector(limits.trial_timeout, longest=history.longest))
+        self._keeper = ModelRetention(store, limits.keep_models)
+        self._notes: list[str] = []
         self._began = clock()
 
     @property

@@ -25,7 +25,8 @@ from histotune.storage.study_folder import StudyFolder
 from histotune.training import memory
 from histotune.training.checkpoint import forget
 from histotune.tuning.controller import Assignment, SearchController
-from histotune.tuning.events import FAILURES, INTERRUPTED, Resources, Signals
+from histotune.tuning.events import FAILURES, INTERRUPTED, Signals
+from histotune.tuning.options import RunEnvironment
 from histotune.tuning.ray_worker import DISK, ENDED, EPOCH, METRICS, NODE, NOTE, PROCESS, TrialWorker
 from histotune.tuning.remote_storage import RemoteStorage
 from histotune.tuning.trial_workspace import pack
@@ -181,18 +182,16 @@ def drive(
     study: Path,
     cohorts: Mapping[int, Path],
     metric: str,
-    resources: Resources,
-    at_once: int,
+    site: RunEnvironment,
     scratch: Path,
     plugins: Sequence[Path] = (),
-    remote: RemoteStorage | None = None,
     keep: Sequence[int] = (),
 ) -> None:
     """Run trials in Ray, which is running, until the controller ends the search or a signal comes.
 
     `keep` names the epochs after which a trial's checkpoint is kept.
     """
-    packed = pack(plugins)
+    packed, resources = pack(plugins), site.resources
 
     def describe(assignment: Assignment) -> Mapping[str, Any]:
         return {
@@ -207,11 +206,11 @@ def drive(
             "plugins": packed,
             "gpus": resources.gpus,
             "cpus": resources.cpus_per_trial,
-            "at_once": at_once,
-            "remote": remote.uri if remote else None,
+            "at_once": site.at_once,
+            "remote": site.remote.uri if site.remote else None,
         }
 
-    bridge = RayBridge(controller, signals, describe, TrialSync(StudyFolder(study), remote))
+    bridge = RayBridge(controller, signals, describe, TrialSync(StudyFolder(study), site.remote))
     with contextlib.suppress(_SearchOver), _starved_workers_are_dead():
         tune.run(
             TrialWorker,

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histotune.core.progress import silent
 from histotune.errors import ConfigError
 from histotune.metrics.scores import METRICS, check_metrics
 from histotune.space import Space
 from histotune.storage.study_folder import StudyFolder
-from histotune.tuning.budget import Budget, Ledger
-from histotune.tuning.events import Listener, Resources, SearchSummary
+from histotune.tuning.budget import Budget
+from histotune.tuning.events import Resources, SearchSummary
+from histotune.tuning.options import Callbacks, Cluster, RunEnvironment, Sampling
 from histotune.tuning.warm_start import WarmStart
 
 if TYPE_CHECKING:
@@ -27,20 +28,13 @@ def run(
     space: Space,
     cohorts: Mapping[int, Path],
     budget: Budget,
-    resources: Resources | None = None,
+    resources: Resources = Resources(),
     *,
-    sampler: str = "tpe",
-    scheduler: str = "asha",
-    seed: int = 0,
-    listeners: Sequence[Listener] = (),
-    plugins: Sequence[Path] = (),
-    address: str | None = None,
-    storage: str | None = None,
-    opened: Callable[[Ledger], None] | None = None,
-    room: Callable[[Resources, int], None] | None = None,
+    sampling: Sampling = Sampling(),
+    cluster: Cluster = Cluster(),
+    callbacks: Callbacks = Callbacks(),
+    room: Callable[[Resources, int], None] = silent,
     start: WarmStart | None = None,
-    trial_timeout: float | None = None,
-    keep_models: int = 0,
 ) -> SearchSummary:
     """Search, from where the study stands, until the budget is spent or SIGINT or SIGTERM comes.
 
@@ -51,25 +45,16 @@ def run(
     Args:
         store: the study, which exists.
         cohorts: {image size: folder of the prepared cohort}.
-        sampler: `tpe`, `gp`, `cmaes`, `random` or `grid`.
-        scheduler: `asha`, `hyperband`, `median`, `pbt` or `none`.
-        seed: of the sampler.
-        plugins: folders whose components the workers shall know, too.
-        address: of a Ray cluster to join, `auto` or `HOST:PORT`; None starts a private Ray.
-        storage: URI that all nodes reach (any that fsspec knows), where they do not see the study's folder.
-        opened: is called, before the first trial runs, with the ledger that the search will keep.
-        room: is called, before that, with what a trial takes and how many run at once; what it raises ends the search.
+        room: is called, before the first trial runs, with what a trial takes and how many run at once; what it raises
+            ends the search.
         start: what it begins with beyond the default configuration.
-        trial_timeout: seconds without an epoch after which a trial's worker is killed; None goes by the longest epoch
-            so far, 0 waits for ever.
-        keep_models: complete trials whose weights are kept, the best ones; 0 keeps all, those of stopped trials, too.
 
     Raises:
         ConfigError: more resources than there are, unknown names, or a size without a cohort; before any trial.
         StudyError: another process searches in this study, no cluster answers, or the storage cannot be used.
     """
     # Optuna and Ray are imported by those who search, not by those who read a study
-    from histotune.tuning.controller import SearchController
+    from histotune.tuning.controller import Limits, SearchController
     from histotune.tuning.journal import Journal
     from histotune.tuning.pbt import PbtQueue, check_scheduler
     from histotune.tuning.proposer import Proposer, explored
@@ -77,27 +62,25 @@ def run(
     from histotune.tuning.samplers import check_sampler
     from histotune.tuning.schedulers import PopulationBasedTraining
 
-    resources = resources or Resources()
-    if address is None:
+    if cluster.address is None:
         resources.check()
     metric, *others = check_metrics(store.settings.metrics)
-    check_sampler(sampler, space, 1 + len(others))
-    stopper = check_scheduler(scheduler, space, store.settings.folds)
+    check_sampler(sampling.sampler, space, 1 + len(others))
+    stopper = check_scheduler(sampling.scheduler, space, store.settings.folds)
     missing = [size for size in space.image_sizes() if size not in cohorts]
     if missing:
         raise ConfigError(f"the space asks for image sizes {missing}, but the cohort was prepared at {sorted(cohorts)}")
     better = METRICS[metric].higher_is_better
     sign, more = 1 if better else -1, [METRICS[name].higher_is_better for name in others]
-    place = found(address, storage, resources, store=store, cohorts=cohorts)
-    with store.lock("histotune search"), place as site:
-        if room is not None:
-            room(site.resources, site.at_once)
+    seed, environment = store.settings.seed, found(cluster, resources, store=store, cohorts=cohorts)
+    with store.lock("histotune search"), environment as site:
+        room(site.resources, site.at_once)
         journal = Journal(store.journal, store.folder.name, maximize=better, others=more)
         history = take_up(store, journal, stopper, metric=metric, sign=sign, others=others)
         past = journal.trials()
         proposer = Proposer(
             space,
-            sampler,
+            sampling.sampler,
             seed=seed,
             maximize=better,
             others=more,
@@ -114,20 +97,16 @@ def run(
             proposer,
             stopper,
             history,
-            budget=budget,
-            at_once=site.at_once,
-            metric=(metric, sign),
-            others=others,
+            metrics=[metric, *others],
+            limits=Limits(budget, site.at_once, sampling.trial_timeout, sampling.keep_models),
             queue=queue,
-            listeners=listeners,
-            notes=[start.note] if start is not None and start.note else [],
-            trial_timeout=trial_timeout,
-            keep_models=keep_models,
+            listeners=callbacks.listeners,
         )
-        if opened is not None:
-            opened(history.ledger)
+        if start is not None and start.note:
+            controller.remark(start.note)
+        callbacks.started(store, budget, history.ledger)
         if not controller.over():
-            run_at(site, controller, store=store, cohorts=cohorts, plugins=plugins, keep=stopper.turns)
+            run_at(site, controller, store=store, cohorts=cohorts, plugins=cluster.plugins, keep=stopper.turns)
         controller.deliver()
         summary = controller.summary()
         if queue is not None and not summary.unfinished:
@@ -135,46 +114,28 @@ def run(
         return summary
 
 
-@dataclass(frozen=True)
-class RunEnvironment:
-    """Where trials run.
-
-    Args:
-        resources: of a trial, as they are there.
-        at_once: how many trials run together.
-        joined: temporary folder of this machine, where Ray is up already; None where a private one is still to start.
-        remote: the storage that results travel through, where one is needed.
-    """
-
-    resources: Resources
-    at_once: int
-    joined: Path | None = None
-    remote: RemoteStorage | None = None
-
-
 @contextlib.contextmanager
 def found(
-    address: str | None,
-    storage: str | None,
+    cluster: Cluster,
     resources: Resources,
     *,
     store: StudyFolder,
     cohorts: Mapping[int, Path],
 ) -> Iterator[RunEnvironment]:
-    """Join the cluster at `address`, if one is given, and bring study and cohorts to the storage, if one is given.
+    """Join the cluster, if one is given, and bring study and cohorts to the storage, if one is given.
 
     Raises:
         ConfigError: more resources are asked than there are, or fsspec does not know the storage.
         StudyError: no cluster answers, or the storage cannot be used.
     """
-    if address is None:
-        yield RunEnvironment(resources, resources.check(), remote=_supplied(storage, store, cohorts))
+    if cluster.address is None:
+        yield RunEnvironment(resources, resources.check(), remote=_supplied(cluster.storage, store, cohorts))
         return
     from histotune.tuning.ray_cluster import capacity, joined_ray
 
-    with joined_ray(address, store.folder) as scratch:
-        there = resources.on(capacity())
-        yield RunEnvironment(there, there.check(capacity()), scratch, _supplied(storage, store, cohorts))
+    with joined_ray(cluster.address, store.folder) as scratch:
+        fitted, remote = resources.on(capacity()), _supplied(cluster.storage, store, cohorts)
+        yield RunEnvironment(fitted, fitted.check(capacity()), scratch, remote)
 
 
 def run_at(
@@ -203,11 +164,9 @@ def run_at(
             study=store.folder,
             cohorts=cohorts,
             metric=store.settings.metric,
-            resources=resources,
-            at_once=at_once,
+            site=site,
             scratch=scratch,
             plugins=plugins,
-            remote=site.remote,
             keep=keep,
         )
 

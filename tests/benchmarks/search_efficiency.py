@@ -144,7 +144,7 @@ from histotune.space import Space, read_space
 from histotune.storage.records import write_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.tuning.budget import Budget
-from histotune.tuning.controller import SearchController, TrialHistory
+from histotune.tuning.controller import Limits, SearchController, TrialHistory
 from histotune.tuning.journal import Journal
 from histotune.tuning.proposer import Proposer, explored
 from histotune.tuning.schedulers import Asha, Scheduler
@@ -291,9 +291,8 @@ def search(
         proposer,
         scheduler,
         TrialHistory(),
-        budget=Budget(epochs),
-        at_once=workers,
-        metric=(METRIC, 1),
+        metrics=[METRIC],
+        limits=Limits(Budget(epochs), workers),
     )
     live: dict[int, tuple[np.ndarray, float]] = {}
     events: list[tuple[float, int, int]] = []  # (time, trial, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +16,17 @@ from typer.testing import CliRunner
 import histotune
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
-from histotune.core.runtime import Places
 from histotune.errors import ConfigError, DataError, StudyError
 from histotune.evaluation.nested import Nested, nested_search
 from histotune.metrics.scores import score
 from histotune.space import load_space
 from histotune.storage.records import Predictions
 from histotune.storage.study_folder import StudyFolder
+from histotune.studies.options import SearchOptions
 from histotune.study import open_study
 from histotune.training.loop import run_trial
 from histotune.tuning.events import SearchSummary
+from histotune.tuning.options import Callbacks
 
 SPACE: dict[str, Any] = {
     "dataset": "synthetic",
@@ -48,16 +50,24 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tried.yaml"
 
 
-def two_rates(space: str | Path, *, study: str, runs: Path, **asked: Any) -> Found:
+def two_rates(space: str | Path, options: SearchOptions, callbacks: Callbacks) -> Found:
     """Search without Ray: two learning rates, in this process."""
     from histotune.studies.create import StudyRequest, begin
 
     loaded = load_space(space)
-    store, cohorts = begin(StudyRequest(loaded, asked.get("data"), folds=asked.get("folds")), study, Places.of(runs))
+    request = StudyRequest(loaded, options.data, **vars(options.protocol))
+    store, cohorts = begin(request, options.study, options.places)
     for number, rate in enumerate((3e-3, 2e-2)):
         config = TrialConfig.from_dict(loaded.default() | {"optimizer": {"learning_rate": rate}})
         run_trial(config, store.training_data(cohorts[32]), store.trial_folder(number), metric="auroc", probed=False)
     return store, None
+
+
+def nested(file: Path, outer: int = 2, searching: Search = two_rates, **keywords: Any) -> Nested:
+    """Call what the public function calls, with another search."""
+    given = inspect.signature(histotune.search).bind(file, **keywords)
+    given.apply_defaults()
+    return nested_search(file, SearchOptions.of(given.arguments), outer=outer, searching=searching)
 
 
 def parts(store: StudyFolder) -> dict[str, set[str]]:
@@ -67,7 +77,7 @@ def parts(store: StudyFolder) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("folds", [None, 2])
 def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Path, folds: int | None) -> None:
-    result = nested_search(file, outer=2, folds=folds, searching=two_rates)
+    result = nested(file, folds=folds)
     store = open_study("tried").store
     whole = parts(store)
     development, scored, values = whole["train"] | whole["val"], set[str](), []
@@ -98,27 +108,27 @@ def test_each_winner_is_evaluated_on_patients_whom_its_search_never_saw(file: Pa
 def test_the_same_call_goes_on_and_opens_no_fold_twice(file: Path) -> None:
     calls: list[str] = []
 
-    def dying(space: str | Path, **asked: Any) -> Found:
-        calls.append(asked["study"])
+    def dying(space: str | Path, options: SearchOptions, callbacks: Callbacks) -> Found:
+        calls.append(str(options.study))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return two_rates(space, **asked)
+        return two_rates(space, options, callbacks)
 
     with pytest.raises(KeyboardInterrupt):
-        nested_search(file, outer=2, searching=dying)
-    first = nested_search(file, outer=2, searching=two_rates)
-    again = nested_search(file, outer=2, searching=two_rates)
+        nested(file, searching=dying)
+    first = nested(file)
+    again = nested(file)
     assert _told(first) == _told(again)
     assert [one.openings for one in again.folds] == [1, 1]
     with pytest.raises(StudyError, match="began with 2 outer folds, not 3"):
-        nested_search(file, outer=3, searching=two_rates)
+        nested(file, 3)
 
 
 def test_a_search_over_noise_is_called_no_better_than_chance(file: Path, tiny_folder: Callable[..., Path]) -> None:
     data = tiny_folder({f"p{at:02d}": {"benign": 4, "tumour": 4} for at in range(20)})
     noise = yaml.safe_load(file.read_text()) | {"dataset": "image_folder", "options": {}, "image_size": 32}
     file.write_text(yaml.safe_dump(noise))
-    result = nested_search(file, data=data, outer=2, folds=2, searching=two_rates)
+    result = nested(file, data=data, folds=2)
     assert f"{result.nested} AUROC on patients that it never saw (2 outer folds of" in result.sentence
     assert "patients): not significantly better than chance (0.500)." in result.sentence
 
@@ -140,13 +150,13 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_there(
     file: Path, asked: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        nested_search(file, searching=two_rates, **asked)
+        histotune.nested_search(file, **asked)
     assert not (file.parent / "runs").exists()
 
 
 def test_more_outer_folds_than_patients_are_refused(file: Path) -> None:
     with pytest.raises(DataError, match="into 40 parts needs at least 40"):
-        nested_search(file, outer=40, searching=two_rates)
+        nested(file, 40)
 
 
 @pytest.mark.slow
@@ -156,7 +166,14 @@ def test_the_command_searches_with_ray_once_for_each_fold(file: Path) -> None:
     assert answer.exit_code == 0, answer.output
     assert [one["outer"] for one in json.loads(answer.stdout)["folds"]] == [1, 2]
     assert [len(StudyFolder(file.parent / "runs/tried/outer" / str(k)).trials()) for k in (1, 2)] == [2, 2]
-    assert histotune.nested_search is nested_search
     wrong = CliRunner().invoke(app, [*command, "--join"])
     assert wrong.exit_code == 2
     assert "--outer does not go with --join" in wrong.stderr
+
+
+def test_what_search_does_not_take_is_refused_by_its_name(file: Path) -> None:
+    with pytest.raises(TypeError, match="fold"):
+        histotune.nested_search(file, outer=2, fold=3)
+    with pytest.raises(ConfigError, match="unknown metric 'auro'"):
+        histotune.nested_search(file, outer=2, metric="auro")
+    assert not (file.parent / "runs").exists()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from histotune import search, train
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.space import awaits_cohort, load_space
+from histotune.space import Space, load_space
 from histotune.storage.selection import modality_of
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.schedulers import Asha
@@ -63,10 +64,16 @@ def test_a_kind_of_which_nothing_is_said_is_refused_with_its_place(file: Path) -
 
 
 def test_only_such_a_space_waits_for_the_cohort(file: Path) -> None:
-    assert awaits_cohort("demo") is None
-    waiting = awaits_cohort(file)
-    assert waiting is not None
-    assert waiting.dataset == "table"
+    waiting: list[Space] = []
+
+    def kinds(space: Space) -> dict[str, str]:
+        waiting.append(space)
+        return {"rna": "table"}
+
+    assert load_space("demo", kinds=kinds).to_dict() == load_space("demo").to_dict()
+    assert not waiting
+    assert load_space(file, kinds=kinds).to_dict() == load_space(file, kinds={"rna": "table"}).to_dict()
+    assert [space.dataset for space in waiting] == ["table"]
 
 
 def test_a_search_begins_with_the_default_and_every_modality_alone(file: Path) -> None:
@@ -89,7 +96,7 @@ def test_trials_are_stopped_by_their_like_alone() -> None:
 
 
 def test_own_tables_are_searched_and_trained(own_tables: Path, tmp_path: Path) -> None:
-    place = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    place: dict[str, Any] = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
     study = search("table", data=own_tables, trials=2, fix=["epochs=1"], study="mine", **place)
     assert [trial.state for trial in study.trials()] == ["complete", "complete"]
     assert study.settings.space["model"]["branches"].keys() == set(study.settings.facts["modalities"])

@@ -39,6 +39,7 @@ from histotune.tracking.client import final_metrics
 from histotune.training.loop import epochs, run_trial
 from histotune.training.pooling import by_fold
 from histotune.tuning.budget import Budget
+from histotune.tuning.options import Sampling
 from histotune.tuning.remote_storage import RemoteStorage
 from histotune.tuning.retention import ModelRetention
 from histotune.tuning.run import run
@@ -287,7 +288,7 @@ def test_scores_of_other_folds_are_not_comparable(study: StudyFolder) -> None:
 
 def test_a_population_has_no_folds(study: StudyFolder, cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'pbt' hands on the checkpoint of one training, and with 3 folds"):
-        run(study, space(), {32: cohort.folder}, Budget(2), scheduler="pbt")
+        run(study, space(), {32: cohort.folder}, Budget(2), sampling=Sampling(scheduler="pbt"))
     with pytest.raises(ConfigError, match="with 4 folds a trial has 4"):
         search("demo", folds=4, scheduler="pbt", trials=2, runs=tmp_path / "runs", cache=tmp_path / "cache")
     assert not (tmp_path / "runs").exists()

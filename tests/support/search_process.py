@@ -12,6 +12,7 @@ from histotune.space import load_space
 from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import StudyFolder
 from histotune.tuning.budget import Budget
+from histotune.tuning.options import Callbacks, Sampling
 from histotune.tuning.run import run
 
 
@@ -43,8 +44,8 @@ if __name__ == "__main__":
         load_space(space),
         {32: Path(cohort)},
         Budget(int(trials)),
-        scheduler=scheduler,
-        listeners=[lines],
+        sampling=Sampling(scheduler=scheduler),
+        callbacks=Callbacks(listeners=[lines]),
     )
     for note in summary.notes:
         lines.say(f"note {note}")

@@ -19,7 +19,7 @@ from histotune.storage.records import TrialRecord, read_record, write_record
 from histotune.storage.study_folder import COMPLETE, FAILED, STOPPED, StudyFolder
 from histotune.training.memory import INFEASIBLE
 from histotune.tuning.budget import STARTUP, Budget, Ledger
-from histotune.tuning.controller import SearchController
+from histotune.tuning.controller import Limits, SearchController
 from histotune.tuning.failures import STARTS
 from histotune.tuning.journal import RECORD, Journal
 from histotune.tuning.proposer import Proposer
@@ -123,6 +123,7 @@ def begin(
     patience: int | None = None,
     journal: Journal | None = None,
     start: WarmStart | None = None,
+    trial_timeout: float | None = None,
     **options: Any,
 ) -> SearchController:
     journal = journal or Journal(store.journal, "tests", maximize=True)
@@ -135,9 +136,8 @@ def begin(
         proposer,
         stopper,
         history,
-        budget=Budget(trials, seconds, epochs, patience),
-        at_once=2,
-        metric=(METRIC, 1),
+        metrics=[METRIC],
+        limits=Limits(Budget(trials, seconds, epochs, patience), 2, trial_timeout),
         **options,
     )
 

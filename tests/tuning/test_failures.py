@@ -30,6 +30,7 @@ from histotune.tuning.budget import Budget
 from histotune.tuning.events import Resources, SearchSummary
 from histotune.tuning.follower import SETTLED, follow
 from histotune.tuning.journal import DEATHS, Journal
+from histotune.tuning.options import Callbacks, Cluster, Sampling
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.ray_cluster import _mark, _marked
 from histotune.tuning.run import run
@@ -91,7 +92,8 @@ def test_a_trial_that_hangs_is_killed_and_after_three_times_it_is_a_result(
 ) -> None:
     hangs = plugin("hangs", "time.sleep(10_000)")
     space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", "hangs"]}}, "hanging")
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), plugins=[hangs], trial_timeout=12.0)
+    how, where = Sampling(trial_timeout=12.0), Cluster(plugins=[hangs])
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), sampling=how, cluster=where)
     states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
     assert states["cross_entropy"].state == COMPLETE, states["cross_entropy"].reason
     assert (states["hangs"].state, states["hangs"].kind) == (FAILED, "hung")
@@ -127,7 +129,9 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_smaller_pieces(
     hungry, greedy = (f"{name}_{'stored' if stored else 'here'}" for name in ("hungry", "greedy"))
     folders = [plugin(hungry, TAKES.format(60)), plugin(greedy, TAKES.format(400))]
     space = read_space(SPACE | {"loss": {"choice": [hungry, greedy]}}, "memory")
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), plugins=folders, storage=storage)
+    summary = run(
+        small_study, space, {32: small_cohort.folder}, Budget(2), cluster=Cluster(storage=storage, plugins=folders)
+    )
     states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
     assert states[hungry].state == COMPLETE, states[hungry].reason
     assert micro_batch(states[hungry].folder) == 2
@@ -163,7 +167,7 @@ def test_a_worker_that_rays_memory_monitor_kills_costs_its_trial_a_smaller_micro
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
     space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", thirsty.name]}}, "memory")
     one = Resources(max_concurrent=1)
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), one, plugins=[thirsty])
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(2), one, cluster=Cluster(plugins=[thirsty]))
     states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
     assert (summary.reason, summary.ended, states["cross_entropy"].state) == ("trials", 2, COMPLETE)
     starved = states[thirsty.name]
@@ -198,9 +202,9 @@ def test_through_a_storage_the_smaller_micro_batch_outlives_its_worker(
         def started(self, number: int, config: Mapping[str, Any]) -> None:
             begins.append(micro_batch(stored))
 
-    where: dict[str, Any] = {"storage": f"file://{tmp_path}/bucket", "plugins": [folder], "listeners": [Ears()]}
+    cluster, callbacks = Cluster(storage=f"file://{tmp_path}/bucket", plugins=[folder]), Callbacks(listeners=[Ears()])
     space = read_space(SPACE | {"loss": "dying"} | RATE, "storage")
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(1), **where)
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(1), cluster=cluster, callbacks=callbacks)
     assert (summary.complete, summary.notes, begins) == (1, (), [0, 8])
     assert [micro_batch(folder) for folder in (stored, small_study.trial_folder(0))] == [2, 2]
     assert [row["epoch"] for row in small_study.trials()[0].curve()] == [1, 2, 3]
@@ -225,8 +229,15 @@ def test_a_clock_that_jumps_changes_nothing(
             ended.append(record.state)
 
     space = read_space(SPACE | {"loss": "jumping"} | RATE, "clock")
-    limits: dict[str, Any] = {"trial_timeout": 300.0, "scheduler": "none", "plugins": [folder], "listeners": [Ears()]}
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(4, seconds=1000.0), **limits)
+    summary = run(
+        small_study,
+        space,
+        {32: small_cohort.folder},
+        Budget(4, seconds=1000.0),
+        sampling=Sampling(scheduler="none", trial_timeout=300.0),
+        cluster=Cluster(plugins=[folder]),
+        callbacks=Callbacks(listeners=[Ears()]),
+    )
     assert (summary.reason, summary.notes) == ("trials", ())
     assert summary.seconds < 1000
     assert ended == [COMPLETE] * 4
@@ -253,7 +264,8 @@ def test_a_full_disk_stops_the_search_with_one_sentence_and_the_same_command_goe
 
     def search() -> SearchSummary:
         one = Resources(max_concurrent=1)
-        return run(small_study, space, {32: small_cohort.folder}, Budget(3), one, scheduler="none", plugins=[full])
+        how, where = Sampling(scheduler="none"), Cluster(plugins=[full])
+        return run(small_study, space, {32: small_cohort.folder}, Budget(3), one, sampling=how, cluster=where)
 
     first = search()
     assert first.reason == "failures"

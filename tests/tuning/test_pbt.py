@@ -32,8 +32,9 @@ from histotune.training.loop import epochs
 from histotune.training.session import start
 from histotune.training.trial_folder import conclude
 from histotune.tuning.budget import Budget
-from histotune.tuning.controller import SearchController
+from histotune.tuning.controller import Limits, SearchController
 from histotune.tuning.journal import CONFIG, DIGEST, PARENT, RECORD, Journal
+from histotune.tuning.options import Sampling
 from histotune.tuning.pbt import FACTORS, PbtQueue, check_scheduler, explore, free
 from histotune.tuning.proposer import Proposer
 from histotune.tuning.resume import ledger, take_up
@@ -228,7 +229,7 @@ def begin(
     proposer = Proposer(space, "tpe", seed=0, maximize=True, history=past)
     queue = PbtQueue(store, None, population, space, seed=0, history=past)
     controller = SearchController(
-        store, journal, proposer, population, history, budget=budget, at_once=3, metric=(METRIC, 1), queue=queue
+        store, journal, proposer, population, history, metrics=[METRIC], limits=Limits(budget, 3), queue=queue
     )
     return controller, queue
 
@@ -475,7 +476,7 @@ def test_a_real_search_with_descendants(small_study: StudyFolder, small_cohort: 
     text = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", text | {"metric": "nll"})  # less is better
     reread(small_study)
-    summary = run(small_study, space, {32: small_cohort.folder}, Budget(20), scheduler="pbt")
+    summary = run(small_study, space, {32: small_cohort.folder}, Budget(20), sampling=Sampling(scheduler="pbt"))
     assert (summary.ended, summary.unfinished, summary.failed) == (20, 0, 0)
     assert check(small_study, 20)
 

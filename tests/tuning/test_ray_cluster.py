@@ -29,6 +29,7 @@ from histotune.training.checkpoint import Checkpoint, TrainingProgress
 from histotune.tuning import ray_pool as pool
 from histotune.tuning.budget import Budget
 from histotune.tuning.events import Resources
+from histotune.tuning.options import Callbacks, Cluster, Sampling
 from histotune.tuning.ray_cluster import _mark, _marked
 from histotune.tuning.ray_tune import TrialSync
 from histotune.tuning.remote_storage import RemoteStorage
@@ -92,10 +93,10 @@ def test_a_search_joins_a_cluster_and_leaves_it_running(
     import ray
 
     share = ray.remote(pool.share)
-    where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
+    where = Cluster(cluster.address, f"file://{tmp_path}/bucket")
     with pytest.raises(ConfigError, match="cluster's 1 nodes have 1 CPUs"):
-        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), Resources(64), **where)
-    summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), **where)
+        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), Resources(64), cluster=where)
+    summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(2), cluster=where)
     assert (summary.ended, summary.failed, summary.reason) == (2, 0, "trials")
     records = small_study.trials()
     assert [record.state for record in records] == [COMPLETE, COMPLETE]
@@ -188,8 +189,9 @@ def test_a_population_trains_through_a_storage(
     text = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", text | {"metric": "auroc"})  # it differs after an epoch
     reread(small_study)
-    where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
-    summary = run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(20), scheduler="pbt", **where)
+    where, space = Cluster(cluster.address, f"file://{tmp_path}/bucket"), read_space(SPACE, "s")
+    cohorts, how = {32: small_cohort.folder}, Sampling(scheduler="pbt")
+    summary = run(small_study, space, cohorts, Budget(20), sampling=how, cluster=where)
     assert (summary.ended, summary.failed) == (20, 0)
     assert [parent for record in small_study.trials() if (parent := read_parent(record.folder))]
     assert not [*tmp_path.glob("bucket/**/checkpoint*"), *small_study.folder.glob("trials/*/checkpoint*")]
@@ -207,9 +209,8 @@ def test_a_search_goes_on_when_a_node_dies(
         read_space(SPACE | {"epochs": 6}, "s"),
         {32: small_cohort.folder},
         Budget(8),
-        listeners=[killer],
-        address=cluster.address,
-        storage=f"file://{tmp_path}/bucket" if storage else None,
+        cluster=Cluster(cluster.address, f"file://{tmp_path}/bucket" if storage else None),
+        callbacks=Callbacks(listeners=[killer]),
     )
     assert (summary.reason, summary.ended, summary.notes) == ("trials", 8, ())
     assert [record.number for record in small_study.trials()] == list(range(8))
@@ -245,9 +246,9 @@ def test_a_trial_that_hangs_on_another_node_is_killed_there(
     load_plugins(plugins)
     space = read_space(SPACE | {"loss": {"choice": ["cross_entropy", "hanging_there"]}}, "s")
     second = cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)  # the only one where two CPUs are
-    where: dict[str, Any] = {"address": cluster.address, "storage": f"file://{tmp_path}/bucket"}
+    where, how = Cluster(cluster.address, f"file://{tmp_path}/bucket", [plugins]), Sampling(trial_timeout=12.0)
     resources, cohorts = Resources(2), {32: small_cohort.folder}
-    summary = run(small_study, space, cohorts, Budget(2), resources, plugins=[plugins], trial_timeout=12.0, **where)
+    summary = run(small_study, space, cohorts, Budget(2), resources, sampling=how, cluster=where)
     cluster.remove_node(second)
     assert (summary.ended, summary.complete, summary.failed) == (2, 1, 1)
     failed = next(record for record in small_study.trials() if record.state == FAILED)
@@ -261,8 +262,9 @@ def test_where_nothing_answers_the_error_comes_in_seconds(small_study: StudyFold
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
+    where = Cluster(f"127.0.0.1:{port}")
     with pytest.raises(StudyError, match="no Ray cluster answers"):
-        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), address=f"127.0.0.1:{port}")
+        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), cluster=where)
     assert time.monotonic() - began < 10
 
 
@@ -275,7 +277,7 @@ def test_another_token_is_refused_with_what_to_set(
     assert not (tmp_path / "new").exists(), "found before anything is prepared"
     assert not (tmp_path / "cache").exists()
     with pytest.raises(StudyError, match="RAY_AUTH_TOKEN"):
-        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), address=cluster.address)
+        run(small_study, read_space(SPACE, "s"), {32: small_cohort.folder}, Budget(1), cluster=Cluster(cluster.address))
 
 
 # Resources and storage, without a cluster
@@ -357,7 +359,7 @@ def test_trials_that_share_a_gpu_see_it_and_others_see_none(
     load_plugins(plugins)
     space = read_space(SPACE | {"epochs": 1, "loss": f"telling_{seen or 'none'}"}, "s")
     resources = Resources(0.5, share, max_concurrent=2)
-    run(small_study, space, {32: small_cohort.folder}, Budget(3), resources, plugins=[plugins])
+    run(small_study, space, {32: small_cohort.folder}, Budget(3), resources, cluster=Cluster(plugins=[plugins]))
     assert [record.state for record in small_study.trials()] == [COMPLETE] * 3
     answers = [json.loads(line) for line in text.read_text().splitlines()]
     assert {devices for process, devices in answers if process != os.getpid()} == {seen}

@@ -20,6 +20,7 @@ from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import COMPLETE, FAILED, StudyFolder
 from histotune.tuning.budget import Budget
 from histotune.tuning.events import Resources, SearchSummary
+from histotune.tuning.options import Callbacks, Cluster, Sampling
 from histotune.tuning.ray_cluster import MARK, _folder, _mark, _marked
 from histotune.tuning.run import run
 
@@ -81,8 +82,8 @@ def searched(
     ears.mark = _mark(store.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        first = run(store, space, {32: small_cohort.folder}, Budget(4), listeners=[ears])
-        second = run(store, space, {32: small_cohort.folder}, Budget(6), listeners=[ears])
+        first = run(store, space, {32: small_cohort.folder}, Budget(4), callbacks=Callbacks(listeners=[ears]))
+        second = run(store, space, {32: small_cohort.folder}, Budget(6), callbacks=Callbacks(listeners=[ears]))
     assert not (home / ".ray").exists(), "Ray wrote its token where others may read it"
     return Searched(store, first, second, ears)
 
@@ -153,7 +154,12 @@ def test_a_trial_that_raises_is_a_result_and_the_search_goes_on(
     load_plugins(plugins)
     space = read_space(TINY | {"epochs": 1, "loss": {"choice": ["cross_entropy", "broken_plugin"]}}, "broken")
     summary = run(
-        small_study, space, {32: small_cohort.folder}, Budget(5), scheduler="none", sampler="random", plugins=[plugins]
+        small_study,
+        space,
+        {32: small_cohort.folder},
+        Budget(5),
+        sampling=Sampling("random", "none"),
+        cluster=Cluster(plugins=[plugins]),
     )
     states = {record.config()["loss"]["name"]: record for record in small_study.trials()}
     assert states["cross_entropy"].state == COMPLETE
