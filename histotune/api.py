@@ -87,8 +87,8 @@ def search(
         time: seconds, or text such as "90s", "30m", "2h".
         epochs_total: how many epochs the study shall train in all, those of stopped and failed trials included.
         patience: end when none of the last `patience` ended trials was better than the best before them.
-        start_with: files with configurations to train right after the default configuration: `config.yaml` of a trial, or
-            what differs from the default.
+        start_with: files with configurations to train right after the default configuration: `config.yaml` of a trial,
+            or what differs from the default.
         warm_start: another study, by name or folder, of the same dataset, metric and image size. The sampler learns
             from its complete trials; when its data or split are others, its three best are trained here instead.
         study: the study's name; None takes the space's.
