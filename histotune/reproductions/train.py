@@ -275,7 +275,7 @@ def _run(
     store: StudyFolder,
     imbalance: str,
     parts: Sequence[Trainings],
-    lines: Lines,
+    lines: SearchLines,
     keep_models: int = KEEP,
 ) -> None:
     """Train what is missing of the configurations, contender by contender in turn."""
