@@ -213,7 +213,7 @@ def train(
 
     Args:
         space: a shipped search space's name or a YAML file, whose study this joins; None takes the preset's.
-        assignments: "PATH=VALUE" over the preset, or over the space's default configuration.
+        assignments: "PATH=VALUE" over the preset, or over the default configuration.
         preset: a shipped preset's name or a YAML file.
         data, study, protocol, imbalance, folds, repeats, seed, strict, runs, cache, progress: as `search` takes them.
         report: is called with each epoch and its metrics.
