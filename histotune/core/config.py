@@ -46,13 +46,13 @@ class BranchConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What stands between the fused vector and the objective: [B, D] -> [B, feature_dim or D].
+    """The layers between the fused vector and the objective: [B, D] -> [B, feature_dim or D].
 
     Args:
         feature_dim: width of the features that the objective sees; 0 keeps the fused width, without a linear layer.
-        feature_norm: `none`, `batch`, `layer`, or `auto`: what the loss asks for, `layer` before the affinity losses.
+        feature_norm: `none`, `batch`, `layer`, or `auto`: what the loss needs, `layer` before the affinity losses.
         dropout: probability of dropping a feature, in [0, 1).
-        bottleneck: weight of the variational information bottleneck that then stands for the linear layer; 0 is none.
+        bottleneck: weight of the variational information bottleneck that then replaces the linear layer; 0 is none.
     """
 
     feature_dim: int = 0
@@ -70,7 +70,7 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """branches -> fusion -> head -> objective; `redundancy` is a loss on what the branches say twice.
+    """branches -> fusion -> head -> objective; `redundancy` is a loss on information that branches share.
 
     Args:
         modality_dropout: probability with which a modality that a training case has is withheld from the network in a

@@ -202,7 +202,7 @@ def guarded(path: Path, read: Callable[[], T], cure: str = RESTORE) -> T:
 
 
 def damaged(path: Path, why: str, cure: str = RESTORE) -> StudyError:
-    """Say that the file at `path` is damaged, why, and what to do."""
+    """Return the error that the file at `path` is damaged, why, and what to do."""
     return StudyError(f"{path} is damaged ({why}): {cure}")
 
 
@@ -274,7 +274,7 @@ def _named(file: IO[bytes]) -> str:
 
 
 def unwritable(path: Path, error: OSError) -> HistotuneError:
-    """Say that `path` could not be written, why, and what to do; for an `OSError` met while writing."""
+    """Return the error that `path` could not be written, why, and what to do, for the `OSError` of the attempt."""
     why = "the disk is full" if error.errno in FULL else f"{error.strerror or error}"
     return HistotuneError(
         f"cannot write {path}: {why}. Nothing half-written was left behind; free space or choose another folder"
@@ -298,7 +298,7 @@ def read_table(
     """Read a CSV file that histotune wrote.
 
     Args:
-        needs: its columns; there may be more.
+        needs: its columns; others are kept.
         types: of the columns, as pandas takes them.
         gaps: whether a number may be missing.
         cure: what to do where it is damaged.

@@ -1,4 +1,4 @@
-"""What a parameter may be: said once where it is registered, checked before anything is built, printed by `list -v`."""
+"""What a parameter may be: written where it is registered, checked before anything is built, printed by `list -v`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A few words, or true and false.
+    """One of a few names, or true and false.
 
     >>> str(OneOf("absolute", "auto")), str(YES_OR_NO)
     ('absolute | auto', 'false | true')

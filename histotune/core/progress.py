@@ -1,4 +1,4 @@
-"""How work that takes a while says how far it is, and what it has to say on the way."""
+"""Callbacks by which long work reports its progress and messages."""
 
 from __future__ import annotations
 

@@ -32,13 +32,13 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
+        """Whether it has no default."""
         return self.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A registered builder: what it is called, what it does, what it takes."""
+    """A registered builder: its name, what it does, what it takes."""
 
     name: str
     build: Callable[..., T]
@@ -102,7 +102,7 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def entry(self, name: str) -> Entry[T]:
-        """Return the entry for `name`; a family member answers under its family's entry.
+        """Return the entry for `name`; for a member of a family, that of the family.
 
         Raises:
             ConfigError: the name is unknown; the nearest known name is offered.

@@ -1,6 +1,6 @@
-"""What a run stands on: seeds, device, threads, precision, versions, and no telemetry.
+"""The environment of a run: seeds, device, threads, precision, versions, folders, and no telemetry.
 
-torch is imported inside the functions: the command line reads this module before it knows whether it needs torch.
+torch is imported inside the functions: the command line imports this module also where it needs no torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SILENT = {
 
 
 def disable_telemetry() -> None:
-    """Tell Ray, MLflow and the Hugging Face hub to report nothing; call it before they are imported."""
+    """Make Ray, MLflow and the Hugging Face hub report nothing; call it before they are imported."""
     os.environ.update(_SILENT)
 
 
@@ -69,7 +69,7 @@ def share_gpu(share: float) -> None:
 
 
 def free_memory() -> None:
-    """Let go of what a training left that ran out of memory: its tensors hang on its error in a circle."""
+    """Free what a training left that ran out of memory: its tensors and its error refer to each other."""
     import torch
 
     gc.collect()
@@ -78,9 +78,9 @@ def free_memory() -> None:
 
 
 def autocast_dtype(precision: str, device: torch.device, *, dense: bool) -> torch.dtype | None:
-    """Say in which type autocast computes a training step; None is plain float32.
+    """Return the type in which autocast computes a training step; None is plain float32.
 
-    `auto` goes by a table, not by a stopwatch, so that the same machine always answers the same: bfloat16 on a GPU
+    `auto` goes by a table, not by a stopwatch, so that the same machine always chooses the same: bfloat16 on a GPU
     that has it, and on a CPU with bfloat16 instructions when the network is mostly dense convolutions. Measured on
     such a CPU at 32 px, images/s against float32: small CNN x 1.5, ResNet-18 x 1.6, wide AlexNet x 1.8, but
     MobileNet-v3, EfficientNet-Lite and ConvNeXt x 0.5-0.9.
@@ -147,7 +147,7 @@ def _git_commit() -> str | None:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Say whether this CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
+    """Return whether this CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
     if sys.platform != "linux":
         return False
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("flags")[2].partition("\n")[0].split()

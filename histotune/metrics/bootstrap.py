@@ -2,7 +2,7 @@
 
 Patches of one patient share a slide, a stain and a tumour; drawing patches would count them as independent and make
 every interval too narrow. A replicate therefore draws patients with replacement and takes all their patches.
-`Seeded` says what several trainings add.
+`Seeded` adds what several trainings contribute.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def bootstrap_of_seeds(
     Arguments are those of `paired_bootstrap_of_seeds`, probabilities [n, C] seed by seed.
 
     Raises:
-        DataError: there is no seed.
+        DataError: no training is given.
     """
     about = {"positive": positive, "replicates": replicates, "seed": seed}
     return over_seeds(metric, probabilities, labels, patients, strata=strata, **about).interval(level)
@@ -166,7 +166,7 @@ def over_seeds(
     Arguments are those of `paired_bootstrap_of_seeds`, probabilities [n, C] seed by seed.
 
     Raises:
-        DataError: there is no seed.
+        DataError: no training is given.
     """
     if not len(probabilities):
         raise DataError("a bootstrap over seeds needs at least one training")

@@ -28,7 +28,7 @@ def fit_temperature(
 
     The negative log-likelihood is convex in b = 1 / T; its slope, mean(E_p[z] - z_true), is increasing, so its one
     root is found by bracketing. Perfectly separated cases give the least temperature, cases that are worse than
-    chance the greatest, logits that say nothing 1.
+    chance the greatest, logits without information 1.
 
     Args:
         logits: float [n, C].

@@ -1,6 +1,6 @@
 """Metrics of predicted classes, as functions of confusion matrices [..., C, C] (rows true, columns predicted).
 
-`metrics` is the public door and states the conventions.
+`scores` has the public functions and states the conventions.
 """
 
 from __future__ import annotations

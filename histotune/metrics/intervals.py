@@ -6,7 +6,7 @@ never narrower than a t-interval by the jackknife, which few clusters of cases n
 Other seeds: a t-interval of the mean over the trainings; drawing two to five of them with replacement would make it too
 narrow. On either side of the value the squared widths are added (MOVER, Zou & Donner, 2008), which counts twice what
 patients and seeds do together, so that two or three seeds give an interval that is rather too wide. A p-value is one
-minus the level at which the interval reaches zero: p < .05 says the same as a 95 % interval without zero.
+minus the level at which the interval reaches zero: p < .05 is the same as a 95 % interval without zero.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Seeded:
         values: [S], on all cases, training by training.
         drawn: [S, R], on the same draws of patients for all.
         without: [S, P], on all patients but one; [S, 0] where there are many.
-        patients: how many there are.
+        patients: their number.
         range: of the metric, beyond which no bound lies; without bounds for a difference.
     """
 

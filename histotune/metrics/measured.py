@@ -69,7 +69,7 @@ class Measured:
         return float(np.mean([self._score(rows) for rows in self._strata]))
 
     def replicate(self, replicates: int, seed: int) -> np.ndarray:
-        """Measure every draw of patients, [replicates]; NaN throughout when there is one patient only."""
+        """Measure every draw of patients, [replicates]; NaN throughout for a single patient."""
         if self.patients < 2:
             return np.full(replicates, np.nan)
         return self._under(lambda: draws(self.patients, replicates, seed))
@@ -81,7 +81,7 @@ class Measured:
         return self._under(lambda: [1 - np.eye(self.patients, dtype=np.int64)])
 
     def _under(self, weights: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
-        """Measure under blocks [r, P] that say how often each patient counts."""
+        """Measure under blocks [r, P] of how often each patient counts."""
         measure = self._by_name if isinstance(self._metric, str) else self._by_function
         averaged: np.ndarray = np.mean([measure(rows, weights()) for rows in self._strata], axis=0)
         return averaged
@@ -95,7 +95,7 @@ class Measured:
     def _by_name(self, rows: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
         assert isinstance(self._metric, str)
         name = metrics.check_metric(self._metric)
-        here, member = np.unique(self._member[rows], return_inverse=True)  # not everybody is in every stratum
+        here, member = np.unique(self._member[rows], return_inverse=True)  # not every patient is in every stratum
         probabilities, labels = (values[rows] for values in self._cases)
         resampler = Resampler(probabilities, labels, member, **self._options)
         return np.concatenate([resampler.measure(name, times[:, here]) for times in blocks])

@@ -75,11 +75,11 @@ class OperatingPoint:
         """Return the threshold on the positive class's probability [n, 2]; see `metrics.decide`.
 
         Args:
-            strict: refuse what calls all cases alike, and warn where the cases are too few to tell; else such a
-                threshold is returned as it is found.
+            strict: refuse what calls all cases alike, and warn where the cases are too few to confirm it; else
+                such a threshold is returned.
 
         Raises:
-            StudyError: the point cannot be reached other than by calling all cases alike; says what can be.
+            StudyError: the point cannot be reached other than by calling all cases alike; the message names what can.
             ConfigError, DataError: as `choose_threshold`.
         """
         if self.rule in THRESHOLD_METRICS:
@@ -121,7 +121,7 @@ class OperatingPoint:
         alike, (name, rival) = "positive" if self.rule == SENSITIVITY else "negative", self._names()
         return (
             f"operating point {self}: a {name} of {self.asked:g} is reached only by calling every case {alike}; "
-            f"{own[best]:.3f} (with {rival} {other[best]:.3f}) is the highest that it reaches: ask for that or less"
+            f"{own[best]:.3f} (with {rival} {other[best]:.3f}) is the highest that it reaches: request that or less"
         )
 
     def _names(self) -> tuple[str, str]:
@@ -161,8 +161,9 @@ def _warn_of_few(rule: str, asked: float, count: int) -> None:
         kind = "positive" if rule == SENSITIVITY else "negative"
         needed = math.ceil(math.log(_DOUBT) / math.log(asked))
         warnings.warn(
-            f"{count} {kind} cases cannot tell a {rule} of {asked:g}: even if all of them are called right it may be "
-            f"{knowable(count):.2f} (95 % confidence); at least {needed} are needed, and more of few patients",
+            f"{count} {kind} cases are too few to confirm a {rule} of {asked:g}: even if all of them are classified "
+            f"correctly it may be {knowable(count):.2f} (95 % confidence); at least {needed} are needed, and more "
+            "where they are of few patients",
             stacklevel=4,
         )
 
@@ -181,7 +182,7 @@ def curve_of(scores: np.ndarray, hits: np.ndarray) -> ThresholdCurve:
     """Return what every threshold reaches on scores [n] of cases that are hits or not, bool [n].
 
     Raises:
-        StudyError: there are not both.
+        StudyError: one of the two is missing.
     """
     distinct, owner = np.unique(scores.astype(np.float64), return_inverse=True)
     true, false = (np.bincount(owner[rows], minlength=len(distinct)) for rows in (hits, ~hits))

@@ -17,7 +17,7 @@ WEIGHTS = 500_000  # replicates x cases ranked at once: bounds memory
 
 
 def draws(patients: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield blocks [r, patients] that say how often each patient was drawn, `replicates` rows in all."""
+    """Yield blocks [r, patients] of how often each patient was drawn, `replicates` rows in all."""
     if replicates < 1:
         raise ConfigError(f"a bootstrap needs at least one replicate, got {replicates=}")
     generator = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ Conventions, the same everywhere:
 - What cannot be known is NaN: the recall of a class without cases, the AUROC of one class alone. A mean over classes
   leaves such a class out and is NaN only when nothing is left.
 - Precision and F1 are 0 when they are 0 / 0, and MCC is 0 when only one class is predicted: scikit-learn's
-  `zero_division=0`, so that a model that never says "positive" can be ranked.
+  `zero_division=0`, so that a model that never predicts "positive" can be ranked.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ METRICS: Mapping[str, Metric] = {
     "parameters": Metric("number of trained weights", False, cost=True),
 }
 COSTS = frozenset(name for name, metric in METRICS.items() if metric.cost)
-INFORMATION = "information"  # in an epoch's row of the curve: what its branches know and share, see `probe.measure`
+INFORMATION = "information"  # in an epoch's row of the curve: what its branches hold and share, see `probe.measure`
 SPREAD = "spread"  # in an epoch's row of the curve: {metric: sample standard deviation over folds}
 
 
@@ -92,7 +92,7 @@ def check_metrics(names: Sequence[str], classes: int | None = None) -> list[str]
     for name in names:
         check_metric(name, classes)
         if list(names).count(name) > 1:
-            raise ConfigError(f"metric {name!r} stands twice: name each metric once")
+            raise ConfigError(f"metric {name!r} is listed twice: name each metric once")
     if not names or names[0] in COSTS:
         raise ConfigError(
             f"the first metric ranks trials, stops weak ones and chooses the best epoch, which "
@@ -126,7 +126,7 @@ def fits(name: str, classes: int) -> bool:
 
 
 def reported(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return what an epoch's row of a curve says to those who decide: numbers alone, and a null is NaN.
+    """Return the numbers in an epoch's row of a curve; a null is NaN.
 
     >>> reported({"epoch": 2, "seconds": 9.5, "auroc": None, "train_loss": 0.5, "information": {"hsic": {"a-b": 0.1}}})
     {'auroc': nan, 'train_loss': 0.5}

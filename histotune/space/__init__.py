@@ -1,7 +1,7 @@
 """Search spaces: YAML in, conditional draws out, every mistake found before anything starts.
 
-A space says what is searched; a key that it does not mention keeps the default of `TrialConfig`. At any place
-stands a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or, where a component is named,
+A space lists what is searched; a key that it does not mention keeps the default of `TrialConfig`. A value
+is a plain value, `{low, high}` with `step` or `log`, `{choice: [...]}`, or, where a component is named,
 `{choice: {option: {parameter: ...}}}`, whose parameters exist only under their own option.
 """
 
@@ -82,7 +82,7 @@ class Space:
         protocol: split protocol, or None for the dataset's own.
         resize: how images come to the image size, `area` or `pad`.
         imbalance: what becomes of the training part, or None for nothing.
-        folds: into how many the development part is dealt, or None for none; `repeats`: how often, or None for once.
+        folds: into how many the development part is split, or None for none; `repeats`: how often, or None for once.
         options: dataset options.
         description: one sentence for a person.
     """
@@ -101,7 +101,7 @@ class Space:
     _plain: Mapping[str, Any] = field(repr=False)
 
     def suggest(self, draws: Draws) -> dict[str, Any]:
-        """Draw a configuration for `TrialConfig.from_dict` from an Optuna trial or anything that answers like one."""
+        """Draw a configuration for `TrialConfig.from_dict` from an Optuna trial or an object with its methods."""
         return self._tree.draw(draws)
 
     def default(self) -> dict[str, Any]:
@@ -171,17 +171,17 @@ class Space:
         )
 
     def image_sizes(self) -> tuple[int, ...]:
-        """Return every image size that a draw may ask for, pixels, sorted."""
+        """Return every image size that can be drawn, pixels, sorted."""
         node = self._tree.children.get("image_size", Constant("image_size", TrialConfig.image_size))
         assert isinstance(node, (Constant, Choice))
         return tuple(sorted(node.options)) if isinstance(node, Choice) else (int(node.value),)
 
     def epochs(self) -> int:
-        """Return the largest number of epochs that a draw may ask for."""
+        """Return the largest number of epochs that can be drawn."""
         return self._largest("epochs", TrialConfig.epochs)
 
     def patience(self) -> int:
-        """Return the largest patience of a training that a draw may ask for."""
+        """Return the largest patience of a training that can be drawn."""
         return self._largest("patience", TrialConfig.patience)
 
     def _largest(self, key: str, default: int) -> int:
@@ -250,7 +250,7 @@ def read_space(
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
 ) -> Space:
-    """Read a space from plain data, such as `Space.to_dict` gives; `name` stands for the file in errors."""
+    """Read a space from plain data, such as `Space.to_dict` gives; errors give `name` as the file."""
     return _build(apply_edits(item_of(values, name), fix, ranges, choices), name)
 
 

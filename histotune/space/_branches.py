@@ -1,4 +1,4 @@
-"""The options of a conditional space: all there are, and those that a configuration took."""
+"""The options of a conditional space: all of them, and those that a configuration took."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def branches(node: Node, condition: Condition = ()) -> Iterator[Condition]:
 
 
 def taken(node: Node, config: Any, condition: Condition = ()) -> Iterator[Condition]:
-    """Yield the branches in which a configuration lies; what the space does not know is in none."""
+    """Yield the branches in which a configuration lies; an option that is not in the space is in none."""
     if not isinstance(config, Mapping):
         return
     if isinstance(node, Group):

@@ -1,4 +1,4 @@
-"""Whether what a space can draw can be built: found when the space is read, not after hours of search."""
+"""Checks when a space is read that all it can draw can be built, not after hours of search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_config(config: TrialConfig) -> None:
     Raises:
         ConfigError: an unknown name or parameter, or a value that a loss, fusion or redundancy refuses.
     """
-    import torch  # here and in _compile: torch, for those who read a space
+    import torch  # here and in _compile: reading a space needs torch, importing this module does not
 
     from histotune.models.backbones import BACKBONES, Widths
     from histotune.models.fusions import FUSIONS
@@ -40,14 +40,14 @@ def check_config(config: TrialConfig) -> None:
 
 
 def check_values(tree: Group, root: Item) -> None:
-    """Try the default, every option and both ends of every range: a value that cannot be is found now."""
+    """Try the default, every option and both ends of every range: an impossible value is refused now."""
     fixed = [(constant.path, constant.where) for constant in _constant_nodes(tree)]
     for config, where in samples(tree):
         _try(config, [("", where)] if where else [("", root.where), *fixed])
 
 
 def samples(tree: Group) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the default, every option and both ends of every range: a configuration, and where the value stands."""
+    """Yield the default, every option and both ends of every range: a configuration, and file and line of the value."""
     defaults = {p.path: p.default for p, _ in tree.parameters()}
     yield tree.draw(Fixed(defaults)), ""
     for parameter, condition in tree.parameters():
@@ -65,7 +65,7 @@ def check_sizes(tree: Group, root: Item) -> None:
 
 
 def _try(config: Mapping[str, Any], places: Sequence[tuple[str, str]]) -> None:
-    """Check one configuration; an error names the place of the longest path that its message begins with."""
+    """Check one configuration; an error names file and line of the longest path that its message begins with."""
     try:
         check_config(TrialConfig.from_dict(config))
     except ConfigError as error:

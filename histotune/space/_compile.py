@@ -152,7 +152,7 @@ def _choice(kind: type | None, item: Item, path: str, default: Any) -> Choice:
         if not isinstance(value, (bool, int, float, str)) and value is not None:
             raise inner.error(path, f"an option is a plain value, got {inner.plain()!r}")
         if any(value == other and type(value) is type(other) for other in options):
-            raise inner.error(path, f"the option {value!r} stands twice")
+            raise inner.error(path, f"the option {value!r} is listed twice")
         options.append(value)
     node = Choice(path, tuple(options), options[0], item.where)
     return dataclasses.replace(node, default=_chosen_default(node, kind, item, default, options[0]))

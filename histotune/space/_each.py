@@ -1,4 +1,4 @@
-"""A space for a cohort whose modalities are not known yet: `each` says what to try on every modality of a kind."""
+"""A space for a cohort whose modalities are not known yet: `each` lists what to try on every modality of a kind."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def expand(root: Item, kinds: Mapping[str, str] | None) -> Item:
     keeps any one of them, so that every modality alone competes with the fusions.
 
     Args:
-        kinds: {modality: kind} of the cohort; None stands for one modality of every kind that the space knows.
+        kinds: {modality: kind} of the cohort; None gives one modality of every kind that the space lists.
 
     Raises:
-        ConfigError: the space names branches, too, or it says nothing of a kind that the cohort has.
+        ConfigError: the space names branches, too, or has no entry for a kind that the cohort has.
     """
     if EACH not in root.value:
         return root
@@ -32,7 +32,7 @@ def expand(root: Item, kinds: Mapping[str, str] | None) -> Item:
     kinds = kinds or {kind: kind for kind in each.value}
     for name, kind in kinds.items():
         if kind not in each.value:
-            raise each.error(EACH, f"nothing is said of kind {kind!r}, which {name!r} is. {suggest(kind, each.value)}")
+            raise each.error(EACH, f"has no entry for kind {kind!r} of modality {name!r}. {suggest(kind, each.value)}")
     branches = {
         name: Item({"modality": Item(name, each.where), **each.value[kind].value}, each.where)
         for name, kind in sorted(kinds.items())

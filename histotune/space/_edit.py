@@ -15,7 +15,7 @@ Edit = tuple[list[str], Item]
 def apply_edits(
     root: Item, fix: Sequence[str], ranges: Sequence[str] = (), choices: Sequence[str] = (), *, option: str = "--fix"
 ) -> Item:
-    """Return the space with the edits in place, as if its file had said so.
+    """Return the space with the edits applied, as if they were written in its file.
 
     Args:
         fix: `PATH=VALUE`.
@@ -30,7 +30,7 @@ def apply_edits(
     edits += [_parse("--range", text, _range) for text in ranges]
     edits += [_parse("--choices", text, _choices) for text in choices]
     resolved = [(_expand(root, path, item), item) for path, item in edits]
-    # which components there are comes first, their parameters after: the order of options has no meaning
+    # the components are chosen first, their parameters set after: the order of options has no meaning
     resolved.sort(key=lambda edit: not _names_component(edit[0]))
     for path, item in resolved:
         root = _apply(root, path, item, ".".join(path))
@@ -62,7 +62,7 @@ def _edit_component(current: Item, path: str, rest: list[str], item: Item) -> It
 
 
 def _select(options: dict[str, dict[str, Item]], default: Item | None, path: str, item: Item) -> Item:
-    """Keep the named options, with what the space says of their parameters."""
+    """Keep the named options, with their parameters as the space has them."""
     if isinstance(item.value, dict) and "choice" not in item.value:
         return item
     listed = item.value["choice"].value if isinstance(item.value, dict) else [item]
@@ -99,7 +99,7 @@ def _known(path: str, name: str) -> list[str]:
     try:
         return [parameter.name for parameter in registry_of(path).entry(name).parameters]
     except ConfigError:
-        return []  # an unknown name is reported where the space is compiled, with its place
+        return []  # an unknown name is reported where the space is compiled, with file and line
 
 
 def _names_component(path: list[str]) -> bool:
@@ -175,6 +175,6 @@ def _range(text: str, where: str) -> Item:
     if len(others) == 2:
         key, _, amount = others[1].partition("=")
         if key not in ("log", "step") or (key == "step") != bool(amount):
-            raise ConfigError(f"{where}: after low:high stands 'log' or 'step=NUMBER', got {others[1]!r}")
+            raise ConfigError(f"{where}: low:high may be followed by 'log' or 'step=NUMBER', got {others[1]!r}")
         described[key] = True if key == "log" else _value(amount, where).plain()
     return item_of(described, where)

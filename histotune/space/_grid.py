@@ -1,4 +1,4 @@
-"""Every combination of a space's choices and steps, by its index: nothing is listed before it is asked for."""
+"""Every combination of a space's choices and steps, by its index: nothing is listed in advance."""
 
 from __future__ import annotations
 

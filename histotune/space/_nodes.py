@@ -12,7 +12,7 @@ Condition = tuple[tuple[str, str], ...]
 
 
 class Draws(Protocol):
-    """What proposes values: an Optuna trial, or anything that answers like one."""
+    """What proposes values: an Optuna trial, or an object with its methods."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -181,7 +181,7 @@ Node = Constant | Range | Choice | Switch | Group
 
 
 class Fixed:
-    """Draws that answer from a mapping of parameter names to values."""
+    """Draws that return the values of a mapping from parameter names."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
@@ -202,7 +202,7 @@ class Fixed:
 
 
 def constants(node: Node, path: str) -> list[tuple[str, Any]]:
-    """Return the path and value of everything that is fixed, without what stands under an option."""
+    """Return the path and value of everything that is fixed, without the parameters of options."""
     if isinstance(node, Constant):
         return [(path, node.value)]
     if not isinstance(node, Group):

@@ -40,7 +40,7 @@ def locate(tree: Group, given: Item, *, whole: bool) -> dict[str, Any]:
 
 
 def _walk(node: Node, own: Node | None, whole: str, values: dict[str, Any]) -> None:
-    """Collect the values of everything that is searched below `node`; `whole` is the place to blame for a lack."""
+    """Collect the values of everything that is searched below `node`; an error about a missing value names `whole`."""
     children = own.children if isinstance(own, Group) else {}
     if isinstance(node, Constant):
         return

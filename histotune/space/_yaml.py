@@ -1,4 +1,4 @@
-"""Search-space files: YAML whose every value remembers its line; found by name; merged along `extends`."""
+"""Search-space files: YAML whose every value keeps its line; looked up by name; merged along `extends`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHIPPED = (PACKAGE / "search_spaces", PACKAGE.parent / "search_spaces")  # in th
 
 @dataclass(frozen=True)
 class Item:
-    """A value of a space file, with the place it comes from.
+    """A value of a space file, with file and line.
 
     Args:
         value: a plain scalar, a dict of items or a list of items.
@@ -29,7 +29,7 @@ class Item:
     where: str
 
     def plain(self) -> Any:
-        """Return the value without its places."""
+        """Return the value without files and lines."""
         if isinstance(self.value, dict):
             return {key: item.plain() for key, item in self.value.items()}
         if isinstance(self.value, list):
@@ -37,7 +37,7 @@ class Item:
         return self.value
 
     def error(self, path: str, message: str) -> ConfigError:
-        """Return an error that says where the value stands, its path, and what is wrong."""
+        """Return an error that names file, line, path, and what is wrong."""
         return ConfigError(f"{self.where}: {path}: {message}" if path else f"{self.where}: {message}")
 
 
@@ -54,7 +54,7 @@ def parse_yaml(text: str, source: str) -> Item:
     """Read YAML text; every value keeps its line in `source`.
 
     Raises:
-        ConfigError: the text is not YAML, or a key stands twice in one mapping; with file and line.
+        ConfigError: the text is not YAML, or a key is given twice in one mapping; with file and line.
     """
     loader = _Loader(text)
     try:
@@ -185,7 +185,7 @@ def _item(loader: _Loader, node: yaml.Node, source: str) -> Item:
         for key_node, value_node in node.value:
             key = str(loader.construct_object(key_node))
             if key in values:
-                raise ConfigError(f"{source}, line {key_node.start_mark.line + 1}: the key {key!r} stands twice")
+                raise ConfigError(f"{source}, line {key_node.start_mark.line + 1}: the key {key!r} is given twice")
             inner = _item(loader, value_node, source)
             # a block mapping starts on the line after its key: the key's line is the one to look at
             values[key] = Item(inner.value, f"{source}, line {key_node.start_mark.line + 1}")

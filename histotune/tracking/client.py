@@ -1,4 +1,4 @@
-"""The one door to MLflow: imported quietly and late, its database created whole, its values made in one place."""
+"""MLflow, imported late and without telemetry: its database, the values that it stores, its commands."""
 
 from __future__ import annotations
 

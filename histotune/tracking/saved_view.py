@@ -51,7 +51,7 @@ def _note(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) ->
     settings, facts = store.settings, store.settings.facts
     ended = ", ".join(f"{sum(t.state == state for t in trials)} {state}" for state in sorted({t.state for t in trials}))
     folds = f", {settings.folds} folds" if settings.folds else ""
-    warning = "Patients stand on both sides of the split: every number is too good. " if settings.leaky else ""
+    warning = "The same patients are in training and test: every number is too optimistic. " if settings.leaky else ""
     made_up = "The data are made up. " if facts.get("synthetic") else ""
     return (
         f"**[Compare the trials]({address(experiment)})**: what is complete, best first, with "
@@ -61,12 +61,12 @@ def _note(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) ->
         f"{folds}, ranked by {settings.metric} on validation. {len(trials)} trials ended ({ended or 'none'}). "
         f"{made_up}{warning}{seal_sentence(store)}\n\n"
         f"```\nhistotune leaderboard {settings.name}\nhistotune report {settings.name}\n```\n\n"
-        f"A view of the folder {store.folder}, which stays the truth."
+        f"A copy of the folder {store.folder}, which decides where they differ."
     )
 
 
 def _varied(trials: Sequence[TrialRecord]) -> list[str]:
-    """Return the parameters in which the complete trials differ: those that people ask for first, then by name."""
+    """Return the parameters in which the complete trials differ: the most common ones first, then by name."""
     seen: dict[str, set[str]] = {}
     for trial in trials:
         if trial.state == COMPLETE:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 PARENT = "mlflow.parentRunId"
 MIRRORED = "mirrored"  # tag of the study's run: every trial below this number has its run, closed
 RANKED = 20  # best trials that are tagged with their rank
-FEW = 20  # runs that are asked for one by one instead of all runs of the study
+FEW = 20  # so few runs are requested one by one, more with all runs of the study
 _SERVED = ("http://", "https://", "databricks")
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on training runs, not on chats
 _STATUS = {COMPLETE: "FINISHED", STOPPED: "KILLED"}  # everything else: FAILED
@@ -101,7 +101,7 @@ class MlflowTracker:
         except _mlflow.failures() as error:
             self.failure = str(error).partition("\n")[0] or repr(error)
         warnings.warn(
-            f"MLflow at {self.uri} cannot be written: {self.failure}. Nothing else is lost: all results stand in "
+            f"MLflow at {self.uri} cannot be written: {self.failure}. Nothing else is lost: all results are in "
             f"{self.store.folder}, and the next search of this study adds what MLflow lacks",
             stacklevel=3,
         )
@@ -110,7 +110,7 @@ class MlflowTracker:
     def runs_of(self, client: Any, key: str = "") -> dict[str, Any]:
         """Find the runs under the study's run by their key, all in one search, or only that of `key`.
 
-        Deleted runs count too: who deletes a run does not want it back.
+        Deleted runs count too: a run that was deleted is not added again.
         """
         query = f"tags.`{PARENT}` = '{self.parent}'" + (f" and tags.key = '{key}'" if key else "")
         everything = _mlflow.api().entities.ViewType.ALL

@@ -110,7 +110,7 @@ class Checkpoint:
         return (time.monotonic() - self._written) * _SHARE >= self._cost
 
     def save(self, progress: TrainingProgress) -> None:
-        """Write `progress`, whole or not at all, unless it already stands there."""
+        """Write `progress`, whole or not at all, unless the file holds it already."""
         if progress.epoch == self._epoch:
             return
         began = time.monotonic()

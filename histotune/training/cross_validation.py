@@ -29,8 +29,8 @@ class Fold(NamedTuple):
     """The trial that a training is a fold of.
 
     Args:
-        trial: the trial's folder, which says with which micro-batch all its folds train.
-        to_come: trainings, itself included, that are still to find their place in memory.
+        trial: the trial's folder, which records the micro-batch of all its folds.
+        to_come: trainings, itself included, that will share the memory.
     """
 
     trial: Path
@@ -47,7 +47,7 @@ def lockstep(
 
     Args:
         train: makes the training of a fold of (data, folder, fold).
-        folder: the trial's; those of its folds stand in it.
+        folder: the trial's; those of its folds are in it.
 
     Raises:
         ConfigError: patience, or checkpoints to be kept for other trials.

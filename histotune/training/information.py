@@ -1,6 +1,6 @@
-"""What embeddings share, what they tell of the label, how many directions they use: pure functions of arrays.
+"""What embeddings share, how well they predict the label, how many directions they use: pure functions of arrays.
 
-An embedding is a matrix [n, D], a row per case. A quantity that too few cases cannot tell is NaN. SciPy and
+An embedding is a matrix [n, D], a row per case. A quantity that cannot be estimated from so few cases is NaN. SciPy and
 scikit-learn are imported where they are needed: a training on one branch needs neither.
 """
 

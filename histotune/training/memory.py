@@ -1,10 +1,10 @@
-"""Memory of a training: what it will need, what there is, and the micro-batch with which it fits.
+"""Memory of a training: what it needs, what is available, and the micro-batch with which it fits.
 
 A micro-batch is what goes through the network at once. The gradients of a batch's micro-batches are added up before the
 optimiser's step, weighted by their sizes, so that a step sees the mean over the same cases, whatever the micro-batch.
 Two things do depend on it: batch norm and redundancy take their statistics over a micro-batch, and dropout draws in
 another order.
-The micro-batch is no part of a configuration; environment.json says which one was used.
+The micro-batch is no part of a configuration; environment.json records which one was used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY, INFEASIBLE = "out_of_memory", "infeasible"  # kinds of failures: to be mended, and not to be mended
 MICRO, LEAST = "micro_batch", "least_micro_batch"
 PEAK = "peak_memory_mb"
-MARGIN = 1.25  # of what is estimated: gradients of activations and workspaces stand beside what is saved
+MARGIN = 1.25  # of what is estimated: gradients of activations and workspaces come on top of what is saved
 _MB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -114,8 +114,8 @@ def plan(session: Session, folder: Path, share: float = 1.0, *, at_once: int = 1
     Args:
         folder: the trial's.
         share: of the device's memory, in (0, 1].
-        at_once: trainings like this one, itself included, that are still to find their place in that share; they
-            take turns, so that the activations of one alone are there at a time.
+        at_once: trainings like this one, itself included, that will share that memory; they take turns, so that only
+            one of them holds activations at a time.
 
     Raises:
         TrialFailed: infeasible; not even the smallest micro-batch can fit.
@@ -128,7 +128,7 @@ def plan(session: Session, folder: Path, share: float = 1.0, *, at_once: int = 1
         raise TrialFailed(
             INFEASIBLE,
             f"with {smallest} case(s) at a time it needs at least {needed.of(smallest) / _MB:.0f} MB more memory, and "
-            f"{max(0, room) / _MB:.0f} MB are there: lower image_size or choose a smaller backbone",
+            f"{max(0, room) / _MB:.0f} MB are available: lower image_size or choose a smaller backbone",
         )
     while micro > smallest and MARGIN * needed.of(micro) > room:
         micro = max(smallest, micro // 2)

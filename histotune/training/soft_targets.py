@@ -13,7 +13,7 @@ from histotune.storage.records import Predictions
 
 
 def taught(data: TrainingData, teacher: Predictions, trust: float) -> TrainingData:
-    """Return data whose training loss asks for a mixture of a teacher's probabilities and the labels.
+    """Return data whose training targets are a mixture of a teacher's probabilities and the labels.
 
     Raises:
         StudyError: the teacher has no prediction for a case that is trained on.

@@ -55,7 +55,7 @@ def ended(folder: Path, config: TrialConfig) -> TrialRecord | None:
 
 
 def open_folder(folder: Path, config: TrialConfig, curve: Sequence[Mapping[str, Any]]) -> None:
-    """Write the configuration and the curve as far as the checkpoint knows it: what is beyond it will be repeated."""
+    """Write the configuration and the curve as far as the checkpoint goes: later epochs will be repeated."""
     files.write_text(folder / layout.CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
     files.write_text(folder / layout.CURVE, "".join(json.dumps(files.without_nan(row)) + "\n" for row in curve))
 
@@ -79,7 +79,7 @@ def complete(folder: Path, progress: TrainingProgress, metrics: Mapping[str, flo
 
 
 def conclude(folder: Path, state: TrialEnd = STOPPED) -> TrialRecord:
-    """End a trial that somebody stopped: its best epoch so far, from its checkpoint, becomes its result."""
+    """End a trial that was stopped: its best epoch so far, from its checkpoint, becomes its result."""
     if (record := read_record(folder)) is not None:
         return record
     if (folder / layout.FOLDS).is_dir():
@@ -101,7 +101,7 @@ def fail(
 ) -> TrialRecord:
     """Put a failure on record; `state` may also be `infeasible`. Its checkpoint goes: a failure would repeat itself.
 
-    `config` is what it was to train, for a folder that does not say it: a trial may fail before it begins.
+    `config` is what it was to train, for a folder without a configuration: a trial may fail before it begins.
     """
     if config is not None and not (folder / layout.CONFIG).exists():
         open_folder(folder, TrialConfig.from_dict(config), [])

@@ -102,7 +102,9 @@ def test_what_is_reached_by_calling_all_alike_is_refused_and_says_what_can_be() 
 def test_too_few_positives_to_tell_are_warned_of() -> None:
     probabilities, labels, _ = made_up(0)
     some = np.r_[np.flatnonzero(labels == 1)[:10], np.flatnonzero(labels == 0)]
-    with pytest.warns(UserWarning, match=r"10 positive cases cannot tell a sensitivity of 0.95.* 0.74 .*at least 59"):
+    with pytest.warns(
+        UserWarning, match=r"10 positive cases are too few to confirm a sensitivity of 0.95.* 0.74 .*at least 59"
+    ):
         OperatingPoint("sensitivity", 0.95).choose(probabilities[some], labels[some])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -51,7 +51,7 @@ def test_what_is_unknown_is_not_on_the_front() -> None:
     [
         (["latency_ms"], "first metric ranks trials, .* 'latency_ms' cannot"),
         (["parameters", "auroc"], "'parameters' cannot"),
-        (["auroc", "auroc"], "'auroc' stands twice"),
+        (["auroc", "auroc"], "'auroc' is listed twice"),
         (["auroc", "latency"], "unknown metric 'latency'. Did you mean 'latency_ms'"),
         ([], "name one such as 'balanced_accuracy'"),
     ],

@@ -56,7 +56,7 @@ def test_over_one_modality_there_is_nothing_to_join(file: Path) -> None:
 
 
 def test_a_kind_of_which_nothing_is_said_is_refused_with_its_place(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"own.yaml, line 3: each: nothing is said of kind 'graph', which 'g' is"):
+    with pytest.raises(ConfigError, match=r"own.yaml, line 3: each: has no entry for kind 'graph' of modality 'g'"):
         load_space(file, kinds={"g": "graph"})
     (file.parent / "both.yaml").write_text(SPACE + "  branches: {a: {backbone: mlp}}\n")
     with pytest.raises(ConfigError, match="either branches or 'each'"):
