@@ -1,6 +1,13 @@
-"""Tells who loads an MLflow model of version 0.1.0 what to do: its code imports this module, whose content moved."""
+"""Tells who loads an MLflow model of version 0.1.0 what to do: its code imports `Export` and `load` from here."""
 
-raise ImportError(
-    "this MLflow model was logged by histotune 0.1.0, whose code later versions cannot run. Load it with "
-    "histotune==0.1.0, or open its artifact folder `export` with histotune.load(FOLDER)"
-)
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Refuse what such a model imports, with a sentence."""
+    if name in ("Export", "load"):
+        raise ImportError(
+            "this MLflow model was logged by histotune 0.1.0, whose code later versions cannot run. Load it with "
+            "histotune==0.1.0, or open its artifact folder `export` with histotune.load(FOLDER)"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.training.trial_folder import ended, fail
 from histotune.tuning.events import Resources
 
-Trained = Mapping[str, Sequence[TrialRecord]]
+TrainingsByCandidate = Mapping[str, Sequence[TrialRecord]]
 """{contender: its record for every seed}; where a training failed, that record alone."""
 RetrainJob = Mapping[str, Any]
 """What `Outer.train` takes: `config`, its seed among it, and `folder`."""

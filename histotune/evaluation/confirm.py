@@ -29,7 +29,7 @@ from histotune.data.imbalance import NATURAL
 from histotune.errors import ConfigError, StudyError
 from histotune.evaluation._contenders import Candidate, contenders
 from histotune.evaluation._outer_folds import FRESH, Outer, refuse_thinned
-from histotune.evaluation._retrain import Plan, Trained, crew, train_again
+from histotune.evaluation._retrain import Plan, TrainingsByCandidate, crew, train_again
 from histotune.evaluation.confirmation import Confirmation, ConfirmationRow, chance_in, cheapest, judge, sentence
 from histotune.metrics.bootstrap import REPLICATES, over_seeds
 from histotune.metrics.intervals import ConfidenceInterval, Seeded
@@ -117,7 +117,7 @@ def _check(store: StudyFolder, seeds: int, outer: int | None) -> int:
 def _compare(
     store: StudyFolder,
     chosen: Sequence[Candidate],
-    trained: Trained,
+    trained: TrainingsByCandidate,
     outers: Mapping[int, Outer],
     replicates: int,
     command: str,

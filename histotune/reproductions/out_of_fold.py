@@ -17,7 +17,7 @@ from histotune.reporting.reproduction_charts import draw_bars, draw_heat
 from histotune.reproductions.out_of_fold_measure import Comparison, OutOfFoldPredictions
 from histotune.reproductions.papers import Setting
 from histotune.reproductions.report import ReproductionReport, TableSection, command
-from histotune.reproductions.scoring import Scoring, Trained
+from histotune.reproductions.scoring import Scoring, TrainedArms
 from histotune.reproductions.train import Lines
 from histotune.storage.records import TrialRecord, read_record
 from histotune.storage.study_folder import COMPLETE, StudyFolder
@@ -58,7 +58,7 @@ class OutOfFold(Scoring):
             raise ConfigError(f"{asked.name!r} measures on no external dataset: leave --external-data out")
         return f"{len(asked.line_up.searched) * asked.scale.seeds} trainings, each of every fold"
 
-    def train(self) -> Trained:
+    def train(self) -> TrainedArms:
         """Train and fit what is missing, and gather the predictions of all rows.
 
         Raises:
@@ -102,7 +102,7 @@ class OutOfFold(Scoring):
         lines.write(f"seed {config.seed}, {row}: {reached}, {record.seconds:.0f} s")
         return record
 
-    def compare(self, trained: Trained) -> Comparison:
+    def compare(self, trained: TrainedArms) -> Comparison:
         """Compare as the paper's file does."""
         self.request.say("comparing")
         assert self.request.reproduction.compare is not None

@@ -138,7 +138,7 @@ def write(report: ReproductionReport, arms: Sequence[Arm], folder: Path) -> list
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """A table of a report: its head, and rows of as many cells."""
 
     head: Sequence[str]
@@ -147,14 +147,14 @@ class Grid:
 
 def markdown(report: ReproductionReport, arms: Sequence[Arm]) -> str:
     """Return the report for people, from `templates/reproduction.md.j2`."""
-    parts: list[tuple[str, list[str | Grid]]] = [
-        ("Against the paper", [Grid(["", "here", "in the paper"], report.scaled)])
+    parts: list[tuple[str, list[str | TextTable]]] = [
+        ("Against the paper", [TextTable(["", "here", "in the paper"], report.scaled)])
     ]
     for arm in arms:
         for table, rows in arm.tables:
             filled = _table(table, rows, arm.measured, arm.reference)
             parts.append((arm.title(table), [table.note, filled, verdict(table, rows, arm.reference)]))
-    parts += [(section.title, [section.note, Grid(section.head, section.rows)]) for section in report.sections]
+    parts += [(section.title, [section.note, TextTable(section.head, section.rows)]) for section in report.sections]
     costs = next((arm.measured.efficiencies for arm in arms if arm.measured.efficiencies), {})
     parts += [("What the networks cost to use", [_COSTS, _efficiencies(costs)])] if costs else []
     for heading, by, filled_in in (
@@ -169,7 +169,9 @@ def markdown(report: ReproductionReport, arms: Sequence[Arm]) -> str:
     return environment.get_template("reproduction.md.j2").render(title=report.title, head=report.head, parts=parts)
 
 
-def _table(table: ComparisonTable, rows: Sequence[ResultLine], measured: MeasuredContender, reference: str) -> Grid:
+def _table(
+    table: ComparisonTable, rows: Sequence[ResultLine], measured: MeasuredContender, reference: str
+) -> TextTable:
     """Return every metric that is known of a row, what is published of it right beside what was measured."""
     columns: dict[str, list[str]] = {
         "": [line.label for line in rows],
@@ -185,10 +187,10 @@ def _table(table: ComparisonTable, rows: Sequence[ResultLine], measured: Measure
         columns |= {name: compared} if any(compared) else {}
     sources = [line.source(table.metrics) for line in rows]
     columns |= {"published in": sources} if any(sources) else {}
-    return Grid(list(columns), list(zip(*columns.values(), strict=True)))
+    return TextTable(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def _efficiencies(costs: Mapping[str, Efficiency]) -> Grid:
+def _efficiencies(costs: Mapping[str, Efficiency]) -> TextTable:
     head = ["", "parameters", "million operations", "ms, 1 image", "ms, 64 images", "MiB, scoring", "MiB, training"]
     rows = [
         (
@@ -203,24 +205,24 @@ def _efficiencies(costs: Mapping[str, Efficiency]) -> Grid:
         for label, one in costs.items()
     ]
     device = next(iter(costs.values())).device
-    return Grid([f"on {device}", *head[1:]], rows)
+    return TextTable([f"on {device}", *head[1:]], rows)
 
 
-def _chosen(report: ReproductionReport, arm: str) -> str | Grid:
+def _chosen(report: ReproductionReport, arm: str) -> str | TextTable:
     head = ["", "complete trials", "published, the first trial", "best here", f"validation {in_words(report.metric)}"]
     rows = [[*map(str, cells), f"{value:.3f}"] for *cells, value in report.chosen[arm]]
-    return Grid(head, rows) if rows else "Nothing: each contender has one configuration, its first."
+    return TextTable(head, rows) if rows else "Nothing: each contender has one configuration, its first."
 
 
-def _times(report: ReproductionReport, arm: str) -> Grid:
+def _times(report: ReproductionReport, arm: str) -> TextTable:
     base = report.times[arm][report.reference]
     rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times[arm].items()]
     head = ["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"]
-    return Grid(head, rows)
+    return TextTable(head, rows)
 
 
-def _under(arm: str, block: str | Grid) -> list[str | Grid]:
-    return [f"{arm}:", block] if arm and isinstance(block, Grid) else [block]
+def _under(arm: str, block: str | TextTable) -> list[str | TextTable]:
+    return [f"{arm}:", block] if arm and isinstance(block, TextTable) else [block]
 
 
 def _csv(arms: Sequence[Arm], sections: Sequence[TableSection]) -> str:

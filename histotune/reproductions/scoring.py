@@ -11,7 +11,7 @@ from histotune.reproductions.report import ReproductionReport
 from histotune.reproductions.rows import TrainingsByContender
 from histotune.reproductions.train import ReproductionRequest
 
-Trained = Mapping[str, TrainingsByContender]
+TrainedArms = Mapping[str, TrainingsByContender]
 """{study: its trainings}, by imbalance or by seed of the folds."""
 
 
@@ -26,11 +26,11 @@ class Scoring(ABC):
         """Refuse what cannot be done or began otherwise, before anything is trained; returns what will be trained."""
 
     @abstractmethod
-    def train(self) -> Trained:
+    def train(self) -> TrainedArms:
         """Train what is missing; what has ended is not repeated."""
 
     @abstractmethod
-    def compare(self, trained: Trained) -> Comparison:
+    def compare(self, trained: TrainedArms) -> Comparison:
         """Score the cases, and measure and compare all rows."""
 
     @abstractmethod

@@ -18,7 +18,7 @@ from histotune.reproductions.papers import ComparisonTable
 from histotune.reproductions.pictures import draw, draw_imbalances
 from histotune.reproductions.report import Arm, ReproductionReport, ResultLine, command, lines
 from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
-from histotune.reproductions.scoring import Scoring, Trained
+from histotune.reproductions.scoring import Scoring, TrainedArms
 from histotune.reproductions.train import LineUp, choose, describe, train
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.studies.create import StudyRequest, check_asked, prepare_cohort, study_cohort
@@ -66,7 +66,7 @@ class SealedTest(Scoring):
                 check_elsewhere(store if store.exists() else None, *self.external)
         return f"{asked.line_up.size() * len(stores)} trainings of {asked.scale.epochs} epochs"
 
-    def train(self) -> Trained:
+    def train(self) -> TrainedArms:
         """Train every study."""
         trained = {}
         for imbalance, store in self.stores().items():
@@ -74,7 +74,7 @@ class SealedTest(Scoring):
             trained[imbalance] = train(self.request, store, imbalance)
         return trained
 
-    def compare(self, trained: Trained) -> Comparison:
+    def compare(self, trained: TrainedArms) -> Comparison:
         """Measure every study, on its sealed test set or on the external cohort."""
         arms: list[Arm] = []
         asked, stores = self.request, self.stores()

@@ -330,7 +330,7 @@ def test_scores_are_those_of_the_search_and_of_plain_measurement(confirmed: tupl
             replicates=50,
         )
         assert [row["confirmed"][key] for key in ("low", "high")] == pytest.approx([plain.low, plain.high])
-    assert re.search("folds, (trial 1|the space's default), the search's best, reaches 0", text["sentence"])
+    assert re.search("folds, (trial 1|the default configuration), the best of the search, reaches 0", text["sentence"])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -465,7 +465,7 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
     few = row("trial 6", parameters=85)
     assert cheapest([few, better], 1.0) == (
         "trial 4",
-        "1.00 ms a case and 100 weights, about as others that score lower",
+        "1.00 ms a case and 100 weights, about the same as others with a lower score",
     )
     assert cheapest([slow, untimed], 1.0)[0] == "trial 1", "what was not timed is not called quick"
     assert cheapest([untimed], 1.0) == ("trial 5", "1 weights")
@@ -521,7 +521,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_trained(study: Starte
         confirm(store, places, outer=16)
     shutil.rmtree(store.folder / "trials")
     (store.folder / "trials.json").unlink(missing_ok=True)
-    with pytest.raises(StudyError, match="no complete trial to confirm: search on"):
+    with pytest.raises(StudyError, match="no complete trial to confirm: continue it"):
         confirm(store, places)
     assert not (store.folder / "confirm").exists()
 

@@ -106,7 +106,7 @@ def test_every_opening_is_on_record_and_the_second_warns(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first = evaluate(model, {32: small_cohort}, trained_study, command="first", replicates=REPLICATES)
-    with pytest.warns(UserWarning, match=r"was opened 1 time before, .* 1 of them for this very model"):
+    with pytest.warns(UserWarning, match=r"was opened 1 time before, .* 1 of them for this model"):
         second = evaluate(model, {32: small_cohort}, trained_study, command="second", replicates=REPLICATES)
     assert (first.openings_before, second.openings_before) == (0, 1)
     openings = trained_study.openings()

@@ -169,7 +169,7 @@ def test_the_map_shows_the_patches_that_tell_the_class(bags: tuple[StudyFolder, 
     assert alone.case == case
     with pytest.raises(StudyError, match="no scored case with patches is called 's99'"):
         figures.compute("attention_over_patches", store, places=places, of=0, case="s99")
-    with pytest.raises(StudyError, match="'cnv' does not look at the patches"):
+    with pytest.raises(StudyError, match="'cnv' does not attend to the patches"):
         figures.compute("attention_over_patches", store, places=places, of=1, asking="cnv")
     modalities = figures.compute("modality_importance", store, places=places, of=0, repeats=2)
     assert modalities.losses[0].value > 0

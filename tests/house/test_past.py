@@ -277,7 +277,7 @@ def test_confirming_again_trains_nothing_and_says_the_same(study: histotune.Stud
     before = contents(folder)
     found = study.confirm(top=2, seeds=2, outer=2)
     assert contents(folder) == before
-    check(found, expected("confirm"), STORED, but=("command", "time"))
+    check(found, expected("confirm"), STORED, but=("command", "time", "sentence", "notes[0]"))  # two are words
 
 
 def test_confirming_again_by_the_command_line_trains_nothing_and_says_the_same(place: Path) -> None:
@@ -285,7 +285,7 @@ def test_confirming_again_by_the_command_line_trains_nothing_and_says_the_same(p
     before = contents(folder)
     found = json.loads(command("confirm past --top 2 --seeds 2 --outer 2 --runs runs --json"))
     assert contents(folder) == before
-    check(found, expected("confirm"), STORED, but=("command", "time"))
+    check(found, expected("confirm"), STORED, but=("command", "time", "sentence", "notes[0]"))  # two are words
 
 
 def test_the_report_leads_with_the_honest_number(place: Path) -> None:
@@ -338,3 +338,9 @@ def test_a_new_search_proposes_the_same_and_trains_the_same(place: Path) -> None
     for now, then in zip(found, known["trials"], strict=True):
         p, q = (torch.tensor(one["logits"]).softmax(dim=1).numpy() for one in (now, then))
         assert np.abs(p - q).max() < 1e-4
+
+
+def test_a_model_that_mlflow_holds_of_version_0_1_0_is_refused_in_words() -> None:
+    code = "from histotune.predict import Export, load"  # as the first line of such a model's code
+    with pytest.raises(ImportError, match=r"logged by histotune 0\.1\.0.*histotune\.load\(FOLDER\)"):
+        exec(code, {})

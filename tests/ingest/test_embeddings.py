@@ -76,14 +76,14 @@ def test_what_a_crash_left_is_continued(encoder: Encoder, tmp_path: Path) -> Non
     with partial.open("ab") as file:
         file.write(b"half a vector")
     asked.clear()
-    observed: list[tuple[int, int]] = []
+    observed: list[tuple[int, ...]] = []
     asked_again: list[int] = []
 
     def noting(start: int, stop: int) -> np.ndarray:
         asked_again.append(start)
         return IMAGES[start:stop]
 
-    result = embed(encoder, noting, CONTENTS, tmp_path, lambda *told: observed.append(told))
+    result = embed(encoder, noting, CONTENTS, tmp_path, lambda what, *steps: observed.append(steps))
     assert asked_again == [2 * BATCH]
     assert observed == [(2 * BATCH, COUNT), (COUNT, COUNT)]
     assert np.array_equal(result, embed(encoder, take, CONTENTS, tmp_path / "whole"))

@@ -405,7 +405,7 @@ def test_a_killed_reproduction_goes_on(tmp_path: Path) -> None:
         (["cfal", "--on", "demo", "--protocol", "patient_70"], "unknown split protocol 'patient_70'. Did you mean"),
         (["cfal", "--on", "demo", "--protocol", "official_patient"], "'official_patient' is for dataset 'idc'"),
         (["cfal", "--on", "crc", "--data", "nowhere"], "nowhere"),
-        (["cmaf", "--on", "breakhis", "--external-data", "nowhere"], "where it lies: --external-data PATH"),
+        (["cmaf", "--on", "breakhis", "--external-data", "nowhere"], "Then give its place: --external-data PATH"),
         (["cmaf", "--on", "imbalances"], "nothing to reproduce on 'imbalances'. Did you mean 'imbalance'"),
     ],
 )

@@ -249,7 +249,8 @@ def test_one_function_names_the_sealed_file_and_few_read_all_labels() -> None:
     assert _callers("read_labels") == {
         "studies/create.py:divide",
         "evaluation/external.py:evaluate_on",
-        "reproductions/run.py:_elsewhere",
+        "reproductions/sealed.py:check",  # of an external cohort
+        "testing/data.py:check_audit",  # of the cohort that its caller gives
     }
     inside = [
         node.name

@@ -129,7 +129,7 @@ def test_trials_are_ranked_by_their_mean_and_show_its_spread(
         assert line["balanced_accuracy"] == pytest.approx(middle["balanced_accuracy"])
         assert line["balanced_accuracy_sd"] == pytest.approx(spread["balanced_accuracy"])
         assert trial.metrics["auroc"] == pytest.approx(middle["auroc"])
-    assert "by patient" in str(verdict(study))
+    assert "over patients" in str(verdict(study))
     cli_show.study(study, json_wanted=False)
     shown = capsys.readouterr().out
     assert "mean over 3 folds ± standard deviation" in shown

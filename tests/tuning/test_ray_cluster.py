@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from changed_studies import reread
 
 from histotune.api import search
 from histotune.core import files
@@ -188,7 +187,7 @@ def test_a_population_trains_through_a_storage(
 ) -> None:
     text = json.loads((small_study.folder / "study.json").read_text())
     files.write_json(small_study.folder / "study.json", text | {"metric": "auroc"})  # it differs after an epoch
-    reread(small_study)
+    small_study = StudyFolder(small_study.folder)
     where, space = Cluster(cluster.address, f"file://{tmp_path}/bucket"), read_space(SPACE, "s")
     cohorts, how = {32: small_cohort.folder}, Sampling(scheduler="pbt")
     summary = run(small_study, space, cohorts, Budget(20), sampling=how, cluster=where)
@@ -372,7 +371,7 @@ def test_shares_of_a_gpu_bound_the_trials_at_once(monkeypatch: pytest.MonkeyPatc
         ConfigError, match=r"0\.5 GPUs per trial x 3 trials at once requested, but this machine has 1 GPUs"
     ):
         Resources(0.01, 0.5, max_concurrent=3).check()
-    with pytest.raises(ConfigError, match="2 GPUs per trial asked"):
+    with pytest.raises(ConfigError, match="2 GPUs per trial requested"):
         Resources(0.01, 2).check()
 
 

@@ -99,7 +99,7 @@ def test_a_signal_ends_the_waiting(pool: WorkerPool) -> None:
 
 def test_more_than_there_is_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigError, match="4096 CPUs per trial asked"),
+        pytest.raises(ConfigError, match="4096 CPUs per trial requested"),
         workers(tmp_path, Resources(4096), address=None, plugins=[]),
     ):
         pass
