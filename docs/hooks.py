@@ -25,9 +25,9 @@ PUBLIC = ("histotune", "histotune.extend", "histotune.testing", "histotune.error
 # kind -> title of its page, and where its names are written; the list of kinds is that of `histotune list`
 PARTS = {
     "losses": ("Losses", "`loss` in a search space: `loss: {name: focal, gamma: 2}`."),
-    "backbones": ("Backbones", "`model.branches.NAME.backbone` in a search space; `timm/` is followed by a name of timm."),
+    "backbones": ("Backbones", "`model.branches.NAME.backbone` in a search space; after `timm/` a name of timm."),
     "fusions": ("Fusions", "`model.fusion` in a search space joins the branches of a model."),
-    "redundancies": ("Redundancy terms", "`model.redundancy` in a search space: a loss on what two branches have in common."),
+    "redundancies": ("Redundancy terms", "`model.redundancy` in a search space: a loss on what two branches share."),
     "modalities": ("Kinds of modality", "What a cohort can hold of a case."),
     "datasets": ("Datasets", "`dataset` in a search space; parameters are given as `--option NAME=VALUE`."),
     "ensembles": ("Ensemble strategies", "`histotune ensemble STUDY --strategy NAME`."),
@@ -102,7 +102,9 @@ def layers() -> str:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
     )
-    lines = [f"| {number} | {', '.join(f'`{name}`' for name in sorted(row))} |" for number, row in enumerate(rows, start=1)]
+    lines = [
+        f"| {number} | {', '.join(f'`{name}`' for name in sorted(row))} |" for number, row in enumerate(rows, start=1)
+    ]
     return "\n".join(["| row | modules and packages |", "|---|---|", *lines])
 
 
@@ -115,7 +117,10 @@ def trial_keys() -> str:
     """Return the table of every key of a trial's configuration: type, default, range, meaning."""
     from histotune.core.config import TrialConfig
 
-    rows = [f"| `{path}` | {kind} | {default} | {allowed} | {text} |" for path, kind, default, allowed, text in _keys(TrialConfig, "")]
+    rows = [
+        f"| `{path}` | {kind} | {default} | {allowed} | {text} |"
+        for path, kind, default, allowed, text in _keys(TrialConfig, "")
+    ]
     return "\n".join(["| key | type | default | range | meaning |", "|---|---|---|---|---|", *rows])  # fmt: skip
 
 
@@ -145,11 +150,19 @@ def _keys(kind: type, where: str) -> Iterator[tuple[str, str, str, str, str]]:
         elif hasattr(value, "params"):
             yield path, "name", f"`{value.name}`", _link(path), text or "a registered name, and its parameters"
         else:
-            yield path, type(value).__name__, f"`{str(value).lower() if isinstance(value, bool) else value}`", _allowed(path, value), text
+            yield (
+                path,
+                type(value).__name__,
+                f"`{str(value).lower() if isinstance(value, bool) else value}`",
+                _allowed(path, value),
+                text,
+            )
 
 
 def _link(path: str) -> str:
-    page = {"loss": "losses", "backbone": "backbones", "fusion": "fusions", "redundancy": "redundancies"}[path.split(".")[-1]]
+    page = {"loss": "losses", "backbone": "backbones", "fusion": "fusions", "redundancy": "redundancies"}[
+        path.split(".")[-1]
+    ]
     return f"[{page}]({page}.md)"
 
 
@@ -273,7 +286,9 @@ def _python_pages() -> dict[str, str]:
 
 def _python_page(module: str) -> str:
     loaded = importlib.import_module(module)
-    names = getattr(loaded, "__all__", None) or [n for n, v in vars(loaded).items() if getattr(v, "__module__", "") == module]
+    names = getattr(loaded, "__all__", None) or [
+        n for n, v in vars(loaded).items() if getattr(v, "__module__", "") == module
+    ]
     intro = (loaded.__doc__ or "").partition("\n")[0]
     blocks = [f"::: {module}.{name}" for name in names if not name.startswith("_")]
     return "\n\n".join([f"# {module}", _text(intro), *blocks])
@@ -285,7 +300,9 @@ def _text(value: object) -> str:
     plain = [
         piece
         if piece.startswith("`")
-        else re.sub(r"(https?://[^\s,;)]+)", r"[\1](\1)", piece.replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*"))
+        else re.sub(
+            r"(https?://[^\s,;)]+)", r"[\1](\1)", piece.replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")
+        )
         for piece in pieces
     ]
     return "".join(plain)

@@ -106,7 +106,7 @@ def explain(
 ) -> Explanation:
     """Explain an export's predictions of some images.
 
-    The true classes of images that stand in the sealed test set of the export's study are left out, whoever gives
+    The true classes of images that stand in the sealed test set of the export's study are left out, whatever gives
     them, unless `seal` has it written down that they were looked at.
 
     Args:
@@ -137,7 +137,7 @@ def explain(
     asks = np.full(len(table), model.classes.index(asked)) if asked else decide(probabilities)
     result = _maps(model, [pixels(row) for row in chosen], asks[chosen], branches) if len(chosen) else ()
     stands = patches.standing(model, [content_digest(pixels(row)) for row in range(len(table))], list(table["patient"]))
-    table, notes = patches.told(model, table, stands, seal)  # last: nothing can fail once the seal is open
+    table, notes = patches.with_truth(model, table, stands, seal)  # last: nothing can fail once the seal is open
     explained = tuple(
         Patch(
             str(table["name"][row]),

@@ -124,7 +124,9 @@ def standing(model: Export, contents: Sequence[str], patients: Sequence[str]) ->
     return Standing(store, tuple(row["id"] for row in result), parts)
 
 
-def told(model: Export, table: pd.DataFrame, stands: Standing, seal: str | None) -> tuple[pd.DataFrame, list[str]]:
+def with_truth(
+    model: Export, table: pd.DataFrame, stands: Standing, seal: str | None
+) -> tuple[pd.DataFrame, list[str]]:
     """Name images as their study does, leave sealed truth out or have it on record, and say what a reader must know.
 
     Args:

@@ -102,7 +102,7 @@ class Export(Scorer):
         parts, unknown = [], list[str]()
         for start in range(0, len(files.ids), CHUNK):
             ids = files.ids[start : start + CHUNK]
-            result, nothing = self._heard(ids, files.take(ids, self.image_sizes))
+            result, nothing = self._rows_of(ids, files.take(ids, self.image_sizes))
             _refuse(files.problems, strict)
             parts.append(result)
             unknown += nothing
@@ -133,7 +133,7 @@ class Export(Scorer):
                 part = column.select(rows)
                 for size in sized:
                     sized[size][name] = self._sized(part, size)
-            result, nothing = self._heard([*range(start, start + len(rows))], sized)
+            result, nothing = self._rows_of([*range(start, start + len(rows))], sized)
             parts.append(result)
             unknown += nothing
         return self._joined(parts, unknown, [])
@@ -144,7 +144,7 @@ class Export(Scorer):
             return column
         return column._replace(stored=np.stack([fit(image, size, self.info["resize"]) for image in column.stored]))
 
-    def _heard(self, ids: Sequence[Any], cases: Mapping[int, Mapping[str, Column]]) -> tuple[pd.DataFrame, list[Any]]:
+    def _rows_of(self, ids: Sequence[Any], cases: Mapping[int, Mapping[str, Column]]) -> tuple[pd.DataFrame, list[Any]]:
         """Return a row of each case of which something is known, and the ids of the others."""
         observed = np.asarray(self.has_input(cases).any(axis=0))
         some = next(iter(cases.values()))

@@ -1,4 +1,4 @@
-"""Measure trained contenders and their ensembles: on the sealed test part, opened once for all, or on other data."""
+"""Measure trained contenders and their ensembles: on the sealed test set, evaluated once for all, or on other data."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class OutOfFoldPredictions:
         present: {modality: bool [n]}.
         folds: {seed: int64 [n]}, the fold of each case from 1.
         logits: {row: {seed: float64 [n, C]}}, NaN where a row does not score a case.
-        heard: {row: {seed: bool [n]}}, whether the row has any input of a case.
+        has_input: {row: {seed: bool [n]}}, whether the row has any input of a case.
         networks: rows that are networks; the others are linear baselines.
         records: {row: {seed: its record}}.
         stores: {seed: study}.
@@ -50,7 +50,7 @@ class OutOfFoldPredictions:
     present: Mapping[str, np.ndarray]
     folds: Mapping[int, np.ndarray]
     logits: Mapping[str, Mapping[int, np.ndarray]]
-    heard: Mapping[str, Mapping[int, np.ndarray]]
+    has_input: Mapping[str, Mapping[int, np.ndarray]]
     networks: Sequence[str]
     records: Mapping[str, Mapping[int, TrialRecord]]
     stores: Mapping[int, StudyFolder]
@@ -110,7 +110,7 @@ class OutOfFoldPredictions:
 
     def stacked(self, rows: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits [M, n, C] of some rows, and which row has an input of which case, bool [M, n]."""
-        return np.stack([self.logits[row][seed] for row in rows]), np.stack([self.heard[row][seed] for row in rows])
+        return np.stack([self.logits[row][seed] for row in rows]), np.stack([self.has_input[row][seed] for row in rows])
 
     def mean(self, rows: Sequence[str]) -> dict[int, np.ndarray]:
         """Return the mean {seed: [n, C]} of the probabilities of those rows that have any input of a case."""

@@ -34,7 +34,7 @@ HOW = (
 
 
 class SealedTest(Scoring):
-    """One study for each imbalance of the training part; its seal is opened once, when all trainings have ended."""
+    """One study for each imbalance of the training set; the sealed test set is evaluated once, after all trainings."""
 
     external: tuple[Cohort, np.ndarray] | None = None
 

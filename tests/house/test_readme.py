@@ -1,20 +1,13 @@
-"""The README tells the truth: its commands run, its tables are what is registered."""
+"""The README tells the truth: its commands run, its tree is that of the package."""
 
 from __future__ import annotations
 
-import json
-import os
+import ast
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-KINDS = ("losses", "modalities", "backbones", "fusions", "redundancies", "datasets", "ensembles", "figures", "audits")
+from documented import README, ROOT, run
 
 
 def commands(heading: str) -> list[str]:
@@ -22,21 +15,6 @@ def commands(heading: str) -> list[str]:
     section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
-
-
-def run(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run one command of the README in `folder`, as the installed program."""
-    program = str(Path(sys.executable).with_name("histotune"))
-    words = [program if word == "histotune" else word for word in shlex.split(command)]
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("HISTOTUNE_")} | environment
-    return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False)
-
-
-def table(kind: str) -> str:
-    """Write the README's table of one kind from what is registered, in a process that other tests added nothing to."""
-    listed = json.loads(run(f"histotune list {kind} --json", Path.cwd()).stdout)
-    rows = [f"| `{entry['name']}` | {entry['summary']} |" for entry in listed]
-    return "\n".join([f"| {kind} | what it is |", "|---|---|", *rows])
 
 
 def test_the_tour_without_data_runs(tmp_path: Path) -> None:
@@ -68,9 +46,18 @@ def test_the_example_of_an_own_loss_works_in_a_search(tmp_path: Path) -> None:
     assert "confidence_penalty" in answer.stdout
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_tables_list_what_is_registered(kind: str) -> None:
-    assert table(kind) in README, f"README.md needs this table:\n{table(kind)}"
+def test_the_tree_is_that_of_the_packages() -> None:
+    block = re.search(r"```text\n(histotune/\n.*?)```", README, flags=re.DOTALL)
+    assert block
+    shown = dict(re.findall(r"^  (\w+)/ +(\S.*)$", block[1], flags=re.MULTILINE))
+    trees = {
+        path.parent.name: ast.parse(path.read_text("utf-8")) for path in (ROOT / "histotune").glob("*/__init__.py")
+    }
+    assert shown == {name: (ast.get_docstring(tree) or "").partition("\n")[0] for name, tree in trees.items()}
+
+
+def test_it_is_read_in_one_sitting() -> None:
+    assert len(README.encode()) < 14_000, "the manual is docs/"
 
 
 def test_the_start_is_two_commands() -> None:

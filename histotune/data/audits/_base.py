@@ -13,7 +13,10 @@ from histotune.data.cohort import UNKNOWN, Cohort
 from histotune.data.modalities import Column
 from histotune.data.splits import TEST, TRAIN, VAL, Split
 
-OK, NOTE, WARNING, LEAK = "ok", "note", "warning", "leak"
+OK = "ok"
+NOTE = "note"
+WARNING = "warning"
+LEAK = "leak"
 SEVERITIES = (OK, NOTE, WARNING, LEAK)
 EXAMPLES = 3
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
 PUBLISHED = (80.0, 130.0, 230.0, 330.0, 430.0)  # out of Table III of CFAL, doi 10.1109/JBHI.2023.3336372
-_MOST = 6  # curves that can be told apart
+_MOST = 6  # curves that can be distinguished
 _LEAST = 0.01  # affinity of the widest curve at the right end
 _POINTS = 201
 _MOST_BARS = 40
@@ -162,7 +162,7 @@ def _otherwise(line: LeaderboardLine) -> str:
 
 
 def _spread(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """Keep at most as many as can be told apart, the least and the greatest among them."""
+    """Keep at most as many as can be distinguished, the least and the greatest among them."""
     if len(sigmas) <= _MOST:
         return tuple(sigmas)
     return tuple(float(sigmas[index]) for index in np.linspace(0, len(sigmas) - 1, _MOST).round().astype(int))

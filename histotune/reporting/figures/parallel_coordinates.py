@@ -153,7 +153,7 @@ def _places(one: ParameterColumn) -> np.ndarray:
     values = np.log(one.values) if one.log else one.values
     low, high = (0.0, len(one.options) - 1.0) if one.options else (float(values.min()), float(values.max()))
     placed: np.ndarray = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
-    ranks = np.linspace(_FAN, -_FAN, len(values))  # lines through one option are told apart, the best on top
+    ranks = np.linspace(_FAN, -_FAN, len(values))  # lines through one option do not overlap, the best on top
     return placed + ranks if one.options else placed
 
 

@@ -91,7 +91,7 @@ class Contender:
     complete: bool = False
 
     def config(self, space: Space, *, epochs: int, seed: int) -> TrialConfig:
-        """Return the configuration: the space's default in all but what is given here.
+        """Return the configuration: the default configuration with what is given here changed.
 
         Raises:
             ConfigError: the space has no such branch.
