@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata, wasserstein_distance
-from sklearn.decomposition import PCA
 
 from histotune.data.cohort import Cohort, select
 from histotune.exports.model import CHUNK, Export
@@ -151,12 +149,16 @@ def _discriminant(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _auroc(lower: np.ndarray, higher: np.ndarray) -> float:
     """Return the probability that a score of `higher` is above one of `lower`, ties halved."""
+    from scipy.stats import rankdata  # here: SciPy's statistics and scikit-learn cost a command over a second
+
     ranks = rankdata(np.concatenate([lower, higher]))[len(lower) :].sum()
     return float((ranks - len(higher) * (len(higher) + 1) / 2) / (len(lower) * len(higher)))
 
 
 def _distance(one: Sample, other: Sample) -> float:
     """Return the Wasserstein distance of each column, averaged."""
+    from scipy.stats import wasserstein_distance
+
     return float(np.mean([wasserstein_distance(*pair) for pair in zip(one.values.T, other.values.T, strict=True)]))
 
 
@@ -189,6 +191,8 @@ def _some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _whitened(one: Sample, other: Sample) -> tuple[Sample, Sample]:
     """Return both on the main axes of all their values together, each of variance 1."""
+    from sklearn.decomposition import PCA
+
     values = np.concatenate([one.values, other.values])
     axes = PCA(min(_COMPONENTS, *values.shape), whiten=True, svd_solver="full").fit(values)
     return Sample(axes.transform(one.values), one.patients), Sample(axes.transform(other.values), other.patients)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +46,18 @@ def control_names(data: TrainingData) -> list[str]:
     return [MAJORITY, *([COLOR_HISTOGRAM] if _images(data) else []), *_linear_controls(data)]
 
 
-def fit_controls(data: TrainingData, folder: Path) -> list[TrialRecord]:
+def fit_controls(data: TrainingData, folder: Path, *, test: np.ndarray | None = None) -> list[TrialRecord]:
     """Fit every baseline and write it as a trial folder `folder/<name>`; one that stands there is read, not refitted.
+
+    Args:
+        data: to fit on.
+        folder: of the baselines.
+        test: rows of the sealed test set, whose logits the same fits give; they are kept for `kept_predictions`.
 
     Returns:
         One record per baseline with its validation metrics, as of a trial (`number` -1).
     """
-    return [
-        read_record(folder / name)
-        or _fit_one({"control": name, "seed": SEED}, partial(_scores, name), data, folder / name)
-        for name in control_names(data)
-    ]
+    return [read_record(folder / name) or _fit_control(name, data, folder / name, test) for name in control_names(data)]
 
 
 def fit_linear(
@@ -110,13 +110,12 @@ def kept_predictions(name: str, data: TrainingData, rows: np.ndarray, folder: Pa
 
     A file that is damaged is made anew: fitting is deterministic. No label is kept but those that `data` hold.
     """
-    path = folder / layout.test_predictions(short_digest([name, data.digest, data.ids[rows].tolist()]))
     try:
-        return Predictions.load(path).logits
+        return Predictions.load(_kept(name, data, rows, folder)).logits
     except StudyError:
-        saved = Predictions(data.ids[rows], data.patients[rows], data.labels[rows], predict_control(name, data, rows))
-        saved.save(path)
-        return saved.logits
+        logits = predict_control(name, data, rows)
+        _keep(name, data, rows, folder, logits)
+        return logits
 
 
 def color_histograms(images: np.ndarray) -> np.ndarray:
@@ -158,8 +157,30 @@ def _fit_one(
     return record
 
 
-def _scores(name: str, data: TrainingData) -> np.ndarray:
-    return predict_control(name, data, data.val)
+def _fit_control(name: str, data: TrainingData, folder: Path, test: np.ndarray | None) -> TrialRecord:
+    """Fit a baseline once for its validation part and the rows `test`, whose logits are kept before the record is."""
+    of_test: list[np.ndarray] = []
+
+    def fitted(one: TrainingData) -> np.ndarray:
+        if test is None:
+            return predict_control(name, one, one.val)
+        logits = predict_control(name, one, np.concatenate([one.val, test]))
+        of_test.append(logits[len(one.val) :])
+        if len(of_test) == len(data.cuts() or [data]):
+            _keep(name, data, test, folder, np.mean(of_test, axis=0) if data.cuts() else logits[len(one.val) :])
+        return logits[: len(one.val)]
+
+    return _fit_one({"control": name, "seed": SEED}, fitted, data, folder)
+
+
+def _kept(name: str, data: TrainingData, rows: np.ndarray, folder: Path) -> Path:
+    """Return where a baseline's logits of `rows` are kept: one file for these data and these cases."""
+    return folder / layout.test_predictions(short_digest([name, data.digest, data.ids[rows].tolist()]))
+
+
+def _keep(name: str, data: TrainingData, rows: np.ndarray, folder: Path, logits: np.ndarray) -> None:
+    saved = Predictions(data.ids[rows], data.patients[rows], data.labels[rows], logits)
+    saved.save(_kept(name, data, rows, folder))
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

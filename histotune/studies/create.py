@@ -171,7 +171,8 @@ def begin(
         if wanted.strict:
             report.refuse()
         progress("fitting baselines", 0, 1)
-        fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls)  # an ended control is only read
+        test = np.flatnonzero(store.split["part"] == "test")
+        fit_controls(store.training_data(cohorts[min(cohorts)]), store.controls, test=test)  # one that ended is read
         progress("fitting baselines", 1, 1)
     return store, cohorts
 

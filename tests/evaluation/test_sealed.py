@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from histotune.evaluation.sealed import _patients_note, evaluate
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.model import Export, load
 from histotune.metrics import scores as metrics
+from histotune.models.predictor import SYMMETRIES
 from histotune.storage.study_folder import StudyFolder
 
 REPLICATES = 50
@@ -57,6 +59,22 @@ def test_it_measures_the_sealed_cases(
     assert result.confusion == metrics.confusion_matrix(metrics.decide(probabilities), labels, 2).tolist()
     assert result.synthetic
     assert not result.leaky
+
+
+def test_every_member_scores_every_case_once(
+    model: Export, small_cohort: Cohort, trained_study: StudyFolder, small_split: Split
+) -> None:
+    seen: list[list[int]] = [[] for _ in model.members]
+    views = [SYMMETRIES if member.predictor.config.tta else 1 for member in model.members]
+
+    def count(which: int, inputs: tuple[Any, ...]) -> None:
+        seen[which].append(len(next(iter(inputs[0].values()))))
+
+    for which, member in enumerate(model.members):
+        network = member.predictor.model
+        network.register_forward_pre_hook(lambda _, inputs, which=which: count(which, inputs))
+    evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
+    assert [sum(counts) for counts in seen] == [len(small_split.test) * each for each in views]
 
 
 def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from histotune.data.cohort import Cohort
@@ -97,6 +98,20 @@ def test_more_images_than_fit_in_a_chunk(model: Export, small_cohort: Cohort) ->
     many = np.concatenate([small_cohort.arrays["image"]] * 2)[:300]
     result = probabilities(model.predict(many))
     np.testing.assert_allclose(result[240:], result[:60], atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_batches_side_by_side_give_the_same(model: Export, small_cohort: Cohort, threads: int) -> None:
+    images, before = small_cohort.arrays["image"], torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = model.probabilities({32: images})
+        torch.set_num_threads(threads)
+        several = model.probabilities({32: images})
+        assert torch.get_num_threads() == threads, "they are given back"
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(several, one, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [50, 32, 20])

@@ -182,8 +182,8 @@ def test_the_lines_of_the_card_score_images(vote: Path, monkeypatch: pytest.Monk
     np.testing.assert_allclose(names["probabilities"], model.probabilities(images), atol=1e-4)
 
 
-def test_the_lines_of_the_front_page_score_images(vote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+def test_the_lines_of_the_manual_score_images(vote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "predict-and-export.md").read_text("utf-8")
     example = re.search(r"```python\n(import numpy as np\nimport onnxruntime.*?)```", page, re.DOTALL)
     assert example
     (vote.parent / "exports").mkdir()

@@ -227,9 +227,9 @@ def test_own_tables_are_joined_as_described(own_tables: Path, tmp_path: Path) ->
     assert "genes: left out batch: cohort.yaml says so" in cohort.facts["report"]
 
 
-def test_the_example_of_the_readme_is_a_description(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    example = "#" + readme.split("```yaml\n# cohort.yaml")[1].split("```")[0]
+def test_the_example_of_the_manual_is_a_description(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorials" / "own-images.md").read_text(encoding="utf-8")
+    example = "#" + page.split("```yaml\n# cohort.yaml")[1].split("```")[0]
     (tmp_path / "cohort.yaml").write_text(example)
     join = describe(tmp_path / "cohort.yaml")
     assert join.tables["clinical"].categories == ("grade",)

@@ -20,6 +20,7 @@ from histotune.errors import ConfigError
 from histotune.metrics.scores import METRICS, score, softmax
 from histotune.storage.records import Predictions
 from histotune.storage.study_folder import COMPLETE
+from histotune.studies import controls
 from histotune.studies.controls import (
     color_histograms,
     control_names,
@@ -259,3 +260,19 @@ def test_predictions_of_the_test_set_are_made_once(small_data: TrainingData, tmp
     assert np.array_equal(others, first[1:]), "of other cases it is not"
     path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(kept_predictions("color_histogram", small_data, rows, tmp_path), first)
+
+
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_fit_predicts_the_test_set_too(tmp_path: Path, folds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made_up()
+    rows = np.flatnonzero(data.labels == UNKNOWN)
+    if folds:
+        dealt = np.where(data.labels == UNKNOWN, 0, 1 + np.arange(len(data.labels)) // 10 % folds)
+        data = dataclasses.replace(data, folds=dealt[None])
+    together, alone = fit_controls(data, tmp_path / "both", test=rows), fit_controls(data, tmp_path / "alone")
+    for name, both, one in zip(control_names(data), together, alone, strict=True):
+        assert np.array_equal(both.predictions().logits, one.predictions().logits)
+        expected = predict_control(name, data, rows)
+        with monkeypatch.context() as patch:
+            patch.setattr(controls, "predict_control", None)  # nothing is fitted again
+            assert np.array_equal(kept_predictions(name, data, rows, both.folder), expected)
