@@ -281,11 +281,11 @@ def audit(
         report = of_study(store, cohort, fresh=True, progress=progress, command=command)
     else:
         space = _space(what, options or {}, places)
-        wanted = StudyRequest(space, data, None, protocol, seed, folds=folds, repeats=repeats)
-        size = image_size or min(wanted.space.image_sizes())
-        how: dict[str, Any] = {"resize": wanted.space.resize, "progress": progress}
-        cohort = prepare_cohort(wanted.space.dataset, wanted.space.options, data, size, places, **how)
-        parts, labels = divide(wanted, cohort)
+        request = StudyRequest(space, data, None, protocol, seed, folds=folds, repeats=repeats)
+        size = image_size or min(request.space.image_sizes())
+        how: dict[str, Any] = {"resize": request.space.resize, "progress": progress}
+        cohort = prepare_cohort(request.space.dataset, request.space.options, data, size, places, **how)
+        parts, labels = divide(request, cohort)
         report = run(Subject.of(cohort, parts, labels), progress=progress, command=command)
     if strict:
         report.refuse()

@@ -41,6 +41,7 @@ def _show(result: Evaluation) -> None:
     """Print the figures of an evaluation."""
     from histotune.cli.tables import as_table
     from histotune.metrics.scores import in_words
+    from histotune.storage.seal import as_shown
 
     rows = [{"metric": metric, "at .5": str(value)} for metric, value in result.metrics.items()]
     if result.threshold is not None:
@@ -48,11 +49,11 @@ def _show(result: Evaluation) -> None:
             row[f"at {result.threshold:.2f} (from validation)"] = str(result.at_threshold[row["metric"]])
     as_table(rows, _title(result))
     shown = [m for m in SHOWN_METRICS if m in result.metrics]
-    beside = [{"beside": who, **{m: str(v[m]) for m in shown}} for who, v in result.beside.items()]
+    beside = [{"beside": as_shown(who), **{m: str(v[m]) for m in shown}} for who, v in result.beside.items()]
     if beside:
         as_table(beside, "The same cases")
     for other, gain in result.gains.items():
-        typer.echo(f"{in_words(result.metric)}, minus {other}: {gain}")
+        typer.echo(f"{in_words(result.metric)}, minus {as_shown(other)}: {gain}")
     for name, shift in result.shift.items():
         typer.echo(f"Shift in {name}: {shift}")
     if result.note and not result.openings_before:  # a second opening was warned of already
@@ -60,8 +61,11 @@ def _show(result: Evaluation) -> None:
 
 
 def _title(result: Evaluation) -> str:
+    from histotune.storage.seal import as_shown
+
     title = (
-        f"{result.export} on the {result.part} of {result.dataset}: {result.cases} cases of {result.patients} patients"
+        f"{result.export} on the {as_shown(result.part)} of {result.dataset}: {result.cases} cases of "
+        f"{result.patients} patients"
     )
     title += f", split {result.protocol}"
     if result.openings_before:

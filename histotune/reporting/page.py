@@ -80,7 +80,7 @@ def write_report(
         section = SECTIONS.build(key)
         content = _content(section, findings)
         plain |= content.data
-        placed = [_placed(wanted, findings.source) for wanted in section.figures if known(wanted)]
+        placed = [_placed(request, findings.source) for request in section.figures if known(request)]
         sections.append(PlacedSection(key, section.title, content.html, placed))
     shown = [one for section in sections for one in section.figures]
     drawn = {one.key: one.plain for one in shown if not one.problem}
@@ -111,9 +111,9 @@ def ordered() -> list[str]:
     return sorted(SECTIONS.names(), key=lambda name: SECTIONS.build(name).order)
 
 
-def known(wanted: SectionRequest) -> bool:
-    """Return whether a wanted figure is registered."""
-    return wanted.name in FIGURES.names()
+def known(request: SectionRequest) -> bool:
+    """Return whether a requested figure is registered."""
+    return request.name in FIGURES.names()
 
 
 def script_json(value: Any) -> Markup:
@@ -163,13 +163,13 @@ def _content(section: Section, findings: Findings) -> Content:
         return Content(paragraph(f"This section cannot be written: {error}", kind="absent"))
 
 
-def _placed(wanted: SectionRequest, source: FigureSource) -> PlacedFigure:
+def _placed(request: SectionRequest, source: FigureSource) -> PlacedFigure:
     try:
-        numbers = FIGURES.build(wanted.name, **wanted.options).compute(source)
+        numbers = FIGURES.build(request.name, **request.options).compute(source)
     except HistotuneError as error:
-        return PlacedFigure(wanted.key, wanted.name.replace("_", " ").capitalize(), problem=str(error))
-    bare = without_title(figures.draw(wanted.name, numbers))
+        return PlacedFigure(request.key, request.name.replace("_", " ").capitalize(), problem=str(error))
+    bare = without_title(figures.draw(request.name, numbers))
     plain, meta = json.loads(bare.to_json()), bare.layout.meta
     for name in ("title", "meta", "template"):
         plain["layout"].pop(name, None)
-    return PlacedFigure(wanted.key, meta["title"], meta["caption"], int(bare.layout.height), wanted.width, plain)
+    return PlacedFigure(request.key, meta["title"], meta["caption"], int(bare.layout.height), request.width, plain)

@@ -21,7 +21,7 @@ from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
 from histotune.reproductions.scoring import Scoring, TrainedArms
 from histotune.reproductions.train import LineUp, choose, describe, train
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
-from histotune.studies.create import StudyRequest, check_asked, prepare_cohort, study_cohort
+from histotune.studies.create import StudyRequest, check_request, prepare_cohort, study_cohort
 
 HOW = (
     "A cell is the mean ± standard deviation over training seeds, on one split and with one choice of parameters; the "
@@ -56,7 +56,7 @@ class SealedTest(Scoring):
                     imbalance=imbalance,
                     training_cases=asked.scale.cases,
                 )
-                check_asked(store, wanted, space=True)
+                check_request(store, wanted, space=True)
         if name := asked.setting.external:
             root = locate(name, asked.external_data, "--external-data")
             how: dict[str, Any] = {"resize": asked.space.resize, "progress": asked.progress}

@@ -8,7 +8,16 @@ from typing import Any
 from histotune.metrics.scores import in_words
 from histotune.storage.study_folder import StudyFolder
 
-SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation is of
+SEALED, EXTERNAL = "sealed test part", "external cohort"  # what an evaluation is of, as its file says it
+_IN_WORDS = {SEALED: "sealed test set"}
+
+
+def as_shown(name: str) -> str:
+    """Return the words for what the file of an evaluation names: its cases, or whom a model is compared with.
+
+    Files keep the names of 0.1.0: `sealed test part`, and `control NAME` for a baseline.
+    """
+    return _IN_WORDS.get(name, name.replace("control ", "baseline ", 1) if name.startswith("control ") else name)
 
 
 def seal_sentence(store: StudyFolder) -> str:

@@ -141,7 +141,7 @@ def kinds_of(
 
 
 def begin(
-    wanted: StudyRequest, name: str | None, places: Places, progress: Progress | None = None
+    request: StudyRequest, name: str | None, places: Places, progress: Progress | None = None
 ) -> tuple[StudyFolder, dict[int, Cohort]]:
     """Open the study of that name, or create it: returns its store and its cohort at every image size of the space.
 
@@ -149,12 +149,12 @@ def begin(
         StudyError: the study began with other data, another space, split, seed or metric; the message says which.
         DataError, ConfigError: the data or the split are impossible.
     """
-    space, progress = wanted.space, progress or silent
+    space, progress = request.space, progress or silent
     store = StudyFolder(places.runs / (name or space.name))
-    data = wanted.data
+    data = request.data
     if data is None and store.exists():
         data = store.settings.data or None
-    how: dict[str, Any] = {"resize": space.resize, "strict": wanted.strict, "progress": progress}
+    how: dict[str, Any] = {"resize": space.resize, "strict": request.strict, "progress": progress}
     cohorts = {
         size: prepare_cohort(space.dataset, space.options, data, size, places, **how) for size in space.image_sizes()
     }
@@ -163,12 +163,12 @@ def begin(
         check_modalities(TrialConfig.from_dict(config), {name: column.kind for name, column in first.columns.items()})
     with store.lock("opening the study"):
         if store.exists():
-            check_asked(store, wanted, space=True)
+            check_request(store, request, space=True)
             _check_data(store, cohorts)
         else:
-            _create(store, wanted, data, cohorts)
+            _create(store, request, data, cohorts)
         report = _audit.of_study(store, cohorts[min(cohorts)], progress=progress)
-        if wanted.strict:
+        if request.strict:
             report.refuse()
         progress("fitting baselines", 0, 1)
         test = np.flatnonzero(store.split["part"] == "test")
@@ -193,24 +193,24 @@ def study_cohort(store: StudyFolder, places: Places, image_size: int, data: str 
     return cohort
 
 
-def divide(wanted: StudyRequest, cohort: Cohort) -> tuple[Split, np.ndarray]:
+def divide(request: StudyRequest, cohort: Cohort) -> tuple[Split, np.ndarray]:
     """Divide a cohort as a study of it that begins would; returns the split and all labels, int64 [N].
 
     Raises:
         DataError, ConfigError: patients and classes do not allow the split.
     """
-    space, labels, seed = wanted.space, read_labels(cohort), wanted.seed or 0
-    protocol = wanted.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
-    imbalance, cases = wanted.imbalance or space.imbalance or NATURAL, wanted.training_cases or 0
+    space, labels, seed = request.space, read_labels(cohort), request.seed or 0
+    protocol = request.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
+    imbalance, cases = request.imbalance or space.imbalance or NATURAL, request.training_cases or 0
     parts = split(cohort, labels, protocol, seed=seed, imbalance=imbalance, training_cases=cases)
-    return deal_folds(cohort, labels, parts, *wanted.dealt, seed=seed), labels
+    return deal_folds(cohort, labels, parts, *request.dealt, seed=seed), labels
 
 
-def _create(store: StudyFolder, wanted: StudyRequest, data: Any, cohorts: Mapping[int, Cohort]) -> None:
-    space, first = wanted.space, cohorts[min(cohorts)]
-    parts, labels = divide(wanted, first)
-    folds, repeats = wanted.dealt
-    metrics = check_metrics(wanted.metrics or [space.metric], len(first.classes))
+def _create(store: StudyFolder, request: StudyRequest, data: Any, cohorts: Mapping[int, Cohort]) -> None:
+    space, first = request.space, cohorts[min(cohorts)]
+    parts, labels = divide(request, first)
+    folds, repeats = request.dealt
+    metrics = check_metrics(request.metrics or [space.metric], len(first.classes))
     located = locate(space.dataset, data)
     settings = StudySettings(
         name=store.folder.name,
@@ -222,14 +222,14 @@ def _create(store: StudyFolder, wanted: StudyRequest, data: Any, cohorts: Mappin
         positive=first.positive,
         protocol=parts.protocol,
         leaky=parts.leaky,
-        seed=wanted.seed or 0,
+        seed=request.seed or 0,
         metric=metrics[0],
         others=metrics[1:],
         space=space.to_dict(),
         facts=first.facts,
-        imbalance=wanted.imbalance or space.imbalance or NATURAL,
+        imbalance=request.imbalance or space.imbalance or NATURAL,
         training=parts.training,
-        training_cases=wanted.training_cases or 0,
+        training_cases=request.training_cases or 0,
         folds=folds,
         repeats=repeats,
         version=__version__,
@@ -237,7 +237,7 @@ def _create(store: StudyFolder, wanted: StudyRequest, data: Any, cohorts: Mappin
     store.create(settings, first, parts, labels)
 
 
-def check_asked(store: StudyFolder, wanted: StudyRequest, *, space: bool = False) -> None:
+def check_request(store: StudyFolder, request: StudyRequest, *, space: bool = False) -> None:
     """Check that what a user asks of an existing study is what it began with.
 
     Args:
@@ -247,22 +247,22 @@ def check_asked(store: StudyFolder, wanted: StudyRequest, *, space: bool = False
         StudyError: it is not; the message says what was and what is asked.
     """
     settings = store.settings
-    asked = {
-        "dataset": (settings.dataset, wanted.space.dataset),
-        "metric": (", ".join(settings.metrics), ", ".join(wanted.metrics or settings.metrics)),
-        "split": (settings.protocol, wanted.protocol or settings.protocol),
-        "seed": (settings.seed, settings.seed if wanted.seed is None else wanted.seed),
-        "imbalance": (settings.imbalance, wanted.imbalance or settings.imbalance),
+    terms = {
+        "dataset": (settings.dataset, request.space.dataset),
+        "metric": (", ".join(settings.metrics), ", ".join(request.metrics or settings.metrics)),
+        "split": (settings.protocol, request.protocol or settings.protocol),
+        "seed": (settings.seed, settings.seed if request.seed is None else request.seed),
+        "imbalance": (settings.imbalance, request.imbalance or settings.imbalance),
         "number of training cases": (
             settings.training_cases,
-            settings.training_cases if wanted.training_cases is None else wanted.training_cases,
+            settings.training_cases if request.training_cases is None else request.training_cases,
         ),
-        "number of folds": (settings.folds, settings.folds if wanted.folds is None else wanted.folds),
-        "number of repeats": (settings.repeats, settings.repeats if wanted.repeats is None else wanted.repeats),
+        "number of folds": (settings.folds, settings.folds if request.folds is None else request.folds),
+        "number of repeats": (settings.repeats, settings.repeats if request.repeats is None else request.repeats),
     }
     if space:
-        asked["search space"] = (settings.space, json.loads(json.dumps(wanted.space.to_dict())))
-    for what, (before, now) in asked.items():
+        terms["search space"] = (settings.space, json.loads(json.dumps(request.space.to_dict())))
+    for what, (before, now) in terms.items():
         if before != now:
             raise StudyError(
                 f"study {settings.name!r} began with another {what}: {_difference(before, now)}. "

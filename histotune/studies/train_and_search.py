@@ -19,7 +19,7 @@ from histotune.space.presets import starting_point
 from histotune.storage.records import TrialRecord, read_record
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies.audit import line as audit_line
-from histotune.studies.create import StudyRequest, begin, check_asked, kinds_of, open_space, study_cohort
+from histotune.studies.create import StudyRequest, begin, check_request, kinds_of, open_space, study_cohort
 from histotune.studies.disk import preflight
 from histotune.studies.options import SearchOptions, StudyProtocol
 from histotune.tracking.tracker import MlflowTracker
@@ -164,7 +164,7 @@ def train(
     split, imbalance = protocol.protocol or start.protocol, protocol.imbalance or start.imbalance
     request = StudyRequest(loaded, data, **vars(replace(protocol, protocol=split, imbalance=imbalance)))
     if store.exists():
-        check_asked(store, request)
+        check_request(store, request)
     else:
         begin(request, study, places, progress)
     cohort = study_cohort(store, places, config.image_size, data)

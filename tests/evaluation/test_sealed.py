@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from changed_studies import reread
 
+from histotune.cli.evaluate import _show as show
 from histotune.core import files
 from histotune.data.cohort import Cohort
 from histotune.data.splits import Split
@@ -75,6 +76,16 @@ def test_every_member_scores_every_case_once(
         network.register_forward_pre_hook(lambda _, inputs, which=which: count(which, inputs))
     evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES)
     assert [sum(counts) for counts in seen] == [len(small_split.test) * each for each in views]
+
+
+def test_the_screen_names_baselines_and_the_sealed_test_set(
+    model: Export, small_cohort: Cohort, trained_study: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(evaluate(model, {32: small_cohort}, trained_study, command="test", replicates=REPLICATES))
+    shown = capsys.readouterr().out
+    assert "baseline majority_class" in shown
+    assert "on the sealed test set of" in " ".join(shown.split())
+    assert "control" not in shown
 
 
 def test_a_test_part_of_other_patients_is_honest_where_the_rest_is_not(

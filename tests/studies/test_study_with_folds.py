@@ -33,7 +33,7 @@ from histotune.storage.records import Predictions, networks, read_record
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies import disk
 from histotune.studies.controls import predict_control
-from histotune.studies.create import StudyRequest, begin, check_asked
+from histotune.studies.create import StudyRequest, begin, check_request
 from histotune.studies.leaderboard import leaderboard, verdict
 from histotune.tracking.client import final_metrics
 from histotune.training.loop import epochs, run_trial
@@ -270,11 +270,11 @@ def test_folds_travel_through_a_storage(trained: tuple[StudyFolder, Cohort], tmp
 
 
 def test_a_study_keeps_the_folds_that_it_began_with(study: StudyFolder) -> None:
-    check_asked(study, StudyRequest(space(folds=5), folds=3))
+    check_request(study, StudyRequest(space(folds=5), folds=3))
     with pytest.raises(StudyError, match="another number of folds: 3 then, 5 now"):
-        check_asked(study, StudyRequest(space(), folds=5))
+        check_request(study, StudyRequest(space(), folds=5))
     with pytest.raises(StudyError, match="another number of repeats: 1 then, 2 now"):
-        check_asked(study, StudyRequest(space(), repeats=2))
+        check_request(study, StudyRequest(space(), repeats=2))
 
 
 def test_scores_of_other_folds_are_not_comparable(study: StudyFolder) -> None:

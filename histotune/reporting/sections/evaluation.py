@@ -12,7 +12,7 @@ from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
 from histotune.reporting.sections._findings import Findings
-from histotune.storage.seal import SEALED, opening_lines, seal_sentence
+from histotune.storage.seal import SEALED, as_shown, opening_lines, seal_sentence
 
 SHOWN = (
     "balanced_accuracy",
@@ -80,7 +80,7 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
         "this export": one["metrics"],
         **({"at its threshold": one["at_threshold"]} if one.get("at_threshold") else {}),
     }
-    columns |= {_named(name): result for name, result in beside.items() if name != "uniform mean" or len(beside) < 5}
+    columns |= {as_shown(name): result for name, result in beside.items() if name != "uniform mean" or len(beside) < 5}
     names = [name for name in SHOWN if name in one["metrics"]]
     rows = [[in_words(name), *(html.span(result.get(name)) for result in columns.values())] for name in names]
     part = f"{counted(one['cases'], 'case')} of {counted(one['patients'], 'patient')}"
@@ -94,18 +94,13 @@ def _measured(one: Mapping[str, Any], title: str) -> list[Markup]:
     pieces += [html.paragraph(one["note"], kind="warning")] if one.get("note") else []
     pieces.append(html.table("Metrics with 95 % intervals over patients.", ["metric", *columns], rows))
     gains = [
-        [_named(name), html.span(gain, signed=True), p_value(gain.get("p"))]
+        [as_shown(name), html.span(gain, signed=True), p_value(gain.get("p"))]
         for name, gain in one.get("gains", {}).items()
     ]
     if gains:
         caption = f"Difference of this export from others in {in_words(one['metric'])}, paired by patient."
         pieces.append(html.table(caption, ["compared with", "difference", "p"], gains))
     return pieces
-
-
-def _named(other: str) -> str:
-    """Return what an export is compared with, for a table; the files of a study call a baseline a control."""
-    return other.replace("control ", "baseline ", 1)
 
 
 def _shift(one: Mapping[str, Any]) -> Markup:
