@@ -15,7 +15,7 @@ _IN_WORDS = {SEALED: "sealed test set"}
 def as_shown(name: str) -> str:
     """Return the words for what the file of an evaluation names: its cases, or whom a model is compared with.
 
-    Files keep the names of 0.1.0: `sealed test part`, and `control NAME` for a baseline.
+    Files keep the names of 0.1.0, such as `control NAME` for a baseline.
     """
     return _IN_WORDS.get(name, name.replace("control ", "baseline ", 1) if name.startswith("control ") else name)
 
