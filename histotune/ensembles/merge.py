@@ -21,14 +21,14 @@ from histotune.ensembles.crossfit import CALIBRATION, CalibratedPredictions, hel
 from histotune.ensembles.diversity import diversity
 from histotune.ensembles.lineup import MemberPredictions, calibrations, fit_to, keep_weighted, line_up
 from histotune.ensembles.operating import point_of, scored_cases
-from histotune.ensembles.strategies import ENSEMBLES
+from histotune.ensembles.strategies import ENSEMBLES, Ensemble
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import intervals, paired_bootstrap, patient_bootstrap
 from histotune.metrics.calibration import OF_CALIBRATED
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.operating_points import OperatingPoint, ThresholdResult
 from histotune.storage import layout
-from histotune.storage.records import TrialRecord, write_record
+from histotune.storage.records import write_record
 from histotune.storage.selection import SelectedTrial, best_trials
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.training.pooling import by_fold, scored
@@ -121,42 +121,78 @@ def merge(
         ConfigError: unknown strategy, parameter or operating point, or `top` below 1.
     """
     settings = store.settings
-    params = _params(strategy, params or {}, settings)
-    point = point_of(operating_point, settings)
-    lineup = line_up(members or [SelectedTrial(record, store) for record in best_trials(store, top)])
-    parts = parts_by_patient(lineup.cases.patients, lineup.cases.labels)
-    began = time.perf_counter()
+    params, point = _params(strategy, params or {}, settings), point_of(operating_point, settings)
+    chosen = members or [SelectedTrial(record, store) for record in best_trials(store, top)]
+    lineup = line_up(chosen)
+    combined = combine(lineup, strategy, params, point, positive=settings.positive)
+    described = _described(combined, lineup, point, settings, replicates)
+    merged = _result(store.ensembles / (name or _name(strategy, lineup.members)), combined, described)
+    _write(merged, combined, lineup, store)
+    return merged
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Members that were combined by a strategy.
+
+    Attributes:
+        strategy, params, ensemble: registered strategy, its parameters, and what was fitted.
+        kept: the members that it gives weight.
+        raw: [n, C], probabilities of the cases; of a strategy that learns, those of patients who had no part in it.
+        tuned: the same at a temperature, and a threshold.
+        seconds: that the strategy took to fit.
+    """
+
+    strategy: str
+    params: Mapping[str, Any]
+    ensemble: Ensemble
+    kept: MemberPredictions
+    raw: np.ndarray
+    tuned: CalibratedPredictions
+    seconds: float
+
+
+def combine(
+    lineup: MemberPredictions, strategy: str, params: Mapping[str, Any], point: OperatingPoint | None, *, positive: int
+) -> Combination:
+    """Fit a strategy to the members' calibrated logits, then a temperature and a threshold to what it gives.
+
+    Raises:
+        StudyError: patients cannot be kept apart, or the operating point is out of reach.
+    """
+    labels, began = lineup.cases.labels, time.perf_counter()
+    parts = parts_by_patient(lineup.cases.patients, labels)
     ensemble = ENSEMBLES.build(strategy, **params)
-    ensemble.fit(lineup.logits, lineup.cases.labels, lineup.present)
+    ensemble.fit(lineup.logits, labels, lineup.present)
     seconds = time.perf_counter() - began
     raw = ensemble.predict(lineup.logits, lineup.present)
     if ensemble.learns:
         raw = held_out(partial(fit_to, strategy, params, lineup), parts, raw.shape, strategy)
     bounds = OF_CALIBRATED if len(lineup.members) > 1 else None
-    tuned = tune(raw, lineup.cases.labels, parts, point, positive=settings.positive, bounds=bounds)
-    name = name or _name(strategy, lineup.members)
-    kept = keep_weighted(ensemble, lineup)
-    merged = EnsembleResult(
-        folder=store.ensembles / name,
-        strategy=strategy,
-        params=params,
-        members=tuple(member.record.number for member in kept.members),
-        temperatures=kept.temperatures,
+    tuned = tune(raw, labels, parts, point, positive=positive, bounds=bounds)
+    return Combination(strategy, params, ensemble, keep_weighted(ensemble, lineup), raw, tuned, seconds)
+
+
+def _result(folder: Path, combined: Combination, described: Mapping[str, Any]) -> EnsembleResult:
+    """Join what was fitted with what was measured of it."""
+    ensemble, members = combined.ensemble, combined.kept.members
+    own = folder.parent.parent  # of the study
+    return EnsembleResult(
+        folder=folder,
+        strategy=combined.strategy,
+        params=combined.params,
+        members=tuple(member.record.number for member in members),
+        temperatures=combined.kept.temperatures,
         state=ensemble.state(),
-        threshold=tuned.threshold,
-        digest=_digest([member.record for member in kept.members], kept.temperatures, strategy, params),
-        studies=tuple("" if one.store.folder == store.folder else str(one.store.folder) for one in kept.members),
-        modalities=tuple(member.modality for member in kept.members),
-        fit_seconds=seconds,
-        temperature=tuned.temperature,
-        calibration=calibrations(raw, tuned, lineup),
-        diversity=diversity(metrics.softmax(kept.logits), kept.cases.labels, kept.present),
-        weights=tuple(ensemble.shares(len(kept.members))),
-        candidates=tuple(member.record.number for member in lineup.members) if ensemble.selects else (),
-        **_described(tuned, lineup, point, settings, replicates),
+        threshold=combined.tuned.threshold,
+        digest=_digest(combined),
+        studies=tuple("" if member.store.folder == own else str(member.store.folder) for member in members),
+        modalities=tuple(member.modality for member in members),
+        fit_seconds=combined.seconds,
+        temperature=combined.tuned.temperature,
+        weights=tuple(ensemble.shares(len(members))),
+        **described,
     )
-    _write(merged, [member.record for member in kept.members], lineup, tuned.probabilities, store)
-    return merged
 
 
 def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
@@ -167,13 +203,14 @@ def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) ->
 
 
 def _described(
-    tuned: CalibratedPredictions,
+    combined: Combination,
     lineup: MemberPredictions,
     point: OperatingPoint | None,
     settings: StudySettings,
     replicates: int,
 ) -> dict[str, Any]:
     """Measure an ensemble beside its best member and the uniform mean of those that it was made of."""
+    tuned, kept = combined.tuned, combined.kept
     labels, patients = lineup.cases.labels, lineup.cases.patients
     about: dict[str, Any] = {"positive": settings.positive, "replicates": replicates}
     rivals = {
@@ -195,6 +232,9 @@ def _described(
         "operating_point": None
         if point is None
         else reached(tuned, point, labels, patients, scored_cases(settings), **about),
+        "calibration": calibrations(combined.raw, tuned, lineup),
+        "diversity": diversity(metrics.softmax(kept.logits), kept.cases.labels, kept.present),
+        "candidates": tuple(member.record.number for member in lineup.members) if combined.ensemble.selects else (),
     }
 
 
@@ -203,30 +243,22 @@ def _name(strategy: str, members: Sequence[SelectedTrial]) -> str:
     return f"{strategy}-{'-'.join(sorted(modalities))}" if all(modalities) else f"{strategy}-top{len(members)}"
 
 
-def _digest(
-    members: Sequence[TrialRecord], temperatures: Sequence[float], strategy: str, params: Mapping[str, Any]
-) -> str:
+def _digest(combined: Combination) -> str:
     parts = {
-        "members": [member.digest for member in members],
-        "temperatures": list(temperatures),
-        "strategy": strategy,
-        "params": dict(params),
+        "members": [member.record.digest for member in combined.kept.members],
+        "temperatures": list(combined.kept.temperatures),
+        "strategy": combined.strategy,
+        "params": dict(combined.params),
     }
     return short_digest(parts)
 
 
-def _write(
-    merged: EnsembleResult,
-    members: Sequence[TrialRecord],
-    lineup: MemberPredictions,
-    probabilities: np.ndarray,
-    store: StudyFolder,
-) -> None:
+def _write(merged: EnsembleResult, combined: Combination, lineup: MemberPredictions, store: StudyFolder) -> None:
     """Write predictions, settings and, last, the record that makes the ensemble exist."""
-    scores = np.log(np.maximum(probabilities, LEAST))  # float64: a vote's tie-break is lost in float32
+    scores = np.log(np.maximum(combined.tuned.probabilities, LEAST))  # float64: a vote's tie-break is lost in float32
     saved = replace(lineup.cases, logits=scores)
     saved.save(merged.folder / layout.PREDICTIONS)
-    settings = store.settings
+    settings, members = store.settings, [member.record for member in combined.kept.members]
     measured: dict[str, Any] = {"metrics": dict(merged.metrics)}
     if settings.folds:  # as its members are
         measured = scored(list(by_fold(saved, store.split)), saved, settings.positive)
