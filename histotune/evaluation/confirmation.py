@@ -148,8 +148,10 @@ def sentence(winner: ConfirmationRow, judged: Judged, metric: str, classes: int)
     who = "the default configuration" if winner.name == DEFAULT else winner.name
     message = (
         f"Trained again with new seeds and folds, {who}, the best of the search, reaches {winner.confirmed} {name}; "
-        f"its score in the search was {winner.search_score:.3f}, an optimism gap of {winner.optimism_gap}"
+        f"its score in the search was {winner.search_score:.3f}"
     )
+    if not np.isnan(winner.optimism_gap.value):
+        message += f", an optimism gap of {winner.optimism_gap}"
     verdicts = [f"not significantly better than {chance}" for chance in chance_in(winner.confirmed, metric, classes)]
     result, beats = judged.against_default.get(winner.name), False
     if winner.name != DEFAULT and result is not None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from histotune.errors import DataError
 from histotune.metrics import scores as metrics
-from histotune.metrics.intervals import LEVEL, ConfidenceInterval, Difference, Seeded
+from histotune.metrics.intervals import ConfidenceInterval, Difference, Seeded
 from histotune.metrics.measured import Measured, MetricFn
+from histotune.metrics.shares import LEVEL
 
 REPLICATES = 2000
 
@@ -33,8 +34,9 @@ def patient_bootstrap(
 ) -> ConfidenceInterval:
     """Return a metric on all cases with its expanded percentile interval over resampled patients.
 
-    Replicates in which the metric is undefined are left out; the bounds are NaN when more than half are, or when there
-    are fewer than two patients.
+    Replicates in which the metric is undefined are left out; the bounds are NaN when more than half are, when there are
+    fewer than two patients, when no replicate differs and the metric is no share of cases, and of the ECE, which is
+    above the truth in all of them.
 
     Args:
         metric: a name of `metrics.METRICS` (fast), or any function of probabilities and labels.

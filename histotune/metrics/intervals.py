@@ -12,19 +12,18 @@ minus the level at which the interval reaches zero: p < .05 is the same as a 95 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from histotune.core.format import bracketed
 from histotune.errors import ConfigError
 from histotune.metrics.measured import Measured
+from histotune.metrics.shares import LEVEL
 
-LEVEL = 0.95
-_Z = 1.959963984540054  # of a normal interval of 95 %
+_LEAST_PATIENTS = 1.5  # effective ones, below which a t quantile says nothing any more
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,9 @@ class Seeded:
         without: [S, P], on all patients but one; [S, 0] where there are many.
         patients: their number.
         range: of the metric, beyond which no bound lies; without bounds for a difference.
+        effective: how many equal patients those are worth that limit the metric; no more than `patients`.
+        biased: draws lie off the truth, so that they give no interval; a difference may have one.
+        floors: of every training, (level, variance over patients) -> bounds than which none is narrower.
     """
 
     values: np.ndarray
@@ -73,25 +75,40 @@ class Seeded:
     without: np.ndarray
     patients: int
     range: tuple[float, float] = (-math.inf, math.inf)
+    effective: float = math.inf
+    biased: bool = False
+    floors: Sequence[Callable[[float, float], tuple[float, float] | None]] = ()
 
     @classmethod
     def of(cls, measured: Sequence[Measured], replicates: int, seed: int) -> Seeded:
         """Measure every training on the same draws."""
         drawn = np.stack([one.replicate(replicates, seed) for one in measured])
         without = np.stack([one.without_each() for one in measured])
-        return cls(np.array([one.value() for one in measured]), drawn, without, measured[0].patients, measured[0].range)
+        first, values = measured[0], np.array([one.value() for one in measured])
+        effective, floors = min(one.effective for one in measured), tuple(one.floor for one in measured)
+        return cls(values, drawn, without, first.patients, first.range, effective, first.biased, floors)
 
     def minus(self, other: Seeded) -> Seeded:
         """Subtract another configuration, training by training; one of a single training is subtracted from all."""
         drawn, without = self.drawn - other.drawn, self.without - other.without
-        return Seeded(self.values - other.values, drawn, without, self.patients)
+        effective = min(self.effective, other.effective)
+        return Seeded(self.values - other.values, drawn, without, self.patients, effective=effective)
 
     def interval(self, level: float = LEVEL) -> ConfidenceInterval:
         """Return the mean over trainings and its interval; the bounds are NaN where they cannot be known."""
         low, high, _ = self._bounds(level)
-        return ConfidenceInterval(
-            float(self.values.mean()), *(float(np.clip(bound, *self.range)) for bound in (low, high))
-        )
+        if math.isnan(low):
+            return ConfidenceInterval(float(self.values.mean()), low, high)
+        value, means = float(self.values.mean()), self.drawn.mean(axis=0)
+        variance = float(np.nanvar(means))
+        floors = [(one, floor(level, variance)) for one, floor in zip(self.values, self.floors, strict=False)]
+        off = [np.abs(np.array(floor) - one) for one, floor in floors if floor is not None]
+        if off:
+            down, up = np.mean(off, axis=0)
+            low, high = np.fmin(low, value - down), np.fmax(high, value + up)
+        elif self.biased or math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12):
+            low = high = float("nan")  # no draw differs, and nothing else tells how well the value is known
+        return ConfidenceInterval(value, *(float(np.clip(bound, *self.range)) for bound in (low, high)))
 
     def difference(self, level: float = LEVEL) -> Difference:
         """Return the mean over trainings, its interval and its p-value."""
@@ -107,8 +124,9 @@ class Seeded:
         known = means[~np.isnan(means)]
         if self.patients < 2 or len(known) < len(means) / 2:
             return float("nan"), float("nan"), float("nan")
-        free, share = self.patients - 1, (1 + level) / 2
-        low, high = np.quantile(known, tails(self.patients, level))
+        patients = max(min(float(self.patients), self.effective), _LEAST_PATIENTS)
+        free, share = patients - 1, (1 + level) / 2
+        low, high = np.quantile(known, tails(patients, level))
         of_seeds = float(self.values.std(ddof=1) / np.sqrt(len(self.values))) if len(self.values) > 1 else 0.0
         errors = [max(width, 0.0) / float(stdtrit(free, share)) for width in (value - low, high - value)]
         wider = max(1.0, self._jackknife() / mean) if (mean := sum(errors) / 2) else 1.0
@@ -123,24 +141,7 @@ class Seeded:
         return float(np.sqrt((len(known) - 1) * known.var())) if len(known) > 1 else 0.0
 
 
-def wilson(shares: ArrayLike, cases: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bounds of the 95 % score interval of shares of `cases` independent units each, at least 1.
-
-    It is SciPy's `binomtest(...).proportion_ci(method="wilson")`, for many shares at once and for a share that is no
-    whole count, such as a sensitivity of 0.8 in 3 patients (Wilson, JASA 1927).
-
-    >>> low, high = wilson([0.0, 0.5], 10)
-    >>> low.round(3).tolist(), high.round(3).tolist()
-    ([0.0, 0.237], [0.278, 0.763])
-    """
-    share, n = np.asarray(shares, dtype=np.float64), np.asarray(cases)
-    middle = share + _Z**2 / (2 * n)
-    half = _Z * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    scale = 1 + _Z**2 / n
-    return np.maximum((middle - half) / scale, 0.0), np.minimum((middle + half) / scale, 1.0)
-
-
-def tails(patients: int, level: float = LEVEL) -> tuple[float, float]:
+def tails(patients: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the shares of replicates below an interval's lower and upper bound; see `statistics.patient_bootstrap`."""
     from scipy.special import ndtr, stdtrit
 
@@ -152,7 +153,7 @@ class _Side(NamedTuple):
     """Two standard errors on one side of a value, each with its degrees of freedom."""
 
     of_patients: float
-    patients_free: int
+    patients_free: float
     of_seeds: float
     seeds_free: int
 

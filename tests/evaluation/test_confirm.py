@@ -488,7 +488,7 @@ def test_the_cheapest_goes_by_latency_then_weights_then_score() -> None:
         (
             0.55,
             {"value": -0.1, "low": -0.2, "high": -0.02, "p": 0.01},
-            "]: significantly worse than the default configuration by -0.100 [-0.200, -0.020], p = 0.010.",
+            "was 0.700: significantly worse than the default configuration by -0.100 [-0.200, -0.020], p = 0.010.",
         ),
         (
             0.45,

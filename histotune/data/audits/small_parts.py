@@ -7,7 +7,7 @@ import numpy as np
 from histotune.core.parameters import Interval
 from histotune.data.audits._base import AUDITS, NOTE, OK, WARNING, Finding, Subject
 from histotune.data.splits import TEST, TRAIN
-from histotune.metrics.intervals import wilson
+from histotune.metrics.shares import wilson
 
 SENSITIVITY = 0.8  # whose interval the finding names
 

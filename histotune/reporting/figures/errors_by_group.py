@@ -10,7 +10,8 @@ import numpy as np
 from histotune.core.format import counted
 from histotune.errors import HistotuneError
 from histotune.metrics.bootstrap import patient_bootstrap
-from histotune.metrics.intervals import ConfidenceInterval, wilson
+from histotune.metrics.intervals import ConfidenceInterval
+from histotune.metrics.shares import wilson
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
 from histotune.reporting.figures._errors import scored
