@@ -233,9 +233,11 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
         f"{in_words(name)} {calibration[name]['before']:.3f} -> {calibration[name]['after']:.3f}"
         for name in _CALIBRATION
     )
-    vain = calibration["nll"]["after"] >= calibration["nll"]["before"]
-    how = "cross-fitted by patient" + (": no gain on held-out patients" if vain else "")
-    typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} ({how})")
+    if calibration["temperature"] == 1.0:
+        values = ", ".join(f"{in_words(name)} {calibration[name]['before']:.3f}" for name in _CALIBRATION)
+        typer.echo(f"no temperature, which would not help on held-out patients: {values}")
+    else:
+        typer.echo(f"temperature {calibration['temperature']:.3g}: {', '.join(changes)} (cross-fitted by patient)")
     if point is None:
         return
     from histotune.metrics.operating_points import OperatingPoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,15 @@ from histotune.data.grouping import by_case, by_group
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import REPLICATES, patient_bootstrap
-from histotune.metrics.calibration import OF_CALIBRATED, fit_temperature, logs_of, tempered
+from histotune.metrics.calibration import (
+    LEAST_TEMPERATURE,
+    MOST_TEMPERATURE,
+    OF_CALIBRATED,
+    fit_temperature,
+    logs_of,
+    losses,
+    tempered,
+)
 from histotune.metrics.operating_points import OperatingPoint, ThresholdResult
 
 CALIBRATION = ("ece", "brier", "nll")
@@ -25,7 +33,8 @@ class CalibratedPredictions:
     """A temperature and a threshold, and what comes of them.
 
     Attributes:
-        temperature, threshold: fitted on all cases; the threshold is None where no point was asked for.
+        temperature: fitted on all cases; 1 where, cross-fitted by patient, it does not help.
+        threshold: fitted on all cases; None where no point was asked for.
         probabilities: [n, C], at the temperature. Their order, and so AUROC, is that of what was tempered.
         crossfitted: [n, C], of each case at the temperature that the other patients chose.
         called: bool [n], whether it is called positive at the threshold that they chose; None without a threshold.
@@ -52,6 +61,7 @@ class CalibratedPredictions:
 def tune(
     raw: np.ndarray,
     labels: np.ndarray,
+    patients: np.ndarray,
     parts: np.ndarray | None,
     point: OperatingPoint | None,
     *,
@@ -62,31 +72,69 @@ def tune(
 
     Args:
         raw: of cases that had no part in what made them.
+        labels, patients: [n].
+        parts: as `parts_by_patient` gives them; without any, nothing shows whether a temperature helps, and it is 1.
         point: how to choose the threshold; None for more than two classes.
         bounds: of the temperature; None leaves it at 1.
     """
+    splits = [] if parts is None else [parts == part for part in np.unique(parts)]
+    temperature, by_split = 1.0, [1.0] * len(splits)
+    if bounds is not None:
+        temperature, by_split = _temperatures(logs_of(raw), labels, patients, splits, bounds)
 
-    def fit(rows: np.ndarray, strict: bool) -> tuple[float, float | None]:
-        own, truth = raw[rows], labels[rows]
-        temperature = 1.0
-        if bounds is not None:
-            temperature = fit_temperature(logs_of(own), truth, least=bounds[0], most=bounds[1])
+    def choose(rows: np.ndarray, at: float, strict: bool) -> float | None:
         if point is None:
-            return temperature, None
-        return temperature, point.choose(tempered(own, temperature), truth, positive=positive, strict=strict)
+            return None
+        return point.choose(tempered(raw[rows], at), labels[rows], positive=positive, strict=strict)
 
-    temperature, threshold = fit(np.arange(len(labels)), True)
+    threshold = choose(np.arange(len(labels)), temperature, True)
     probabilities, called = tempered(raw, temperature), np.zeros(len(labels), bool)
     crossfitted = probabilities.copy()
     if threshold is not None:
         called = probabilities[:, positive] >= threshold
-    for part in () if parts is None else np.unique(parts):
-        own = parts == part
-        other, at = fit(np.flatnonzero(~own), False)
+    for own, other in zip(splits, by_split, strict=True):
+        at = choose(np.flatnonzero(~own), other, False)
         crossfitted[own] = tempered(raw[own], other)
         called[own] = at is not None and crossfitted[own][:, positive] >= at
     chosen = None if threshold is None else called
     return CalibratedPredictions(temperature, threshold, probabilities, crossfitted, chosen, parts is not None)
+
+
+def temperature_of(logits: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> float:
+    """Fit the temperature of held-out logits [n, C]; 1 where, cross-fitted by patient, it does not help.
+
+    It helps if it lowers the negative log-likelihood of patients that had no part in its fit by more than the standard
+    error of that, over patients.
+    """
+    parts = parts_by_patient(patients, labels)
+    splits = [] if parts is None else [parts == part for part in np.unique(parts)]
+    return _temperatures(logits, labels, patients, splits, (LEAST_TEMPERATURE, MOST_TEMPERATURE))[0]
+
+
+def _temperatures(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    patients: np.ndarray,
+    splits: Sequence[np.ndarray],
+    bounds: tuple[float, float],
+) -> tuple[float, list[float]]:
+    """Return the temperature of all cases, and of those outside of each split; 1 throughout where it does not help."""
+
+    def fit(rows: np.ndarray) -> float:
+        return fit_temperature(logits[rows], labels[rows], patients=patients[rows], least=bounds[0], most=bounds[1])
+
+    by_split = [fit(~own) for own in splits]
+    gain = np.zeros(len(labels))
+    for own, temperature in zip(splits, by_split, strict=True):
+        careful = patients if temperature < 1 else None
+        gain[own] = (losses(logits, labels, 1.0, careful) - losses(logits, labels, temperature, careful))[own]
+    sums = np.unique(patients, return_inverse=True)[1]
+    per_patient, cases = np.bincount(sums, weights=gain), np.bincount(sums)
+    mean, count = gain.mean(), len(cases)
+    error = np.sqrt(count / max(count - 1, 1) * ((per_patient - mean * cases) ** 2).sum()) / len(gain)
+    if not splits or not mean > error:
+        return 1.0, [1.0] * len(splits)
+    return fit(np.full(len(labels), True)), by_split
 
 
 def reached(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from histotune.ensembles.crossfit import CalibratedPredictions, calibration
+from histotune.ensembles.crossfit import CalibratedPredictions, calibration, temperature_of
 from histotune.ensembles.strategies import ENSEMBLES, Ensemble
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
-from histotune.metrics.calibration import apply_temperatures, fit_temperature, tempered
+from histotune.metrics.calibration import apply_temperatures, tempered
 from histotune.storage.records import Predictions
 from histotune.storage.selection import SelectedTrial
 
@@ -36,8 +37,10 @@ def line_up(members: Sequence[SelectedTrial]) -> MemberPredictions:
     saved = [member.record.predictions() for member in members]
     _check_same_cases(members, saved)
     cases = replace(saved[0], present=np.any([one.has_input for one in saved], axis=0))
-    temperatures = tuple(fit_temperature(one.logits[one.has_input], one.labels[one.has_input]) for one in saved)
+    temperatures = tuple(_calibrated(one) for one in saved)
     logits = apply_temperatures(np.stack([one.logits for one in saved]), temperatures)
+    for member, one in zip(members, saved, strict=True):
+        _warn_of_chance(member, one)
     return MemberPredictions(members, temperatures, logits, np.stack([one.has_input for one in saved]), cases)
 
 
@@ -70,6 +73,22 @@ def calibrations(raw: np.ndarray, tuned: CalibratedPredictions, lineup: MemberPr
         before = tempered(after, 1 / temperature)
         members.append({"trial": member.record.number} | calibration(temperature, before, after, truth))
     return calibration(tuned.temperature, raw, tuned.crossfitted, labels) | {"members": members}
+
+
+def _calibrated(one: Predictions) -> float:
+    there = one.has_input
+    return temperature_of(one.logits[there], one.labels[there], one.patients[there])
+
+
+def _warn_of_chance(member: SelectedTrial, one: Predictions) -> None:
+    """Warn of a member whose ranking of the cases is no better than chance, if it is one of several."""
+    area = metrics.score("auroc", metrics.softmax(one.logits[one.has_input]), one.labels[one.has_input])
+    if area <= 0.5:
+        warnings.warn(
+            f"trial {member.record.number} is no better than chance on held-out cases (AUROC {area:.3f}): "
+            "as a member of an ensemble it adds noise; leave it out",
+            stacklevel=4,
+        )
 
 
 def _check_same_cases(members: Sequence[SelectedTrial], saved: Sequence[Predictions]) -> None:

@@ -169,7 +169,7 @@ def combine(
     if ensemble.learns:
         raw = held_out(partial(fit_to, strategy, params, lineup), parts, raw.shape, strategy)
     bounds = OF_CALIBRATED if len(lineup.members) > 1 else None
-    tuned = tune(raw, labels, parts, point, positive=positive, bounds=bounds)
+    tuned = tune(raw, labels, lineup.cases.patients, parts, point, positive=positive, bounds=bounds)
     return Combination(strategy, params, ensemble, keep_weighted(ensemble, lineup), raw, tuned, seconds)
 
 

@@ -26,13 +26,14 @@ from histotune.core.config import TrialConfig
 from histotune.core.progress import Progress
 from histotune.data.cohort import Cohort
 from histotune.data.splits import TrainingData
+from histotune.ensembles.crossfit import temperature_of
 from histotune.ensembles.merge import EnsembleResult
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.export import describe_single, write_export
 from histotune.exports.onnx import check_packages
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import paired_bootstrap, patient_bootstrap
-from histotune.metrics.calibration import fit_temperature, tempered
+from histotune.metrics.calibration import tempered
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.operating_points import OperatingPoint
 from histotune.storage import layout
@@ -207,7 +208,8 @@ def _compared(
     number = int(read_ensemble(merged.folder)["best_member"])
     chosen = next((member for member in members if member.number == number), None) or complete_trial(store, number)
     best = chosen.predictions()
-    calibrated = fit_temperature(best.logits[best.has_input], best.labels[best.has_input])
+    there = best.has_input
+    calibrated = temperature_of(best.logits[there], best.labels[there], best.patients[there])
     sides = {"student": (saved, temperature), "ensemble": (teacher, 1.0), "best_member": (best, calibrated)}
     order = {name: at for at, name in enumerate(saved.ids.tolist())}
     probabilities = {}

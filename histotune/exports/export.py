@@ -237,7 +237,7 @@ def describe_single(
     settings, raw = store.settings, metrics.softmax(saved.logits)
     point, parts = point_of(operating_point, settings), parts_by_patient(saved.patients, saved.labels)
     positive, bounds = settings.positive, (LEAST_TEMPERATURE, MOST_TEMPERATURE)
-    tuned = tune(raw, saved.labels, parts, point, positive=positive, bounds=bounds)
+    tuned = tune(raw, saved.labels, saved.patients, parts, point, positive=positive, bounds=bounds)
     at = point and reached(tuned, point, saved.labels, saved.patients, scored_cases(settings), positive=positive)
     validation, on = tuned.measure(saved.labels, positive), (saved.labels, saved.patients)
     intervals = {name: patient_bootstrap(name, tuned.of(name), *on, positive=positive) for name in validation}

@@ -23,7 +23,7 @@ from histotune.errors import ConfigError
 from histotune.metrics.measured import Measured
 from histotune.metrics.shares import LEVEL
 
-_LEAST_PATIENTS = 1.5  # effective ones, below which a t quantile says nothing any more
+LEAST_PATIENTS = 1.5  # effective ones, below which a t quantile says nothing any more
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Seeded:
         known = means[~np.isnan(means)]
         if self.patients < 2 or len(known) < len(means) / 2:
             return float("nan"), float("nan"), float("nan")
-        patients = max(min(float(self.patients), self.effective), _LEAST_PATIENTS)
+        patients = max(min(float(self.patients), self.effective), LEAST_PATIENTS)
         free, share = patients - 1, (1 + level) / 2
         low, high = np.quantile(known, tails(patients, level))
         of_seeds = float(self.values.std(ddof=1) / np.sqrt(len(self.values))) if len(self.values) > 1 else 0.0
@@ -142,9 +142,15 @@ class Seeded:
 
 
 def tails(patients: float, level: float = LEVEL) -> tuple[float, float]:
-    """Return the shares of replicates below an interval's lower and upper bound; see `statistics.patient_bootstrap`."""
+    """Return the shares of replicates below an interval's lower and upper bound, which lie farther out of few patients.
+
+    Args:
+        patients: effective ones, see `shares.effective`; 1.5 is the least that tells anything.
+        level: confidence, in (0, 1).
+    """
     from scipy.special import ndtr, stdtrit
 
+    patients = max(patients, LEAST_PATIENTS)
     tail = float(ndtr(-np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, (1 + level) / 2)))
     return tail, 1 - tail
 

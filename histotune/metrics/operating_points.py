@@ -12,6 +12,7 @@ import numpy as np
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.metrics.calibration import THRESHOLD_METRICS, choose_threshold
 from histotune.metrics.intervals import ConfidenceInterval
+from histotune.metrics.scores import in_words
 
 SENSITIVITY, SPECIFICITY, YOUDEN, COST = "sensitivity", "specificity", "youden", "cost"
 RULES = (SENSITIVITY, SPECIFICITY, YOUDEN, COST, *THRESHOLD_METRICS)
@@ -75,15 +76,22 @@ class OperatingPoint:
         """Return the threshold on the positive class's probability [n, 2]; see `metrics.decide`.
 
         Args:
-            strict: refuse what calls all cases alike, and warn where the cases are too few to confirm it; else
-                such a threshold is returned.
+            strict: refuse what calls all cases alike, or of a metric warn of it, and warn where the cases are too few
+                to confirm the point; else such a threshold is returned.
 
         Raises:
             StudyError: the point cannot be reached other than by calling all cases alike; the message names what can.
             ConfigError, DataError: as `choose_threshold`.
         """
         if self.rule in THRESHOLD_METRICS:
-            return choose_threshold(probabilities, labels, metric=self.rule, positive=positive)
+            chosen = choose_threshold(probabilities, labels, metric=self.rule, positive=positive)
+            if strict and not 0 < chosen <= 1:
+                warnings.warn(
+                    f"on these cases nothing has a better {in_words(self.rule)} than calling all of them "
+                    f"{'positive' if chosen <= 0 else 'negative'}: the threshold does that",
+                    stacklevel=3,
+                )
+            return chosen
         if probabilities.shape[1] != 2:
             raise ConfigError(f"operating point {self} is of two classes, and these are {probabilities.shape[1]}")
         curve = curve_of(probabilities[:, positive], labels == positive)

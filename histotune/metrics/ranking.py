@@ -29,6 +29,12 @@ class Ranking:
         hits = np.cumsum(self._hits * weights, axis=-1)
         return hits[..., self._ends], np.cumsum(weights, axis=-1, dtype=np.float64)[..., self._ends]
 
+    def by_member(self, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Count hits and misses by patient, [P] each; `member` [n] is the patient's number of each case as given."""
+        ranked = member[self.order]
+        hits = np.bincount(ranked, weights=self._hits)
+        return hits, np.bincount(ranked) - hits
+
     def auroc(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Return P(score of a hit > score of a miss) + P(equal) / 2, [...]; NaN without either.
 

@@ -12,11 +12,11 @@ from scipy.optimize import minimize_scalar
 
 from histotune.data.grouping import by_group
 from histotune.data.splits import TrainingData
-from histotune.ensembles.crossfit import PARTS
+from histotune.ensembles.crossfit import PARTS, temperature_of
 from histotune.ensembles.merge import merge
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError, DataError, StudyError
-from histotune.metrics.calibration import OF_CALIBRATED, apply_temperatures, fit_temperature
+from histotune.metrics.calibration import OF_CALIBRATED, apply_temperatures
 from histotune.metrics.scores import evaluate, negative_log_likelihood, score, softmax
 from histotune.storage.records import Predictions, write_record
 from histotune.storage.selection import best_trials
@@ -60,11 +60,13 @@ def test_one_configuration_counts_once(study: StudyFolder, small_data: TrainingD
     assert sorted(chosen) == [f"digest{number}" for number in range(5)]
 
 
-def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Find the temperature of what is combined by somebody else's optimiser."""
+def best_temperature(probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> float:
+    """Find the temperature of what is too sure by somebody else's optimiser; every patient counts against a prior."""
+    counts = np.unique(patients, return_counts=True)[1]
 
     def loss(temperature: float) -> float:
-        return negative_log_likelihood(softmax(np.log(probabilities) / temperature), labels)
+        likelihood = negative_log_likelihood(softmax(np.log(probabilities) / temperature), labels)
+        return likelihood + np.log(temperature) ** 2 / 2 * (counts**2).sum() / counts.sum() ** 2
 
     return float(minimize_scalar(loss, bounds=OF_CALIBRATED, method="bounded", options={"xatol": 1e-10}).x)
 
@@ -75,7 +77,7 @@ def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study
     chosen = merged.candidates or merged.members
     saved = [Predictions.load(study.trial_folder(number) / "predictions.npz") for number in chosen]
     labels = saved[0].labels
-    temperatures = [fit_temperature(one.logits, labels) for one in saved]
+    temperatures = [temperature_of(one.logits, labels, one.patients) for one in saved]
     logits = apply_temperatures(np.stack([one.logits for one in saved]), temperatures)
     count = min(PARTS, len(np.unique(saved[0].patients)))
     parts = by_group(saved[0].patients, labels, [1 / count] * count, [0], "patient")
@@ -84,16 +86,17 @@ def test_predictions_are_the_strategy_over_tempered_members(strategy: str, study
         others = ENSEMBLES.build(strategy, **merged.params)
         others.fit(logits[:, parts != part], labels[parts != part])
         raw[parts == part] = others.predict(logits[:, parts == part])
-    by_hand = np.zeros_like(raw)
-    for part in range(count):
+    by_hand, patients = raw.copy(), saved[0].patients
+    for part in range(count) if merged.temperature > 1 else ():
         own = parts == part
-        by_hand[own] = softmax(np.log(raw[own]) / best_temperature(raw[~own], labels[~own]))
+        by_hand[own] = softmax(np.log(raw[own]) / best_temperature(raw[~own], labels[~own], patients[~own]))
     written = Predictions.load(merged.folder / "predictions.npz")
     assert (
         dict(zip(chosen, temperatures, strict=True)).items()
         >= dict(zip(merged.members, merged.temperatures, strict=True)).items()
     )
-    assert merged.temperature == pytest.approx(best_temperature(raw, labels), rel=1e-4)
+    if merged.temperature != 1:
+        assert merged.temperature == pytest.approx(best_temperature(raw, labels, patients), rel=1e-4)
     assert softmax(written.logits) == pytest.approx(softmax(np.log(raw) / merged.temperature), abs=1e-5)
     assert np.array_equal(written.ids, saved[0].ids)
     calibrated = {name: score(name, by_hand, labels) for name in ("ece", "brier", "nll")}

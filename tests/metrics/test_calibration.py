@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from histotune.ensembles.crossfit import temperature_of
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.calibration import (
     LEAST_TEMPERATURE,
@@ -17,6 +18,7 @@ from histotune.metrics.calibration import (
     choose_threshold,
     fit_temperature,
 )
+from histotune.metrics.operating_points import OperatingPoint
 from histotune.metrics.scores import negative_log_likelihood, score, softmax
 
 
@@ -40,14 +42,60 @@ def test_the_temperature_is_the_one_that_minimising_the_likelihood_finds(
         return negative_log_likelihood(softmax(logits / np.exp(log_temperature)), labels)
 
     result = fit_temperature(logits, labels)
-    other = minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded", options={"xatol": 1e-10})
+    other = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-10})
     assert result == pytest.approx(np.exp(other.x), rel=1e-4)
-    assert loss(np.log(result)) <= min(loss(x) for x in np.log(np.geomspace(0.01, 100, 300))) + 1e-12
+    assert loss(np.log(result)) <= min(loss(x) for x in np.log(np.geomspace(0.05, 20, 300))) + 1e-12
 
 
 def test_a_model_that_is_n_times_too_sure_gets_n_times_the_temperature() -> None:
     logits, labels = made_up(0, 3)
     assert fit_temperature(7 * logits, labels) == pytest.approx(7 * fit_temperature(logits, labels), rel=1e-6)
+
+
+@pytest.mark.parametrize("patients", [2, 5, 15, 60])
+def test_few_separated_patients_do_not_make_a_model_sure(patients: int) -> None:
+    labels = np.arange(patients) % 2
+    logits = np.eye(2)[labels]
+    result = fit_temperature(logits, labels, patients=np.arange(patients))
+    assert 0.2 < result < 1
+    assert result > fit_temperature(np.tile(logits, (20, 1)), np.tile(labels, 20), patients=np.arange(20 * patients))
+
+
+def test_cases_of_a_patient_count_as_one_against_the_prior() -> None:
+    logits, labels = made_up(5, 2, n=200, sharpness=6.0)
+    apart = fit_temperature(logits, labels, patients=np.arange(200))
+    alike = fit_temperature(logits, labels, patients=np.arange(200) % 10)
+    assert 1 < alike < apart < fit_temperature(logits, labels)
+
+
+def test_of_many_patients_the_prior_says_nothing() -> None:
+    logits, labels = made_up(6, 3, n=4000, sharpness=3.0)
+    expected = fit_temperature(logits, labels)
+    assert fit_temperature(logits, labels, patients=np.arange(4000)) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_temperature_that_does_not_help_others_is_not_applied() -> None:
+    kept, better = 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        logits, labels = made_up(seed, 2, n=90)
+        kept += temperature_of(logits, labels, rng.integers(0, 15, 90)) == 1.0
+        better += temperature_of(5 * logits, labels, rng.integers(0, 15, 90)) > 1.5
+    assert kept >= 30, "calibrated already"
+    assert better >= 36, "far too sure"
+
+
+def test_on_separated_cases_new_patients_are_not_worse_off() -> None:
+    """As often as not a few validation cases are separated; the likelihood of others may not pay for it."""
+    losses = []
+    for seed in range(60):
+        logits, labels = made_up(seed, 2, n=1015, sharpness=1.0)
+        few = slice(0, 15)
+        temperature = temperature_of(3 * logits[few], labels[few], np.arange(15))
+        after = negative_log_likelihood(softmax(3 * logits[15:] / temperature), labels[15:])
+        losses.append(after - negative_log_likelihood(softmax(3 * logits[15:]), labels[15:]))
+    assert max(losses) < 0.02
+    assert np.mean(losses) < 0
 
 
 def test_calibrated_logits_stay_as_they_are() -> None:
@@ -92,6 +140,16 @@ def test_no_other_threshold_is_better_where_it_was_chosen(metric: str, positive:
     best = score(metric, probabilities, labels, positive=positive, threshold=chosen)
     others = (score(metric, probabilities, labels, positive=positive, threshold=t) for t in np.linspace(0, 1, 501))
     assert best >= max(others) - 1e-12
+
+
+def test_where_calling_all_alike_is_best_it_is_chosen() -> None:
+    scores = np.linspace(0.1, 0.9, 20)
+    probabilities, labels = np.stack([1 - scores, scores], axis=1), np.array([1, 1, *[0] * 18])  # the wrong way round
+    chosen = choose_threshold(probabilities, labels, metric="accuracy")
+    assert chosen > 1
+    assert score("accuracy", probabilities, labels, threshold=chosen) == 0.9
+    with pytest.warns(UserWarning, match="better accuracy than calling all of them negative"):
+        OperatingPoint("accuracy").choose(probabilities, labels)
 
 
 def test_among_equal_thresholds_the_one_nearest_to_a_half_is_taken() -> None:

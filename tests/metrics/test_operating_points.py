@@ -13,7 +13,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_curve
 from histotune.ensembles.crossfit import calibration, parts_by_patient, reached, tune
 from histotune.ensembles.diversity import diversity
 from histotune.errors import ConfigError, StudyError
-from histotune.metrics.calibration import tempered
+from histotune.metrics.calibration import fit_temperature, tempered
 from histotune.metrics.operating_points import OperatingPoint, knowable
 from histotune.metrics.scores import decide, score
 
@@ -152,17 +152,20 @@ def test_parts_keep_patients_whole_and_both_classes_in_what_is_learned_from() ->
 
 def test_what_is_reached_is_that_of_thresholds_that_others_chose() -> None:
     raw, labels, patients = made_up(2)
+    raw = tempered(np.clip(raw, 0.01, 0.99), 0.4)  # too sure, so that a temperature helps
     parts, point = parts_by_patient(patients, labels), OperatingPoint("sensitivity", 0.9)
     assert parts is not None
-    tuned = tune(raw, labels, parts, point)
+    tuned = tune(raw, labels, patients, parts, point)
     called = np.zeros(len(labels), bool)
     for part in np.unique(parts):
         others, own = parts != part, parts == part
-        fold = tune(raw[others], labels[others], None, point)
-        probabilities = tempered(raw[own], fold.temperature)
+        temperature = fit_temperature(
+            np.log(raw[others]), labels[others], patients=patients[others], least=0.1, most=10.0
+        )
+        probabilities = tempered(raw[own], temperature)
         assert tuned.crossfitted[own] == pytest.approx(probabilities)
-        assert fold.threshold is not None
-        called[own] = probabilities[:, 1] >= fold.threshold
+        threshold = point.choose(tempered(raw[others], temperature), labels[others])
+        called[own] = probabilities[:, 1] >= threshold
     result = reached(tuned, point, labels, patients, "validation part", positive=1, replicates=200)
     assert result.sensitivity.value == pytest.approx(called[labels == 1].mean())
     assert result.specificity.value == pytest.approx(1 - called[labels == 0].mean())
@@ -178,7 +181,7 @@ def test_a_sensitivity_is_not_reported_better_than_it_comes_true() -> None:
     for seed in range(60):
         raw, labels, patients = made_up(seed, cases=130, patients=20)
         fresh, fresh_labels, _ = made_up(seed + 10_000, cases=4000, patients=400)
-        tuned = tune(raw, labels, parts_by_patient(patients, labels), point, bounds=None)
+        tuned = tune(raw, labels, patients, parts_by_patient(patients, labels), point, bounds=None)
         assert tuned.called is not None
         assert tuned.threshold is not None
         reported.append(tuned.called[labels == 1].mean())
@@ -191,16 +194,16 @@ def test_a_sensitivity_is_not_reported_better_than_it_comes_true() -> None:
 def test_few_patients_are_described_on_themselves_and_that_is_said() -> None:
     raw, labels, _ = made_up(2)
     point, patients = OperatingPoint("youden"), np.full(len(labels), "p")
-    tuned = tune(raw, labels, None, point)
+    tuned = tune(raw, labels, patients, None, point)
     result = reached(tuned, point, labels, patients, "validation part", positive=1, replicates=20)
     assert "too few patients" in result.fitted_on
     assert np.isnan(result.sensitivity.low)
 
 
 def test_calibration_is_measured_as_scikit_learn_does() -> None:
-    raw, labels, _ = made_up(4)
+    raw, labels, patients = made_up(4)
     sharp = tempered(np.clip(raw, 0.01, 0.99), 0.25)
-    tuned = tune(sharp, labels, None, None)
+    tuned = tune(sharp, labels, patients, parts_by_patient(patients, labels), None)
     result = calibration(tuned.temperature, sharp, tuned.probabilities, labels)
     for side, probabilities in (("before", sharp), ("after", tuned.probabilities)):
         assert result["brier"][side] == pytest.approx(brier_score_loss(labels, probabilities[:, 1]))

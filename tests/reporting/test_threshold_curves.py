@@ -10,7 +10,7 @@ from histotune.errors import StudyError
 from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.metrics.scores import score
 from histotune.reporting import figures
-from histotune.reporting.figures._calibrated import band, sums_by_patient
+from histotune.reporting.figures._calibrated import band
 from histotune.reporting.figures.decision_curve import THRESHOLDS, DecisionCurves, net_benefit
 from histotune.reporting.figures.reliability import curve
 from histotune.storage.study_folder import StudyFolder
@@ -68,8 +68,7 @@ def test_net_benefit_is_that_of_vickers_and_elkin() -> None:
 def test_a_band_is_the_bootstrap_over_patients() -> None:
     probabilities, labels, patients = made_up()
     right = (probabilities.argmax(axis=1) == labels).astype(float)
-    sums = sums_by_patient(patients, np.column_stack([right, np.ones(600)]))
-    low, high = band(sums, lambda s: s[:, :1] / s[:, 1:])
+    low, high = band(patients, np.column_stack([right, np.ones(600)]), lambda s: s[:, :1] / s[:, 1:])
     other = patient_bootstrap("accuracy", probabilities, labels, patients, replicates=2000)
     assert low[0] == pytest.approx(other.low, abs=0.01)
     assert high[0] == pytest.approx(other.high, abs=0.01)

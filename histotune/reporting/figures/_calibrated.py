@@ -10,12 +10,14 @@ import numpy as np
 from histotune.ensembles.crossfit import parts_by_patient, tune
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import LEAST_TEMPERATURE, MOST_TEMPERATURE
+from histotune.metrics.intervals import tails
 from histotune.metrics.resampling import bounds, draws
+from histotune.metrics.shares import effective
 from histotune.reporting.figures._base import FigureSource, call
 from histotune.reporting.figures._select import find
 from histotune.studies.leaderboard import ENSEMBLE
 
-REPLICATES, _TAIL = 500, 0.025
+REPLICATES = 500
 
 
 class Calibrated(NamedTuple):
@@ -46,23 +48,32 @@ def calibrated(source: FigureSource, of: str) -> Calibrated:
     saved = line.record.predictions()
     before = metrics.softmax(saved.logits)
     bounds = (LEAST_TEMPERATURE, MOST_TEMPERATURE)
-    tuned = tune(before, saved.labels, parts_by_patient(saved.patients, saved.labels), None, bounds=bounds)
+    parts = parts_by_patient(saved.patients, saved.labels)
+    tuned = tune(before, saved.labels, saved.patients, parts, None, bounds=bounds)
     how = "" if tuned.crossed else " (too few patients to cross-fit)"
     cases = f"{'out-of-fold predictions' if source.settings.folds else 'validation set'} of {source}{how}"
     ensemble = line.kind == ENSEMBLE
     return Calibrated(call(line), cases, before, tuned.crossfitted, saved.labels, saved.patients, not ensemble)
 
 
-def band(per_patient: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 2.5th and 97.5th percentile of a measure of sums over resampled patients.
+def band(
+    patients: np.ndarray, values: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the expanded 95 % percentiles, as of every interval, of a measure of sums over resampled patients.
 
     Args:
-        per_patient: what is summed up, [P, k].
+        patients: [n].
+        values: what is summed up over cases, [n, k].
         measure: sums [r, k] -> values [r, m], NaN where one is not known.
+
+    Returns:
+        bounds, [m] each; NaN of a single patient.
     """
-    blocks = draws(len(per_patient), REPLICATES, 0)
-    values = np.concatenate([measure(times @ per_patient) for times in blocks])
-    low, high = bounds(values, [_TAIL, 1 - _TAIL])
+    sums, counts = sums_by_patient(patients, values), np.unique(patients, return_counts=True)[1]
+    if len(sums) < 2:
+        return (np.full(measure(sums).shape[1], np.nan),) * 2
+    drawn = np.concatenate([measure(times @ sums) for times in draws(len(sums), REPLICATES, 0)])
+    low, high = bounds(drawn, tails(effective(counts)))
     return low, high
 
 

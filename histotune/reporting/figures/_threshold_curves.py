@@ -14,6 +14,7 @@ from histotune.metrics.bootstrap import patient_bootstrap
 from histotune.metrics.intervals import tails
 from histotune.metrics.ranking import Ranking, rankings
 from histotune.metrics.resampling import WEIGHTS, bounds, draws
+from histotune.metrics.shares import effective
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FigureSource, call
 from histotune.reporting.figures._select import compared
@@ -138,7 +139,8 @@ def _band(kind: Kind, every: list[Ranking], patients: np.ndarray) -> tuple[np.nd
                 np.mean([kind.read(*kind.points(true[r], called[r]), GRID) for true, called in steps], axis=0)
                 for r in range(len(block))
             ]
-    low, high = bounds(np.stack(rows), tails(len(names)))
+    limiting = min(effective(counts) for one in every for counts in one.by_member(member))
+    low, high = bounds(np.stack(rows), tails(limiting))
     return low, high
 
 

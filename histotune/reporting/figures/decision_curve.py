@@ -11,7 +11,7 @@ from histotune.core.format import counted
 from histotune.errors import StudyError
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
-from histotune.reporting.figures._calibrated import band, calibrated, sums_by_patient
+from histotune.reporting.figures._calibrated import band, calibrated
 from histotune.reporting.figures._select import BEST
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ class DecisionCurves(Figure[DecisionCurve]):
         hits = result.labels == settings.positive
         called = result.after[:, [settings.positive]] >= THRESHOLDS
         worth = called * _worth(hits, THRESHOLDS)
-        sums = sums_by_patient(result.patients, np.column_stack([worth, np.ones(len(hits))]))
-        unknown = (np.full(len(THRESHOLDS), np.nan),) * 2
-        low, high = band(sums, lambda s: s[:, :-1] / s[:, -1:]) if len(sums) > 1 else unknown
+        summed = np.column_stack([worth, np.ones(len(hits))])
+        low, high = band(result.patients, summed, lambda s: s[:, :-1] / s[:, -1:])
         return DecisionCurve(
             model=result.model,
             cases=result.cases,
@@ -95,7 +94,7 @@ class DecisionCurves(Figure[DecisionCurve]):
             everybody=net_benefit(np.ones_like(called), hits, THRESHOLDS),
             prevalence=float(hits.mean()),
             number=len(hits),
-            patients=len(sums),
+            patients=len(np.unique(result.patients)),
         )
 
     def draw(self, numbers: DecisionCurve) -> PlotlyFigure:

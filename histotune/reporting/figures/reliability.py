@@ -12,7 +12,7 @@ from histotune.core.parameters import Interval
 from histotune.metrics import scores as metrics
 from histotune.reporting import charts as _style
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
-from histotune.reporting.figures._calibrated import band, calibrated, sums_by_patient
+from histotune.reporting.figures._calibrated import band, calibrated
 from histotune.reporting.figures._select import BEST
 
 if TYPE_CHECKING:
@@ -69,13 +69,12 @@ def curve(
     names, member = np.unique(np.searchsorted(edges, predicted, side="right"), return_inverse=True)
     inside = np.eye(len(names))[member]  # [n, bins]
     counts = inside.sum(axis=0)
-    totals = sums_by_patient(patients, np.concatenate([inside * hit[:, None], inside], axis=1))
 
     def shares(sums: np.ndarray) -> np.ndarray:
         hits, cases = np.split(sums, 2, axis=1)
         return np.divide(hits, cases, out=np.full(hits.shape, np.nan), where=cases > 0)
 
-    low, high = band(totals, shares) if len(totals) > 1 else (np.full(len(names), np.nan),) * 2
+    low, high = band(patients, np.concatenate([inside * hit[:, None], inside], axis=1), shares)
     ece = metrics.score("ece", probabilities, labels)
     return ReliabilityCurve(name, inside.T @ predicted / counts, inside.T @ hit / counts, low, high, counts, ece)
 
