@@ -14,6 +14,8 @@ from histotune.errors import ConfigError, suggest
 
 D = TypeVar("D")
 
+LATE, LATE_SAYS = "late", "of"  # a late fusion always says what it is of; one that does not is of an earlier version
+
 
 @dataclass(frozen=True)
 class Spec:

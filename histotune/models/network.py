@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from histotune.core.config import BranchConfig, HeadConfig, ModelConfig, TrialConfig
+from histotune.core.config import BranchConfig, ModelConfig, TrialConfig
 from histotune.data.batches import Preparations
 from histotune.data.modalities import MODALITIES, Batch
 from histotune.errors import ConfigError, suggest
 from histotune.models.backbones import Backbone, BackboneInput, BackboneOutput, build_backbone, check_kind
-from histotune.models.fusions import FUSIONS
-from histotune.models.losses import LOSSES, Objective, ObjectiveInput
+from histotune.models.fusions import build_fusion
+from histotune.models.heads import Bottleneck, Head
 from histotune.models.redundancies import build_redundancy
 
 _INITIAL = ("weights", "pretrained")  # parameters of a backbone that matter before training only
-_LARGEST_LOG = 10.0  # bound of the logarithm of a variance
 IMAGE = "image"  # the kind of modality that flips and turns are for
 
 
@@ -30,6 +29,8 @@ Present = Mapping[str, Tensor]
 
 class Model(nn.Module):
     """branches -> fusion -> head -> objective; a branch that the fusion does not use is left out.
+
+    Where the fusion gives every branch a head of its own, these are part of the objective, and there is no common one.
 
     Inputs are {modality: [B, ...]} and a mask {modality: bool [B]} of who has what; two branches may read the same
     modality.
@@ -49,20 +50,19 @@ class Model(nn.Module):
             params = {k: v for k, v in branch.backbone.params.items() if k not in skipped}
             branches[name] = build_backbone(branch.backbone.name, branch.modality, given[branch.modality], **params)
         widths = {name: backbone.widths for name, backbone in branches.items()}
-        self.fusion = FUSIONS.build(config.model.fusion.name, widths, **config.model.fusion.params)
+        self.fusion = build_fusion(config.model.fusion, widths)
         observed = [name for name in branches if name in self.fusion.embedding_dims]
         self.modalities = {name: config.model.branches[name].modality for name in observed}
         self.images = sorted({name for name in self.modalities.values() if given[name].kind == IMAGE})
         self.modality_dropout = config.model.modality_dropout
         self.branches = nn.ModuleDict({name: branches[name] for name in observed})
         self.dense = all(branches[name].dense for name in observed)
-        width = config.model.head.feature_dim or self.fusion.out_dim
-        self.bottleneck = Bottleneck(self.fusion.out_dim, width, config.model.head.bottleneck)
-        self.head = nn.Sequential()
-        if config.model.head.feature_dim and not config.model.head.bottleneck:
-            self.head.append(nn.Linear(self.fusion.out_dim, width))
-        self.objective = LOSSES.build(config.loss.name, ObjectiveInput(width, tuple(counts)), **config.loss.params)
-        self.head.extend(_after_projection(config.model.head, width, self.objective))
+        apart = self.fusion.objective(lambda branch, width: Head(config.model.head, config.loss, width, counts))
+        if apart is None:
+            common = Head(config.model.head, config.loss, self.fusion.out_dim, counts)
+            self.bottleneck, self.head, self.objective = common.bottleneck, common.head, common.objective
+        else:
+            self.bottleneck, self.head, self.objective = Bottleneck(self.fusion.out_dim, 0, 0.0), nn.Sequential(), apart
         redundancy = config.model.redundancy
         dims = self.fusion.embedding_dims
         self.redundancy = build_redundancy(redundancy.name, redundancy.params, dims, len(config.model.branches))
@@ -178,40 +178,7 @@ def withheld(present: Present, probability: float) -> dict[str, Tensor]:
     return {name: kept[:, place] for place, name in enumerate(names)}
 
 
-class Bottleneck(nn.Module):
-    """z ~ N(mu(x), diag s(x)^2) in training, mu(x) afterwards; costs `weight` times its divergence from N(0, I).
-
-    Alemi et al., 2017. Without a weight it lets everything through and costs nothing.
-    """
-
-    def __init__(self, given: int, width: int, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-        self.code = nn.Linear(given, 2 * width) if weight else None
-
-    def forward(self, joint: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [B, given] to [B, width] and the cost, a float32 scalar."""
-        if self.code is None:
-            return joint, joint.new_zeros((), dtype=torch.float32)
-        mean, log_variance = self.code(joint).float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-_LARGEST_LOG, _LARGEST_LOG)
-        nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
-        if self.training:
-            mean = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        return mean, self.weight * nats
-
-
 def _built(config: ModelConfig) -> Mapping[str, BranchConfig]:
     """Return the branches without those of which it is known beforehand that the fusion keeps another one."""
     kept = str(config.fusion.params.get("branch", "")) if config.fusion.name == "none" else ""
     return {kept: config.branches[kept]} if kept in config.branches else config.branches
-
-
-def _after_projection(config: HeadConfig, width: int, objective: Objective) -> list[nn.Module]:
-    norm = objective.wanted_norm if config.feature_norm == "auto" else config.feature_norm
-    layers: list[nn.Module] = []
-    if norm != "none":
-        layers.append(nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width))
-    if config.dropout:
-        layers.append(nn.Dropout(config.dropout))
-    return layers

@@ -35,6 +35,7 @@ from histotune.space._nodes import (
     constants,
 )
 from histotune.space._positions import locate
+from histotune.space._spelled import sets_fusion, spell_out
 from histotune.space._yaml import Item, find_space, item_of, read_configuration, read_file, space_names
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Share",
     "Space",
     "SpaceRow",
+    "as_begun",
     "check_config",
     "load_space",
     "option_shares",
@@ -239,7 +241,7 @@ def load_space(
     root = read_file(path)
     if callable(kinds):
         kinds = kinds(_build(expand(root, None), path.stem)) if EACH in root.value else None
-    return _build(apply_edits(expand(root, kinds), fixed, ranges, choices), path.stem)
+    return _build(spell_out(apply_edits(expand(root, kinds), fixed, ranges, choices)), path.stem)
 
 
 def read_space(
@@ -250,8 +252,19 @@ def read_space(
     ranges: Sequence[str] = (),
     choices: Sequence[str] = (),
 ) -> Space:
-    """Read a space from plain data, such as `Space.to_dict` gives; errors give `name` as the file."""
+    """Read a space from plain data as `Space.to_dict` gave them, perhaps in an earlier version.
+
+    Errors give `name` as the file.
+    """
     return _build(apply_edits(item_of(values, name), fix, ranges, choices), name)
+
+
+def as_begun(space: Space, stored: Mapping[str, Any]) -> Space:
+    """Return the space that a study stored, where an earlier version read it from what `space` was read from now."""
+    plain = space.to_dict()
+    if plain != stored and spell_out(item_of(stored, "")).plain() == json.loads(json.dumps(plain)):
+        return read_space(stored, space.name)
+    return space
 
 
 def option_shares(values: Mapping[str, Any], configs: Iterable[Mapping[str, Any]]) -> list[Share]:
@@ -271,6 +284,7 @@ def set_values(config: Mapping[str, Any], assignments: Sequence[str]) -> dict[st
         ConfigError: an assignment that leads nowhere, or a value that is searched instead of set.
     """
     edited = apply_edits(item_of(config, "the configuration"), assignments, option="--set")
+    edited = spell_out(edited) if sets_fusion(assignments) else edited
     tree = compile_group(TrialConfig, edited, "")
     for parameter, _ in tree.parameters():
         raise ConfigError(

@@ -22,7 +22,7 @@ def check_config(config: TrialConfig) -> None:
     import torch  # here and in _compile: reading a space needs torch, importing this module does not
 
     from histotune.models.backbones import BACKBONES, Widths
-    from histotune.models.fusions import FUSIONS
+    from histotune.models.fusions import build_fusion
     from histotune.models.losses import LOSSES, ObjectiveInput
     from histotune.models.redundancies import build_redundancy
 
@@ -31,7 +31,7 @@ def check_config(config: TrialConfig) -> None:
     fusion, redundancy = config.model.fusion, config.model.redundancy
     with torch.device("meta"):  # shapes without numbers
         widths = dict.fromkeys(config.model.branches, Widths(_DIVISIBLE, _DIVISIBLE))
-        joins = _at("model.fusion", lambda: FUSIONS.build(fusion.name, widths, **fusion.params))
+        joins = _at("model.fusion", build_fusion, fusion, widths)
         dims = joins.embedding_dims
         branches = len(config.model.branches)
         _at("model.redundancy", build_redundancy, redundancy.name, redundancy.params, dims, branches)

@@ -8,6 +8,7 @@ from typing import Any
 from histotune.core.config import TrialConfig
 from histotune.space._compile import compile_group
 from histotune.space._nodes import Constant, Fixed, Group, Node, Switch
+from histotune.space._spelled import is_past
 from histotune.space._yaml import Item
 
 
@@ -29,6 +30,8 @@ def locate(tree: Group, given: Item, *, whole: bool) -> dict[str, Any]:
     values: dict[str, Any] = {}
     _walk(tree, own, given.where if whole else "", values)
     drawn = TrialConfig.from_dict(tree.draw(Fixed(values))).to_dict()
+    if whole and is_past(given.plain()) != is_past(drawn):
+        raise given.error("model.fusion", "the `late` of an earlier version is not that of the space: `mean_embedding`")
     for keys, constant in _leaves(own, ()):
         result: Any = drawn
         for key in keys:

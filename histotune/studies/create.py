@@ -25,7 +25,7 @@ from histotune.ingest.datasets import DATASETS, locate
 from histotune.ingest.prepare import prepare
 from histotune.metrics.scores import check_metrics
 from histotune.models.network import check_modalities
-from histotune.space import Space, load_space
+from histotune.space import Space, as_begun, load_space
 from histotune.storage.study_folder import StudyFolder, StudySettings
 from histotune.studies import audit as _audit
 from histotune.studies.controls import fit_controls
@@ -119,7 +119,9 @@ def open_space(space: str | Path, options: SearchOptions, progress: Progress = s
     edits = options.edits
     about: dict[str, Any] = {"data": options.data, "places": options.places, "study": options.study}
     kinds = functools.partial(kinds_of, **about, options=edits.options, progress=progress)
-    return load_space(space, **vars(edits), kinds=kinds)
+    loaded = load_space(space, **vars(edits), kinds=kinds)
+    store = StudyFolder(options.places.runs / (options.study or loaded.name))
+    return as_begun(loaded, store.settings.space) if store.exists() else loaded
 
 
 def kinds_of(

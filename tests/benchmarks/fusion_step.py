@@ -5,7 +5,7 @@
 `small` are the default branches and fusions of the space `idc_cmaf` at 32 px, `large` a ResNet-18 with a small stem
 and a ViT-Tiny with patches of 8 px at 64 px, with the fusions as they are by default. `step_timer.py` says how is
 timed. On one thread of a CPU, batch 64, cmaf takes 1.106 times the step of concat with the small branches, and 1.073
-times with the large ones (cross_attention 1.041, late 1.003, concat again .988; five rounds).
+times with the large ones (cross_attention 1.041, mean_embedding 1.003, concat again .988; five rounds).
 
 Exits with 1 when `cmaf` takes more than 1.15 times the step of concat.
 """

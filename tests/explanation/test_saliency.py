@@ -179,8 +179,8 @@ def test_the_shares_of_two_branches_average_to_1() -> None:
         torch.testing.assert_close(weights.mean(dim=(1, 2)), torch.ones(SIZE))
 
 
-@pytest.mark.parametrize("fusion", ["concat", "late"])
-def test_where_nobody_looks_there_is_no_map(fusion: str) -> None:
+@pytest.mark.parametrize("fusion", ["concat", "mean_embedding", {"name": "late", "of": "probabilities"}])
+def test_where_nobody_looks_there_is_no_map(fusion: Any) -> None:
     given = predictor(TWO, fusion)
     assert attention_maps(given.model, *inputs(given)) == {}
 

@@ -37,7 +37,8 @@ from histotune.storage.study_folder import StudyFolder
 from histotune.study import Study
 
 OTHERWISE: Mapping[str, Mapping[str, Any]] = {
-    "late": {"weights": "learned"},
+    "late": {"weights": "learned", "of": "logits"},
+    "mean_embedding": {"weights": "learned"},
     "concat": {"dim": 24},
     "cross_attention": {"direction": "cnn->transformer", "residual": False, "layers": 2},
     "cmaf": {"pool": "attention", "expansion": 0.0, "temperature_mode": "annealed"},

@@ -49,7 +49,12 @@ def test_every_parameter_says_what_it_may_be(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "params"),
-    [("late", {}), ("late", {"weights": "learned"}), ("cross_attention", {"dim": 8}), ("cmaf", {"dim": 8})],
+    [
+        ("mean_embedding", {}),
+        ("mean_embedding", {"weights": "learned"}),
+        ("cross_attention", {"dim": 8}),
+        ("cmaf", {"dim": 8}),
+    ],
 )
 def test_the_names_of_the_branches_do_not_matter(name: str, params: dict[str, Any]) -> None:
     """What the weights of each branch do does not depend on which name comes first; `concat` only changes places."""
@@ -99,7 +104,11 @@ def test_what_joins_refuses_a_single_branch(name: str) -> None:
     ("name", "params", "word"),
     [
         ("cmaf", {"dim": 0}, r"tokens, whose widths differ and cannot be joined \(clinical 4, genes 6, image 8\)"),
-        ("late", {"dim": 0}, r"pooled vectors, whose widths differ .*clinical 4, genes 10, image 12.* such as 12"),
+        (
+            "mean_embedding",
+            {"dim": 0},
+            r"pooled vectors, whose widths differ .*clinical 4, genes 10, image 12.* such as 12",
+        ),
         ("cmaf", {"dim": 100}, "8 heads do not divide tokens of 100; 10 would"),
         ("cross_attention", {"direction": "image->genes"}, r"for two branches, got .*take 'both'"),
         ("cross_attention", {"temperature": 2.0}, "no parameter 'temperature'"),
@@ -120,12 +129,12 @@ def test_an_unknown_direction_offers_the_known_ones(direction: str) -> None:
         FUSIONS.build("cross_attention", two(), direction=direction)
 
 
-# --- late fusion
+# --- the mean of pooled vectors
 
 
 @pytest.mark.parametrize("weights", ["mean", "learned"])
-def test_late_fusion_before_a_linear_head_averages_the_logits_of_the_branches(weights: str) -> None:
-    fusion, (branches, present) = build("late", weights=weights), outputs("late")
+def test_the_mean_embedding_before_a_linear_head_averages_the_logits_of_the_branches(weights: str) -> None:
+    fusion, (branches, present) = build("mean_embedding", weights=weights), outputs("mean_embedding")
     if weights == "learned":
         fusion.get_parameter("scores").data = torch.tensor([0.3, -1.0, 2.0])
     share = torch.tensor([0.3, -1.0, 2.0]).softmax(0) if weights == "learned" else torch.full((3,), 1 / 3)
@@ -135,8 +144,8 @@ def test_late_fusion_before_a_linear_head_averages_the_logits_of_the_branches(we
     assert torch.allclose(head(fusion(branches, present)), expected, atol=1e-5)
 
 
-def test_late_fusion_shares_among_those_present() -> None:
-    fusion, (branches, present) = build("late"), outputs("late")
+def test_the_mean_embedding_shares_among_those_present() -> None:
+    fusion, (branches, present) = build("mean_embedding"), outputs("mean_embedding")
     for branch in ("genes", "clinical"):
         present[branch] = torch.zeros(5, dtype=torch.bool)
     assert torch.allclose(fusion(branches, present), fusion.embed(branches, present)["image"])

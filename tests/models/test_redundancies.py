@@ -12,7 +12,8 @@ from torch import Tensor
 
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
-from histotune.models.network import Bottleneck, Model, build_model
+from histotune.models.heads import Bottleneck
+from histotune.models.network import Model, build_model
 from histotune.models.redundancies import REDUNDANCIES, Redundancy
 from histotune.models.redundancies.club import Club
 from histotune.space import read_space
@@ -182,7 +183,9 @@ BRANCHES = {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "cct_2"}
 
 
 def model(**changes: Any) -> Model:
-    settings: dict[str, Any] = {"model": {"branches": BRANCHES, "fusion": {"name": "late", "dim": 8}, **changes}}
+    settings: dict[str, Any] = {
+        "model": {"branches": BRANCHES, "fusion": {"name": "mean_embedding", "dim": 8}, **changes}
+    }
     torch.manual_seed(0)
     return build_model(TrialConfig.from_dict(settings), (5, 9))
 

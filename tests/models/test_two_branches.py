@@ -26,7 +26,8 @@ TIMM = {
 
 def build(fusion: str, side: int) -> Model:
     torch.manual_seed(0)
-    settings = {"image_size": side, "model": {"branches": TIMM, "fusion": fusion}, "loss": "acbfl"}
+    named = {"name": "late", "of": "probabilities"} if fusion == "late" else fusion
+    settings = {"image_size": side, "model": {"branches": TIMM, "fusion": named}, "loss": "acbfl"}
     return build_model(TrialConfig.from_dict(settings), (5, 9))
 
 
@@ -77,5 +78,5 @@ def test_every_draw_of_the_shipped_space_can_be_built() -> None:
         config = TrialConfig.from_dict(space.suggest(Draws()))
         build_model(config, (300, 100))
         seen.add((config.model.fusion.name, config.model.redundancy.name))
-    assert {fusion for fusion, _ in seen} == set(FUSED)
+    assert {fusion for fusion, _ in seen} == set(FUSED) - {"mean_embedding"}  # which the space does not offer
     assert len({redundancy for _, redundancy in seen}) == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from histotune.core.registry import Registry
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneOutput, Widths
+from histotune.models.heads import Head
+from histotune.models.losses import Objective
 
 AttentionMaps = Mapping[tuple[str, str], Tensor]
 """{(asking branch, answering branch): weights [B, heads, Tq, Tk]}; an asking token shares out 1 over all answers.
@@ -50,6 +52,15 @@ class Fusion(nn.Module):
     def forward(self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor]) -> Tensor:
         """Map {branch: tokens [B, T, Dt], pooled [B, Dp]} to [B, out_dim]."""
         return self.join(self.embed(branches, present), present)
+
+    def objective(self, build: Callable[[str, int], Head]) -> Objective | None:
+        """Return the objective over the joint vector where branches decide for themselves; None: one common head.
+
+        Args:
+            build: is called with a branch and the width of its vector, and returns a head of the configuration over
+                it, with a loss of its own.
+        """
+        return None
 
     def attention(
         self, branches: Mapping[str, BackboneOutput], present: Mapping[str, Tensor], temperature: float | None = None

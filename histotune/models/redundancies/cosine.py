@@ -29,6 +29,6 @@ def cosine(dims: Mapping[str, int], *, weight: float = 0.1) -> Cosine:
         message = ", ".join(f"{name} {dim}" for name, dim in sorted(dims.items()))
         raise ConfigError(
             f"redundancy 'cosine' compares embeddings of one width, got {message}: take a fusion that projects them "
-            "(late, cross_attention or cmaf with a dim), or cross_correlation, hsic or club"
+            "(late, mean_embedding, cross_attention or cmaf with a dim), or cross_correlation, hsic or club"
         )
     return Cosine("cosine", dims, weight)
