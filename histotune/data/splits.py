@@ -76,8 +76,12 @@ class TrainingData:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Cases of each class in the training part, [C]."""
-        return tuple(int(n) for n in np.bincount(self.labels[self.train], minlength=len(self.classes)))
+        """Cases of each class in the training part, [C], whether or not a model has input of them."""
+        return self.counts_of(self.train)
+
+    def counts_of(self, rows: np.ndarray) -> tuple[int, ...]:
+        """Return how many of the cases `rows` are of each class, [C]."""
+        return tuple(int(n) for n in np.bincount(self.labels[rows], minlength=len(self.classes)))
 
     def cuts(self) -> list[TrainingData]:
         """Return what each training of a cross-validation sees, fold by fold, repeat by repeat: one is scored."""

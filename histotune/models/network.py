@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ Present = Mapping[str, Tensor]
 """{branch or modality: bool [B]}."""
 
 
+Counts = Sequence[int] | Callable[[Collection[str]], Sequence[int]]
+"""Training cases of each class, [C]; or what returns those that have any of some modalities."""
+
+
 class Model(nn.Module):
     """branches -> fusion -> head -> objective; a branch that the fusion does not use is left out.
 
@@ -41,7 +45,7 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self, config: TrialConfig, counts: Sequence[int], given: Mapping[str, BackboneInput], *, trained: bool
+        self, config: TrialConfig, counts: Counts, given: Mapping[str, BackboneInput], *, trained: bool
     ) -> None:
         super().__init__()
         branches: dict[str, Backbone] = {}
@@ -57,9 +61,14 @@ class Model(nn.Module):
         self.modality_dropout = config.model.modality_dropout
         self.branches = nn.ModuleDict({name: branches[name] for name in observed})
         self.dense = all(branches[name].dense for name in observed)
-        apart = self.fusion.objective(lambda branch, width: Head(config.model.head, config.loss, width, counts))
+
+        def head(width: int, *modalities: str) -> Head:
+            cases = counts(modalities) if callable(counts) else counts
+            return Head(config.model.head, config.loss, width, cases)
+
+        apart = self.fusion.objective(lambda branch, width: head(width, self.modalities[branch]))
         if apart is None:
-            common = Head(config.model.head, config.loss, self.fusion.out_dim, counts)
+            common = head(self.fusion.out_dim, *sorted(set(self.modalities.values())))
             self.bottleneck, self.head, self.objective = common.bottleneck, common.head, common.objective
         else:
             self.bottleneck, self.head, self.objective = Bottleneck(self.fusion.out_dim, 0, 0.0), nn.Sequential(), apart
@@ -111,7 +120,7 @@ class Model(nn.Module):
 
 def build_model(
     config: TrialConfig,
-    counts: Sequence[int],
+    counts: Counts,
     given: Mapping[str, BackboneInput] | None = None,
     *,
     trained: bool = False,
@@ -120,7 +129,7 @@ def build_model(
 
     Args:
         config: names and parameters.
-        counts: training cases of each class, [C].
+        counts: training cases of each class that the network has input of, [C]; or what returns them by modalities.
         given: {modality: kind and shape of one case}; what is not named is an image of the configuration's size.
         trained: weights will be loaded over it, so initial weights are not fetched.
 

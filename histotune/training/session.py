@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -61,6 +61,11 @@ class Session:
     def judged(self) -> Model:
         """The network that is validated and kept: the moving average's, or the trained one."""
         return self.average.model if self.average else self.model
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Cases of each class that are trained on, [C]."""
+        return self.data.counts_of(self.train)
 
     @cached_property
     def least(self) -> int:
@@ -123,7 +128,12 @@ def start(config: TrialConfig, data: TrainingData, device: torch.device | None =
     _check_sizes(config, preparations)
     _check_labels(data)
     runtime.seed_everything(config.seed)
-    built = build_model(config, data.counts, inputs_given(preparations))
+
+    def counts(modalities: Collection[str]) -> tuple[int, ...]:
+        usable = np.any([columns[name].present for name in modalities], axis=0)
+        return data.counts_of(_trained_on(data, usable, sorted(modalities)))
+
+    built = build_model(config, counts, inputs_given(preparations))
     model: Model = built.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     observed = {
         name: columns[name]._replace(stored=preparations[name].check(columns[name].stored))

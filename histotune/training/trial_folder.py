@@ -63,7 +63,7 @@ def open_folder(folder: Path, config: TrialConfig, curve: Sequence[Mapping[str, 
 def describe(folder: Path, session: Session) -> None:
     """Write what the weights will need to be of use, and what must be known to repeat the training."""
     data = session.data
-    classes = {"classes": list(data.classes), "counts": list(data.counts), "positive": data.positive}
+    classes = {"classes": list(data.classes), "counts": list(session.counts), "positive": data.positive}
     files.write_json(folder / layout.CLASSES, classes)
     save_preparations(session.preparations, folder / layout.PREPROCESSING)
     precision = str(session.autocast or "float32").removeprefix("torch.")

@@ -29,7 +29,8 @@ class ObjectiveInput:
 
     Args:
         feature_dim: width D of the features.
-        counts: cases of each class in the *training part*, [C]; every count is at least 1.
+        counts: cases of each class that are trained on, [C]: those of the *training part* that the model has input of;
+            every count is at least 1.
 
     Raises:
         DataError: a class without training cases.
