@@ -38,7 +38,7 @@ from histotune.storage import layout
 from histotune.storage.records import Predictions, TrialRecord, networks, read_record
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.studies.create import study_cohort
-from histotune.training.pooling import pooled
+from histotune.training.pooling import by_repeat
 from histotune.tuning.events import Resources
 
 TOP, SEEDS, OUTER = 5, 5, 3
@@ -237,8 +237,7 @@ class DevelopmentCases:
         """Return by how much the score that a trial had in the search looks better than the confirmed one."""
         result = self._search(record)
         sign = direction(self.metric)
-        drawn, without = (values.mean(axis=0, keepdims=True) for values in (result.drawn, result.without))
-        gap = Seeded(np.array([result.values.mean()]), drawn, without, result.patients).minus(scores).interval()
+        gap = result.averaged().minus(scores).interval()
         return gap if sign > 0 else ConfidenceInterval(-gap.value, -gap.high, -gap.low)
 
     def _search(self, record: TrialRecord) -> Seeded:
@@ -250,9 +249,7 @@ class DevelopmentCases:
             return self._measured([record.predictions()], [part])
         if len(dealt) == 1:
             return self._measured([record.predictions()], list(dealt))
-        places, count = networks(record.folder), self._settings.folds
-        saved = [Predictions.load(place / layout.PREDICTIONS) for place in places]
-        return self._measured([pooled(saved[at : at + count]) for at in range(0, len(saved), count)], list(dealt))
+        return self._measured(by_repeat(record, len(dealt)), list(dealt))
 
     def _measured(self, saved: Sequence[Predictions], dealt: Sequence[np.ndarray]) -> Seeded:
         """Measure predictions, each by the mean over its own parts of the cases, [N], of which part 0 is none."""

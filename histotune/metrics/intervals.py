@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +87,11 @@ class Seeded:
         first, values = measured[0], np.array([one.value() for one in measured])
         effective, floors = min(one.effective for one in measured), tuple(one.floor for one in measured)
         return cls(values, drawn, without, first.patients, first.range, effective, first.biased, floors)
+
+    def averaged(self) -> Seeded:
+        """Return the mean over trainings as if it were one: what other seeds would change is then left out."""
+        drawn, without = (values.mean(axis=0, keepdims=True) for values in (self.drawn, self.without))
+        return replace(self, values=np.array([self.values.mean()]), drawn=drawn, without=without, floors=())
 
     def minus(self, other: Seeded) -> Seeded:
         """Subtract another configuration, training by training; one of a single training is subtracted from all."""

@@ -14,12 +14,13 @@ from histotune import space
 from histotune.core.format import number
 from histotune.errors import StudyError
 from histotune.metrics import scores as metrics
-from histotune.metrics.bootstrap import paired_bootstrap
+from histotune.metrics.bootstrap import over_seeds
 from histotune.metrics.intervals import Difference
 from histotune.metrics.pareto import front
 from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_parent, read_record
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
+from histotune.training.pooling import by_repeat
 
 TRIAL, SINGLE, BASELINE, ENSEMBLE = "trial", "single", "control", "ensemble"  # as files and JSON spell them
 LEAKY = "leaky reproduction"
@@ -142,7 +143,7 @@ def verdict(
         missing = "trial" if not models else "baseline"
         return Verdict(False, f"No comparison with the baselines: no {missing} is complete yet.")
     winner, rival = models[0], baselines[0]
-    difference = _compare(winner, rival, settings.metric, settings.positive, replicates, seed)
+    difference = _compare(store, winner, rival, replicates, seed)
     beats = (difference.low if sign > 0 else -difference.high) > 0
     text = _words(winner, f"the best baseline ({rival.name})", settings.metric, difference, beats)
     if settings.leaky:
@@ -167,7 +168,7 @@ def gain(
         return Verdict(False, "No comparison with the default configuration: trial 0 is not complete.")
     if models[0] is default:
         return Verdict(False, "The default configuration (trial 0) is the best model so far.", "trial 0", "trial 0")
-    difference = _compare(models[0], default, settings.metric, settings.positive, replicates, seed)
+    difference = _compare(store, models[0], default, replicates, seed)
     beats = (difference.low if metrics.direction(settings.metric) > 0 else -difference.high) > 0
     text = _words(models[0], "the default configuration (trial 0)", settings.metric, difference, beats)
     return Verdict(beats, text, models[0].title, "trial 0", difference)
@@ -239,24 +240,26 @@ def components(line: LeaderboardLine) -> tuple[str, str]:
 
 
 def _compare(
-    winner: LeaderboardLine, rival: LeaderboardLine, metric: str, positive: int, replicates: int, seed: int
+    store: StudyFolder, winner: LeaderboardLine, rival: LeaderboardLine, replicates: int, seed: int
 ) -> Difference:
-    first, second = winner.record.predictions(), rival.record.predictions()
-    if not np.array_equal(first.ids, second.ids):
+    """Return winner minus rival as they are ranked: on the validation set, or on average over the folds."""
+    settings = store.settings
+    sides = [by_repeat(line.record, settings.repeats) for line in (winner, rival)]
+    cases = sides[0][0]
+    if any(not np.array_equal(one.ids, cases.ids) for side in sides for one in side):
         raise StudyError(
             f"{winner.title} and {rival.title} were scored on different cases: "
             f"delete {rival.record.folder} and start the study again, which makes it anew"
         )
-    return paired_bootstrap(
-        metric,
-        metrics.softmax(first.logits),
-        metrics.softmax(second.logits),
-        first.labels,
-        first.patients,
-        positive=positive,
-        replicates=replicates,
-        seed=seed,
-    )
+    strata = None
+    if settings.folds:
+        table = store.split.set_index("id").loc[cases.ids]
+        dealt = [table[name].to_numpy(np.int64) for name in table.columns if name.startswith("fold")]
+        strata = np.stack(dealt)
+    about: dict[str, Any] = {"positive": settings.positive, "replicates": replicates, "seed": seed, "strata": strata}
+    probabilities = [[metrics.softmax(saved.logits) for saved in side] for side in sides]
+    one, other = (over_seeds(settings.metric, side, cases.labels, cases.patients, **about) for side in probabilities)
+    return one.averaged().minus(other.averaged()).difference()
 
 
 def _words(winner: LeaderboardLine, rival: str, metric: str, difference: Difference, beats: bool) -> str:

@@ -64,6 +64,20 @@ def by_fold(saved: Predictions, table: Any) -> Iterator[Predictions]:
             yield Predictions(**{name: column[dealt == k] for name, column in _columns(saved).items()})
 
 
+def by_repeat(record: TrialRecord, repeats: int) -> list[Predictions]:
+    """Return the out-of-fold predictions of every repeat of a cross-validation, by case id.
+
+    What has no networks of its own, such as an ensemble, has one prediction for a case and is scored anew by the folds
+    of each repeat.
+    """
+    places = networks(record.folder)
+    if repeats == 1 or len(places) == 1:
+        return [record.predictions()] * repeats
+    saved = [Predictions.load(place / layout.PREDICTIONS) for place in places]
+    count = len(saved) // repeats
+    return [pooled(saved[at : at + count]) for at in range(0, len(saved), count)]
+
+
 def pool(folder: Path, state: str, scores: str = layout.PREDICTIONS) -> TrialRecord:
     """End a trial whose folds have all ended with a result: write its predictions and, last, its record.
 

@@ -34,7 +34,7 @@ from histotune.storage.study_folder import StudyFolder
 from histotune.studies import disk
 from histotune.studies.controls import predict_control
 from histotune.studies.create import StudyRequest, begin, check_request
-from histotune.studies.leaderboard import leaderboard, verdict
+from histotune.studies.leaderboard import BASELINE, TRIAL, leaderboard, verdict
 from histotune.tracking.client import final_metrics
 from histotune.training.loop import epochs, run_trial
 from histotune.training.pooling import by_fold
@@ -129,7 +129,11 @@ def test_trials_are_ranked_by_their_mean_and_show_its_spread(
         assert line["balanced_accuracy"] == pytest.approx(middle["balanced_accuracy"])
         assert line["balanced_accuracy_sd"] == pytest.approx(spread["balanced_accuracy"])
         assert trial.metrics["auroc"] == pytest.approx(middle["auroc"])
-    assert "over patients" in str(verdict(study))
+    compared = verdict(study)
+    assert "over patients" in str(compared)
+    assert compared.difference is not None
+    first, second = (board[board["kind"].isin(kinds)].iloc[0] for kinds in ([TRIAL], [BASELINE]))
+    assert compared.difference.value == pytest.approx(first["balanced_accuracy"] - second["balanced_accuracy"])
     cli_show.study(study, json_wanted=False)
     shown = capsys.readouterr().out
     assert "mean over 3 folds ± standard deviation" in shown
