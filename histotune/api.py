@@ -274,8 +274,8 @@ def audit(
         ConfigError: there is nothing of that name.
     """
     places, progress = Places.of(runs, cache), progress or silent
-    store, afresh = StudyFolder(places.runs / what), (protocol, folds, repeats, seed, image_size, options or None)
-    if store.exists() and all(asked is None for asked in afresh):
+    store, afresh = _study(what, places), (protocol, folds, repeats, seed, image_size, options or None)
+    if store is not None and all(asked is None for asked in afresh):
         sizes = [int(size) for size in store.settings.digests]
         cohort = study_cohort(store, places, min(sizes), data)
         report = of_study(store, cohort, fresh=True, progress=progress, command=command)
@@ -290,6 +290,14 @@ def audit(
     if strict:
         report.refuse()
     return report
+
+
+def _study(what: str | Path, places: Places) -> StudyFolder | None:
+    """Return the study of that name; None if there is none, or it is a search space's file."""
+    if str(what).endswith((".yaml", ".yml")):
+        return None
+    store = StudyFolder.named(str(what), places.runs)
+    return store if store.exists() else None
 
 
 def _space(what: str | Path, options: Mapping[str, Any], places: Places) -> Space:

@@ -305,4 +305,4 @@ def open_study(name: str, *, runs: str | os.PathLike[str] | None = None) -> Stud
     Raises:
         StudyError: there is none of that name; the nearest one is offered.
     """
-    return Study(StudyFolder(Places.of(runs).runs / name))
+    return Study(StudyFolder.named(name, Places.of(runs).runs))

@@ -100,7 +100,7 @@ def leaderboard(
     from histotune.core.runtime import Places
     from histotune.storage.study_folder import StudyFolder
 
-    cli_show.study(StudyFolder(Places.of(runs).runs / study), json_wanted=json_wanted)
+    cli_show.study(StudyFolder.named(study, Places.of(runs).runs), json_wanted=json_wanted)
 
 
 app.command(epilog=_examples(*cli_ensemble.ENSEMBLE_EXAMPLES))(cli_ensemble.ensemble)
@@ -148,7 +148,7 @@ def figure(
 
     places = Places.of(runs, cache)
     options = read_values(set_ or [], option="--set")
-    numbers = figures.compute(name, StudyFolder(places.runs / study), places=places, data=data, **options)
+    numbers = figures.compute(name, StudyFolder.named(study, places.runs), places=places, data=data, **options)
     written = figures.save(name, numbers, out or Path("reports") / study, png=png)
     cli_show.figure(numbers, written, json_wanted=json_wanted)
 

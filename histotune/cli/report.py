@@ -42,7 +42,7 @@ def report(
     places = Places.of(runs, cache)
     command = shell_command()
     written = write_report(
-        StudyFolder(places.runs / study),
+        StudyFolder.named(study, places.runs),
         out,
         places=places,
         data=data,

@@ -118,15 +118,18 @@ def merge(
 
     Raises:
         StudyError: no trial is complete, trials were scored on different cases, or the operating point is out of reach.
-        ConfigError: unknown strategy, parameter or operating point, or `top` below 1.
+        ConfigError: unknown strategy, parameter or operating point, `top` below 1, or a name that is none.
     """
+    if name is not None:
+        layout.checked_name(name, "an ensemble")
     settings = store.settings
     params, point = _params(strategy, params or {}, settings), point_of(operating_point, settings)
     chosen = members or [SelectedTrial(record, store) for record in best_trials(store, top)]
     lineup = line_up(chosen)
     combined = combine(lineup, strategy, params, point, positive=settings.positive)
     described = _described(combined, lineup, point, settings, replicates)
-    merged = _result(store.ensembles / (name or _name(strategy, lineup.members)), combined, described)
+    name = name or _name(strategy, lineup.members)
+    merged = _result(store.ensembles / name, combined, described)
     _write(merged, combined, lineup, store)
     return merged
 

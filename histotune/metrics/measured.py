@@ -14,7 +14,7 @@ from histotune.metrics import scores as metrics
 from histotune.metrics.confusion import OF_CLASSES
 from histotune.metrics.ranking import AREAS
 from histotune.metrics.resampling import Resampler, draws
-from histotune.metrics.shares import Share, bounds, effective, independent
+from histotune.metrics.shares import CaseShare, bounds, effective, independent
 
 MetricFn = Callable[[np.ndarray, np.ndarray], float]
 """A metric of probabilities [n, C] and labels [n]."""
@@ -77,7 +77,7 @@ class Measured:
     def floor(self, level: float, variance: float) -> tuple[float, float] | None:
         """Return bounds than which an interval of that level is never narrower; None where nothing tells them.
 
-        The shares of cases that a metric rests on are known as well as `shares.Share` says. What each of them leaves
+        The shares of cases that a metric rests on are known as well as `shares.CaseShare` says. What each of them leaves
         open is added as squares (MOVER, Zou & Donner, 2008): exact for a mean of shares, and for what else follows from
         the predicted classes with one recall at its bound at a time. An area under a curve counts as a share of as
         many cases as there are patients, until the draws differ because several patients have cases that are ranked
@@ -133,15 +133,15 @@ class Measured:
         return np.bincount(flat, minlength=self.patients * classes**2).reshape(-1, classes, classes)
 
     @functools.cached_property
-    def _shares(self) -> list[Share]:
+    def _shares(self) -> list[CaseShare]:
         """The shares of cases that the metric rests on: right ones of all, of a predicted class, or of a true one."""
         counts = self._counts
         classes, positive = counts.shape[1], self._options["positive"]
-        every = Share(counts[:, range(classes), range(classes)].sum(axis=1), counts.sum(axis=(1, 2)))
+        every = CaseShare(counts[:, range(classes), range(classes)].sum(axis=1), counts.sum(axis=(1, 2)))
         if self._metric == "accuracy" or self._metric not in (*OF_CLASSES, *AREAS):
             return [every]
         axis = 1 if self._metric in ("precision", "macro_precision") else 2
-        shares = [Share(counts[:, c, c], counts.sum(axis=axis)[:, c], c) for c in range(classes)]
+        shares = [CaseShare(counts[:, c, c], counts.sum(axis=axis)[:, c], c) for c in range(classes)]
         if self._metric in _OF_ONE and classes == 2:
             shares = [shares[positive if self._metric != "specificity" else 1 - positive]]
         return [share for share in shares if share.cases.any()] or [every]
@@ -160,7 +160,7 @@ class Measured:
         wrong = [(labels == c) & (probabilities[:, c] <= probabilities[labels != c, c].max()) for c in present]
         return min(len(np.unique(self._member[rows][each])) for each in wrong)
 
-    def _moved(self, share: Share, value: float) -> float:
+    def _moved(self, share: CaseShare, value: float) -> float:
         """Compute the metric where a share has another value and everything else stays as it is."""
         assert isinstance(self._metric, str)
         if share.of is None or self._metric in ("precision", "macro_precision"):

@@ -27,7 +27,7 @@ def effective(counts: np.ndarray) -> float:
     return float(counts.sum() ** 2 / max((counts**2).sum(), 1.0))
 
 
-class Share(NamedTuple):
+class CaseShare(NamedTuple):
     """How many cases of every patient are right, [P], how many there are, [P], and of which class; None for all."""
 
     right: np.ndarray

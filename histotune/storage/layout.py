@@ -29,7 +29,10 @@ model.json and preprocessing.json; with one graph of all of it in model.onnx or 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from histotune.errors import ConfigError
 
 # A study.
 STUDY, SPLIT, LABELS, SEALED, OPENINGS = "study.json", "split.csv", "labels.csv", "sealed", "openings.jsonl"
@@ -101,3 +104,38 @@ def reproduction(dataset: str = "") -> str:
 def studies(runs: Path) -> list[Path]:
     """Return the folders in `runs` that hold a study, by name."""
     return sorted(path.parent for path in runs.glob(f"*/{STUDY}"))
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it can be the name of a folder, on every system.
+
+    Args:
+        name: as the user wrote it.
+        what: is named, for the error.
+
+    Raises:
+        ConfigError: it is empty, too long, a path, hidden, or reserved.
+
+    >>> checked_name("idc-32 px", "study")
+    'idc-32 px'
+    """
+    problem = ""
+    if not name.strip():
+        problem = "it is empty"
+    elif len(name.encode()) > _LONGEST_NAME:
+        problem = f"it has {len(name.encode())} bytes, and {_LONGEST_NAME} is the most that every file system takes"
+    elif wrong := sorted(set(_NOT_IN_NAMES.findall(name))):
+        problem = f"it contains {', '.join(map(repr, wrong))}, and a name is no path"
+    elif name[0] in ".-~" or name[0].isspace() or name[-1] in ". ":
+        problem = "it begins with '.', '-', '~' or a blank, or ends with '.' or a blank"
+    elif name.partition(".")[0].upper() in _RESERVED or name.lower() in _BESIDE_STUDIES:
+        problem = "the name is reserved"
+    if problem:
+        raise ConfigError(f"{name!r} cannot name {what}: {problem}. Use letters, digits, '-' and '_'")
+    return name
+
+
+_LONGEST_NAME = 120  # bytes; what is made of it gets endings, and file systems end at 255
+_NOT_IN_NAMES = re.compile(r"[/\\<>:\"|?*\x00-\x1f\x7f]")
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(1, 10))}
+_BESIDE_STUDIES = {"mlflow.db", "mlflow.lock", "mlruns", "mlartifacts"}

@@ -96,6 +96,15 @@ class StudyFolder:
         return StudyFolder, (self.folder,)  # a worker reads what it needs
 
     @classmethod
+    def named(cls, name: str, runs: Path) -> StudyFolder:
+        """Return the study of that name in the folder of studies, whether it exists or not.
+
+        Raises:
+            ConfigError: the name is no name of a folder.
+        """
+        return cls(runs / layout.checked_name(name, "a study"))
+
+    @classmethod
     def find(cls, study: str | os.PathLike[str], runs: Path) -> StudyFolder:
         """Return a study that exists, by its name in `runs` or by its folder.
 

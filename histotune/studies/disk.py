@@ -240,6 +240,6 @@ def _stores(places: Places, study: str | None) -> Iterator[StudyFolder]:
     if study is None:
         yield from map(StudyFolder, layout.studies(places.runs))
         return
-    store = StudyFolder(places.runs / study)
+    store = StudyFolder.named(study, places.runs)
     store.require()
     yield store

@@ -64,7 +64,7 @@ def search(
     other = None if options.warm_start is None else StudyFolder.find(options.warm_start, places.runs)
     if cluster.address is not None:
         head_of(cluster.address)
-    present = StudyFolder(places.runs / (options.study or loaded.name))
+    present = StudyFolder.named(options.study or loaded.name, places.runs)
     while True:
         if options.join and present.exists() and (holder := present.holder()):
             callbacks.message(f"looking on, and taking over what is left: {holder}")
@@ -160,7 +160,7 @@ def train(
     loaded, start = starting_point(space, preset, kinds)
     config = TrialConfig.from_dict(set_values(start.config, assignments))
     check_config(config)
-    store = StudyFolder(places.runs / (study or loaded.name))
+    store = StudyFolder.named(study or loaded.name, places.runs)
     split, imbalance = protocol.protocol or start.protocol, protocol.imbalance or start.imbalance
     request = StudyRequest(loaded, data, **vars(replace(protocol, protocol=split, imbalance=imbalance)))
     if store.exists():

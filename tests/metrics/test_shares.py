@@ -13,7 +13,7 @@ from scipy.stats import beta, binomtest
 from histotune.metrics.bootstrap import intervals, paired_bootstrap, patient_bootstrap
 from histotune.metrics.measured import Measured
 from histotune.metrics.scores import range_of
-from histotune.metrics.shares import Share, bounds, effective
+from histotune.metrics.shares import CaseShare, bounds, effective
 
 SHARES = ("accuracy", "balanced_accuracy", "macro_recall", "recall", "sensitivity", "specificity", "precision")
 FOLLOWING = ("macro_f1", "positive_f1", "macro_precision", "mcc", "auroc", "average_precision")
@@ -91,16 +91,16 @@ def test_the_value_lies_in_its_interval_and_the_interval_in_the_range(seed: int,
 @given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 1)), min_size=2, max_size=15))
 def test_cases_count_at_least_as_their_effective_patients_and_at_most_one_each(drawn: list[tuple[int, float]]) -> None:
     cases = np.array([count for count, _ in drawn])
-    share = Share(np.array([round(count * part) for count, part in drawn]), cases)
+    share = CaseShare(np.array([round(count * part) for count, part in drawn]), cases)
     assert effective(cases) - 1e-9 <= share.independent() <= cases.sum() + 1e-9
 
 
 def test_cases_that_are_all_alike_count_as_their_patients_and_independent_ones_as_cases() -> None:
     rng = np.random.default_rng(0)
     cases = np.full(200, 20)
-    alike = Share(20 * (rng.random(200) < 0.8), cases)
+    alike = CaseShare(20 * (rng.random(200) < 0.8), cases)
     assert alike.independent() == pytest.approx(200, rel=0.1)
-    apart = Share(rng.binomial(20, 0.8, 200), cases)
+    apart = CaseShare(rng.binomial(20, 0.8, 200), cases)
     assert apart.independent() == pytest.approx(4000, rel=0.25)
 
 
