@@ -91,6 +91,34 @@ class OneOf:
             raise ConfigError(f"{what} must be one of {self}, got {value!r}. {hint}")
 
 
+@dataclass(frozen=True)
+class PerChannel:
+    """A list of one number for red, green and blue each, all within an interval.
+
+    >>> str(PerChannel(Interval(0, 1)))
+    '3 numbers in [0, 1]'
+    """
+
+    each: Interval
+
+    def __str__(self) -> str:
+        return f"3 numbers in {self.each}"
+
+    def check(self, what: str, value: Any) -> None:
+        """Raise ConfigError unless `value` is such a list.
+
+        >>> PerChannel(Interval(0, 1)).check("mean", [123.7, 116.3, 103.5])
+        Traceback (most recent call last):
+            ...
+        histotune.errors.ConfigError: mean[0] must lie in [0, 1], got 123.7
+        """
+        if not isinstance(value, (list, tuple)) or len(value) != 3:
+            raise ConfigError(f"{what} must be {self}, of red, green and blue, got {value!r}")
+        for place, number in enumerate(value):
+            self.each.check(f"{what}[{place}]", number)
+
+
+MEAN, STD = PerChannel(Interval(0, 1)), PerChannel(Interval(0, 1, open_low=True))  # of pixels in [0, 1]
 YES_OR_NO = OneOf(False, True)
 
 

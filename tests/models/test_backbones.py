@@ -382,6 +382,46 @@ def test_weights_that_are_missing_damaged_or_misfit_are_named(saved: Path, tmp_p
         build("timm/resnet18", weights=str(tmp_path / "list.pt"))
 
 
+@pytest.mark.parametrize(
+    "name", ["blocks.0.ls1.gamma", "mask_token", "norm.extra", "head.fc.norm.weight", "classifier.0.weight"]
+)
+def test_tensors_that_the_network_lacks_are_named(saved: Path, tmp_path: Path, name: str) -> None:
+    """A file of another architecture is never loaded in silence; a classifier, which a backbone is without, may be."""
+    state = safetensors.torch.load_file(saved)
+    classifier = {"classifier.weight": torch.zeros(3, 4), "classifier.bias": torch.zeros(3)}
+    safetensors.torch.save_file(state | classifier, tmp_path / "whole.safetensors")
+    build("timm/mobilenetv3_small_050", weights=str(tmp_path / "whole.safetensors"))
+    extra = {name: torch.zeros(1), **{f"more.{n}": torch.zeros(1) for n in range(6)}}
+    safetensors.torch.save_file(state | extra, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match=rf"do not fit: the network lacks 7 tensors of theirs \(.*'{name}'|'more"):
+        build("timm/mobilenetv3_small_050", weights=str(tmp_path / "other.safetensors"))
+
+
+def test_a_transformer_with_layer_scale_is_not_loaded_into_one_without(tmp_path: Path) -> None:
+    """Weights of UNI's kind: without the scales, the features are those of another network."""
+    import_timm()
+    model = "vit_tiny_patch16_224"
+    scaled = import_timm().create_model(model, depth=2, init_values=1e-5)
+    safetensors.torch.save_file(scaled.state_dict(), tmp_path / "scaled.safetensors")
+    with pytest.raises(ConfigError, match=r"lacks 4 tensors of theirs \('blocks.0.ls1.gamma', .*, \.\.\.\)"):
+        BACKBONES.build(
+            f"timm/{model}", BackboneInput((3, 224, 224)), depth=2, weights=str(tmp_path / "scaled.safetensors")
+        )
+    plain = import_timm().create_model(model, depth=2, num_classes=9)
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    BACKBONES.build(f"timm/{model}", BackboneInput((3, 224, 224)), depth=2, weights=str(tmp_path / "plain.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", "convnext_atto", "mobilenetv3_small_050", "deit_tiny_distilled_patch16_224"]
+)
+def test_a_classifier_of_timm_is_left_out(tmp_path: Path, model: str) -> None:
+    network = import_timm().create_model(model, num_classes=5)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")
+    backbone = BACKBONES.build(f"timm/{model}", BackboneInput((3, 224, 224)), weights=str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in state_of(backbone).items())
+
+
 def test_pretrained_without_a_network_names_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Images: one uint8 array [N, S, S, 3], standardised by the channels of the training part."""
+"""Images: one uint8 array [N, S, S, 3], standardised by the channels of the training part, or by given numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from histotune.core.files import open_array
+from histotune.core.parameters import MEAN, STD
 from histotune.data.modalities._base import MODALITIES, Modality, Preprocessing, refuse_options, to_device
 from histotune.errors import DataError
 
@@ -146,9 +147,12 @@ class ImageModality(Modality):
     def fit(
         self, stored: np.ndarray, rows: np.ndarray, labels: np.ndarray, options: Mapping[str, Any]
     ) -> ImagePreprocessing:
-        """Measure mean and standard deviation of the channels."""
+        """Measure mean and standard deviation of the channels, where the options `mean` and `std` do not give them."""
         self.check_options(options)
-        return ImagePreprocessing.fit(stored, rows)
+        given = {name: tuple(map(float, values)) for name, values in options.items()}
+        if given.keys() >= {"mean", "std"}:
+            return ImagePreprocessing(image_size=int(stored.shape[1]), **given)  # type: ignore[arg-type]
+        return dataclasses.replace(ImagePreprocessing.fit(stored, rows), **given)  # type: ignore[arg-type]
 
     def restore(self, saved: Mapping[str, Any]) -> ImagePreprocessing:
         """Take what `to_dict` gave."""
@@ -168,8 +172,8 @@ class ImageModality(Modality):
         return means
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Images have no options."""
-        refuse_options(self.name, options, {})
+        """Check `mean` and `std`, of pixels in [0, 1]: those that the weights of a network were trained with."""
+        refuse_options(self.name, options, {"mean": MEAN, "std": STD})
 
 
 @MODALITIES.register("image")

