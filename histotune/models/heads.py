@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from histotune.core.config import HeadConfig, Spec
+from histotune.models.bounded import bounded
 from histotune.models.losses import LOSSES, Objective, ObjectiveInput
 
-_LARGEST_LOG = 10.0  # bound of the logarithm of a variance
+_LARGEST_LOG, _MARGIN = 10.0, 1.0  # bound of the logarithm of a variance, and how near to it that is felt
 
 
 class Bottleneck(nn.Module):
@@ -30,7 +31,7 @@ class Bottleneck(nn.Module):
         if self.code is None:
             return joint, joint.new_zeros((), dtype=torch.float32)
         mean, log_variance = self.code(joint).float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-_LARGEST_LOG, _LARGEST_LOG)
+        log_variance = bounded(log_variance, -_LARGEST_LOG, _LARGEST_LOG, _MARGIN)
         nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
         if self.training:
             mean = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)

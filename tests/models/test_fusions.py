@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from histotune.errors import ConfigError
 from histotune.models.backbones import BackboneOutput, Widths
+from histotune.models.bounded import bounded, unbounded
 from histotune.models.fusions import FUSIONS, Fusion
 from histotune.models.fusions._attention import CrossAttention, Temperature
 from histotune.testing.fusions import FUSION, WIDTHS, branch_outputs, build_fusion, fusion_widths
@@ -274,7 +277,7 @@ def attend(asking: np.ndarray, answering: np.ndarray, at: Arrays, path: str, hea
     """One case: tokens [Tq, D] that ask and [Tk, D] that answer, head by head."""
     dim = asking.shape[1]
     size = dim // heads
-    tau = np.clip(np.exp(at[f"{path}.temperature.log_tau"]), 0.05, 5.0)
+    tau = np.exp(at.get(f"{path}.temperature.raw_log_tau", at.get(f"{path}.temperature.log_tau")))  # far from the ends
     query, keys_values = linear(asking, at, f"{path}.query"), linear(answering, at, f"{path}.key_value")
     observed = []
     for h in range(heads):
@@ -436,8 +439,63 @@ def test_progress_changes_no_other_temperature(mode: str) -> None:
 def test_a_learnable_temperature_stays_within_its_bounds() -> None:
     for far, bound in ((9.0, 5.0), (-9.0, 0.05)):
         tau = Temperature(3, 1.0, "learnable", 1.0)
-        torch.nn.init.constant_(tau.log_tau, far)
-        assert tau().tolist() == pytest.approx([bound] * 3)
+        torch.nn.init.constant_(tau.raw_log_tau, far)
+        assert tau().tolist() == pytest.approx([bound] * 3, rel=0.02)
+        assert ((tau() >= 0.05) & (tau() <= 5.0)).all()
+
+
+@pytest.mark.parametrize(("to", "back"), [(5.0, 0.5), (0.05, 1.0)])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_a_temperature_that_was_pushed_to_an_end_comes_back(to: float, back: float, optimizer: Any) -> None:
+    """Between 0.064 and 3.9 it is what it was; beyond, it is slower, and has a slope everywhere."""
+    tau = Temperature(2, 1.0, "learnable", 1.0)
+    steps = optimizer(tau.parameters(), lr=0.03)
+    for aim, count, near in ((to, 400, 0.25), (back, 6000, 0.05)):
+        for _ in range(count):
+            steps.zero_grad()
+            (tau().log() - math.log(aim)).square().sum().backward()
+            assert (slope := tau.raw_log_tau.grad) is not None
+            assert ((slope != 0) | (tau() == aim)).all()
+            steps.step()
+        assert tau().tolist() == pytest.approx([aim] * 2, rel=near)
+
+
+@pytest.mark.parametrize("log_tau", [math.log(0.05), math.log(5.0), -9.0, 9.0, -2.9, 1.55, -1.0, 0.0, 0.7, 1.2])
+def test_a_temperature_of_earlier_weights_is_the_same(log_tau: float) -> None:
+    """They were cut off at the ends, and away from these they are the same to the last bit."""
+    past = torch.full((2,), log_tau)
+    tau = Temperature(2, 1.0, "learnable", 1.0)
+    tau.load_state_dict({"log_tau": past})
+    expected = past.exp().clamp(0.05, 5.0)
+    assert tau().tolist() == pytest.approx(expected.tolist(), rel=3e-6)
+    assert not -2.7 < log_tau < 1.35 or torch.equal(tau(), expected)
+    again = Temperature(2, 1.0, "learnable", 1.0)
+    again.load_state_dict(tau.state_dict())
+    assert torch.equal(again(), tau())
+
+
+@pytest.mark.parametrize("value", [0.05, 5.0])
+def test_a_learnable_temperature_may_begin_at_an_end(value: float) -> None:
+    tau = Temperature(2, value, "learnable", 1.0)
+    assert tau().tolist() == pytest.approx([value] * 2, rel=0.021)
+    tau().sum().backward()
+    assert tau.raw_log_tau.grad is not None
+    assert (tau.raw_log_tau.grad.abs() > 1e-4).all()
+
+
+@given(st.floats(-60, 60, width=32), st.floats(0.0625, 2))
+def test_a_bound_is_smooth_monotone_and_what_it_bounds_away_from_its_ends(x: float, margin: float) -> None:
+    low, high = -3.0, 2.0
+    values = torch.tensor([x, x + 1e-3], dtype=torch.float64, requires_grad=True)
+    result = bounded(values, low, high, margin)
+    assert ((result >= low) & (result <= high)).all()
+    assert result[0] <= result[1]
+    if low + margin <= x and x + 1e-3 <= high - margin:
+        assert torch.equal(result, values)
+    (slope,) = torch.autograd.grad(result.sum(), values)
+    assert ((slope > 0) & (slope <= 2)).all()
+    back = unbounded(result.detach(), low, high, margin, least=1e-9)
+    assert bounded(back, low, high, margin).tolist() == pytest.approx(result.tolist(), abs=2e-9)
 
 
 # --- who has a say

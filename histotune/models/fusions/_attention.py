@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from histotune.models.bounded import bounded, unbounded
+
 COLDEST, HOTTEST = 0.05, 5.0
+_ENDS = (math.log(COLDEST), math.log(HOTTEST))
+_MARGIN = 0.25  # of log tau at each end: tau is free between 0.064 and 3.9, and slower to move beyond
+_LEAST, _LEAST_LOADED = 0.02, 1e-6  # distance of log tau from an end: where training begins; as it is loaded
 MODES = ("learnable", "fixed", "annealed")
 
 
 class Temperature(nn.Module):
     """tau of every head, within [0.05, 5].
+
+    A learnable one is bounded smoothly: at an end it still has a gradient, and comes back.
 
     Args:
         heads: how many.
@@ -23,18 +31,21 @@ class Temperature(nn.Module):
     """
 
     log_tau: Tensor
+    raw_log_tau: Tensor
 
     def __init__(self, heads: int, value: float, mode: str, start: float) -> None:
         super().__init__()
         self.mode, self.ends = mode, (math.log(start), math.log(value))
         log_tau = torch.full((heads,), self.ends[0] if mode == "annealed" else self.ends[1])
         if mode == "learnable":
-            self.log_tau = nn.Parameter(log_tau)
+            self.raw_log_tau = nn.Parameter(unbounded(log_tau, *_ENDS, _MARGIN, least=_LEAST))
         else:
             self.register_buffer("log_tau", log_tau)  # saved: the best epoch's may lie on the way
 
     def forward(self) -> Tensor:
         """Return tau, [heads]."""
+        if self.mode == "learnable":
+            return bounded(self.raw_log_tau, *_ENDS, _MARGIN).exp()
         return self.log_tau.exp().clamp(COLDEST, HOTTEST)
 
     def set_progress(self, fraction: float) -> None:
@@ -42,6 +53,13 @@ class Temperature(nn.Module):
         if self.mode == "annealed":
             start, end = self.ends
             self.log_tau.fill_(start + fraction * (end - start))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take up weights of version 0.2 or earlier, too, where `log_tau` was learned and cut off at the ends."""
+        if self.mode == "learnable" and f"{prefix}log_tau" in state_dict:
+            log_tau = state_dict.pop(f"{prefix}log_tau")
+            state_dict[f"{prefix}raw_log_tau"] = unbounded(log_tau, *_ENDS, _MARGIN, least=_LEAST_LOADED)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class CrossAttention(nn.Module):
