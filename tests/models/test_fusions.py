@@ -277,7 +277,8 @@ def attend(asking: np.ndarray, answering: np.ndarray, at: Arrays, path: str, hea
     """One case: tokens [Tq, D] that ask and [Tk, D] that answer, head by head."""
     dim = asking.shape[1]
     size = dim // heads
-    tau = np.exp(at.get(f"{path}.temperature.raw_log_tau", at.get(f"{path}.temperature.log_tau")))  # far from the ends
+    name = f"{path}.temperature.log_tau"
+    tau = np.exp(at[name] if name in at else at[f"{path}.temperature.raw_log_tau"])  # far from the ends
     query, keys_values = linear(asking, at, f"{path}.query"), linear(answering, at, f"{path}.key_value")
     observed = []
     for h in range(heads):
