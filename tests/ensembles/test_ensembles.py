@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from histotune.ensembles.strategies import ENSEMBLES
-from histotune.ensembles.strategies.weighted_logits import SOFT, _withheld
+from histotune.ensembles.strategies.weighted_logits import SOFT, _weighted, _withheld
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.scores import score, softmax
 from histotune.testing.ensembles import ENSEMBLE, drawn_members
@@ -115,6 +115,60 @@ def test_withheld_members_are_taken_as_often_as_chance_would(dropout: float) -> 
         for mask, chance in zip(masks[:, :, case].numpy(), chances[:, case].numpy(), strict=True):
             if chance > 0:
                 assert (draws == mask).all(axis=1).mean() == pytest.approx(chance, abs=0.005)
+
+
+def two_classes(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw two to four members of different skill and noise [M, 120, 2], labels, and who is there."""
+    rng = np.random.default_rng(seed)
+    members, labels = 2 + seed % 3, rng.integers(0, 2, 120)
+    sides = np.stack([1 - 2 * labels, 2 * labels - 1], axis=1)
+    noise = rng.normal(size=(members, 120, 2)) * rng.uniform(0.3, 2, (members, 1, 1))
+    present = rng.random((members, 120)) > (0.25 if seed % 2 else 0.0)
+    present[0, ~present.any(axis=0)] = True
+    return rng.uniform(-0.3, 1, (members, 1, 1)) * sides + noise, labels, present
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_classes_do_not_stay_with_equal_columns(seed: int) -> None:
+    """There is a saddle: no equal columns, the best ones included, have as small an expected loss."""
+    logits, labels, present = two_classes(seed)
+    ensemble = ENSEMBLES.build("weighted_logits")
+    ensemble.fit(logits, labels, present)
+    state = ensemble.state()
+    weights, bias = np.array(state["weights"]), np.array(state["bias"])
+    scores, there, members = torch.tensor(log_scores(logits)), torch.tensor(present), len(logits)
+    masks, chances = _withheld(there, 0.3)
+    own = torch.tensor(labels)[:, None].expand(len(masks), -1, 1)
+
+    def loss(weights: np.ndarray, bias: np.ndarray) -> float:
+        joined = _weighted(scores, masks, torch.tensor(weights), torch.tensor(bias)).log_softmax(dim=2)
+        errors = -joined.gather(2, own)[:, :, 0]
+        return float((errors * chances).sum(0).mean()) + 1e-3 * float(np.square(weights - 1 / members).sum())
+
+    def equal(numbers: np.ndarray) -> float:
+        return loss(np.repeat(numbers[:-1, None], 2, axis=1), np.array([numbers[-1], -numbers[-1]]))
+
+    best = minimize(equal, np.r_[np.full(members, 1 / members), 0.0], method="BFGS", options={"gtol": 1e-7})
+    assert loss(weights, bias) < best.fun - 1e-4
+    assert np.abs(weights[:, 0] - weights[:, 1]).max() > 0.05
+
+
+def test_equal_columns_are_right_where_nobody_is_ever_missing() -> None:
+    """What a sum of two weights does is all that shows then, and it is shared out evenly."""
+    logits, labels, _ = two_classes(4)
+    ensemble = ENSEMBLES.build("weighted_logits", dropout=0.0)
+    ensemble.fit(logits, labels)
+    weights = np.array(ensemble.state()["weights"])
+    assert weights[:, 0] == pytest.approx(weights[:, 1], abs=1e-3)
+
+
+def test_which_class_comes_first_changes_no_probability_of_two() -> None:
+    logits, labels, present = two_classes(3)
+    one, other = ENSEMBLES.build("weighted_logits"), ENSEMBLES.build("weighted_logits")
+    one.fit(logits, labels, present)
+    other.fit(logits[..., ::-1].copy(), 1 - labels, present)
+    p, q = one.predict(logits, present), other.predict(logits[..., ::-1].copy(), present)
+    assert p == pytest.approx(q[:, ::-1], abs=1e-4)
 
 
 def test_a_member_that_knows_nothing_gets_next_to_no_weight() -> None:

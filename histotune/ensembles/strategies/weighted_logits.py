@@ -15,6 +15,7 @@ from histotune.ensembles.strategies._base import ENSEMBLES, Ensemble
 from histotune.ensembles.strategies._log_scores import centred, minimise
 from histotune.errors import DataError
 
+APART = 0.1  # share by which the two columns of two classes begin apart
 SOFT = 0.05  # |w| is taken as sqrt(w^2 + .05^2): without a kink at 0 the fit has one way down
 _EVERY = 6  # members up to which all subsets are taken; beyond, each case draws some
 _DRAWS = 32
@@ -24,11 +25,14 @@ _SEED = 0
 class WeightedLogits(Ensemble):
     """softmax(sum_m w_m z_m + b), z_m the centred log-probabilities of member m; WLB of arXiv 2509.03408, WL without b.
 
-    Where members are missing, the sum of those that are there is multiplied, class by class, by the sum of all |w_m|
-    over the sum of those that are there, so that one member alone speaks as loudly as all together would. `fit`
-    minimises the expected cross-entropy when every member that is there is withheld with probability `dropout` (one
-    at least stays), plus `shrink` times the squared distance of the weights from 1/M: with few members the
-    expectation is a sum over all subsets, so that nothing is left to chance.
+    Where members are missing, the sum of those that are there is multiplied, class by class, by the sum of all s_m over
+    the sum of the s_m of those that are there, s_m = sqrt(w_m^2 + .05^2), so that one member alone speaks as loudly as
+    all together would. (With the weights themselves in place of s, as one would read the paper, weights of both signs
+    may sum to 0, and what is made up grows without bound.) `fit` minimises the expected cross-entropy when every member
+    that is there is withheld with probability `dropout` (one at least stays), plus `shrink` times the squared distance
+    of the weights from 1/M: with few members the expectation is a sum over all subsets, so that nothing is left to
+    chance. All weights begin at 1/M; of two classes, whose centred scores mirror each other, one column begins a little
+    above and one below: descent never leaves equal columns, where the expectation often has a saddle.
     """
 
     learns = True
@@ -42,7 +46,10 @@ class WeightedLogits(Ensemble):
         """Fit (M + 1) C numbers, or M C without a bias."""
         members, _, classes = probabilities.shape
         scores = centred(probabilities)
-        weights = torch.full((members, classes), 1 / members, dtype=torch.float64, requires_grad=True)
+        weights = torch.full((members, classes), 1 / members, dtype=torch.float64)
+        if classes == 2:
+            weights *= 1 + APART * torch.tensor([1.0, -1.0], dtype=torch.float64)
+        weights.requires_grad_()
         bias = torch.zeros(classes, dtype=torch.float64, requires_grad=self._with_bias)
         masks, chances = _withheld(present | ~present.any(dim=0), self._dropout)  # [S, M, N], [S, N]
         every = labels.repeat(len(masks))  # [S N]
