@@ -71,12 +71,14 @@ def bracketed(result: Mapping[str, Any] | float | None, digits: int = 3, *, sign
     >>> bracketed({"value": 0.9, "low": 0.85, "high": 0.93}), bracketed(0.9, 4), bracketed(None)
     ('0.900 [0.850, 0.930]', '0.9000', '-')
     >>> bracketed({"value": 0.9, "low": None, "high": float("nan")})
-    '0.900 [interval unknown]'
+    '0.900 (interval unknown)'
     """
     if not isinstance(result, Mapping):
         return number(result, digits, signed=signed, unknown="-")
     value, low, high = (number(result[key], digits, signed=signed, unknown="-") for key in ("value", "low", "high"))
-    return value if value == "-" else f"{value} [{'interval unknown' if low == high == '-' else f'{low}, {high}'}]"
+    if value == "-":
+        return value
+    return f"{value} (interval unknown)" if low == high == "-" else f"{value} [{low}, {high}]"
 
 
 def interval(result: Mapping[str, Any] | None, *, signed: bool = False) -> str:

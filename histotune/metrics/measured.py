@@ -77,11 +77,11 @@ class Measured:
     def floor(self, level: float, variance: float) -> tuple[float, float] | None:
         """Return bounds than which an interval of that level is never narrower; None where nothing tells them.
 
-        The shares of cases that a metric rests on are known as well as `shares.CaseShare` says. What each of them leaves
-        open is added as squares (MOVER, Zou & Donner, 2008): exact for a mean of shares, and for what else follows from
-        the predicted classes with one recall at its bound at a time. An area under a curve counts as a share of as
-        many cases as there are patients, until the draws differ because several patients have cases that are ranked
-        wrongly.
+        The shares of cases that a metric rests on are known as well as `shares.CaseShare` says. What each of them
+        leaves open is added as squares (MOVER, Zou & Donner, 2008): exact for a mean of shares, and for what else
+        follows from the predicted classes with one recall at its bound at a time. An area under a curve counts as a
+        share of as many cases as there are patients, until the draws differ because several patients have cases that
+        are ranked wrongly.
 
         Args:
             level: of confidence.

@@ -61,7 +61,7 @@ def independent(share: float, variance: float, patients: float, seen: int, *, mo
         share: in [0, 1].
         variance: as estimated from the patients.
         patients: effective ones; no fewer cases are returned.
-        seen: how many patients told the variance, such as those with an error; the fewer, the nearer to `patients`.
+        seen: how many patients the variance rests on, such as those with an error; the fewer, the nearer to `patients`.
         most: no more cases are returned.
     """
     spread = share * (1 - share)

@@ -63,7 +63,7 @@ def test_where_no_draw_differs_and_nothing_else_tells_the_interval_is_unknown(na
     result = patient_bootstrap(name, *perfect(5, 4), replicates=100)
     assert math.isnan(result.low)
     assert math.isnan(result.high)
-    assert str(result).endswith("[interval unknown]")
+    assert str(result).endswith("(interval unknown)")
 
 
 def test_the_ece_has_no_interval_but_a_difference_of_two_has() -> None:
