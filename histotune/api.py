@@ -186,7 +186,7 @@ def evaluate(
     place = Places.of(runs, cache)
     if on is not None:
         return evaluate_on(model, on, data, place, command=command)
-    store = StudyFolder(place.runs / model.study) if runs is not None else StudyFolder(Path(model.study_folder))
+    store = StudyFolder.named(model.study, place.runs) if runs is not None else StudyFolder(Path(model.study_folder))
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
     return evaluate_sealed(model, cohorts, store, command=command)
 

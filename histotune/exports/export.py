@@ -153,6 +153,7 @@ def write_export(
 
 def _refuse_strangers(folder: Path) -> None:
     """Replace an earlier export or fill an empty folder, but never remove other files."""
+    layout.checked_name(folder.name, "an export")
     if folder.exists() and not (folder / layout.EXPORT).exists() and (folder.is_file() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is no export: name a new folder, or remove it first")
 

@@ -78,7 +78,7 @@ class ReproductionRequest:
     def store(self, *further: str) -> StudyFolder:
         """Return the folder of a study; `further` tells the studies of one request apart."""
         name = f"{self.name}-{self.setting.trained_as or self.on}-{self.protocol}-{self.spent}"
-        return StudyFolder(self.place.runs / "-".join([name, *further]))
+        return StudyFolder.named("-".join([name, *further]), self.place.runs)
 
     def facts(self) -> dict[str, Any]:
         """Return how it was called, for programs."""

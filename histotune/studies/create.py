@@ -120,7 +120,7 @@ def open_space(space: str | Path, options: SearchOptions, progress: Progress = s
     about: dict[str, Any] = {"data": options.data, "places": options.places, "study": options.study}
     kinds = functools.partial(kinds_of, **about, options=edits.options, progress=progress)
     loaded = load_space(space, **vars(edits), kinds=kinds)
-    store = StudyFolder.named(options.study or loaded.name, options.places.runs)
+    store = StudyFolder.named(loaded.name if options.study is None else options.study, options.places.runs)
     return as_begun(loaded, store.settings.space) if store.exists() else loaded
 
 
@@ -134,7 +134,7 @@ def kinds_of(
     progress: Progress = silent,
 ) -> Mapping[str, str]:
     """Return {modality: kind} of the data of a space that says what to try on each."""
-    store = StudyFolder.named(study or space.name, places.runs)
+    store = StudyFolder.named(space.name if study is None else study, places.runs)
     if data is None and store.exists():
         data = store.settings.data or None
     options, size = {**space.options, **(options or {})}, space.image_sizes()[0]
@@ -152,7 +152,7 @@ def begin(
         DataError, ConfigError: the data or the split are impossible.
     """
     space, progress = request.space, progress or silent
-    store = StudyFolder.named(name or space.name, places.runs)
+    store = StudyFolder.named(space.name if name is None else name, places.runs)
     data = request.data
     if data is None and store.exists():
         data = store.settings.data or None

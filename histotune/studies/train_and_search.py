@@ -64,7 +64,7 @@ def search(
     other = None if options.warm_start is None else StudyFolder.find(options.warm_start, places.runs)
     if cluster.address is not None:
         head_of(cluster.address)
-    present = StudyFolder.named(options.study or loaded.name, places.runs)
+    present = StudyFolder.named(loaded.name if options.study is None else options.study, places.runs)
     while True:
         if options.join and present.exists() and (holder := present.holder()):
             callbacks.message(f"looking on, and taking over what is left: {holder}")
@@ -160,7 +160,7 @@ def train(
     loaded, start = starting_point(space, preset, kinds)
     config = TrialConfig.from_dict(set_values(start.config, assignments))
     check_config(config)
-    store = StudyFolder.named(study or loaded.name, places.runs)
+    store = StudyFolder.named(loaded.name if study is None else study, places.runs)
     split, imbalance = protocol.protocol or start.protocol, protocol.imbalance or start.imbalance
     request = StudyRequest(loaded, data, **vars(replace(protocol, protocol=split, imbalance=imbalance)))
     if store.exists():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from histotune.core.runtime import Places
 from histotune.reporting.figure_page import write_image, write_page
 from histotune.reporting.figures._base import FIGURES, Figure, FigureSource
+from histotune.storage import layout
 from histotune.storage.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -62,9 +63,10 @@ def save(
         stem: file name without its ending, where a folder gets several figures of one kind.
 
     Raises:
+        ConfigError: `stem` is no file name.
         HistotuneError: a PNG is asked for and cannot be drawn here; the page stands then.
     """
     drawn = draw(name, numbers)
-    path = Path(folder) / (stem or name)
+    path = Path(folder) / layout.checked_name(name if stem is None else stem, "a figure")
     written = [write_page(drawn, path.with_name(f"{path.name}.html"))]
     return [*written, write_image(drawn, path.with_name(f"{path.name}.png"))] if png else written
