@@ -126,6 +126,7 @@ def explain(
     """
     _check(model, slide, most, asked, branches)
     table = patches.listed(images, model.classes)
+    passed_over = table.attrs.get(patches.PASSED_OVER, "")
     if slide:
         grid_of(table)  # refuse before anything is computed
     rows = np.arange(len(table)) if slide else _spread(len(table), most)
@@ -153,6 +154,7 @@ def explain(
     heat = _slide(model, table, probabilities, pixels, asked) if slide else None
     trials = tuple(member.trial for member in model.members)
     notes += _missing(model, result) if explained else []
+    notes += [f"Beside the images: {passed_over}."] if passed_over else []
     return Explanation(model.name, model.classes, trials, explained, result, total, heat, tuple(notes))
 
 

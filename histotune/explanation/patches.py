@@ -16,6 +16,7 @@ from histotune.errors import DataError, suggest
 from histotune.exports.model import Export
 from histotune.ingest.datasets.idc import CLASSES, read_name
 from histotune.ingest.new_cases import ImageFiles, image_paths
+from histotune.ingest.walk import summary
 from histotune.storage.study_folder import StudyFolder
 
 _MEANING = {
@@ -23,6 +24,7 @@ _MEANING = {
     VAL: "the best epoch, temperature and threshold were chosen on them, so they flatter the model",
     TEST: "the model has seen nothing of them",
 }
+PASSED_OVER = "passed_over"  # of a table's `attrs`: what else a folder of images holds
 _NOTHING: Mapping[str, Any] = {"path": "", "name": "", "patient": "", "x": np.nan, "y": np.nan, "truth": ""}
 
 
@@ -35,16 +37,18 @@ def listed(images: ImageFiles, classes: Sequence[str]) -> pd.DataFrame:
     Returns:
         One row per image: `path` ("" for an array), `name` (silent about the class where that is possible), `patient`
         ("" where unknown), `x` and `y` (NaN where unknown), `truth` (a class name, "" where unknown).
+        `attrs` says of a folder what else it holds.
 
     Raises:
         DataError: there are no images; a place that is no number; a label that is no class of the model.
     """
     if isinstance(images, np.ndarray):
         return pd.DataFrame([{**_NOTHING, "name": f"image {number}"} for number in range(len(images))])
-    paths = image_paths(images)
+    paths, passed_over = image_paths(images)
     root = Path(images) if isinstance(images, (str, os.PathLike)) and Path(images).is_dir() else None
     table = pd.DataFrame([{**_NOTHING, "path": path, **_from_name(path, root, classes)} for path in paths])
     table = table.astype({"x": float, "y": float})
+    table.attrs[PASSED_OVER] = summary(passed_over)
     if isinstance(images, (str, os.PathLike)) and Path(images).suffix.lower() == ".csv":
         _take_columns(table, Path(images), classes)
     return table

@@ -19,9 +19,10 @@ from histotune.data.modalities import MODALITIES, Column
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import DataError, HistotuneError
 from histotune.exports.scorer import LoadedMember, Scorer
-from histotune.ingest.datasets import BadFile, fit, read_image
+from histotune.ingest.datasets import BadFile, Problem, fit, read_image
 from histotune.ingest.new_cases import CaseFiles, ImageFiles, image_paths, of_frame, stacked_images, words
 from histotune.ingest.tables import three
+from histotune.ingest.walk import HARMLESS, summary
 from histotune.models.network import IMAGE
 from histotune.models.predictor import load_model
 from histotune.storage import layout
@@ -54,7 +55,8 @@ class Export(Scorer):
             every class, `label`, the class of highest probability, and for two classes `label_at_threshold`, the class
             at the validation threshold. Where not only images are read, `missing` names the modalities that the case
             lacks. Images that cannot be read, and cases that have nothing that is read, have no row: a warning counts
-            them, and `table.attrs["problems"]` lists {path, kind, reason}, where `path` may be the id of a case.
+            them and what else a folder holds, and `table.attrs["problems"]` lists {path, kind, reason}, where `path`
+            may be the id of a case.
 
         Raises:
             DataError: there is no case, none can be read, `strict` met an image that cannot, or a table lacks a column.
@@ -69,10 +71,12 @@ class Export(Scorer):
             return self._of_files(cases, strict)
         if isinstance(cases, np.ndarray):
             return self.table({"id": range(len(cases))}, self._of_array(cases))
-        return self._of_images(image_paths(cases), strict)
+        return self._of_images(*image_paths(cases), strict)
 
-    def _of_images(self, paths: Sequence[str], strict: bool) -> pd.DataFrame:
+    def _of_images(self, paths: Sequence[str], passed_over: Sequence[Problem], strict: bool) -> pd.DataFrame:
         scored, kept, problems = [], [], []
+        others = [{"path": one.path, "kind": one.kind, "reason": one.reason} for one in passed_over]
+        _refuse([other for other, one in zip(others, passed_over, strict=True) if not one.kept], strict)
         for start in range(0, len(paths), CHUNK):
             sized, readable, bad = self._read(paths[start : start + CHUNK])
             problems += bad
@@ -88,8 +92,10 @@ class Export(Scorer):
                 f"{words(problems[0])}",
                 stacklevel=3,
             )
+        if passed_over:
+            warnings.warn(f"beside {len(paths)} images: {summary(passed_over)}", stacklevel=3)
         table = self.table({"path": kept}, np.concatenate(scored))
-        table.attrs["problems"] = problems
+        table.attrs["problems"] = [*problems, *others]
         return table
 
     def _of_files(self, cases: ImageFiles, strict: bool) -> pd.DataFrame:
@@ -196,8 +202,9 @@ class Export(Scorer):
 
 
 def _refuse(problems: Sequence[Mapping[str, str]], strict: bool) -> None:
-    if strict and problems:
-        raise DataError(f"{words(problems[0])}. Leave `strict` out to predict the images that can be read")
+    meant = [problem for problem in problems if problem["kind"] not in HARMLESS]
+    if strict and meant:
+        raise DataError(f"{words(meant[0])}. Leave `strict` out to predict the images that can be read")
 
 
 def load(folder: str | os.PathLike[str], device: torch.device | None = None) -> Export:

@@ -24,9 +24,10 @@ from histotune.data.modalities.graph import GraphModality, stacked
 from histotune.data.modalities.table import TablePreprocessing
 from histotune.errors import DataError, suggest
 from histotune.ingest.cells import CATEGORIES, NUMBERS
-from histotune.ingest.datasets import BadFile, fit, read_image
+from histotune.ingest.datasets import BadFile, Problem, fit, read_image
 from histotune.ingest.images import SUFFIXES
 from histotune.ingest.tables import CASE_ID, PARQUET, KnownRows, known_columns, read_known
+from histotune.ingest.walk import summary, walk
 
 TABLES = (".csv", ".csv.gz", *PARQUET)
 _SLIDES, _DONE = "slides", "features.npy"
@@ -152,11 +153,14 @@ class _Rows:
 class _Images:
     def __init__(self, folder: Path, resize: str, problems: list[FileProblem]) -> None:
         self._resize, self._problems, self._paths = resize, problems, dict[str, Path]()
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                if path.stem in self._paths:
-                    raise DataError(f"{self._paths[path.stem]} and {path.name} are images of one case: remove one")
-                self._paths[path.stem] = path
+        walked = walk(folder, SUFFIXES, deep=False)
+        for file in walked.files:
+            path = folder / file.path
+            if path.stem in self._paths:
+                raise DataError(f"{self._paths[path.stem]} and {path.name} are images of one case: remove one")
+            self._paths[path.stem] = path
+        for problem in walked.problems:
+            self._add({"path": str(folder / problem.path), "kind": problem.kind, "reason": problem.reason})
         self.ids = list(self._paths)
 
     def take(self, ids: Sequence[str], size: int) -> Column:
@@ -201,8 +205,8 @@ class _BagFolder:
             raise DataError(f"{self._folder / case} is no bag, or a damaged one: {error}") from error
 
 
-def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """List the image files that are meant, as text.
+def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[Problem]]:
+    """List the image files that are meant, as text, and what is passed over in a folder of them, as `walk` does.
 
     Raises:
         DataError: there are none.
@@ -210,16 +214,18 @@ def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     if not isinstance(images, (str, os.PathLike)):
         if not len(images):
             raise DataError("the list of images is empty")
-        return [os.fspath(path) for path in images]
+        return [os.fspath(path) for path in images], []
     root = Path(images)
     if root.is_dir():
-        result = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not result:
-            raise DataError(f"{root} and its subfolders hold no image files ({', '.join(sorted(SUFFIXES))})")
-        return [str(path) for path in result]
+        walked = walk(root, SUFFIXES)
+        if not walked.files:
+            others = f"; passed over: {summary(walked.problems)}" if walked.problems else ""
+            raise DataError(f"{root} and its subfolders hold no image files ({', '.join(sorted(SUFFIXES))}){others}")
+        named = [problem._replace(path=str(root / problem.path)) for problem in walked.problems]
+        return [str(root / file.path) for file in walked.files], named
     if not root.exists():
         raise DataError(f"{root} does not exist: name an image, a folder of images, or a CSV with a column 'path'")
-    return _listed(root) if root.suffix.lower() == ".csv" else [str(root)]
+    return (_listed(root) if root.suffix.lower() == ".csv" else [str(root)]), []
 
 
 def stacked_images(sized: Sequence[Mapping[int, np.ndarray]]) -> dict[int, np.ndarray]:

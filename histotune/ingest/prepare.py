@@ -37,6 +37,7 @@ from histotune.ingest.datasets import RESIZES, Dataset, Listing, Problem
 from histotune.ingest.datasets._base import FileFormat
 from histotune.ingest.decode import SMALLEST_SIDE, DecodeJob, decode
 from histotune.ingest.images import ImagesFile
+from histotune.ingest.walk import HARMLESS
 
 IMAGE = "image"  # the modality that a reader's images are
 _DIGEST = 1  # version of a cohort's digest
@@ -246,6 +247,7 @@ def _refuse_one_class(labels: pd.Series, listing: Listing, where: str) -> None:
 def _refuse_problems(cohort: Cohort) -> None:
     path = cohort.folder / "problems.csv"
     problems = read_table(path, Problem._fields, str)
+    problems = problems[~problems["kind"].isin(HARMLESS)]
     if len(problems):
         first = "\n".join(f"  {row.path}: {row.kind}: {row.reason}" for row in problems[:5].itertuples())
         raise DataError(f"{len(problems)} files have problems (--strict), all listed in {path}; the first:\n{first}")

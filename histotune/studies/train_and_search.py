@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from histotune.core.config import TrialConfig
 from histotune.core.progress import Message, Progress, silent
@@ -73,7 +74,7 @@ def search(
         try:
             new = not present.exists()
             store, prepared = begin(request, options.study, places, callbacks.progress)
-            for line in [*(store.settings.facts.get("report", []) if new else []), audit_line(store)]:
+            for line in [*(_about(store.settings.facts) if new else []), audit_line(store)]:
                 callbacks.message(line)
             start = begin_with(store, loaded, first, other)
             tracker = MlflowTracker(store, places.runs, uri=options.tracking_uri)
@@ -98,6 +99,12 @@ def search(
     if summary.reason != "interrupted":  # who presses Ctrl-C does not wait for models to be copied
         log_models(tracker)
     return store, summary
+
+
+def _about(facts: Mapping[str, Any]) -> list[str]:
+    """Return what to say of data when a study of them begins: what their reader reports, and what it left out."""
+    counts = [f"{count} {kind}" for kind, count in (facts.get("left_out") or {}).items() if count]
+    return [*facts.get("report", []), *([f"files left out: {', '.join(counts)}"] if counts else [])]
 
 
 def _check_room(

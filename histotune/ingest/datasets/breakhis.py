@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from histotune.core.provenance import short_digest
@@ -21,6 +22,7 @@ from histotune.ingest.datasets._base import (
     listing_table,
 )
 from histotune.ingest.images import read_image
+from histotune.ingest.walk import walk
 
 CLASSES = ("benign", "malignant")
 MAGNIFICATIONS = (40, 100, 200, 400)
@@ -92,24 +94,25 @@ class BreakHis(Dataset):
 def _rows(root: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
-    for file in _png_files(root):
-        path = file.relative_to(root).as_posix()
+    walked = walk(root, {".png"})
+    for path, stat in walked.files:
+        file = PurePosixPath(path)
         result = NAME.fullmatch(file.name)
         if result is None:
             lacks = (
                 "40, 100, 200 or 400 for its magnification" if UNMAGNIFIED.fullmatch(file.name) else "BreakHis' form"
             )
             problems.append(Problem(path, "bad_name", f"the name lacks {lacks}"))
-        elif contradiction := _contradiction(result, file.relative_to(root).parent.parts):
+        elif contradiction := _contradiction(result, file.parent.parts):
             problems.append(Problem(path, "contradiction", contradiction))
         else:
-            rows.append(_row(path, file, result))
-    return rows, problems
+            rows.append(_row(path, stat, result))
+    return rows, [*problems, *walked.problems]
 
 
-def _row(path: str, file: Path, result: re.Match[str]) -> dict[str, Any]:
-    patient, stat = f"{result['year']}-{result['slide']}", file.stat()
-    key = short_digest(file.name, 8)  # the name tells the class
+def _row(path: str, stat: os.stat_result, result: re.Match[str]) -> dict[str, Any]:
+    patient = f"{result['year']}-{result['slide']}"
+    key = short_digest(path.rpartition("/")[2], 8)  # the name tells the class
     return {
         "id": f"{patient}_{result['magnification']}x_{key}",
         "patient": patient,
@@ -138,8 +141,3 @@ def _others(problems: list[Problem]) -> str:
         return ""
     first = problems[0]
     return f"; {len(problems)} PNG files are of no use, such as {first.path}: {first.reason}"
-
-
-def _png_files(root: Path) -> Iterator[Path]:
-    files = (path for path in root.rglob("*.png") if path.is_file() and not path.name.startswith("."))
-    return iter(sorted(files))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from histotune.ingest.datasets._base import (
     listing_table,
 )
 from histotune.ingest.images import SUFFIXES, read_image
+from histotune.ingest.walk import walk
 
 CLASSES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 TRAIN, TEST = "NCT-CRC-HE-100K", "CRC-VAL-HE-7K"
@@ -112,24 +112,18 @@ def _rows(root: Path, folder: str, part: str, layout: str) -> tuple[list[dict[st
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for label, name in enumerate(CLASSES):
-        for entry in _images(root / folder / name):
-            path = f"{folder}/{name}/{entry.name}" if folder else f"{name}/{entry.name}"
-            message = entry.name.partition("-")[0]
+        walked = walk(root / folder / name, SUFFIXES, deep=False)
+        within = f"{folder}/{name}" if folder else name
+        problems += [one._replace(path=f"{within}/{one.path}") for one in walked.problems]
+        for file, stat in walked.files:
+            path = f"{within}/{file}"
+            message = file.partition("-")[0]
             if message in CLASSES and message != name:
                 problems.append(Problem(path, "contradiction", f"folder {name!r} contradicts {message!r} in the name"))
                 continue
-            key = short_digest(f"{part}/{name}/{entry.name}", 16)  # a name tells the class
-            stat = entry.stat()
+            key = short_digest(f"{part}/{name}/{file}", 16)  # a name tells the class
             row = {"id": key, "patient": key, "label": label, "part": part, "path": path}
             rows.append(row | {"bytes": stat.st_size, "mtime": stat.st_mtime_ns})
     if not rows:
         raise DataError(f"no images in the class folders of {root / folder}. Expected {layout}")
     return rows, problems
-
-
-def _images(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as result:
-        entries = sorted((entry for entry in result if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_file() and os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122  (a hot path)
-            yield entry

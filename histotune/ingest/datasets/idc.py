@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ from histotune.ingest.datasets._base import (
     listing_table,
 )
 from histotune.ingest.images import WHITE, read_image
+from histotune.ingest.walk import walk
 
 SIDE = 50  # px of a whole patch; those at the lower and right edge of a slide are cut off
 NAME = re.compile(r"(?P<patient>\d+)_idx(?P<scan>\d+)_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[01])\.png")
@@ -56,8 +57,9 @@ class Idc(Dataset):
         part = {patient: name for name, patients in official_patients().items() for patient in patients}
         rows: list[dict[str, Any]] = []
         problems: list[Problem] = []
-        for path, entry in _png_files(root):
-            result = NAME.fullmatch(entry.name)
+        walked = walk(root, {".png"}, skip=_second_copy)
+        for path, stat in walked.files:
+            result = NAME.fullmatch(path.rpartition("/")[2])
             folder = path.rpartition("/")[0].rpartition("/")[2]
             if result is None:
                 problems.append(Problem(path, "bad_name", "the name is not PATIENT_idx5_xX_yY_classC.png"))
@@ -65,12 +67,12 @@ class Idc(Dataset):
                 reason = f"folder {folder!r} contradicts class {result['label']} in the name"
                 problems.append(Problem(path, "contradiction", reason))
             else:
-                rows.append(_row(path, entry.stat(), result, part))
+                rows.append(_row(path, stat, result, part))
         if not rows:
             others = f"; {len(problems)} PNG files have other names, such as {problems[0].path}" if problems else ""
             raise DataError(f"no IDC patches in {root}{others}. Expected {self.info.layout}")
         table, same = drop_same_ids(listing_table(rows))
-        return Listing(table, CLASSES, 1, {"patients_known": True}, [*problems, *same])
+        return Listing(table, CLASSES, 1, {"patients_known": True}, [*problems, *walked.problems, *same])
 
     def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:
         """Read a patch; one that the slide's edge cut off is completed with white, unless over half of it is missing.
@@ -130,15 +132,6 @@ def _row(path: str, stat: os.stat_result, result: re.Match[str], part: Mapping[s
     }
 
 
-def _png_files(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield (path relative to the root, entry) of every PNG file, without following the archive's second copy."""
-    with os.scandir(folder) as result:
-        entries = sorted((e for e in result if not e.name.startswith(".")), key=lambda e: e.name)
-    folders = [e for e in entries if e.is_dir()]
-    if len(folders) > 1:
-        folders = [e for e in folders if e.name != _TWICE]
-    for entry in entries:
-        if entry.name.lower().endswith(".png") and entry.is_file():
-            yield prefix + entry.name, entry
-    for entry in folders:
-        yield from _png_files(entry.path, f"{prefix}{entry.name}/")
+def _second_copy(path: str, beside: Collection[str]) -> bool:
+    """Whether a folder is the archive's second copy of all others beside it."""
+    return path.rpartition("/")[2] == _TWICE and sum(not name.startswith(".") for name in beside) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from histotune.ingest.datasets._base import (
 )
 from histotune.ingest.datasets._manifest import read_manifest
 from histotune.ingest.images import SUFFIXES, read_image
+from histotune.ingest.walk import summary, walk
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -115,10 +116,11 @@ class ImageFolder(Dataset):
 
 
 def _rows_of_folders(root: Path, layout: str) -> tuple[list[dict[str, Any]], list[Problem]]:
-    files = list(_image_files(root))
+    files, problems = (walked := walk(root, SUFFIXES)).files, walked.problems
     if not files:
         others = sum(1 for path in root.rglob("*") if path.is_file())
-        raise DataError(f"no images in {root} ({others} other files). Expected {layout}")
+        listed = f"; {summary(problems)}" if problems else ""
+        raise DataError(f"no images in {root} ({others} other files{listed}). Expected {layout}")
     depths = {path.count("/"): path for path, _ in files}
     if len(depths) > 1 or not depths.keys() <= {1, 2}:
         examples = ", ".join(repr(path) for path in depths.values())
@@ -134,7 +136,7 @@ def _rows_of_folders(root: Path, layout: str) -> tuple[list[dict[str, Any]], lis
         row["patient"] = names[0] if len(names) == 3 and not by_part else ""
         row["part"] = PARTS[names[0].lower()] if by_part else ""
         rows.append(row)
-    return rows, []
+    return rows, problems
 
 
 def _refuse_patients_inside_classes(root: Path, parts: Sequence[Sequence[str]]) -> None:
@@ -146,14 +148,3 @@ def _refuse_patients_inside_classes(root: Path, parts: Sequence[Sequence[str]]) 
             f"{root} looks like CLASS/PATIENT/FILE: {inner} folders such as {parts[0][1]!r}, each inside one of only "
             f"{outer} folders such as {parts[0][0]!r}. Put the patient outside (PATIENT/CLASS/FILE), or give a manifest"
         )
-
-
-def _image_files(folder: Path | str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Yield (path relative to the root, its stat) of every image file, hidden ones left out."""
-    with os.scandir(folder) as result:
-        entries = sorted((e for e in result if not e.name.startswith(".")), key=lambda e: e.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _image_files(entry.path, f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122  (a hot path: no Path object)
-            yield prefix + entry.name, entry.stat()

@@ -72,8 +72,11 @@ class Slides(Dataset):
             raise DataError(f"there is no class {self.positive!r} to be positive. {suggest(self.positive, classes)}")
         positive = classes.index(self.positive) if self.positive else min(1, len(classes) - 1)
         facts = {"patients_known": "patient" in labels, "report": report}
-        stored = [path for row in rows for path in sorted((root / "slides" / row["id"]).iterdir())]
-        sources = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in stored]
+        try:
+            stored = [path for row in rows for path in sorted((root / "slides" / row["id"]).iterdir())]
+            sources = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in stored]
+        except OSError as error:
+            raise DataError(f"{root} is damaged ({error}): run `histotune prepare slides` again") from error
         return Listing(listing_table(rows), classes, positive, facts, problems, sources)
 
     def columns(self, listing: Listing, root: Path | None, cache: Path) -> Mapping[str, Column]:

@@ -33,6 +33,7 @@ from histotune.ingest.datasets import BadFile, Problem, fit
 from histotune.ingest.embeddings import BACKBONE, PACKAGE, Encoder, embed, load_encoder
 from histotune.ingest.slides.reader import OVERVIEW, SUFFIXES, Slide
 from histotune.ingest.slides.tissue import RULES, Patches, choose, tissue_mask
+from histotune.ingest.walk import refused, summary, walk
 
 FORMAT = 1
 _FINE = 8  # pixels of the overview along a patch, at least
@@ -114,17 +115,26 @@ def prepare_slides(
         DataError: there is no slide, none can be used, or `strict` met one that cannot; says why.
     """
     settings = settings or SlideSettings()
-    paths = _slide_files(folder, out)
+    paths, passed_over = _slide_files(folder, out)
     try:
         with files.lock(out / ".lock", "preparing slides"):
-            return _prepare(folder, paths, out, settings, strict=strict, report=progress or silent)
+            return _prepare(folder, paths, passed_over, out, settings, strict=strict, report=progress or silent)
     except OSError as error:
         raise files.unwritable(out, error) from error
 
 
 def _prepare(
-    folder: Path, paths: list[Path], out: Path, settings: SlideSettings, *, strict: bool, report: Progress
+    folder: Path,
+    paths: list[Path],
+    passed_over: list[Problem],
+    out: Path,
+    settings: SlideSettings,
+    *,
+    strict: bool,
+    report: Progress,
 ) -> pd.DataFrame:
+    if strict and (bad := refused(passed_over)):
+        raise DataError(f"{_words(bad[0])}. Without --strict it is left out and listed")
     encoder = load_encoder(settings.backbone, settings.weights, settings.patch_size)
     rows, problems = list[dict[str, Any]](), list[Problem]()
     for done, path in enumerate(paths):
@@ -142,19 +152,21 @@ def _prepare(
     if not rows:
         raise DataError(f"none of {len(paths)} slides in {folder} can be used; the first: {_words(problems[0])}")
     shutil.rmtree(out / _WORK, ignore_errors=True)
-    return _write_tables(folder, out, settings, encoder, rows, problems)
+    left_out = {problem.path for problem in problems}
+    others = [problem for problem in passed_over if problem.path not in left_out]
+    return _write_tables(folder, out, settings, encoder, rows, [*problems, *others])
 
 
-def _slide_files(folder: Path, out: Path) -> list[Path]:
-    """List the slides of a folder, without hidden ones and without pictures of theirs that `out` inside it holds."""
+def _slide_files(folder: Path, out: Path) -> tuple[list[Path], list[Problem]]:
+    """List the slides of a folder, without pictures of theirs that `out` inside it holds, and what is passed over."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: name one that holds whole slides ({', '.join(sorted(SUFFIXES))})")
-    result = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    shown = (path for path in result if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    paths = sorted(path for path in shown if not path.absolute().is_relative_to(out.absolute()))
-    if not paths:
-        raise DataError(f"{folder} and its subfolders hold no slides ({', '.join(sorted(SUFFIXES))})")
-    return paths
+    inside = out.absolute()
+    walked = walk(folder, SUFFIXES, skip=lambda path, _: (folder / path).absolute() == inside)
+    if not walked.files:
+        others = f"; passed over: {summary(walked.problems)}" if walked.problems else ""
+        raise DataError(f"{folder} and its subfolders hold no slides ({', '.join(sorted(SUFFIXES))}){others}")
+    return [folder / file.path for file in walked.files], [p for p in walked.problems if p.kind != "same_name"]
 
 
 def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> dict[str, Any]:
