@@ -79,7 +79,7 @@ def test_files_that_differ_in_their_ending_are_kept_and_listed(tmp_path: Path) -
 
 def test_a_name_that_is_no_text_and_a_folder_without_permission_are_listed(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff.png")
+    shutil.copy(os.fsencode(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/\xff.png")
     assert kinds(tmp_path) == {"\\xff.png": "bad_name"}
     assert kinds(tmp_path / "not there") == {".": "unreadable"}
 
@@ -119,15 +119,15 @@ def test_every_reader_sees_the_same_files_in_any_layout(steps: list[tuple[str, i
                 target = other if what == "link" else Path(place) / "gone"
                 (folder / f"link{number}{'' if what == 'link' else '.png'}").symlink_to(target)
         walked = walk(root, PNG)
-        expected, todo = [], [(root, (root.resolve(),))]
+        expected, todo = list[Path](), list[tuple[Path, tuple[Path, ...]]]([(root, (root.resolve(),))])
         while todo:
             folder, above = todo.pop()
             for path in folder.iterdir():
                 if path.is_dir() and path.resolve() not in above and not path.name.startswith("."):
                     todo.append((path, (*above, path.resolve())))
                 elif path.is_file() and path.suffix == ".png" and not path.name.startswith("."):
-                    expected.append(path.relative_to(root).as_posix())
-        assert sorted(file.path for file in walked.files) == sorted(expected)
+                    expected.append(path.relative_to(root))
+        assert sorted(file.path for file in walked.files) == sorted(path.as_posix() for path in expected)
         assert sorted(image_paths(root)[0]) == sorted(str(root / path) for path in expected)
         slides, others = _slide_files(root, Path(place) / "out")
         assert [path.relative_to(root).as_posix() for path in slides] == [file.path for file in walked.files]
