@@ -195,14 +195,14 @@ def show_ensemble(result: EnsembleResult, export: Path | None, *, json_wanted: b
         "test set."
     )
     if export is not None:
-        typer.echo(f"Wrote {export}. Next: histotune evaluate {export}")
+        _wrote(export)
 
 
 def show_export(folder: Path) -> None:
     """Print where a trial was written, and at which operating point."""
     info = files.read_json(folder / layout.EXPORT)
     tuned(info["calibration"], info["operating_point"])
-    typer.echo(f"Wrote {folder}. Next: histotune evaluate {folder}")
+    _wrote(folder)
 
 
 def show_student(result: Distilled, export: Path | None, *, json_wanted: bool) -> None:
@@ -222,7 +222,13 @@ def show_student(result: Distilled, export: Path | None, *, json_wanted: bool) -
     )
     tuned(result.how["calibration"], result.how["operating_point"])
     if export is not None:
-        typer.echo(f"Wrote {export}: one network, trained on all folds. Next: histotune evaluate {export}")
+        _wrote(export, ": one network, trained on all folds")
+
+
+def _wrote(folder: Path, what: str = "") -> None:
+    from histotune.evaluation.next_steps import after_export
+
+    typer.echo(f"Wrote {folder}{what}. {after_export(folder)}")
 
 
 def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> None:

@@ -149,6 +149,7 @@ def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
     """Print a summary of the slides, those left out with the reason, and the next command."""
     from histotune.cli import tables as cli_show
     from histotune.cli.tables import ROWS
+    from histotune.evaluation.next_steps import after_slides
 
     rows, problems = [dict(row) for _, row in table.iterrows()], table.attrs["problems"]
     if json_wanted:
@@ -162,9 +163,7 @@ def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
     if max(len(rows), len(problems)) > ROWS:
         typer.echo(f"All slides: {out / 'slides.csv'}; all that were left out: {out / 'problems.csv'}")
     typer.echo(f"Pictures of tissue and patches: {out / 'pictures'}")
-    if not (out / "labels.csv").exists():
-        typer.echo(f"Write {out / 'labels.csv'} with the columns slide and label, and patient where known")
-    typer.echo(f"Next: histotune prepare slides --data {out}")
+    typer.echo(after_slides(out))
 
 
 def _cohort(

@@ -64,6 +64,7 @@ def as_json(value: Any) -> None:
 
 def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_wanted: bool) -> None:
     """Print a study's leaderboard, the comparisons with baseline and default, and the next command."""
+    from histotune.evaluation.next_steps import after_search
     from histotune.storage.seal import seal_sentence
     from histotune.studies.leaderboard import gain, leaderboard, lines, verdict
 
@@ -96,9 +97,8 @@ def study(store: StudyFolder, summary: SearchSummary | None = None, *, json_want
     typer.echo(str(gain(store, entries)))
     if opened := seal_sentence(store):
         typer.echo(opened)
-    name = settings.name
-    typer.echo(f"Next: histotune confirm {name} (trains the best configurations again, for a reliable score), then")
-    typer.echo(f"      histotune ensemble {name} --top 5 --strategy average --export exports/{name}")
+    for line in after_search(store):
+        typer.echo(line)
 
 
 def trial(record: TrialRecord, *, json_wanted: bool) -> None:

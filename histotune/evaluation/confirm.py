@@ -31,6 +31,7 @@ from histotune.evaluation._contenders import Candidate, contenders
 from histotune.evaluation._outer_folds import FRESH, Outer, refuse_thinned
 from histotune.evaluation._retrain import Plan, TrainingsByCandidate, crew, train_again
 from histotune.evaluation.confirmation import Confirmation, ConfirmationRow, chance_in, cheapest, judge, sentence
+from histotune.evaluation.next_steps import MOST_OUTER, OUTER
 from histotune.metrics.bootstrap import REPLICATES, over_seeds
 from histotune.metrics.intervals import ConfidenceInterval, Seeded
 from histotune.metrics.scores import direction, softmax
@@ -41,7 +42,7 @@ from histotune.studies.create import study_cohort
 from histotune.training.pooling import by_repeat
 from histotune.tuning.events import Resources
 
-TOP, SEEDS, OUTER = 5, 5, 3
+TOP, SEEDS = 5, 5
 _UNKNOWN = ConfidenceInterval(float("nan"), float("nan"), float("nan"))
 
 
@@ -111,7 +112,7 @@ def _check(store: StudyFolder, seeds: int, outer: int | None) -> int:
         raise ConfigError(f"outer={outer}: there must be at least 2 outer folds, one to score and one to train on")
     thinned = settings.imbalance != NATURAL or settings.training_cases > 0
     refuse_thinned(settings.name, thinned=thinned)
-    return outer or min(settings.folds, 5) or OUTER
+    return outer or min(settings.folds, MOST_OUTER) or OUTER
 
 
 def _compare(

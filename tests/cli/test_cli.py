@@ -243,7 +243,8 @@ def test_whole_slides_become_a_trained_model(call: Call, frozen: dict[str, str])
     message = call("prepare", "slides", "in", *options).stdout
     assert "slides: 12, patches: 144" in message
     assert "Left out text.svs: not_a_slide" in message
-    assert "Next: histotune prepare slides --data" in message
+    assert "Next: write " in message
+    assert "histotune prepare slides --data" in message
     refused(call("prepare", "slides", "--data", "in-bags"), "labels.csv does not exist", "slide and label")
     lines = [f"s{at:02d}.tif,{('benign', 'tumour')[at % 2]}" for at in range(12)]
     Path("in-bags/labels.csv").write_text("\n".join(["slide,label", *lines]))

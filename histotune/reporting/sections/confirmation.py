@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from histotune.core.format import minute, p_value
+from histotune.evaluation.next_steps import confirming
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
@@ -23,16 +24,20 @@ class ConfirmationSection(Section):
 
     def build(self, findings: Findings) -> Content:
         """Show every contender's confirmed score beside its score in the search."""
-        result, name = findings.confirmed, findings.settings.name
+        result = findings.confirmed
         pieces = []
         if result:
             pieces = [_overview(result), _contenders(result)]
         else:
-            text = (
-                f"The search has not been confirmed. `histotune confirm {name} --top 5 --seeds 5` trains the best "
-                "configurations and the default configuration again, estimates by how much the search's score was "
-                "too optimistic, and reports which trials are tied."
-            )
+            text = "The search has not been confirmed."
+            if not findings.models:
+                text += " It has no complete trial."
+            for command in confirming(findings.store):
+                text += (
+                    f" `{command} --top 5 --seeds 5` trains the best configurations and the default configuration "
+                    "again, estimates by how much the search's score was too optimistic, and reports which trials are "
+                    "tied."
+                )
             pieces = [html.paragraph(text)]
         return Content(html.joined([*pieces, *_nested(findings)]))
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from markupsafe import Markup
 
 from histotune.core.format import counted, interval, number
+from histotune.evaluation.next_steps import combining
 from histotune.metrics.scores import in_words
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section, SectionRequest
@@ -27,12 +28,10 @@ class Ensembles(Section):
     def build(self, findings: Findings) -> Content:
         """Show every ensemble beside its best member and the unweighted mean."""
         if not findings.ensembles:
-            name = findings.settings.name
-            return Content(
-                html.paragraph(
-                    f"No ensemble was built: `histotune ensemble {name} --top 5 --strategy average` builds one."
-                )
-            )
+            text = "No ensemble was built."
+            for command in combining(findings.store, export=False):
+                text = f"No ensemble was built: `{command}` builds one."
+            return Content(html.paragraph(text))
         metric = findings.settings.metric
         return Content(
             html.joined(piece for name, result in findings.ensembles.items() for piece in _one(name, result, metric))

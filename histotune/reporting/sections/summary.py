@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from histotune.core.format import counted, interval, number, times
+from histotune.evaluation.next_steps import confirming
 from histotune.metrics import scores as metrics
 from histotune.reporting import html
 from histotune.reporting.sections._base import SECTIONS, Content, Section
@@ -114,7 +115,9 @@ def _promised(findings: Findings) -> list[str]:
     )
     text += f" {findings.verdict}"
     if not findings.confirmed:
-        text += f" {findings.gain} Run `histotune confirm {findings.settings.name}` for a reliable number."
+        text += f" {findings.gain}"
+        for command in confirming(findings.store):
+            text += f" Run `{command}` for a reliable number."
     return [text]
 
 
