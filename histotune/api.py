@@ -175,18 +175,25 @@ def evaluate(
     data: str | os.PathLike[str] | None = None,
     runs: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    class_map: Mapping[str, str] | None = None,
     command: str = "histotune.evaluate",
 ) -> Evaluation:
     """Evaluate an export on the sealed test set of its study, which is recorded; or on an external dataset `on`.
 
     Args:
+        class_map: {class of the external dataset: class of the model}, where names differ by more than case and blanks.
         command: the command to record with the opening.
     """
     model = load(exported)
     place = Places.of(runs, cache)
     if on is not None:
+<<<<<<< HEAD
         return evaluate_on(model, on, data, place, command=command)
     store = StudyFolder.named(model.study, place.runs) if runs is not None else StudyFolder(Path(model.study_folder))
+=======
+        return evaluate_on(model, on, data, place, command=command, class_map=class_map)
+    store = StudyFolder(place.runs / model.study) if runs is not None else StudyFolder(Path(model.study_folder))
+>>>>>>> 8262d40 (Classes and patients have one spelling, classes of an external cohort correspond by name, and the user's own split is used)
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
     return evaluate_sealed(model, cohorts, store, command=command)
 

@@ -9,6 +9,7 @@ import typer
 from histotune.cli import options as given
 from histotune.cli.tables import SHOWN_METRICS
 from histotune.core.provenance import shell_command
+from histotune.errors import ConfigError
 
 if TYPE_CHECKING:
     from histotune.evaluation.sealed import Evaluation
@@ -21,6 +22,10 @@ def evaluate(
     on: Annotated[
         str | None, typer.Option(help="Evaluate on an external dataset instead of the sealed test set.")
     ] = None,
+    class_map: Annotated[
+        list[str] | None,
+        typer.Option(help="THEIRS=OURS: which class of the model a class of the external dataset is, repeatable."),
+    ] = None,
     data: given.DataOption = None,
     runs: given.RunsOption = None,
     cache: given.CacheOption = None,
@@ -30,7 +35,16 @@ def evaluate(
     from histotune.api import evaluate as run
     from histotune.cli import tables as cli_show
 
-    result = run(exported, on=on, data=data, runs=runs, cache=cache, command=shell_command())
+    if class_map and on is None:
+        raise ConfigError("--class-map is for an external dataset: give --on, too")
+    pairs = {}
+    for pair in class_map or []:
+        theirs, is_pair, ours = pair.partition("=")
+        if not is_pair:
+            raise ConfigError(f"--class-map {pair!r}: write THEIRS=OURS, such as normal=benign")
+        pairs[theirs] = ours
+    command = shell_command()
+    result = run(exported, on=on, data=data, runs=runs, cache=cache, class_map=pairs, command=command)
     if json_wanted:
         cli_show.as_json(result.to_dict())
     else:

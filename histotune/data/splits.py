@@ -108,6 +108,17 @@ _70_30 = (0.56, 0.14, 0.30)
 _PARTS = (TRAIN, VAL, TEST)
 
 
+def default_protocol(cohort: Cohort, usual: str) -> str:
+    """Return the protocol of a study that names none: that of the dataset, or the data's own training and test part.
+
+    Args:
+        cohort: its fact `own_split` says whether the parts are the user's, and not one of several that are published.
+        usual: of the dataset.
+    """
+    parts = set(cohort.table["part"])
+    return "given" if cohort.facts.get("own_split") and {TRAIN, TEST} <= parts else usual
+
+
 def split(
     cohort: Cohort,
     labels: np.ndarray,

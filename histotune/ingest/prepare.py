@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,11 @@ from histotune.ingest.datasets import RESIZES, Dataset, Listing, Problem
 from histotune.ingest.datasets._base import FileFormat
 from histotune.ingest.decode import SMALLEST_SIDE, DecodeJob, decode
 from histotune.ingest.images import ImagesFile
+<<<<<<< HEAD
 from histotune.ingest.walk import HARMLESS
+=======
+from histotune.ingest.spellings import is_missing, refuse_spellings
+>>>>>>> 8262d40 (Classes and patients have one spelling, classes of an external cohort correspond by name, and the user's own split is used)
 
 IMAGE = "image"  # the modality that a reader's images are
 _DIGEST = 1  # version of a cohort's digest
@@ -76,7 +80,7 @@ def prepare(
         raise ConfigError(f"resize is one of {', '.join(RESIZES)}, not {resize!r}")
     if image_size < SMALLEST_SIDE:
         raise ConfigError(f"image_size must be at least {SMALLEST_SIDE} px, got {image_size}")
-    listing = dataset.scan(root)
+    listing = _checked(dataset.scan(root))
     _refuse_one_class(listing.table["label"], listing, f"the {len(listing.table)} cases in {root}")
     job = DecodeJob(dataset, root, image_size, resize)
     name = f"{dataset.name}-{image_size}-{_fingerprint(job, listing)}"
@@ -89,6 +93,41 @@ def prepare(
     if strict:
         _refuse_problems(cohort)
     return cohort
+
+
+def _checked(listing: Listing) -> Listing:
+    """Leave out cases whose class or patient says that it is missing, and refuse names that are spelled in two ways.
+
+    Raises:
+        DataError: two classes, or two patients, differ only in how they are written; no case is left.
+    """
+    table = listing.table
+    label = table["label"].map(lambda number: listing.classes[number])
+    unlabelled = label.map(is_missing)
+    nobody = table["patient"].map(is_missing) & ~unlabelled
+    where = table["path"] if "path" in table else table["id"]
+    patient, rows = table["patient"], table.index
+    problems = [Problem(where[row], "no_label", f"its class is {label[row]!r}: missing") for row in rows[unlabelled]]
+    problems += [Problem(where[row], "no_patient", f"its patient is {patient[row]!r}: missing") for row in rows[nobody]]
+    if problems:
+        kept = ~(unlabelled | nobody)
+        if not kept.any():
+            raise DataError(f"none of {len(table)} cases can be used; the first, {where.iloc[0]}: {problems[0].reason}")
+        table, label = table[kept].reset_index(drop=True), label[kept].reset_index(drop=True)
+        classes = tuple(name for name in listing.classes if not is_missing(name))
+        positive = listing.classes[listing.positive]
+        listing = replace(
+            listing,
+            table=table.assign(label=label.map(classes.index).astype(np.int64)),
+            classes=classes,
+            positive=classes.index(positive) if positive in classes else min(1, len(classes) - 1),
+            problems=[*listing.problems, *problems],
+        )
+    refuse_spellings(listing.classes, "the classes", "Write one of them throughout")
+    if listing.facts.get("patients_known", True):
+        cure = "Write every patient in one way, or all its cases could stand on both sides of the split"
+        refuse_spellings(table["patient"], "the patients", cure)
+    return listing
 
 
 def _write(

@@ -115,7 +115,9 @@ class Meter:
             return known
         settings = self.store.settings
         check_elsewhere(self.store, cohort, labels)
-        translation, _ = correspondence(settings.classes, settings.positive, settings.name, cohort)
+        translation, _ = correspondence(
+            settings.classes, settings.positive, settings.name, cohort, dataset=settings.dataset
+        )
         self.said(f"scoring {len(cohort)} cases of {cohort.name} with {sum(map(len, self.trained.values()))} trainings")
         scored = self._probabilities(cohort, np.arange(len(cohort)))
         patients, strata = cohort.table["patient"].to_numpy(str), _strata(cohort)

@@ -19,7 +19,7 @@ from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
 from histotune.data.fold_assignment import check_folds, check_patience, deal_folds
 from histotune.data.imbalance import NATURAL, check_imbalance
-from histotune.data.splits import Split, check_protocol, describe_change, split
+from histotune.data.splits import Split, check_protocol, default_protocol, describe_change, split
 from histotune.errors import ConfigError, StudyError
 from histotune.ingest.datasets import DATASETS, locate
 from histotune.ingest.prepare import prepare
@@ -202,7 +202,8 @@ def divide(request: StudyRequest, cohort: Cohort) -> tuple[Split, np.ndarray]:
         DataError, ConfigError: patients and classes do not allow the split.
     """
     space, labels, seed = request.space, read_labels(cohort), request.seed or 0
-    protocol = request.protocol or space.protocol or DATASETS.build(space.dataset, **space.options).info.protocol
+    usual = DATASETS.build(space.dataset, **space.options).info.protocol
+    protocol = request.protocol or space.protocol or default_protocol(cohort, usual)
     imbalance, cases = request.imbalance or space.imbalance or NATURAL, request.training_cases or 0
     parts = split(cohort, labels, protocol, seed=seed, imbalance=imbalance, training_cases=cases)
     return deal_folds(cohort, labels, parts, *request.dealt, seed=seed), labels

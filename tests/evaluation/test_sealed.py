@@ -18,7 +18,7 @@ from histotune.data.cohort import Cohort
 from histotune.data.splits import Split
 from histotune.ensembles.merge import merge
 from histotune.errors import DataError, HistotuneError, StudyError
-from histotune.evaluation.external import evaluate_external
+from histotune.evaluation.external import correspondence, evaluate_external
 from histotune.evaluation.sealed import _patients_note, evaluate
 from histotune.exports.export import export_ensemble, export_trial
 from histotune.exports.model import Export, load
@@ -184,12 +184,13 @@ def test_an_external_cohort_is_measured_apart(
 
 
 @pytest.mark.parametrize(("classes", "note"), [(("malignant", "benign"), ""), (("yes", "no"), "'yes' is 'malignant'")])
-def test_classes_are_matched_by_name_else_by_which_is_positive(
+def test_classes_are_matched_by_name_else_as_the_user_says(
     model: Export, stranger: Cohort, small_labels: np.ndarray, classes: tuple[str, str], note: str
 ) -> None:
     same = evaluate_external(model, {32: stranger}, small_labels[:60], replicates=REPLICATES)
     renamed = replace(stranger, classes=classes, positive=0)
-    result = evaluate_external(model, {32: renamed}, 1 - small_labels[:60], replicates=REPLICATES)
+    given = {"yes": "malignant", "no": "benign"} if note else None
+    result = evaluate_external(model, {32: renamed}, 1 - small_labels[:60], class_map=given, replicates=REPLICATES)
     assert result.metrics["auroc"].value == pytest.approx(same.metrics["auroc"].value)
     assert note in result.note
     assert bool(note) == bool(result.note)
@@ -222,3 +223,47 @@ def test_cases_that_the_study_left_out_are_an_external_cohort(
     left = replace(small_cohort, table=small_cohort.table[:60], arrays=arrays, present=present, digest="0" * 16)
     result = evaluate_external(model, {32: left}, small_labels[:60], replicates=REPLICATES)
     assert result.cases == 60
+
+
+def named(cohort: Cohort, classes: tuple[str, ...], name: str = "image_folder") -> Cohort:
+    return replace(cohort, classes=classes, name=name)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        (("benign", "malignant"), [0, 1]),
+        (("malignant", "benign"), [1, 0]),
+        (("BENIGN", "Malignant "), [0, 1]),
+        (("Malignant", "benign"), [1, 0]),
+    ],
+)
+def test_classes_correspond_by_name(stranger: Cohort, theirs: tuple[str, ...], expected: list[int]) -> None:
+    numbers, _ = correspondence(("benign", "malignant"), 1, "model", named(stranger, theirs), dataset="image_folder")
+    assert numbers.tolist() == expected
+
+
+def test_other_class_names_are_refused_until_the_user_says_what_they_are(stranger: Cohort) -> None:
+    """Neither the order of names nor the one that happens to be called positive tells which class is which."""
+    cohort = named(stranger, ("malignant", "normal"))
+    about: dict[str, Any] = {"dataset": "image_folder"}
+    with pytest.raises(
+        DataError, match=r"'normal' is none of them\. Say which it is, such as --class-map normal=benign"
+    ):
+        correspondence(("benign", "malignant"), 1, "model", cohort, **about)
+    numbers, note = correspondence(("benign", "malignant"), 1, "model", cohort, **about, given={"normal": "benign"})
+    assert numbers.tolist() == [1, 0]
+    assert "'normal' is 'benign'" in note
+    with pytest.raises(DataError, match=r"the model has no class 'benig'\. Did you mean 'benign'"):
+        correspondence(("benign", "malignant"), 1, "model", cohort, **about, given={"normal": "benig"})
+    with pytest.raises(DataError, match="are the same one of model"):
+        correspondence(("benign", "malignant"), 1, "model", cohort, **about, given={"normal": "malignant"})
+
+
+def test_of_two_published_datasets_the_diseased_classes_correspond(stranger: Cohort) -> None:
+    cohort = replace(named(stranger, ("benign", "malignant"), "breakhis"), positive=1)
+    numbers, note = correspondence(("negative", "positive"), 1, "model", cohort, dataset="idc")
+    assert numbers.tolist() == [0, 1]
+    assert "'malignant' is 'positive'" in note
+    with pytest.raises(DataError, match="--class-map"):
+        correspondence(("negative", "positive"), 1, "model", cohort, dataset="image_folder")

@@ -92,6 +92,8 @@ class Info:
         protocol: the split protocol that is used when none is asked for.
         folders: folder names under which it is looked for, in this order.
         synthetic: whether it is made up; then it needs no data.
+        disease: whether the positive class is the diseased one, as published, so that models of one such dataset of two
+            classes can be evaluated on another.
     """
 
     title: str
@@ -102,6 +104,7 @@ class Info:
     protocol: str = "patient"
     folders: tuple[str, ...] = ()
     synthetic: bool = False
+    disease: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Listing:
         positive: index of the positive class.
         facts: what reports must say; `patients_known` is False when every image had to count as its own patient; then
             `test_of_other_patients` says whether a prescribed test part is known to be of other patients all the same.
+            `own_split`: the parts are the user's own, and used unless another split is asked for.
         problems: files that are listed and left out already.
         sources: (path, bytes, mtime in ns) of further files that decide what the cohort holds.
     """

@@ -70,7 +70,7 @@ class Join:
         ]
         self._refuse_classes_without_cases(result[~alone], classes)
         report = self._report(result, present, rows)
-        facts = {"patients_known": bool(self.target.patient), "report": report}
+        facts = {"patients_known": bool(self.target.patient), "report": report, "own_split": bool(self.target.part)}
         table = listing_table(_records(result[~alone].assign(label=result["label"].map(classes.index))))
         paths = [self.target.path, *(file.path for file in self.tables.values())]
         stats = {path: (root / path).stat() for path in paths}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from histotune.errors import DataError, suggest
 from histotune.ingest.datasets._base import Problem
+from histotune.ingest.spellings import is_missing
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("patient", "site", "split", "x", "y")
@@ -27,7 +28,7 @@ def read_manifest(file: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
         DataError: no such file, no CSV, a column missing or unknown, a split that is none of train, val, test.
     """
     table = _read_csv(file)
-    has_patients = "patient" in table and bool((table["patient"] != "").any())
+    has_patients = "patient" in table and not table["patient"].map(is_missing).all()
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for line, given in enumerate(table.to_dict("records"), start=2):  # line 1 names the columns
@@ -44,7 +45,7 @@ def read_manifest(file: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
             {
                 "path": given["path"],
                 "label": given["label"],
-                "patient": given.get("patient", ""),
+                "patient": given.get("patient", "") if has_patients else "",
                 "site": given.get("site", ""),
                 "part": _part(given.get("split", ""), file, line),
                 "x": _pixel(given.get("x", ""), file, line),
@@ -78,9 +79,9 @@ def _read_csv(file: Path) -> pd.DataFrame:
 
 
 def _problem(row: Mapping[Any, Any], has_patients: bool) -> str:
-    if not row["label"]:
+    if is_missing(row["label"]):
         return "no_label"
-    if has_patients and not row["patient"]:
+    if has_patients and is_missing(row["patient"]):
         return "no_patient"  # to guess that it is a patient of its own would let a patient stand on both sides
     return ""
 

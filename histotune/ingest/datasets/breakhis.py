@@ -47,6 +47,7 @@ class BreakHis(Dataset):
 
     name: ClassVar[str] = "breakhis"
     info: ClassVar[Info] = Info(
+        disease=True,
         title="BreakHis: benign and malignant breast tumours, H&E, 700x460 px at 40x, 100x, 200x and 400x, 2 classes",
         source="https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
         size="7,909 PNG files of 82 patients, 4 GB",

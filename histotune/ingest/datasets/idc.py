@@ -41,6 +41,7 @@ class Idc(Dataset):
 
     name: ClassVar[str] = "idc"
     info: ClassVar[Info] = Info(
+        disease=True,
         title="Breast Histopathology Images: invasive ductal carcinoma, H&E, 50x50 px at 40x, 2 classes",
         source="https://www.kaggle.com/datasets/paultimothymooney/breast-histopathology-images",
         size="277,524 PNG files of 279 patients, 1.6 GB (any subset of the patients works)",

@@ -85,7 +85,7 @@ class ImageFolder(Dataset):
         for row in rows:
             row["label"] = classes.index(row["label"])
         table, same = drop_same_ids(listing_table(rows))
-        facts = {"patients_known": known}
+        facts = {"patients_known": known, "own_split": any(row["part"] for row in rows)}
         return Listing(table, classes, self._positive(classes), facts, [*problems, *unmatched, *same])
 
     def read(self, case: Mapping[Any, Any], root: Path | None) -> Picture:

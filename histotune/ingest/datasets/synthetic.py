@@ -46,6 +46,7 @@ class Synthetic(Dataset):
 
     name: ClassVar[str] = "synthetic"
     info: ClassVar[Info] = Info(
+        disease=True,
         title="made-up H&E-like patches (synthetic: they show that the program works and have no medical meaning)",
         source="generated from a seed by histotune itself",
         licence="Apache-2.0",
