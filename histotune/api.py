@@ -187,13 +187,8 @@ def evaluate(
     model = load(exported)
     place = Places.of(runs, cache)
     if on is not None:
-<<<<<<< HEAD
-        return evaluate_on(model, on, data, place, command=command)
-    store = StudyFolder.named(model.study, place.runs) if runs is not None else StudyFolder(Path(model.study_folder))
-=======
         return evaluate_on(model, on, data, place, command=command, class_map=class_map)
-    store = StudyFolder(place.runs / model.study) if runs is not None else StudyFolder(Path(model.study_folder))
->>>>>>> 8262d40 (Classes and patients have one spelling, classes of an external cohort correspond by name, and the user's own split is used)
+    store = StudyFolder.named(model.study, place.runs) if runs is not None else StudyFolder(Path(model.study_folder))
     cohorts = {size: study_cohort(store, place, size, data) for size in model.image_sizes}
     return evaluate_sealed(model, cohorts, store, command=command)
 

@@ -37,11 +37,8 @@ from histotune.ingest.datasets import RESIZES, Dataset, Listing, Problem
 from histotune.ingest.datasets._base import FileFormat
 from histotune.ingest.decode import SMALLEST_SIDE, DecodeJob, decode
 from histotune.ingest.images import ImagesFile
-<<<<<<< HEAD
-from histotune.ingest.walk import HARMLESS
-=======
 from histotune.ingest.spellings import is_missing, refuse_spellings
->>>>>>> 8262d40 (Classes and patients have one spelling, classes of an external cohort correspond by name, and the user's own split is used)
+from histotune.ingest.walk import HARMLESS
 
 IMAGE = "image"  # the modality that a reader's images are
 _DIGEST = 1  # version of a cohort's digest

@@ -71,18 +71,12 @@ class Slides(Dataset):
         if self.positive and self.positive not in classes:
             raise DataError(f"there is no class {self.positive!r} to be positive. {suggest(self.positive, classes)}")
         positive = classes.index(self.positive) if self.positive else min(1, len(classes) - 1)
-<<<<<<< HEAD
-        facts = {"patients_known": "patient" in labels, "report": report}
+        facts = {"patients_known": "patient" in labels, "report": report, "own_split": "split" in labels}
         try:
             stored = [path for row in rows for path in sorted((root / "slides" / row["id"]).iterdir())]
             sources = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in stored]
         except OSError as error:
             raise DataError(f"{root} is damaged ({error}): run `histotune prepare slides` again") from error
-=======
-        facts = {"patients_known": "patient" in labels, "report": report, "own_split": "split" in labels}
-        stored = [path for row in rows for path in sorted((root / "slides" / row["id"]).iterdir())]
-        sources = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in stored]
->>>>>>> 8262d40 (Classes and patients have one spelling, classes of an external cohort correspond by name, and the user's own split is used)
         return Listing(listing_table(rows), classes, positive, facts, problems, sources)
 
     def columns(self, listing: Listing, root: Path | None, cache: Path) -> Mapping[str, Column]:
