@@ -30,7 +30,7 @@ from histotune.core.runtime import Places
 from histotune.errors import ConfigError, StudyError
 from histotune.metrics.scores import direction
 from histotune.reproductions.papers import Reproduction, Scale, Setting
-from histotune.space import Fixed, Space, load_space
+from histotune.space import Fixed, Space, as_begun, load_space
 from histotune.storage.records import TrialRecord
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.tuning.retention import KEEP
@@ -76,9 +76,15 @@ class ReproductionRequest:
         return TrialConfig.from_dict(self.space.default()).image_size
 
     def store(self, *further: str) -> StudyFolder:
-        """Return the folder of a study; `further` tells the studies of one request apart."""
+        """Return the folder of a study; `further` tells the studies of one request apart.
+
+        A study of 0.2 or earlier, whose contender `late` was `mean_embedding`, stays as it is: a new one is made.
+        """
         name = f"{self.name}-{self.setting.trained_as or self.on}-{self.protocol}-{self.spent}"
-        return StudyFolder.named("-".join([name, *further]), self.place.runs)
+        result = StudyFolder.named("-".join([name, *further]), self.place.runs)
+        if result.exists() and as_begun(self.space, result.settings.space) is not self.space:
+            return StudyFolder.named("-".join([name, *further, "late"]), self.place.runs)
+        return result
 
     def facts(self) -> dict[str, Any]:
         """Return how it was called, for programs."""
