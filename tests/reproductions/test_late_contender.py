@@ -38,7 +38,14 @@ def request_in(runs: Path) -> ReproductionRequest:
 
 def began(folder: Path, space: Any) -> None:
     """Write as much of a study as says in which space it searches."""
-    known = {"name": folder.name, "dataset": "idc", "data": "", "options": {}, "digests": {}, "classes": ["a", "b"]}
+    known: dict[str, Any] = {
+        "name": folder.name,
+        "dataset": "idc",
+        "data": "",
+        "options": {},
+        "digests": {},
+        "classes": ["a", "b"],
+    }
     known |= {"positive": 1, "protocol": "patient", "leaky": False, "seed": 0, "metric": "auroc"}
     folder.mkdir(parents=True)
     (folder / "study.json").write_text(json.dumps({**known, "space": space}))
