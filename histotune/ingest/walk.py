@@ -67,7 +67,8 @@ def walk(root: Path, suffixes: Collection[str], *, deep: bool = True, skip: Skip
             where it is passed over without a word.
     """
     files, problems = list[FoundFile](), list[Problem]()
-    todo: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    outside = [place.stat() for place in root.resolve().parents]  # a link to one of them leads back here, too
+    todo = [("", frozenset((info.st_dev, info.st_ino) for info in outside))]
     while todo:
         prefix, above = todo.pop()
         place = os.path.join(root, prefix)  # noqa: PTH118  (a hot path: no Path object)
@@ -75,7 +76,7 @@ def walk(root: Path, suffixes: Collection[str], *, deep: bool = True, skip: Skip
             info = os.stat(place)  # noqa: PTH116
             me = (info.st_dev, info.st_ino)
             if me in above:
-                problems.append(Problem(_text(prefix[:-1]), "loop", "the link leads back to a folder that it lies in"))
+                problems.append(Problem(_text(prefix[:-1]), "loop", "the link leads to a folder that it lies in"))
                 continue
             with os.scandir(place) as result:
                 entries = sorted(result, key=lambda entry: entry.name)

@@ -169,3 +169,13 @@ def test_the_readers_of_known_data_sets_list_what_they_pass_over(name: str, tmp_
     listing = DATASETS.build(name).scan(tmp_path)
     assert len(listing.table) == len(files)
     assert sorted(problem.kind for problem in listing.problems) == ["hidden", "missing", "unread_format"]
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "/"])
+def test_a_link_to_a_folder_above_the_root_is_a_loop(target: str, tmp_path: Path) -> None:
+    image(tmp_path / "root/a.png")
+    image(tmp_path / "beside/b.png")
+    (tmp_path / "root/up").symlink_to(target)
+    result = walk(tmp_path / "root", PNG)
+    assert [file.path for file in result.files] == ["a.png"]
+    assert [(problem.path, problem.kind) for problem in result.problems] == [("up", "loop")]
