@@ -219,7 +219,9 @@ def _facts(store: StudyFolder) -> dict[str, Any]:
             "source": settings.facts.get("source", ""),
             "licence": settings.facts.get("licence", ""),
             **{
-                name: settings.facts[name] for name in ("sites", "patients_known", "left_out") if name in settings.facts
+                name: settings.facts[name]
+                for name in ("sites", "patients_known", "left_out", "id_columns")
+                if name in settings.facts
             },
         },
         "parts": _parts(store),

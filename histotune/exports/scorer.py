@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,9 @@ class Scorer:
     def reads(self) -> dict[str, Reads]:
         """What it reads, by modality."""
         parts = (part for member in self.members for part in member.predictor.parts)
-        return what_is_read((name, part.preparations[name]) for part in parts for name in part.modalities)
+        read = what_is_read((name, part.preparations[name]) for part in parts for name in part.modalities)
+        ids = self.info["dataset"].get("id_columns", {})
+        return {name: replace(one, id=ids.get(name, "")) for name, one in read.items()}
 
     @property
     def only_images(self) -> bool:

@@ -12,6 +12,7 @@ from histotune.data.modalities.table import TableColumn
 from histotune.errors import DataError
 
 NUMBERS, CATEGORIES = "numbers", "categories"
+TRUTH = {"true": 1.0, "false": 0.0}
 MOST_WORDS = 50  # a column of more different words, most of them in one case only, holds names, no categories
 
 
@@ -30,6 +31,10 @@ def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> 
         return _numbers(path, name, pd.to_numeric(cells).to_numpy(np.float64, na_value=np.nan), ids), TableColumn(name)
     words = cells.map(lambda cell: str(cell).strip() or None, na_action="ignore")
     there = words.notna()
+    if there.any() and words[there].str.lower().isin(list(TRUTH)).all():  # R writes TRUE, Python True
+        words = words.str.capitalize()
+        if not in_words:
+            return _numbers(path, name, words.str.lower().map(TRUTH).to_numpy(np.float64), ids), TableColumn(name)
     if not in_words:
         parsed = pd.to_numeric(words, errors="coerce")
         wrong = there & parsed.isna()

@@ -10,7 +10,7 @@ CASES/
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -46,12 +46,16 @@ class Reads:
         columns: of a table, {column: `numbers` or `categories`} as it was trained on.
         needed: those columns that it cannot do without.
         shape: of one case, as a backbone gets it.
+        words: of a table, {column: the categories that are known}.
+        id: of a table, its column of case ids in training; "" where that is not known.
     """
 
     kind: str
     columns: Mapping[str, str] = field(default_factory=dict)
     needed: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    words: Mapping[str, Collection[str]] = field(default_factory=dict)
+    id: str = ""
 
 
 def what_is_read(fitted: Iterable[tuple[str, Preprocessing]]) -> dict[str, Reads]:
@@ -62,7 +66,9 @@ def what_is_read(fitted: Iterable[tuple[str, Preprocessing]]) -> dict[str, Reads
         if isinstance(one, TablePreprocessing):
             kinds = {column.name: NUMBERS if column.categories is None else CATEGORIES for column in one.columns}
             needed = tuple(dict.fromkeys([*known.needed, *one.sources]))
-            known = replace(known, columns={**known.columns, **kinds}, needed=needed)
+            words = {column.name: set(column.categories) for column in one.columns if column.categories is not None}
+            words = {column: {*words[column], *known.words.get(column, ())} for column in words}
+            known = replace(known, columns={**known.columns, **kinds}, needed=needed, words={**known.words, **words})
         result[name] = known
     return dict(sorted(result.items()))
 
@@ -98,7 +104,8 @@ class CaseFiles:
         places = _places(root, reads)
         for name, place in places.items():
             if reads[name].kind == "table":
-                self._given[name] = _Rows(read_known(place, reads[name].columns, reads[name].needed))
+                one = reads[name]
+                self._given[name] = _Rows(read_known(place, one.columns, one.needed, words=one.words, own=one.id))
             elif reads[name].kind == "image":
                 self._given[name] = _Images(place, resize, self.problems)
             else:
@@ -127,7 +134,7 @@ def of_frame(frame: pd.DataFrame, reads: Mapping[str, Reads]) -> tuple[list[str]
         own = [column for column in frame.columns if str(column).startswith(f"{name}.")]
         if wanted.kind == "table" and own:
             part = frame[own].set_axis([column.removeprefix(f"{name}.") for column in own], axis=1).set_axis(ids)
-            known = known_columns(Path(name), part, wanted.columns, wanted.needed)
+            known = known_columns(Path(name), part, wanted.columns, wanted.needed, wanted.words)
             result[name] = Column("table", known.table, known.there)
     if not result:
         tables = [name for name, wanted in reads.items() if wanted.kind == "table"]

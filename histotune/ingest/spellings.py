@@ -11,7 +11,7 @@ from histotune.errors import DataError
 
 # As NumPy, pandas, R, Excel, SPSS, cBioPortal and the TCGA clinical files write that there is no value.
 _MISSING = re.compile(
-    r"|n/?a|n\.a\.|#n/a|nan|<na>|null|nil|-+|\?+|\.|missing|not available|"
+    r"|n/?a|n\.a\.|#n/a|nan|<na>|null|nil|--+|\?+|\.|missing|not available|"
     r"\[\s*(not (available|applicable|evaluated|reported|known)|unknown|discrepancy|missing|n/?a)\s*\]",
     re.IGNORECASE,
 )
@@ -21,8 +21,10 @@ _WHOLE = re.compile(r"([+-]?)0*(\d+)(?:[.,]0*)?")
 def is_missing(cell: str) -> bool:
     """Return whether a cell says that there is no value.
 
-    >>> [is_missing(cell) for cell in ("", " NA ", "[Not Available]", "--", "none", "0", "unknown cause")]
-    [True, True, True, True, False, False, False]
+    A single hyphen does not, which stands beside `+` for a negative receptor, say.
+
+    >>> [is_missing(cell) for cell in ("", " NA ", "[Not Available]", "--", "none", "-", "0", "unknown cause")]
+    [True, True, True, True, False, False, False, False]
     """
     return _MISSING.fullmatch(cell.strip()) is not None
 

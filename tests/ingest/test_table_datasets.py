@@ -122,7 +122,7 @@ def test_a_damaged_file_is_no_table(tmp_path: Path) -> None:
         ("t.csv.gz", b"no gzip"),
         ("u.csv.gz", gzip.compress(b"id,a\n1,2\n" * 99)[:30]),
         ("t.parquet", b"PAR1"),
-        ("t.csv", b"id,\xff\xfe\n"),
+        ("t.csv", b"id,a\n\x001,2\n"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} is no table that can be read"):

@@ -71,6 +71,7 @@ class Join:
         self._refuse_classes_without_cases(result[~alone], classes)
         report = self._report(result, present, rows)
         facts = {"patients_known": bool(self.target.patient), "report": report, "own_split": bool(self.target.part)}
+        facts["id_columns"] = {name: file.id for name, file in self.tables.items()}
         table = listing_table(_records(result[~alone].assign(label=result["label"].map(classes.index))))
         paths = [self.target.path, *(file.path for file in self.tables.values())]
         stats = {path: (root / path).stat() for path in paths}

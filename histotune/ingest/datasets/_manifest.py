@@ -11,6 +11,7 @@ import pandas as pd
 from histotune.errors import DataError, suggest
 from histotune.ingest.datasets._base import Problem
 from histotune.ingest.spellings import is_missing
+from histotune.ingest.tables import dialect
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("patient", "site", "split", "x", "y")
@@ -36,6 +37,7 @@ def read_manifest(file: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
         if problem:
             problems.append(Problem(given["path"], problem, f"line {line} of {file.name} has none"))
             continue
+        given["path"] = _slashed(file, given["path"])
         try:
             stat = (file.parent / given["path"]).stat()
         except OSError as error:
@@ -57,14 +59,23 @@ def read_manifest(file: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
     return rows, problems
 
 
+def _slashed(file: Path, path: str) -> str:
+    """Return a path with slashes where it was written on Windows, and no file is called so here."""
+    return path.replace("\\", "/") if "\\" in path and not (file.parent / path).exists() else path
+
+
 def _read_csv(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise DataError(f"manifest {file} does not exist")
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        encoding, separator, header, skipped = dialect(file)
+        options: dict[str, Any] = {"sep": separator, "header": None, "skiprows": skipped, "encoding": encoding}
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, **options)
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"manifest {file} is no CSV file: {error}") from error
-    table.columns = [str(column).strip() for column in table.columns]
+    if not header or len(table.columns) < len(header) or (table.iloc[:, len(header) :] != "").any(axis=None):
+        raise DataError(f"manifest {file}: its rows have {len(table.columns)} cells, and its header has {len(header)}")
+    table = table.iloc[:, : len(header)].set_axis(header, axis=1)  # what is over is empty: a separator ends every line
     for column in table.columns:
         table[column] = table[column].str.strip()
     known = REQUIRED + OPTIONAL
