@@ -23,6 +23,9 @@ WHITE = 255
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 # What Pillow raises on damaged files besides OSError: its parsers trust lengths, offsets and tables in the file.
 _DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError)
+_SEVERAL = ("TIFF", "GIF", "WEBP", "PNG")  # formats of files that may hold several images
+_SUBFILE, _BITS, _PHOTOMETRIC, _PLANAR = 254, 258, 262, 284  # tags of TIFF 6.0
+_REDUCED, _MASK = 1, 4  # bits of the subfile type: a smaller copy of another page, a mask of it
 _ROWS = 1024  # moved at a time when rows are left out
 
 
@@ -43,10 +46,12 @@ _CONVERSIONS = {
 def read_image(path: str | os.PathLike[str]) -> Picture:
     """Decode one file into RGB pixels.
 
-    Grey becomes RGB, CMYK becomes RGB, 16 bits are scaled by 255/65535, transparency is laid on white.
+    Grey becomes RGB, CMYK becomes RGB, 16 bits are scaled by 255/65535 (12 bits by 255/4095), transparency is laid on
+    white. Of a TIFF, smaller copies of the first page and masks are no images of their own.
 
     Raises:
-        BadFile: it is missing, empty, no image, damaged, or of a kind that has no faithful 8-bit form.
+        BadFile: it is missing, empty, no image, damaged, of a kind that has no faithful 8-bit form, or holds several
+            images, of which nobody knows the one that is meant.
     """
     path = os.fspath(path)
     try:
@@ -56,6 +61,7 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
+                _refuse_several(image)
                 image.load()
                 return _to_rgb(image, path)._replace(saved=_saved(image))
     except FileNotFoundError as error:
@@ -153,12 +159,40 @@ class ImagesFile:
         np.lib.format.write_array_header_1_0(self._file, header)  # pads, so that fewer rows need as many bytes
 
 
+def _refuse_several(image: Image.Image) -> None:
+    """Refuse a file of several images; leaves it at the first one."""
+    count = getattr(image, "n_frames", 1) if image.format in _SEVERAL else 1
+    if count == 1:
+        return
+    others = count - 1
+    if image.format == "TIFF":
+        for number in range(1, count):
+            image.seek(number)
+            others -= bool(_tag(image, _SUBFILE, 0) & (_REDUCED | _MASK))
+        image.seek(0)
+    if others:
+        kind = "pages" if image.format == "TIFF" else "frames"
+        raise BadFile("several_pages", f"it holds {others + 1} {kind}: save the one that is meant as a file of its own")
+
+
+def _tag(image: Image.Image, number: int, default: int) -> int:
+    """Return a whole number of a TIFF's header, the first where there are several."""
+    value = getattr(image, "tag_v2", {}).get(number, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
 def _to_rgb(image: Image.Image, path: str) -> Picture:
+    bits = _tag(image, _BITS, 8)
+    if bits > 8 and _tag(image, _PLANAR, 1) == 2 and len(image.getbands()) > 1:
+        raise BadFile("unsupported", f"{bits} bits with a plane for each colour: save it with interleaved colours")
     if image.mode == "RGB":
-        deep = image.format == "PNG" and _is_16_bit_png(path)
+        deep = bits > 8 or (image.format == "PNG" and _is_16_bit_png(path))
         return Picture(np.asarray(image), "16 bit" if deep else "")
     if image.mode.startswith("I;16"):
-        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 257 = 255
+        most = 2**bits - 1 if 8 < bits < 16 else 65535
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / most)).clip(0, 255).astype(np.uint8)
+        if _tag(image, _PHOTOMETRIC, 1) == 0:  # white is 0, which Pillow heeds in 8 bits only
+            grey = WHITE - grey
         return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit")
     if image.mode not in _CONVERSIONS:
         raise BadFile("unsupported", f"pixels of mode {image.mode!r} have no defined range of 8 bits; save it as RGB")

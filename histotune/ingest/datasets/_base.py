@@ -26,7 +26,7 @@ class BadFile(DataError):
     Args:
         kind: a word that can be counted: `missing`, `empty`, `not_an_image`, `broken`, `unsupported`, `wrong_size`,
             `too_small`, `bad_name`, `same_id`, `no_label`, `no_patient`, `duplicate`, `contradiction`, `not_a_slide`,
-            `no_scale` or `no_tissue`; of what a folder holds those of `walk.Walked`, too.
+            `no_scale`, `no_tissue` or `several_pages`; of what a folder holds those of `walk.Walked`, too.
         reason: one sentence for a person.
     """
 
