@@ -249,7 +249,10 @@ def _missing(model: Export, result: Sequence[Map]) -> list[str]:
         why = f"the fusion {', '.join(fusions)} has none" if fusions else "a single branch has no other to look at"
         notes.append(f"There is no map of attention: {why}.")
     empty = [shown.key.branch for shown in result if not shown.key.asking and not shown.values.any()]
-    notes += [f"The Grad-CAM of branch {name} is 0 everywhere: no position speaks for the class." for name in empty]
+    networks = [member.predictor.model for member in model.members]
+    for name in empty:
+        why = next(saliency.why_empty(network, name) for network in networks if name in network.branches)
+        notes.append(f"The Grad-CAM of branch {name} is 0 everywhere: {why}.")
     return notes
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from histotune.data.augment import symmetry, undo_symmetry
 from histotune.data.batches import images_as_cases
@@ -56,28 +57,68 @@ def without_positions(model: Model, branch: str) -> str:
     return f"branch {branch!r}: its backbone sees the whole image as one position; a larger image_size would give more"
 
 
+def why_empty(model: Model, branch: str) -> str:
+    """Say why a Grad-CAM is 0 everywhere."""
+    backbone = model.branches[branch]
+    if getattr(backbone, "prefix", 0) and backbone.last_mixing() is None:  # type: ignore[operator]
+        return "its class token alone is read, and in which layer the positions reach it is not known here"
+    return "no position speaks for the class"
+
+
 def grad_cam(model: Model, inputs: Inputs, present: Tensors, asked: Tensor, branches: Sequence[str]) -> Tensors:
     """Return {branch: Grad-CAM [B, h, w] >= 0, without a scale} for the classes `asked`, int64 [B].
 
     ReLU(sum_k alpha_k A_k) with A the branch's tokens as the fusion gets them and alpha_k the mean over positions of
-    the gradient of the asked class's logit (Selvaraju et al., 2017). The model must be in evaluation mode.
+    the gradient of the asked class's logit (Selvaraju et al., 2017). Where a class token alone is read, that gradient
+    is 0 by construction, and A are the positions before the last attention (`Backbone.last_mixing`), as is usual for
+    vision transformers. The model must be in evaluation mode.
     """
     if not branches:
         return {}
-    with torch.enable_grad():
+    with torch.enable_grad(), _mixed(model, branches) as mixed:
         leaves = {name: tensor(values).detach().requires_grad_() for name, values in inputs.items()}
         outputs, masks = model.outputs(leaves, present)
         logits = model.objective.scores(model.read(outputs, masks))
         tokens = [outputs[name].tokens for name in branches]
         chosen = logits.gather(1, asked[:, None]).sum()
-        gradients = torch.autograd.grad(chosen, tokens, allow_unused=True, materialize_grads=True)
+        every = [*tokens, *mixed.values()]
+        gradients = torch.autograd.grad(chosen, every, allow_unused=True, materialize_grads=True)
+    earlier = dict(zip(mixed, gradients[len(tokens) :], strict=True))
     maps = {}
-    for name, values, gradient in zip(branches, tokens, gradients, strict=True):
-        alpha = gradient.mean(dim=1, keepdim=True)  # [B, 1, D]
+    for name, values, gradient in zip(branches, tokens, gradients, strict=False):
         grid = positions(model, name)
         assert grid is not None
+        if name in mixed and not gradient.any():  # no position reaches the logit from here on
+            before = mixed[name].shape[1] - values.shape[1]
+            values, gradient = mixed[name][:, before:], earlier[name][:, before:]
+        alpha = gradient.mean(dim=1, keepdim=True)  # [B, 1, D]
         maps[name] = (alpha * values.detach()).sum(dim=2).relu().unflatten(1, grid)
     return maps
+
+
+@contextlib.contextmanager
+def _mixed(model: Model, branches: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Give what `Backbone.last_mixing` returns in a forward pass, [B, preceding + T, D], by branch."""
+    result: dict[str, Tensor] = {}
+    hooks = []
+
+    def keep(name: str, count: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() == 3 and output.shape[1] == count and output.requires_grad:
+                result[name] = output
+
+        return hook
+
+    for name in branches:
+        grid, layer = positions(model, name), model.branches[name].last_mixing()  # type: ignore[operator]
+        if layer is not None and grid is not None:
+            module, preceding = layer
+            hooks.append(module.register_forward_hook(keep(name, preceding + grid[0] * grid[1])))
+    try:
+        yield result
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def attention_maps(model: Model, inputs: Inputs, present: Tensors) -> dict[tuple[str, str], Tensor]:

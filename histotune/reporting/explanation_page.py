@@ -33,7 +33,8 @@ _WIDTH, _BELOW = 330, 60  # px of a map on a page, and of the scale under it
 _LOW, _HIGH = (_style.SHARES[end][1] for end in (0, -1))
 _CAM = (
     "Grad-CAM (Selvaraju et al., 2017): the evidence for the chosen class at each position of a branch, from 0 (grey) "
-    "to 1, the strongest position of that patch. The colours do not show how strong the evidence is across patches."
+    "to 1, the strongest position of that patch. The colours do not show how strong the evidence is across patches. "
+    "Of a transformer that reads its class token alone, the positions are those before its last attention."
 )
 _ATTENTION = (
     "Attention of one branch on the positions of another, the mean over layers, heads and tokens, in multiples of an "

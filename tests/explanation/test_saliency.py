@@ -13,7 +13,17 @@ from histotune.data.augment import symmetry, undo_symmetry
 from histotune.data.batches import images_as_cases
 from histotune.data.modalities.image import ImagePreprocessing
 from histotune.errors import ConfigError
-from histotune.explanation.saliency import Key, attention_maps, grad_cam, mapped_branches, maps, positions, shares
+from histotune.explanation.saliency import (
+    Key,
+    attention_maps,
+    grad_cam,
+    mapped_branches,
+    maps,
+    positions,
+    shares,
+    why_empty,
+)
+from histotune.models.backbones.timm_image import TimmBackbone
 from histotune.models.fusions._attention import CrossAttention
 from histotune.models.network import Model, build_model
 from histotune.models.predictor import Predictor, inputs_of
@@ -70,6 +80,52 @@ def test_of_pooled_means_and_a_linear_head_it_is_the_class_activation_map(label:
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_of_a_class_token_it_is_taken_before_the_last_attention(name: str) -> None:
+    """No position of the last layer reaches a class token; those before the last attention do."""
+    options = {"name": f"timm/{name}", "patch_size": 8, "depth": 2}
+    given = predictor({"image": {"backbone": options}}, loss="cross_entropy")
+    values, present = inputs(given)
+    result = grad_cam(given.model, values, present, torch.from_numpy(asked(1)), ["image"])["image"]
+    branch: Any = given.model.branches["image"]
+    net = branch.network
+    x = net.norm_pre(net._pos_embed(net.patch_embed(values["image"])))
+    x = net.blocks[0](x)
+    block = net.blocks[1]
+    normed = block.norm1(x).detach().requires_grad_()
+    y = x.detach() + block.ls1(block.attn(normed))
+    y = net.norm(y + block.ls2(block.mlp(block.norm2(y))))
+    outputs, masks = given.model.outputs(values, present)
+    outputs = {"image": outputs["image"]._replace(pooled=branch._output(y).pooled)}
+    logits = given.model.objective.scores(given.model.read(outputs, masks))
+    gradient = torch.autograd.grad(logits[:, 1].sum(), normed)[0][:, branch.prefix :]
+    expected = (gradient.mean(dim=1, keepdim=True) * normed[:, branch.prefix :]).sum(dim=2).relu().unflatten(1, (4, 4))
+    assert expected.any()
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "vit_small_patch14_reg4_dinov2", "beit_base_patch16_224"])
+def test_other_class_tokens_have_a_map_too(name: str) -> None:
+    depth = {} if "cait" in name else {"depth": 1}
+    side = {"patch_size": 16} if "cait" not in name else {}
+    given = predictor({"image": {"backbone": {"name": f"timm/{name}", **side, **depth}}}, loss="cross_entropy")
+    values, present = inputs(given)
+    before = {name for name, _ in given.model.named_parameters()}
+    classes = (torch.from_numpy(asked(label)) for label in (0, 1))
+    cams = [grad_cam(given.model, values, present, label, ["image"])["image"] for label in classes]
+    assert any(cam.any() for cam in cams)
+    assert {name for name, _ in given.model.named_parameters()} == before
+
+
+def test_of_a_class_token_whose_last_layer_is_unknown_the_reason_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = predictor({"image": {"backbone": {"name": "timm/vit_tiny_patch16_224", "depth": 1}}}, loss="cross_entropy")
+    assert why_empty(given.model, "image") == "no position speaks for the class"
+    monkeypatch.setattr(TimmBackbone, "last_mixing", lambda _: None)
+    values, present = inputs(given)
+    assert not grad_cam(given.model, values, present, torch.from_numpy(asked(1)), ["image"])["image"].any()
+    assert "class token alone is read" in why_empty(given.model, "image")
+
+
 def test_it_is_the_definition_written_out() -> None:
     given = cmaf()
     values, present = inputs(given)
@@ -94,8 +150,9 @@ def test_it_lies_between_0_and_1_and_depends_on_the_class() -> None:
     assert not np.allclose(benign, malignant)
 
 
-def test_what_never_speaks_for_the_class_is_0_everywhere() -> None:
-    """A Transformer whose class token alone is read."""
+def test_what_never_speaks_for_the_class_is_0_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Transformer whose class token alone is read, and of which no earlier layer is known."""
+    monkeypatch.setattr(TimmBackbone, "last_mixing", lambda _: None)
     branches = {"cnn": {"backbone": "alexnet"}, "transformer": {"backbone": "timm/vit_tiny_patch16_224"}}
     given = predictor(branches, "concat")
     result = maps(given, images(), asked(1), ["cnn", "transformer"])

@@ -72,6 +72,14 @@ class Backbone(nn.Module):
         """Map a batch of the modality to tokens [B, T, Dt] and pooled [B, Dp]."""
         raise NotImplementedError
 
+    def last_mixing(self) -> tuple[nn.Module, int] | None:
+        """Return the layer after which the positions last reach a class token, and how many tokens precede them.
+
+        Its output is [B, preceding + T, D]. Where `pooled` is read from class tokens alone, no position of `tokens`
+        reaches it any more, and a saliency map is taken there. None where there is no such layer, or nobody knows it.
+        """
+        return None
+
 
 BACKBONES: Registry[Backbone] = Registry("backbone", "histotune.models.backbones")
 IMAGES = ("image",)  # what a backbone reads unless it names other kinds

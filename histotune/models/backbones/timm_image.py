@@ -20,6 +20,7 @@ from histotune.models.backbones._weights import load_package, load_weights
 
 _STEP, _LARGEST = 4, 512  # image sizes that are tried when one does not fit, pixels
 _REFUSALS = (AssertionError, ArithmeticError, IndexError, RuntimeError, TypeError, ValueError)
+_BLOCKS = ("blocks_token_only", "cls_attn_blocks", "blocks")  # timm's names; those that only read the positions first
 _DENSE = ("resnet", "resnetv2", "wide_resnet", "vgg", "vit", "deit", "mixer")  # bfloat16 pays also on a CPU
 
 
@@ -38,6 +39,17 @@ class TimmBackbone(Backbone):
     def forward(self, batch: Tensor) -> BackboneOutput:
         """Map images [B, C, H, W] to tokens [B, T, Dt] (positions, without class tokens) and pooled [B, Dp]."""
         return self._output(self.network.forward_features(batch))  # type: ignore[operator]
+
+    def last_mixing(self) -> tuple[nn.Module, int] | None:
+        """Return the norm before the last attention of a transformer with class tokens."""
+        if not self.prefix:
+            return None
+        for name in _BLOCKS:
+            blocks = getattr(self.network, name, None)
+            norm = getattr(blocks[-1], "norm1", None) if isinstance(blocks, (nn.Sequential, nn.ModuleList)) else None
+            if isinstance(norm, nn.Module):
+                return norm, self.prefix
+        return None
 
     def _output(self, maps: Tensor) -> BackboneOutput:
         if maps.dim() == 3:
