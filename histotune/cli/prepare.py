@@ -60,7 +60,17 @@ def prepare(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="Keep the N patches with most tissue; 0: all.", show_default="50", rich_help_panel=_SLIDES),
+        typer.Option(
+            help="Keep the N patches with most tissue, spread over the slide; 0: all.",
+            show_default="50",
+            rich_help_panel=_SLIDES,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of the draw among equally full patches.", min=0, show_default="0", rich_help_panel=_SLIDES
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
@@ -104,6 +114,7 @@ def prepare(
         "tissue": tissue,
         "min_tissue": min_tissue,
         "top": top,
+        "seed": seed,
         "backbone": backbone,
         "weights": weights,
         "edges": edges,
@@ -158,12 +169,25 @@ def _show(table: pd.DataFrame, out: Path, *, json_wanted: bool) -> None:
     shown = ("id", "width", "height", "mpp", "tissue", "patches")
     title = f"slides: {len(rows)}, patches: {table['patches'].sum()}"
     cli_show.as_table([{name: row[name] for name in shown} for row in rows[:ROWS]], title)
+    for line in _artefacts(table):
+        typer.echo(line)
+    for row in [row for row in rows if row["notes"]][:ROWS]:
+        typer.echo(f"{row['id']}: {row['notes']}")
     for problem in problems[:ROWS]:
         typer.echo(f"Left out {problem.path}: {problem.kind}: {problem.reason}")
     if max(len(rows), len(problems)) > ROWS:
         typer.echo(f"All slides: {out / 'slides.csv'}; all that were left out: {out / 'problems.csv'}")
     typer.echo(f"Pictures of tissue and patches: {out / 'pictures'}")
     typer.echo(after_slides(out))
+
+
+def _artefacts(table: pd.DataFrame) -> list[str]:
+    """Count what may disturb: pen marks, folds and patches that are out of focus."""
+    patches, pen = int(table["patches"].sum()), int((table["pen"] > 0).sum())
+    lines = [f"Pen marks on {pen} of {len(table)} slides: left out of the tissue"] if pen else []
+    counts = {"out of focus": int(table["blurred"].sum()), "folded": int(table["folded"].sum())}
+    shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return [*lines, *([f"Of {patches} patches that are kept: {shown} (slides.csv has them by slide)"] if shown else [])]
 
 
 def _cohort(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_tiffs import write_tiff
 from PIL import Image
 
 from histotune.ingest.datasets import BadFile, read_image
-from tests.support.made_up_tiffs import write_tiff
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 GREY = COLOUR[:, :, 0]

@@ -7,10 +7,14 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from made_up_slides import GLASS, TILE, TISSUE, block, tiled_tiff
 from PIL import Image, ImageFilter
 
@@ -19,8 +23,17 @@ from histotune.data.modalities.graph import GraphModality, neighbours
 from histotune.errors import ConfigError, DataError, HistotuneError
 from histotune.ingest.datasets import BadFile
 from histotune.ingest.slides.prepare import SlideSettings, prepare_slides
-from histotune.ingest.slides.reader import Slide
-from histotune.ingest.slides.tissue import choose, otsu, saturation, tissue_mask
+from histotune.ingest.slides.reader import Slide, _contradictions
+from histotune.ingest.slides.tissue import (
+    BLURRED,
+    choose,
+    fold_mask,
+    otsu,
+    pen_mask,
+    saturation,
+    sharpness,
+    tissue_mask,
+)
 
 openslide = pytest.importorskip("openslide")
 
@@ -127,6 +140,145 @@ def test_patches_have_the_most_tissue_and_lie_on_the_grid() -> None:
     odd = choose(np.ones((37, 59), bool), (595, 371), 100.5, least=1, top=0)
     assert len(odd.x) == 5 * 3
     assert odd.x.max() + odd.side <= 595
+
+
+@settings_of_hypothesis(deadline=None, max_examples=40)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 60), st.integers(0, 3))
+def test_patches_come_from_all_over_a_slide_that_is_full(rows: int, columns: int, top: int, seed: int) -> None:
+    """Each half of a slide, whichever way it is halved, gives its part of the patches, and no patch comes twice."""
+    patches = choose(np.ones((rows * 4, columns * 4), bool), (columns * 8, rows * 8), 8, least=0.5, top=top, seed=seed)
+    count = min(top, rows * columns)
+    assert len({*zip(patches.x, patches.y, strict=True)}) == len(patches.x) == count
+    again = choose(np.ones((rows * 4, columns * 4), bool), (columns * 8, rows * 8), 8, least=0.5, top=top, seed=seed)
+    assert np.array_equal(patches.x, again.x)
+    longer, extent = (patches.y, rows * 8) if rows >= columns else (patches.x, columns * 8)
+    if max(rows, columns) % 2 == 0:
+        assert abs(int((longer < extent / 2).sum()) - count / 2) <= max(2, 0.2 * count)
+
+
+def test_the_fullest_patches_are_taken_where_they_differ() -> None:
+    mask = np.zeros((40, 40), bool)
+    for at in range(4):
+        mask[10 * at : 10 * at + 10 - 2 * at, :] = True  # rows of 1, .8, .6 and .4
+    assert set(choose(mask, (400, 400), 100, least=0.1, top=4).y) == {0}
+    assert set(choose(mask, (400, 400), 100, least=0.1, top=8).y) == {0, 100}
+
+
+def tissue_with(*, pen: tuple[int, int, int] | None = None) -> np.ndarray:
+    """A section of noisy tissue on glass; with a bar of ink above it."""
+    rng = np.random.default_rng(0)
+    pixels = np.full((200, 200, 3), GLASS, float)
+    pixels[80:180, 40:160] = np.array(TISSUE) + rng.normal(0, 12, (100, 120, 3))
+    if pen is not None:
+        pixels[10:50, 20:180] = pen
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("ink", [(20, 60, 160), (10, 110, 60), (210, 15, 25), (15, 15, 20)])
+def test_pen_marks_are_no_tissue(ink: tuple[int, int, int]) -> None:
+    plain, marked = tissue_with(), tissue_with(pen=ink)
+    pen, stain = pen_mask(marked)
+    assert not stain
+    assert pen[15:45, 25:175].all()
+    assert not pen[80:180].any()
+    expected, mask = tissue_mask(plain), tissue_mask(marked, "otsu", pen)
+    assert not mask[:60].any()
+    assert (mask[70:] == expected[70:]).mean() > 0.995
+
+
+@pytest.mark.parametrize(
+    "color",
+    [
+        TISSUE,
+        (225, 170, 200),
+        (90, 50, 130),
+        (70, 40, 110),
+        (230, 110, 150),
+        (190, 70, 80),
+        (130, 80, 45),
+        (150, 170, 210),
+    ],
+    ids=["H&E", "eosin", "nuclei", "dense nuclei", "strong eosin", "blood", "DAB", "counterstain"],
+)
+def test_stains_are_no_pen_marks(color: tuple[int, int, int]) -> None:
+    pixels = (np.array(color) + np.random.default_rng(0).normal(0, 8, (60, 60, 3))).clip(0, 255).astype(np.uint8)
+    pen, stain = pen_mask(pixels)
+    assert not stain
+    assert not pen.any()
+
+
+def test_the_real_slide_has_no_pen_marks(wsi: Path) -> None:
+    with Slide(wsi) as slide:
+        overview = slide.overview(4)
+    pen, stain = pen_mask(overview)
+    assert not stain
+    assert pen.mean() < 0.001
+
+
+def test_what_is_mostly_of_a_pens_colour_is_a_stain_and_said() -> None:
+    pixels = np.full((60, 60, 3), (20, 60, 160), np.uint8)
+    pen, stain = pen_mask(pixels)
+    assert stain
+    assert not pen.any()
+
+
+def test_folds_are_saturated_and_dark() -> None:
+    pixels = tissue_with()
+    pixels[100:112, 60:140] = (120, 15, 85)
+    folds = fold_mask(pixels, tissue_mask(pixels))
+    assert folds[103:109, 65:135].mean() > 0.95
+    assert folds[:95].sum() + folds[117:].sum() == 0
+
+
+def test_a_patch_out_of_focus_is_less_sharp() -> None:
+    pixels = np.random.default_rng(0).integers(120, 220, (64, 64, 3), dtype=np.uint8)
+    blurred = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(4)))
+    assert sharpness(blurred) < BLURRED < sharpness(pixels)
+    assert sharpness(pixels[:2]) == 0
+
+
+def test_artefacts_are_counted_slide_by_slide(settings: SlideSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(tissue_with(pen=(20, 60, 160)).repeat(4, axis=0).repeat(4, axis=1)).save(folder / "pen.png")
+    table = prepare_slides(folder, tmp_path / "out", changed(settings, slide_mpp=0.5, top=6))
+    row = table.iloc[0]
+    assert row["pen"] == pytest.approx(0.16, abs=0.02)
+    assert "pen marks on" in row["notes"]
+    places = np.load(tmp_path / "out" / "slides" / "pen" / "coordinates.npy")
+    assert (places[:, 1] >= 250).all()
+    flat = np.full((800, 800, 3), TISSUE, np.uint8)
+    Image.fromarray(flat).save(folder / "flat.png")
+    table = prepare_slides(folder, tmp_path / "out", changed(settings, slide_mpp=0.5, top=6)).set_index("id")
+    assert table.loc["flat", "blurred"] == 6
+    assert table.loc["flat", "notes"] == ""
+
+
+def test_a_scale_that_contradicts_the_file_is_said(settings: SlideSettings, tmp_path: Path) -> None:
+    tiled_tiff(tmp_path / "s.tif", 4, 4, block(range(4), range(2)))
+    with Slide(tmp_path / "s.tif", 0.25) as slide:
+        assert slide.mpp == pytest.approx(0.5)
+        assert "the file says 0.5 µm per pixel, not 0.25" in slide.notes[0]
+    with Slide(tmp_path / "s.tif", 0.5) as slide:
+        assert slide.notes == []
+    table = prepare_slides(tmp_path, tmp_path / "out", changed(settings, slide_mpp=0.25))
+    assert "0.25" in table["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        ({"openslide.objective-power": "40"}, "contradicts its objective of 40x"),
+        ({"openslide.objective-power": "20"}, ""),
+        ({"openslide.mpp-x": "0.5", "openslide.mpp-y": "0.25"}, "not square"),
+        ({"openslide.objective-power": "n/a"}, ""),
+    ],
+)
+def test_a_scale_that_contradicts_itself_is_said(properties: dict[str, str], words: str) -> None:
+    reader = SimpleNamespace(properties=properties)
+    notes = _contradictions(reader, 0.5, None)  # type: ignore[arg-type]
+    assert words in " ".join(notes)
+    assert bool(notes) == bool(words)
 
 
 def test_patches_are_of_the_scale_asked_for(settings: SlideSettings, tmp_path: Path) -> None:

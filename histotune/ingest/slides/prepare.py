@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,18 @@ from histotune.errors import ConfigError, DataError, suggest
 from histotune.ingest.datasets import BadFile, Problem, fit
 from histotune.ingest.embeddings import BACKBONE, PACKAGE, Encoder, embed, load_encoder
 from histotune.ingest.slides.reader import OVERVIEW, SUFFIXES, Slide
-from histotune.ingest.slides.tissue import RULES, Patches, choose, tissue_mask
+from histotune.ingest.slides.tissue import (
+    BLURRED,
+    FOLDED,
+    RULES,
+    Patches,
+    choose,
+    fold_mask,
+    pen_mask,
+    shares_of,
+    sharpness,
+    tissue_mask,
+)
 from histotune.ingest.walk import refused, summary, walk
 
 FORMAT = 1
@@ -46,6 +57,7 @@ _RANGES = {
     "mpp": _SCALE,
     "min_tissue": Interval(0, 1, open_low=True),
     "top": Interval(0, whole=True),
+    "seed": Interval(0, whole=True),
     **RANGES,
 }
 
@@ -62,7 +74,8 @@ class SlideSettings:
         slide_mpp: µm per pixel of the slides whose file does not say it.
         tissue: rule of `tissue.tissue_mask`.
         min_tissue: share of tissue that a patch needs.
-        top: patches with most tissue that are kept of a slide; 0 is all.
+        top: patches with most tissue that are kept of a slide, from all over it; 0 is all.
+        seed: of the draw among equally full patches.
         backbone, weights: as in `embed.load_encoder`.
         edges, k, limit: as in `modalities.graph.neighbours`; `limit` in pixels of the slide.
     """
@@ -73,6 +86,7 @@ class SlideSettings:
     tissue: str = "otsu"
     min_tissue: float = 0.5
     top: int = 50
+    seed: int = 0
     backbone: str = BACKBONE
     weights: str = PACKAGE
     edges: str = "knn"
@@ -181,8 +195,11 @@ def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> di
         if saved["key"] == key:
             return dict(saved["row"])
     with Slide(path, settings.slide_mpp) as slide:
-        mask, patches = _patches(slide, settings, out / "pictures" / f"{path.stem}.png")
-        features = _embedded(slide, patches, settings, encoder, key, out / _WORK)
+        found = _patches(slide, settings, out / "pictures" / f"{path.stem}.png")
+        mask, patches = found.tissue, found.patches
+        features, blurred = _embedded(slide, patches, settings, encoder, key, out / _WORK)
+        folded = shares_of(found.folds, (slide.width, slide.height), patches) >= FOLDED
+        row = found.measured | {"blurred": blurred, "folded": int(folded.sum())}
     row = {
         "width": slide.width,
         "height": slide.height,
@@ -191,6 +208,8 @@ def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> di
         "patches": len(patches.x),
         "patch_side": patches.side,
         "mean_patch_tissue": round(float(patches.share.mean()), 4),
+        **row,
+        "notes": "; ".join([*slide.notes, *found.notes]),
     }
     places = np.stack([patches.x, patches.y], axis=1)
     bag = connect(join([features], [places]), edges=settings.edges, k=settings.k, limit=settings.limit)
@@ -204,7 +223,17 @@ def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> di
     return row
 
 
-def _patches(slide: Slide, settings: SlideSettings, picture: Path) -> tuple[np.ndarray, Patches]:
+class _Found(NamedTuple):
+    """What is on a slide: masks bool [h, w] of the overview, patches, shares by name, and what a person should know."""
+
+    tissue: np.ndarray
+    folds: np.ndarray
+    patches: Patches
+    measured: dict[str, Any]
+    notes: list[str]
+
+
+def _patches(slide: Slide, settings: SlideSettings, picture: Path) -> _Found:
     """Find tissue and patches of a slide and draw them, also where there are none."""
     if slide.mpp is None:
         raise BadFile(
@@ -215,14 +244,20 @@ def _patches(slide: Slide, settings: SlideSettings, picture: Path) -> tuple[np.n
     side = settings.patch_size * (1.0 if abs(zoom - 1) <= 0.02 else zoom)
     downsample = min(-(-max(slide.width, slide.height) // OVERVIEW), int(side // _FINE))
     overview = slide.overview(max(1, downsample))
-    mask = tissue_mask(overview, settings.tissue)
+    pen, stain = pen_mask(overview)
+    mask = tissue_mask(overview, settings.tissue, pen)
+    folds = fold_mask(overview, mask)
+    measured = {"pen": round(float(pen.mean()), 4), "folds": round(float(folds.sum() / max(1, mask.sum())), 4)}
+    notes = [f"pen marks on {pen.mean():.1%} of the slide are no tissue"] if pen.any() else []
+    if stain:
+        notes.append("most of what is coloured has a colour of pen marks, and is taken for a stain: see the picture")
     patches = Patches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), side)
     try:
         size = slide.width, slide.height
-        patches = choose(mask, size, side, least=settings.min_tissue, top=settings.top)
+        patches = choose(mask, size, side, least=settings.min_tissue, top=settings.top, seed=settings.seed)
     finally:
         draw(overview, mask, patches, slide.width).save(_parent(picture))
-    return mask, patches
+    return _Found(mask, folds, patches, measured, notes)
 
 
 def draw(overview: np.ndarray, mask: np.ndarray, patches: Patches, width: int) -> Image.Image:
@@ -252,20 +287,31 @@ def draw(overview: np.ndarray, mask: np.ndarray, patches: Patches, width: int) -
 
 def _embedded(
     slide: Slide, patches: Patches, settings: SlideSettings, encoder: Encoder, key: str, work: Path
-) -> np.ndarray:
-    """Embed the patches of a slide; what is embedded already is on disk until the slide is done."""
+) -> tuple[np.ndarray, int]:
+    """Embed the patches of a slide, and count those that are out of focus; what is embedded lies on disk until then."""
     size = (settings.patch_size, settings.patch_size)
 
+    sharp, measured = np.full(len(patches.x), np.nan), work / f"{key}-sharpness"
+
+    def read(row: int) -> np.ndarray:
+        pixels = slide.read(patches.x[row], patches.y[row], patches.side, patches.side, size)
+        sharp[row] = sharpness(pixels)
+        return pixels
+
     def images(start: int, stop: int) -> np.ndarray:
-        corners = zip(patches.x[start:stop], patches.y[start:stop], strict=True)
-        read = (slide.read(x, y, patches.side, patches.side, size) for x, y in corners)
-        return np.stack([fit(pixels, encoder.side) for pixels in read])
+        pixels = np.stack([fit(read(row), encoder.side) for row in range(start, stop)])
+        files.write_atomically(measured / f"{start}.npy", lambda file: np.save(file, sharp[start:stop]))
+        return pixels
 
     folder = work / key
     contents = [f"{key} {x} {y}" for x, y in zip(patches.x, patches.y, strict=True)]
     features = np.array(embed(encoder, images, contents, folder))
+    for path in measured.glob("*.npy"):
+        values = np.load(path)
+        sharp[int(path.stem) : int(path.stem) + len(values)] = values
+    shutil.rmtree(measured, ignore_errors=True)
     shutil.rmtree(folder)
-    return features
+    return features, int((sharp < BLURRED).sum())
 
 
 def _write_tables(

@@ -21,6 +21,8 @@ OVERVIEW = 2048  # longer side of an overview, pixels
 _WHOLE = PICTURES - {".tif", ".tiff"}  # never tiled
 _TILE = 2048  # side of what is decoded at once, pixels
 _CENTIMETRE = 10_000  # µm
+_SAME = 0.02  # by which two scales may differ and be the same
+_USUAL = (6.0, 16.0)  # µm per pixel times objective: .25 at 40x and .5 at 20x make 10
 _BELIEVED = (0.05, 20.0)  # µm per pixel that a microscope makes
 
 
@@ -47,7 +49,8 @@ class Slide:
 
     Attributes:
         width, height: pixels at the highest resolution, which all places refer to.
-        mpp: µm per pixel there; None where unknown.
+        mpp: µm per pixel there; None where unknown. The file's own counts more than one that is given.
+        notes: what contradicts the scale, in words.
 
     Raises:
         BadFile: there is no such file, it is no slide, it is damaged, or too large to be decoded whole.
@@ -59,6 +62,7 @@ class Slide:
         self._reader, message, self._damage = _open(path)
         self.width, self.height = self._reader.dimensions
         self.mpp = message or mpp
+        self.notes = [] if message is None else _contradictions(self._reader, message, mpp)
 
     def __enter__(self) -> Slide:
         return self
@@ -179,6 +183,28 @@ def _scale(properties: Any) -> float | None:
         return None
     mean = sum(float(side) for side in sides if side) / 2
     return mean if _BELIEVED[0] <= mean <= _BELIEVED[1] else None
+
+
+def _contradictions(reader: _Reader, own: float, given: float | None) -> list[str]:
+    """Say what contradicts the µm per pixel that a file tells: the user, its other side, its objective."""
+    notes = []
+    if given is not None and abs(given / own - 1) > _SAME:
+        notes.append(f"the file says {own:.4g} µm per pixel, not {given:g} (--slide-mpp): the file's scale is taken")
+    properties = getattr(reader, "properties", {})
+    sides = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    if all(sides) and abs(sides[0] / sides[1] - 1) > _SAME:
+        notes.append(f"its pixels are not square: {sides[0]:.4g} x {sides[1]:.4g} µm; the mean is taken")
+    power = _number(properties.get("openslide.objective-power"))
+    if power and not _USUAL[0] <= own * power <= _USUAL[1]:
+        notes.append(f"{own:.4g} µm per pixel contradicts its objective of {power:g}x (usual: {10 / power:.3g})")
+    return notes
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value or 0)
+    except ValueError:
+        return 0.0
 
 
 def _resized(region: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,10 @@
-"""Which part of a slide is tissue, and which patches of it are worth keeping."""
+"""Which part of a slide is tissue, and which patches of it are worth keeping.
+
+Three artefacts are measured by simple rules. Pen marks have a hue that no common stain has, more strongly than stains
+have theirs (as the filters by colour of deep-histopath, Dusenberry and Hu, 2018). Folds are saturated and dark at once
+(difference of saturation and intensity: Palokangas et al., 2007; Kothari et al., 2013). Blur is a small variance of the
+Laplacian (Pech-Pacheco et al., 2000). The thresholds are ours, on the safe side of tissue.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,14 @@ from histotune.errors import ConfigError, suggest
 from histotune.ingest.datasets import BadFile
 
 GLASS = 20  # saturation, of 255, up to which a pixel is glass (Patch selection of arXiv 2509.03408)
+BLURRED = 15.0  # variance of the Laplacian of grey in [0, 255], below which a patch counts as out of focus
+FOLDED = 0.25  # share of a patch that folds cover, from which on it counts as folded
+NEAR = 0.05  # share of tissue by which patches may differ and still count as equally full
 _MEDIAN = 7  # side of the median filter, pixels
+_MOSTLY = 0.5  # share of what has a colour; more than that is no pen but a stain
+_GREEN, _BLUE, _RED = (75, 190, 0.4), (190, 235, 0.6), (-10, 10, 0.8)  # hue from, to (degrees), saturation from
+_BLACK = 45  # brightest channel, of 255, up to which it is black
+_FOLD = 3.0  # standard deviations of the tissue's difference of saturation and intensity
 
 
 class Patches(NamedTuple):
@@ -29,7 +42,7 @@ class Patches(NamedTuple):
     side: float
 
 
-def tissue_mask(overview: np.ndarray, rule: str = "otsu") -> np.ndarray:
+def tissue_mask(overview: np.ndarray, rule: str = "otsu", pen: np.ndarray | None = None) -> np.ndarray:
     """Tell tissue from glass by the saturation, smoothed by a median of 7 px.
 
     Args:
@@ -37,6 +50,7 @@ def tissue_mask(overview: np.ndarray, rule: str = "otsu") -> np.ndarray:
         rule: `hsv`: tissue has a saturation above 20 of 255. `otsu`: above Otsu's threshold (1979), which is found
             on this slide; but where even the paler side is no glass by the rule `hsv`, everything is tissue, and where
             even the stronger side is glass, nothing is: a threshold that divides has something to divide.
+        pen: bool [h, w], pen marks: no tissue, and they have no part in the threshold.
 
     Returns:
         bool [h, w].
@@ -45,7 +59,51 @@ def tissue_mask(overview: np.ndarray, rule: str = "otsu") -> np.ndarray:
         raise ConfigError(f"unknown tissue rule {rule!r}. {suggest(rule, RULES)}")
     smooth = Image.fromarray(saturation(overview)).filter(ImageFilter.MedianFilter(_MEDIAN))
     values = np.asarray(smooth)
-    return values > RULES[rule](np.bincount(values.ravel(), minlength=256))
+    if pen is None or not pen.any():
+        return values > RULES[rule](np.bincount(values.ravel(), minlength=256))
+    around = np.asarray(Image.fromarray(pen.astype(np.uint8)).filter(ImageFilter.MaxFilter(_MEDIAN))) > 0
+    return (values > RULES[rule](np.bincount(values[~around], minlength=256))) & ~around
+
+
+def pen_mask(overview: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Find pen marks by their colour: green, blue, strong red, or black.
+
+    Returns:
+        bool [h, w], and whether it is a stain: more than half of what has a colour; then the mask is empty.
+    """
+    pixels = overview.astype(np.float32)
+    high, low = pixels.max(axis=2), pixels.min(axis=2)
+    spread, strength = high - low, (high - low) / np.maximum(high, 1)
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    sixth = np.where(high == red, (green - blue) / np.maximum(spread, 1), 0.0)
+    sixth = np.where((high == green) & (high > red), 2 + (blue - red) / np.maximum(spread, 1), sixth)
+    sixth = np.where((high == blue) & (high > red) & (high > green), 4 + (red - green) / np.maximum(spread, 1), sixth)
+    hue = 60 * sixth  # -60 to 300 degrees
+    mask = (high <= _BLACK) & (high > 0)  # pure black is what was not scanned
+    for start, end, least in (_GREEN, _BLUE, _RED):
+        mask |= (hue >= start) & (hue < end) & (strength >= least) & (spread > GLASS)
+    smooth = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MedianFilter(_MEDIAN))
+    pen = np.asarray(smooth) > 0
+    coloured = (saturation(overview) > GLASS) | pen
+    stain = bool(pen.sum() > _MOSTLY * coloured.sum())
+    return (np.zeros_like(pen) if stain else pen), stain
+
+
+def fold_mask(overview: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+    """Find folds, bool [h, w]: tissue far more saturated and darker than the rest of it."""
+    if not tissue.any():
+        return np.zeros_like(tissue)
+    difference = saturation(overview).astype(np.float32) / 255 - overview.mean(axis=2, dtype=np.float32) / 255
+    own = difference[tissue]
+    folds = tissue & (difference > max(0.0, float(own.mean() + _FOLD * own.std())))
+    return np.asarray(Image.fromarray(folds.astype(np.uint8)).filter(ImageFilter.MedianFilter(_MEDIAN))) > 0
+
+
+def sharpness(pixels: np.ndarray) -> float:
+    """Return the variance of the Laplacian of uint8 RGB [h, w, 3] in grey; small where a patch is out of focus."""
+    grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    inner = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
+    return float(inner.var()) if inner.size else 0.0
 
 
 def saturation(pixels: np.ndarray) -> np.ndarray:
@@ -77,15 +135,19 @@ def _otsu_beside_glass(counts: np.ndarray) -> int:
 RULES = {"otsu": _otsu_beside_glass, "hsv": lambda counts: GLASS}
 
 
-def choose(mask: np.ndarray, size: tuple[int, int], side: float, *, least: float, top: int) -> Patches:
-    """Choose the patches with most tissue.
+def choose(mask: np.ndarray, size: tuple[int, int], side: float, *, least: float, top: int, seed: int = 0) -> Patches:
+    """Choose the patches with most tissue, from all over the slide where more than enough are about equally full.
+
+    Those that have at most `NEAR` less tissue than the last of the fullest `top` are divided by place into `top` groups
+    of equal size, and the fullest of each group is taken, of equals one at random.
 
     Args:
         mask: bool [h, w], tissue, over the whole slide.
         size: (width, height) of the slide, pixels at the highest resolution.
         side: of a patch, pixels there; what is left at the right and lower edge is in no patch.
         least: share of tissue in (0, 1] that a patch needs.
-        top: how many at most; of equals the upper left ones; 0 is all.
+        top: how many at most; 0 is all.
+        seed: of the draw.
 
     Raises:
         BadFile: the slide is smaller than a patch, or no patch has so much tissue.
@@ -95,7 +157,12 @@ def choose(mask: np.ndarray, size: tuple[int, int], side: float, *, least: float
         raise BadFile("too_small", f"{size[0]}x{size[1]} px, and a patch is {side:.0f} px of the slide")
     shares = _shares(mask, columns * side / size[0], rows * side / size[1], columns, rows)
     tissue = np.argsort(-shares, axis=None, kind="stable")
-    tissue = tissue[shares.ravel()[tissue] >= least][: top or None]
+    tissue = tissue[shares.ravel()[tissue] >= least]
+    if top and len(tissue) > top:
+        last = shares.ravel()[tissue[top - 1]]
+        pool = np.sort(tissue[shares.ravel()[tissue] >= max(least, last - NEAR)])
+        places = np.stack(np.divmod(pool, columns), axis=1)
+        tissue = pool[_spread(places, shares.ravel()[pool], top, np.random.default_rng(seed))]
     if not len(tissue):
         raise BadFile(
             "no_tissue",
@@ -105,6 +172,33 @@ def choose(mask: np.ndarray, size: tuple[int, int], side: float, *, least: float
     row, column = np.divmod(np.sort(tissue), columns)
     x, y = (np.rint(at * side).astype(np.int64) for at in (column, row))
     return Patches(x, y, shares[row, column], side)
+
+
+def shares_of(mask: np.ndarray, size: tuple[int, int], patches: Patches) -> np.ndarray:
+    """Return the share of a mask over the whole slide in every patch, float64 [n]."""
+    columns, rows = (int(extent // patches.side) for extent in size)
+    if not len(patches.x):
+        return np.zeros(0)
+    every = _shares(mask, columns * patches.side / size[0], rows * patches.side / size[1], columns, rows)
+    row, column = (np.rint(at / patches.side).astype(np.int64) for at in (patches.y, patches.x))
+    return np.asarray(every[row, column])
+
+
+def _spread(places: np.ndarray, shares: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose `count` of n >= count places [n, 2]: one of each of so many groups, made by halving the longer side."""
+    order = rng.permutation(len(places))  # who comes first among equals
+    groups, chosen = [(order, count)], list[int]()
+    while groups:
+        rows, wanted = groups.pop()
+        if wanted == 1:
+            chosen.append(int(rows[shares[rows].argmax()]))
+            continue
+        axis = int(np.ptp(places[rows], axis=0).argmax())
+        rows = rows[np.argsort(places[rows, axis], kind="stable")]
+        first = wanted // 2
+        cut = round(len(rows) * first / wanted)
+        groups += [(rows[:cut], first), (rows[cut:], wanted - first)]
+    return np.array(chosen, dtype=np.int64)
 
 
 def _shares(mask: np.ndarray, across: float, down: float, columns: int, rows: int) -> np.ndarray:
