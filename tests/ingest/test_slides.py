@@ -276,7 +276,7 @@ def test_a_scale_that_contradicts_the_file_is_said(settings: SlideSettings, tmp_
 )
 def test_a_scale_that_contradicts_itself_is_said(properties: dict[str, str], words: str) -> None:
     reader = SimpleNamespace(properties=properties)
-    notes = _contradictions(reader, 0.5, None)  # type: ignore[arg-type]
+    notes = _contradictions(reader, 0.5, None)
     assert words in " ".join(notes)
     assert bool(notes) == bool(words)
 
