@@ -190,8 +190,11 @@ class Export(Scorer):
         sized, readable, problems = [], [], []
         for path in paths:
             try:
-                sized.append(self._fit(read_image(path).pixels))
+                picture = read_image(path)
+                sized.append(self._fit(picture.pixels))
                 readable.append(path)
+                if picture.note:
+                    warnings.warn(f"{path}: {picture.note[0]}: {picture.note[1]}", stacklevel=4)
             except BadFile as error:
                 problems.append({"path": path, "kind": error.kind, "reason": error.reason})
         return stacked_images(sized), readable, problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -25,6 +26,11 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 _DAMAGE: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError)
 _SEVERAL = ("TIFF", "GIF", "WEBP", "PNG")  # formats of files that may hold several images
 _SUBFILE, _BITS, _PHOTOMETRIC, _PLANAR = 254, 258, 262, 284  # tags of TIFF 6.0
+_DESCRIPTION, _ORIENTATION = 270, 274
+_STACK = re.compile(
+    r"ImageJ=[^\n]*\n(?:.*\n)*?images=(\d+)"
+)  # what ImageJ says of a stack; it may be one page to others
+_DIM = 8  # largest value of 16 bits in less than this part of the range: 12 bits are sixteen times dimmer
 _REDUCED, _MASK = 1, 4  # bits of the subfile type: a smaller copy of another page, a mask of it
 _ROWS = 1024  # moved at a time when rows are left out
 
@@ -36,6 +42,7 @@ _CONVERSIONS = {
     "LA": "grey",
     "P": "palette",
     "PA": "palette",
+    "RGB": "transparency",
     "RGBA": "transparency",
     "CMYK": "cmyk",
     "YCbCr": "ycbcr",
@@ -47,7 +54,8 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
     """Decode one file into RGB pixels.
 
     Grey becomes RGB, CMYK becomes RGB, 16 bits are scaled by 255/65535 (12 bits by 255/4095), transparency is laid on
-    white. Of a TIFF, smaller copies of the first page and masks are no images of their own.
+    white, and an orientation that a camera noted is followed. Of a TIFF, smaller copies of the first page and masks are
+    no images of their own; of a JPEG of several pictures (MPO), the first is the one that is meant.
 
     Raises:
         BadFile: it is missing, empty, no image, damaged, of a kind that has no faithful 8-bit form, or holds several
@@ -61,9 +69,14 @@ def read_image(path: str | os.PathLike[str]) -> Picture:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                _refuse_several(image)
+                several = _refuse_several(image)
+                orientation = (
+                    1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+                )  # Pillow turns TIFFs
                 image.load()
-                return _to_rgb(image, path)._replace(saved=_saved(image))
+                picture = _to_rgb(image, path)
+                pixels = _upright(picture.pixels, orientation)
+                return picture._replace(pixels=pixels, saved=_saved(image), note=picture.note or several)
     except FileNotFoundError as error:
         raise BadFile("missing", "there is no such file") from error
     except UnidentifiedImageError as error:
@@ -159,11 +172,17 @@ class ImagesFile:
         np.lib.format.write_array_header_1_0(self._file, header)  # pads, so that fewer rows need as many bytes
 
 
-def _refuse_several(image: Image.Image) -> None:
-    """Refuse a file of several images; leaves it at the first one."""
+def _refuse_several(image: Image.Image) -> tuple[str, str] | None:
+    """Refuse a file of several images, left at its first; returns a note where the format means that one."""
+    if image.format == "MPO" and (pictures := getattr(image, "n_frames", 1)) > 1:
+        return "several_pages", f"a JPEG of {pictures} pictures: the first is read"
+    stack = _STACK.match(str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, "")))
+    if stack and int(stack[1]) > 1:
+        reason = f"it holds a stack of {stack[1]} images of ImageJ: save the one that is meant as a file of its own"
+        raise BadFile("several_pages", reason)
     count = getattr(image, "n_frames", 1) if image.format in _SEVERAL else 1
     if count == 1:
-        return
+        return None
     others = count - 1
     if image.format == "TIFF":
         for number in range(1, count):
@@ -173,6 +192,18 @@ def _refuse_several(image: Image.Image) -> None:
     if others:
         kind = "pages" if image.format == "TIFF" else "frames"
         raise BadFile("several_pages", f"it holds {others + 1} {kind}: save the one that is meant as a file of its own")
+    return None
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels [H, W, 3] by the orientation 1 to 8 of Exif 2.3; any other number is no orientation."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels) if orientation in range(2, 9) else pixels
 
 
 def _tag(image: Image.Image, number: int, default: int) -> int:
@@ -185,15 +216,22 @@ def _to_rgb(image: Image.Image, path: str) -> Picture:
     bits = _tag(image, _BITS, 8)
     if bits > 8 and _tag(image, _PLANAR, 1) == 2 and len(image.getbands()) > 1:
         raise BadFile("unsupported", f"{bits} bits with a plane for each colour: save it with interleaved colours")
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         deep = bits > 8 or (image.format == "PNG" and _is_16_bit_png(path))
         return Picture(np.asarray(image), "16 bit" if deep else "")
     if image.mode.startswith("I;16"):
         most = 2**bits - 1 if 8 < bits < 16 else 65535
-        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / most)).clip(0, 255).astype(np.uint8)
+        values = np.asarray(image)
+        dim = values.max(initial=0) < most / _DIM
+        note = (
+            ("dim", f"its largest value is {values.max(initial=0)} of {most}: fewer bits than it says?")
+            if dim
+            else None
+        )
+        grey = np.rint(values.astype(np.float64) * (255 / most)).clip(0, 255).astype(np.uint8)
         if _tag(image, _PHOTOMETRIC, 1) == 0:  # white is 0, which Pillow heeds in 8 bits only
             grey = WHITE - grey
-        return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit")
+        return Picture(np.repeat(grey[:, :, None], 3, axis=2), "16 bit", note)
     if image.mode not in _CONVERSIONS:
         raise BadFile("unsupported", f"pixels of mode {image.mode!r} have no defined range of 8 bits; save it as RGB")
     converted = _CONVERSIONS[image.mode]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_tiffs import write_tiff
-from PIL import Image
+from PIL import Image, ImageOps
 
 from histotune.ingest.datasets import BadFile, read_image
 
@@ -91,3 +91,73 @@ def test_smaller_copies_and_masks_of_the_first_page_are_no_other_image(tmp_path:
     pages = [COLOUR, COLOUR[::2, ::2], COLOUR[::4, ::4], GREY]
     path = write_tiff(tmp_path / "pyramid.tif", pages, subfiles=(0, 1, 1, 4))
     assert np.array_equal(read_image(path).pixels, COLOUR)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@given(orientation=st.integers(1, 8))
+@settings(max_examples=8, deadline=None)
+def test_an_orientation_is_followed_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, orientation: int
+) -> None:
+    pixels = np.random.default_rng(orientation).integers(0, 256, (9, 12, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = tmp_path_factory.mktemp("turned") / f"a{suffix}"
+    Image.fromarray(pixels).save(file, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
+    expected = ImageOps.exif_transpose(Image.open(file).convert("RGB"))
+    if suffix == ".png":
+        turned = Image.fromarray(pixels)
+        turned.info["exif"] = exif.tobytes()
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(turned)), read_image(file).pixels)
+    if suffix != ".tif":  # Pillow has turned it already
+        assert np.array_equal(np.asarray(expected), read_image(file).pixels)
+    shape = (12, 9, 3) if orientation >= 5 else (9, 12, 3)
+    assert read_image(file).pixels.shape == shape
+
+
+def test_all_formats_turn_alike(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+        Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif)
+        assert np.array_equal(read_image(tmp_path / "a.png").pixels, read_image(tmp_path / "a.tif").pixels)
+
+
+def test_a_transparent_colour_lies_on_white_in_every_mode(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    rgb = np.repeat(grey[:, :, None], 3, axis=2)
+    Image.fromarray(grey).save(tmp_path / "grey.png", transparency=5)
+    Image.fromarray(rgb).save(tmp_path / "rgb.png", transparency=(5, 5, 5))
+    expected = np.where(rgb == 5, 255, rgb)
+    for name in ("grey.png", "rgb.png"):
+        assert np.array_equal(read_image(tmp_path / name).pixels, expected), name
+
+
+def test_a_stack_of_imagej_that_is_one_page_to_others_is_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((8, 8), np.uint8))
+    image.save(tmp_path / "stack.tif", description="ImageJ=1.53t\nimages=3\nslices=3\n")
+    image.save(tmp_path / "one.tif", description="ImageJ=1.53t\nimages=1\n")
+    with pytest.raises(BadFile, match="stack of 3 images"):
+        read_image(tmp_path / "stack.tif")
+    assert read_image(tmp_path / "one.tif").pixels.shape == (8, 8, 3)
+
+
+def test_a_jpeg_of_several_pictures_is_its_first_and_says_so(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (40, 200))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    picture = read_image(tmp_path / "a.jpg")
+    assert abs(picture.pixels.astype(int) - 40).max() <= 2
+    assert picture.note is not None
+    assert picture.note[0] == "several_pages"
+
+
+def test_twelve_bits_in_sixteen_are_said(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (8, 8)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "dim.png")
+    Image.fromarray(values * 16).save(tmp_path / "full.png")
+    note = read_image(tmp_path / "dim.png").note
+    assert note is not None
+    assert note[0] == "dim"
+    assert read_image(tmp_path / "full.png").note is None
