@@ -297,10 +297,10 @@ def test_a_stratified_metric_is_the_mean_over_strata_in_every_replicate(name: st
     assert result.drawn[0] == pytest.approx(values)
     without = [by_hand(1 - row) for row in np.eye(12, dtype=np.int64)]
     assert result.without[0] == pytest.approx(without)
-    patients = result.effective
-    tail = norm.cdf(np.sqrt(patients / (patients - 1)) * t.ppf(0.025, patients - 1))  # expanded percentiles
+    equal = result.effective
+    tail = norm.cdf(np.sqrt(equal / (equal - 1)) * t.ppf(0.025, equal - 1))  # expanded percentiles
     widths = np.abs(np.quantile(values, [tail, 1 - tail]) - result.values[0])
-    jackknife = float(t.ppf(0.975, patients - 1) * np.sqrt(11 * np.var(without)))
+    jackknife = float(t.ppf(0.975, equal - 1) * np.sqrt(11 * np.var(without)))
     widths = widths * max(1.0, jackknife / float(widths.mean()))
     shown = dataclasses.replace(result, floors=()).interval()
     assert [shown.value - shown.low, shown.high - shown.value] == pytest.approx(widths, abs=1e-9)
