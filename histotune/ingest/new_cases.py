@@ -26,7 +26,7 @@ from histotune.errors import DataError, suggest
 from histotune.ingest.cells import CATEGORIES, NUMBERS
 from histotune.ingest.datasets import BadFile, Problem, fit, read_image
 from histotune.ingest.images import SUFFIXES
-from histotune.ingest.tables import CASE_ID, PARQUET, KnownRows, known_columns, read_known
+from histotune.ingest.tables import CASE_ID, PARQUET, KnownRows, known_columns, read_frame, read_known, slashed
 from histotune.ingest.walk import summary, walk
 
 TABLES = (".csv", ".csv.gz", *PARQUET)
@@ -308,12 +308,7 @@ def _file(name: str, wanted: Reads) -> str:
 
 
 def _listed(file: Path) -> list[str]:
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{file} is no CSV file: {error}") from error
+    table, _ = read_frame(file, lambda name: True, "")
     if "path" not in table:
         raise DataError(f"{file} has no column 'path'; it has: {', '.join(map(str, table.columns))}")
-    if table.empty:
-        raise DataError(f"{file} lists no images")
-    return [str(file.parent / path) for path in table["path"]]
+    return [str(file.parent / slashed(file, path.strip())) for path in table["path"].dropna()]

@@ -11,11 +11,11 @@ from histotune.errors import DataError
 
 # As NumPy, pandas, R, Excel, SPSS, cBioPortal and the TCGA clinical files write that there is no value.
 _MISSING = re.compile(
-    r"|n/?a|n\.a\.|#n/a|nan|<na>|null|nil|--+|\?+|\.|missing|not available|"
-    r"\[\s*(not (available|applicable|evaluated|reported|known)|unknown|discrepancy|missing|n/?a)\s*\]",
+    r"|n/?a|n\.a\.|#n/a|nan|<na>|null|nil|--+|\?+|\.|\[discrepancy\]|"
+    r"\[?\s*(missing|unknown|n/a|not (available|applicable|evaluated|reported|known))\s*\]?",
     re.IGNORECASE,
 )
-_WHOLE = re.compile(r"([+-]?)0*(\d+)(?:[.,]0*)?")
+_WHOLE = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
 
 
 def is_missing(cell: str) -> bool:
@@ -32,10 +32,10 @@ def is_missing(cell: str) -> bool:
 def spelling(name: str) -> str:
     """Return what spellings of a name have in common: case, blanks, hyphens and zeros of whole numbers aside.
 
-    >>> spelling("Tumour_Cell "), spelling("tumour cell"), spelling("007"), spelling("7.0"), spelling("1.5")
-    ('tumour cell', 'tumour cell', '7', '7', '1.5')
+    >>> spelling("Tumour_Cell "), spelling("tumour-cell"), spelling("HER2-"), spelling("007"), spelling("7.0")
+    ('tumour cell', 'tumour cell', 'her2-', '7', '7')
     """
-    text = " ".join(re.sub(r"[\s_-]+", " ", name).split()).casefold()
+    text = " ".join(re.sub(r"(?<=\w)[\s_-]+(?=\w)|_", " ", name).split()).casefold()  # HER2- is not HER2
     number = _WHOLE.fullmatch(name.strip())
     return f"{number[1].replace('+', '')}{number[2]}" if number else text
 

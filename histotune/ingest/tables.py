@@ -232,6 +232,11 @@ def require_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> No
             raise DataError(f"{path} has no column {name!r}. {suggest(name, known)}")
 
 
+def slashed(file: Path, path: str) -> str:
+    """Return a path in `file` with slashes where it was written on Windows, and no file beside it is called so."""
+    return path.replace("\\", "/") if "\\" in path and not (file.parent / path).exists() else path
+
+
 def three(names: Sequence[str]) -> str:
     """Write at most three of many.
 

@@ -63,7 +63,7 @@ def test_tables_without_images_places_files_and_sites_are_no_error(name: str, tm
     cohort = replace(subject.cohort, table=table, folder=tmp_path / "none", **own)
     result = find(name, replace(subject, cohort=cohort))
     assert result.severity in (OK, NOTE)
-    if name not in ("patients", "identical", "small_parts"):
+    if name not in ("patients", "identical", "small_parts", "column_is_label"):
         assert result.sentence.startswith("not checked")
 
 
@@ -313,3 +313,63 @@ def test_no_two_real_patches_are_taken_for_copies(idc_cohort: Cohort) -> None:
     names = ("", *map(str, range(1, n + 1)))
     everyone_apart = Subject(idc_cohort, np.arange(1, n + 1)[None], names, np.zeros(n, np.int64), "x")
     assert find("near_identical", everyone_apart).severity == OK
+
+
+def tables(columns: dict[str, tuple[np.ndarray, tuple[str, ...] | None]], labels: np.ndarray) -> Subject:
+    """A cohort of one table, every case a patient of its own; the last quarter is sealed."""
+    count = len(labels)
+    values = np.column_stack([np.asarray(one, np.float32) for one, _ in columns.values()])
+    table = Table(values, tuple(TableColumn(name, words) for name, (_, words) in columns.items()))
+    names = [f"c{at}" for at in range(count)]
+    cohort = Cohort(
+        name="table",
+        classes=("a", "b"),
+        table=pd.DataFrame({"id": names, "patient": names, "site": "", "content": names, "part": ""}),
+        arrays={"clinical": table},
+        present={"clinical": np.ones(count, bool)},
+        kinds={"clinical": "table"},
+        digest="",
+        facts={},
+        folder=Path(),
+    )
+    known = np.arange(count) < count * 3 // 4
+    sides = np.where(known, 1, 3)[None]
+    return Subject(cohort, sides, ("", "train", "val", "test"), np.where(known, labels, UNKNOWN), "patient")
+
+
+@pytest.mark.parametrize("kind", ["words", "numbers", "reversed", "nearly"])
+def test_a_column_that_is_the_label_is_found(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    told = {"words": 1 - labels, "numbers": labels + rng.random(200) / 2, "reversed": -labels, "nearly": labels.copy()}[
+        kind
+    ]
+    if kind == "nearly":
+        told[3] = 1 - told[3]
+    words = None if kind in ("numbers", "reversed") else ("no", "yes")
+    columns = {
+        "age": (rng.normal(60, 9, 200), None),
+        "treated": (told, words),
+        "id": (np.arange(200), tuple(map(str, range(200)))),
+    }
+    result = find("column_is_label", tables(columns, labels))
+    assert (result.severity, result.count, result.of) == (WARNING, 1, 3)
+    assert "clinical.treated" in result.sentence
+
+
+def test_columns_that_tell_much_or_nothing_are_not_the_label() -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 2, 200)
+        columns: dict[str, tuple[np.ndarray, tuple[str, ...] | None]] = {
+            "marker": (labels * 2 + rng.normal(size=200), None),
+            "grade": (np.where(rng.random(200) < 0.9, labels, 1 - labels), ("1", "2")),
+            **{f"g{at}": (rng.normal(size=200), None) for at in range(50)},
+        }
+        assert find("column_is_label", tables(columns, labels)).severity == OK
+    few = np.arange(12) % 2
+    assert find("column_is_label", tables({"age": (few, None)}, few)).severity == OK  # told apart by chance
+
+
+def test_without_tables_no_column_is_checked(clean: Subject) -> None:
+    assert "there are no tables" in find("column_is_label", clean).sentence

@@ -11,7 +11,7 @@ import pandas as pd
 from histotune.errors import DataError, suggest
 from histotune.ingest.datasets._base import Problem
 from histotune.ingest.spellings import is_missing
-from histotune.ingest.tables import dialect
+from histotune.ingest.tables import dialect, slashed
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("patient", "site", "split", "x", "y")
@@ -37,7 +37,7 @@ def read_manifest(file: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
         if problem:
             problems.append(Problem(given["path"], problem, f"line {line} of {file.name} has none"))
             continue
-        given["path"] = _slashed(file, given["path"])
+        given["path"] = slashed(file, given["path"])
         try:
             stat = (file.parent / given["path"]).stat()
         except OSError as error:
@@ -57,11 +57,6 @@ def read_manifest(file: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
             }
         )
     return rows, problems
-
-
-def _slashed(file: Path, path: str) -> str:
-    """Return a path with slashes where it was written on Windows, and no file is called so here."""
-    return path.replace("\\", "/") if "\\" in path and not (file.parent / path).exists() else path
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
