@@ -32,7 +32,7 @@ def read_column(path: Path, cells: pd.Series, ids: Sequence[str], kind: str) -> 
     words = cells.map(lambda cell: str(cell).strip() or None, na_action="ignore")
     there = words.notna()
     if there.any() and words[there].str.lower().isin(list(TRUTH)).all():  # R writes TRUE, Python True
-        words = words.str.capitalize()
+        words, in_words = words.str.capitalize(), kind != NUMBERS
         if not in_words:
             return _numbers(path, name, words.str.lower().map(TRUTH).to_numpy(np.float64), ids), TableColumn(name)
     if not in_words:
