@@ -112,7 +112,7 @@ class Scorer:
         """What it reads, by modality."""
         parts = (part for member in self.members for part in member.predictor.parts)
         read = what_is_read((name, part.preparations[name]) for part in parts for name in part.modalities)
-        ids = self.info["dataset"].get("id_columns", {})
+        ids = self.info.get("dataset", {}).get("id_columns", {})
         return {name: replace(one, id=ids.get(name, "")) for name, one in read.items()}
 
     @property

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from histotune.cli.app import app
 from histotune.core.config import TrialConfig
 from histotune.core.runtime import Places
+from histotune.ensembles.crossfit import temperature_of
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.model import load
-from histotune.metrics.calibration import apply_temperatures, fit_temperature
+from histotune.metrics.calibration import apply_temperatures
 from histotune.space import Space, load_space
 from histotune.storage.layout import WEIGHTS
 from histotune.storage.selection import again, by_modality, modality_of
@@ -102,7 +103,10 @@ def test_weights_are_fitted_to_held_out_logits_of_those_who_have_the_modality(ru
     present = np.stack([one.has_input for one in saved])
     assert not present.all()
     assert present.any()
-    temperatures = [fit_temperature(one.logits[one.has_input], one.labels[one.has_input]) for one in saved]
+    temperatures = [
+        temperature_of(one.logits[there], one.labels[there], one.patients[there])
+        for one, there in ((one, one.has_input) for one in saved)
+    ]
     by_hand = ENSEMBLES.build("weighted_logits")
     by_hand.fit(apply_temperatures(np.stack([one.logits for one in saved]), temperatures), saved[0].labels, present)
     assert merged.state == by_hand.state()
