@@ -46,7 +46,8 @@ def write_manifest(data: Path, path: Path) -> int:
     listed = {patient for patients in official_patients().values() for patient in patients}
     rest = index[~index["patient"].isin(listed) & (index["width"] == SIDE) & (index["height"] == SIDE)]
     files = [str((data / file).absolute()) for file in rest["file"]]
-    rest.assign(path=files)[["path", "label", "patient"]].to_csv(path, index=False)
+    labels = rest["label"].map({0: "negative", 1: "positive"})  # as the data set idc calls them
+    rest.assign(path=files, label=labels)[["path", "label", "patient"]].to_csv(path, index=False)
     return len(rest)
 
 
