@@ -1,15 +1,32 @@
 """What MLflow's interface shows of a study: a description in words, and columns and charts in which trials compare.
 
-The interface keeps the state of a view that somebody shares in a tag of the experiment and opens it from an address
-that names the tag's key. Written here is such a state: complete trials, controls and ensembles, best first, with the
-columns and charts that tell them apart.
+Written here is a saved view, as the menu "Views" of MLflow 3.15 and later saves one: complete trials, baselines and
+ensembles, best first, with the columns and charts that tell them apart. The description links to it.
+
+MLflow documents that views can be saved, listed and shared by their address, but no way to save one from a program.
+Nothing that it does document comes near: its own table shows the study's run alone, without a metric, and filter and
+order in the address choose no columns. Three things are therefore undocumented here, and as version 3.17 has them:
+
+- the tag `mlflow.sharedViewState.KEY` and its value {name, createdAt, state}, of which MLflow writes the like into its
+  own demo (`mlflow.demo.generators.saved_views`);
+- the names inside the state, which are those of the interface;
+- the parameters `viewStateShareKey`, `searchFilter`, `orderByKey`, `orderByAsc` and `workflowType` of an address.
+
+Where MLflow drops a name inside the state, or a parameter, it takes its default: the plain table of all runs. Where it
+finds no view under the key, or cannot read it, it says so for three seconds and opens the first page of the experiment.
+Where it keeps a name and takes another type under it, the view may not open at all. Nothing else is lost by that: the
+description has a second link, to the plain table with the same runs in the same order, and needs no view.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from histotune.metrics import scores as metrics
 from histotune.storage.records import TrialRecord
@@ -17,7 +34,7 @@ from histotune.storage.seal import seal_sentence
 from histotune.storage.study_folder import COMPLETE, StudyFolder
 from histotune.tracking.client import flatten
 
-KEY = "trials"
+KEY, NAME = "trials", "Compare the trials"
 SEARCH = "tags.kind != 'study' and attributes.status = 'FINISHED'"  # a stopped trial's numbers are of fewer epochs
 NOTE, VIEW = "mlflow.note.content", f"mlflow.sharedViewState.{KEY}"
 _PRIMARY = "mlflow.experiment.primaryMetric"
@@ -29,7 +46,13 @@ _VARIED, _AXES, _METRICS = 12, 6, 4  # columns of parameters, axes of the parall
 
 def address(experiment: str) -> str:
     """Return where the view is, below the server's own address."""
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={KEY}&workflowType=machine_learning"
+    return _runs(experiment, viewStateShareKey=KEY)
+
+
+def plain_address(experiment: str, metric: str) -> str:
+    """Return where MLflow's own table has the same runs, best first, without a view and so without its columns."""
+    ascending = str(metrics.direction(metric) < 0).lower()
+    return _runs(experiment, searchFilter=SEARCH, orderByKey=_key("metrics", metric), orderByAsc=ascending)
 
 
 def experiment_tags(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) -> dict[str, str]:
@@ -40,22 +63,44 @@ def experiment_tags(store: StudyFolder, trials: Sequence[TrialRecord], experimen
         experiment: its id.
     """
     metric = store.settings.metric
-    view = json.dumps(_view(store, _varied(trials)), separators=(",", ":"))
-    tags = {NOTE: _note(store, trials, experiment)[:_LONGEST], f"{_PRIMARY}.name": metric}
+    view = _saved(_view(store, _varied(trials)), store.settings.created)
+    fits = len(view) <= _LONGEST
+    tags = {NOTE: _note(store, trials, experiment, saved=fits)[:_LONGEST], f"{_PRIMARY}.name": metric}
     tags[f"{_PRIMARY}.greaterIsBetter"] = str(metrics.direction(metric) > 0).lower()
-    return tags | ({VIEW: view} if len(view) <= _LONGEST else {})
+    return tags | ({VIEW: view} if fits else {})
 
 
-def _note(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str) -> str:
-    """Describe a study in Markdown."""
+def _runs(experiment: str, **parameters: str) -> str:
+    return f"#/experiments/{experiment}/runs?{urlencode(parameters | {'workflowType': 'machine_learning'})}"
+
+
+def _saved(state: Mapping[str, Any], created: str) -> str:
+    """Return a state as the tag of a saved view holds it: a name and a time to list, and the state, compressed."""
+    compressed = base64.b64encode(zlib.compress(_json(state).encode())).decode()
+    moment = int(datetime.fromisoformat(created).timestamp() * 1000) if created else 0  # milliseconds
+    return _json({"name": NAME, "createdAt": moment, "state": f"deflate;{compressed}"})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _note(store: StudyFolder, trials: Sequence[TrialRecord], experiment: str, *, saved: bool) -> str:
+    """Describe a study in Markdown; the view is linked only if it was `saved`: MLflow reports an absent one."""
     settings, facts = store.settings, store.settings.facts
     ended = ", ".join(f"{sum(t.state == state for t in trials)} {state}" for state in sorted({t.state for t in trials}))
     folds = f", {settings.folds} folds" if settings.folds else ""
     warning = "The same patients are in training and test: every number is too optimistic. " if settings.leaky else ""
     made_up = "The data are made up. " if facts.get("synthetic") else ""
+    plain = plain_address(experiment, settings.metric)
+    compare = (
+        f"**[{NAME}]({address(experiment)})**: what is complete, best first, with the parameters that differ; "
+        f"or [the same in MLflow's own table]({plain})."
+        if saved
+        else f"**[{NAME}]({plain})**: what is complete, best first."
+    )
     return (
-        f"**[Compare the trials]({address(experiment)})**: what is complete, best first, with "
-        "the parameters that differ.\n\n"
+        f"{compare}\n\n"
         f"Study `{settings.name}` on `{settings.dataset}`: {facts.get('cases', '?')} cases of "
         f"{facts.get('patients', '?')} patients, classes {', '.join(settings.classes)}, split {settings.protocol}"
         f"{folds}, ranked by {settings.metric} on validation. {len(trials)} trials ended ({ended or 'none'}). "

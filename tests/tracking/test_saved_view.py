@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from histotune.core import files
 from histotune.core.config import TrialConfig
 from histotune.storage.study_folder import StudyFolder
 from histotune.tracking import client as _mlflow
-from histotune.tracking.saved_view import NOTE, SEARCH, VIEW, address, experiment_tags
+from histotune.tracking import saved_view
+from histotune.tracking.saved_view import NAME, NOTE, SEARCH, VIEW, address, experiment_tags, plain_address
 
 SHOTS = os.environ.get("HISTOTUNE_SCREENSHOTS")
 LOSSES = ("cross_entropy", "focal", "label_smoothing", "class_balanced")
@@ -48,17 +51,28 @@ def experiment(store: StudyFolder) -> Any:
     return client.get_experiment_by_name(store.folder.name)
 
 
+def state(tag: str) -> dict[str, Any]:
+    """Return the state of a saved view as MLflow's interface reads it."""
+    saved = json.loads(tag)
+    assert (type(saved["name"]), type(saved["createdAt"]), type(saved["state"])) == (str, int, str)
+    packed = saved["state"].removeprefix("deflate;")
+    assert packed != saved["state"]
+    result: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    return result
+
+
 def test_the_description_tells_the_study_and_leads_to_the_view(store: StudyFolder) -> None:
     result = experiment(store)
     note = result.tags[NOTE]
     for message in ("240 cases of 24 patients", "split patient", "5 complete, 1 stopped", "The data are made up"):
         assert message in note
-    assert address(result.experiment_id) in note
+    assert f"]({address(result.experiment_id)})" in note
+    assert f"]({plain_address(result.experiment_id, 'balanced_accuracy')})" in note
     assert result.tags["mlflow.experiment.primaryMetric.name"] == "balanced_accuracy"
 
 
 def test_the_view_shows_what_differs_best_first(store: StudyFolder) -> None:
-    view = json.loads(experiment(store).tags[VIEW])
+    view = state(experiment(store).tags[VIEW])
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`balanced_accuracy`", False)
     columns = view["selectedColumns"]
     assert {"params.`loss.name`", "params.`optimizer.learning_rate`", "tags.`rank`"} <= set(columns)
@@ -87,6 +101,20 @@ def test_an_opened_seal_stands_in_the_description(store: StudyFolder) -> None:
 
 def test_a_description_fits_into_a_tag(store: StudyFolder) -> None:
     assert all(len(value) <= 5000 for value in experiment_tags(store, store.trials(), "1").values())
+
+
+def test_a_view_that_fits_into_no_tag_is_not_linked(store: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_view, "_LONGEST", 600)
+    tags = experiment_tags(store, store.trials(), "1")
+    assert VIEW not in tags
+    assert "viewStateShareKey" not in tags[NOTE]
+    assert f"]({plain_address('1', 'balanced_accuracy')})" in tags[NOTE]
+
+
+def test_a_name_and_a_time_list_the_view(store: StudyFolder) -> None:
+    saved = json.loads(experiment(store).tags[VIEW])
+    assert saved["name"] == NAME
+    assert abs(saved["createdAt"] / 1000 - time.time()) < 3600
 
 
 @pytest.fixture
@@ -125,6 +153,7 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
         page.screenshot(shots / "runs.png")
         for message in ("Sort: balanced_accuracy", "loss.name", "optimizer.lea"):
             assert message in shown
+        assert shown.count(NAME) == 2  # of the description, and of the menu of views
         typed = page.evaluate("Array.from(document.querySelectorAll('input')).map(input => input.value)")
         assert SEARCH in typed
         order = [line.split()[1] for line in shown.splitlines() if line.startswith("trial ")]
@@ -145,3 +174,27 @@ def test_in_a_browser_the_view_opens_and_two_runs_compare(interface: str, store:
         compared = page.evaluate("document.body.innerText")
         assert "0.0004\t0.0005" in compared
         assert "focal\tcross_entropy" in compared
+
+
+@needs_browser
+@pytest.mark.slow
+def test_without_its_view_mlflow_shows_the_plain_table_and_no_error(interface: str, store: StudyFolder) -> None:
+    number = experiment(store).experiment_id
+    client = _mlflow.api().MlflowClient(_mlflow.database_uri(store.folder.parent))
+    # as if MLflow had given all that stands in a view another name
+    client.set_experiment_tag(number, VIEW, saved_view._saved({"renamed": {"columns": ["auroc"]}}, ""))
+    with open_page(f"{interface}{address(number)}", width=1600, height=1000) as page:
+        page.wait_for(f"document.body.innerText.includes('study {store.settings.name}')")
+        assert "rror" not in page.evaluate("document.body.innerText")
+        page.open("about:blank")
+        page.open(f"{interface}{plain_address(number, 'balanced_accuracy')}")
+        page.wait_for("document.body.innerText.includes('trial 4')")
+        shown = page.evaluate("document.body.innerText")
+        assert "rror" not in shown
+        assert [line.split()[1] for line in shown.splitlines() if line.startswith("trial ")] == [
+            "4",
+            "3",
+            "2",
+            "1",
+            "0",
+        ]
