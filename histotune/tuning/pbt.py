@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
 from histotune.core.config import TrialConfig
 from histotune.errors import ConfigError
@@ -27,7 +27,7 @@ from histotune.storage.records import Parent, TrialRecord
 from histotune.storage.study_folder import STOPPED, StudyFolder
 from histotune.training.checkpoint import kept_after
 from histotune.tuning.journal import PARENT, RECORD
-from histotune.tuning.proposer import Proposal, Replay
+from histotune.tuning.proposer import Proposal
 from histotune.tuning.remote_storage import RemoteStorage
 from histotune.tuning.schedulers import PopulationBasedTraining, Scheduler, build_scheduler
 
@@ -138,7 +138,7 @@ class PbtQueue:
         moved = explore(self._space, params, rng)
         if moved is None:
             return None
-        replay = Replay(moved)
+        replay = FixedTrial(moved)
         config = TrialConfig.from_dict(self._space.suggest(replay))
         return Proposal(config.to_dict(), config.digest(), moved, replay.distributions)
 

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from histotune.core.config import TrialConfig
 from histotune.space import Condition, Space
@@ -192,14 +192,14 @@ class Proposer:
     def _learn(self, known: EarlierTrial) -> None:
         """Add a trial of another study, unless the present space is a narrower one."""
         if self._space.accepts(known.params):
-            replay = Replay(known.params)
+            replay = FixedTrial(dict(known.params))
             self._space.suggest(replay)
             params, distributions = dict(known.params), replay.distributions
             self._seen.add_trial(create_trial(values=known.values, params=params, distributions=distributions))
 
     def _show(self, trial: FrozenTrial) -> None:
         """Add an earlier trial as it would stand if the present space had proposed it."""
-        replay = Replay(trial.params)
+        replay = FixedTrial(dict(trial.params))
         self._space.suggest(replay)
         if _infeasible(trial):
             self._seen.add_trial(_forbidden(trial.params, replay.distributions))
@@ -265,31 +265,6 @@ def _worth_seeing(trials: Sequence[FrozenTrial], count: int, *, maximize: bool) 
     best = sorted(complete, key=lambda trial: trial.values[0], reverse=maximize)[:count]
     kept = {trial.number for trial in (*best, *complete[-count:])}
     return [trial for trial in trials if trial.state != TrialState.COMPLETE or trial.number in kept]
-
-
-class Replay:
-    """Answers draws from known values and keeps the distributions that asked for them."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-        self.distributions: dict[str, BaseDistribution] = {}
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """Return the number under `name`."""
-        self.distributions[name] = optuna.distributions.FloatDistribution(low, high, log=log, step=step)
-        return float(self._params[name])
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """Return the whole number under `name`."""
-        self.distributions[name] = optuna.distributions.IntDistribution(low, high, log=log, step=step)
-        return int(self._params[name])
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """Return the option under `name`."""
-        self.distributions[name] = optuna.distributions.CategoricalDistribution(choices)
-        return self._params[name]
 
 
 def _mix(*parts: int) -> int:
