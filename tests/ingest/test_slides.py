@@ -27,6 +27,8 @@ from histotune.ingest.slides.reader import Slide, _contradictions
 from histotune.ingest.slides.tissue import (
     BLURRED,
     choose,
+    coarser,
+    finer,
     fold_mask,
     otsu,
     pen_mask,
@@ -222,6 +224,24 @@ def test_what_is_mostly_of_a_pens_colour_is_a_stain_and_said() -> None:
     assert not pen.any()
 
 
+@given(st.integers(1, 90), st.integers(1, 90), st.floats(0.2, 12))
+def test_a_mask_of_coarser_pixels_comes_back_at_the_size_before(height: int, width: int, pixel: float) -> None:
+    mask = np.zeros((height, width), bool)
+    mask[: height // 2] = True
+    back = finer(coarser(mask, pixel), pixel, mask.shape)
+    assert back.shape == mask.shape
+    rows = np.abs(np.arange(height) + 0.5 - height // 2) > 8 / pixel + 1
+    assert np.array_equal(back[rows], mask[rows])
+
+
+def test_what_is_as_small_as_a_nucleus_is_no_pen_mark() -> None:
+    pixels = np.full((512, 512, 3), TISSUE, np.uint8)
+    for row, column in np.random.default_rng(0).integers(0, 470, (30, 2)):
+        pixels[row : row + 40, column : column + 40] = (20, 20, 40)  # 10 µm at .25 µm per pixel
+    assert pen_mask(pixels)[0].any()
+    assert not pen_mask(coarser(pixels, 0.25))[0].any()
+
+
 def test_folds_are_saturated_and_dark() -> None:
     pixels = tissue_with()
     pixels[100:112, 60:140] = (120, 15, 85)
@@ -240,7 +260,7 @@ def test_a_patch_out_of_focus_is_less_sharp() -> None:
 def test_artefacts_are_counted_slide_by_slide(settings: SlideSettings, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    Image.fromarray(tissue_with(pen=(20, 60, 160)).repeat(4, axis=0).repeat(4, axis=1)).save(folder / "pen.png")
+    Image.fromarray(tissue_with(pen=(20, 60, 160)).repeat(8, axis=0).repeat(8, axis=1)).save(folder / "pen.png")
     table = prepare_slides(folder, tmp_path / "out", changed(settings, slide_mpp=0.5, top=6))
     row = table.iloc[0]
     assert row["pen"] == pytest.approx(0.16, abs=0.02)

@@ -38,6 +38,8 @@ from histotune.ingest.slides.tissue import (
     RULES,
     Patches,
     choose,
+    coarser,
+    finer,
     fold_mask,
     pen_mask,
     shares_of,
@@ -244,9 +246,12 @@ def _patches(slide: Slide, settings: SlideSettings, picture: Path) -> _Found:
     side = settings.patch_size * (1.0 if abs(zoom - 1) <= 0.02 else zoom)
     downsample = min(-(-max(slide.width, slide.height) // OVERVIEW), int(side // _FINE))
     overview = slide.overview(max(1, downsample))
-    pen, stain = pen_mask(overview)
+    pixel = slide.mpp * max(1, downsample)
+    coarse = coarser(overview, pixel)
+    pen, stain = pen_mask(coarse)
+    pen = finer(pen, pixel, overview.shape)
     mask = tissue_mask(overview, settings.tissue, pen)
-    folds = fold_mask(overview, mask)
+    folds = finer(fold_mask(coarse, coarser(mask, pixel)), pixel, overview.shape) & mask
     measured = {"pen": round(float(pen.mean()), 4), "folds": round(float(folds.sum() / max(1, mask.sum())), 4)}
     notes = [f"pen marks on {pen.mean():.1%} of the slide are no tissue"] if pen.any() else []
     if stain:

@@ -20,6 +20,9 @@ GLASS = 20  # saturation, of 255, up to which a pixel is glass (Patch selection 
 BLURRED = 15.0  # variance of the Laplacian of grey in [0, 255], below which a patch counts as out of focus
 FOLDED = 0.25  # share of a patch that folds cover, from which on it counts as folded
 NEAR = 0.05  # share of tissue by which patches may differ and still count as equally full
+ARTEFACT = (
+    8.0  # µm per pixel at which pen and folds are looked for: with `_MEDIAN` what is below some 30 µm wide is none
+)
 _MEDIAN = 7  # side of the median filter, pixels
 _MOSTLY = 0.5  # share of what has a colour; more than that is no pen but a stain
 _GREEN, _BLUE, _RED = (75, 190, 0.4), (190, 235, 0.6), (-10, 10, 0.8)  # hue from, to (degrees), saturation from
@@ -63,6 +66,28 @@ def tissue_mask(overview: np.ndarray, rule: str = "otsu", pen: np.ndarray | None
         return values > RULES[rule](np.bincount(values.ravel(), minlength=256))
     around = np.asarray(Image.fromarray(pen.astype(np.uint8)).filter(ImageFilter.MaxFilter(_MEDIAN))) > 0
     return (values > RULES[rule](np.bincount(values[~around], minlength=256))) & ~around
+
+
+def coarser(pixels: np.ndarray, pixel: float) -> np.ndarray:
+    """Average uint8 RGB [h, w, 3] or a mask bool [h, w] to about `ARTEFACT` µm per pixel, unless it is as coarse.
+
+    A nucleus can be as dark or as blue as ink. It is 10 µm wide, a stroke of a pen several hundred.
+
+    Args:
+        pixel: µm per pixel.
+    """
+    factor = max(1, round(ARTEFACT / pixel))
+    if factor == 1:
+        return pixels
+    if pixels.dtype == bool:
+        return np.asarray(Image.fromarray(255 * pixels.astype(np.uint8)).reduce(factor)) > 127
+    return np.asarray(Image.fromarray(pixels).reduce(factor))
+
+
+def finer(mask: np.ndarray, pixel: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask that was found on `coarser` pixels at their size before, bool [h, w] of `shape` (h, w, ...)."""
+    factor = max(1, round(ARTEFACT / pixel))
+    return np.asarray(mask.repeat(factor, axis=0).repeat(factor, axis=1)[: shape[0], : shape[1]])
 
 
 def pen_mask(overview: np.ndarray) -> tuple[np.ndarray, bool]:
