@@ -58,10 +58,16 @@ class TrainingProgress:
         return len(self.curve)
 
     def add(self, row: Mapping[str, float], value: float) -> None:
-        """Add an epoch; it is the best when its `value` is larger than any before, or the first that is a number."""
+        """Add an epoch; it is the best when its `value` is larger than any before, or the first that is a number.
+
+        Of epochs with equal values the one with the lowest `nll` is the best: on a small validation set a rank measure
+        soon stands at its maximum, long before the probabilities are of use.
+        """
         self.curve.append({"epoch": self.epoch + 1, **row})
         first = self.best_epoch <= self.inherited
-        if first or value > self.best_value or (self.best_value != self.best_value and value == value):
+        better = value > self.best_value or (self.best_value != self.best_value and value == value)
+        tied = value == self.best_value and row["nll"] < self.curve[self.best_epoch - 1]["nll"]
+        if first or better or tied:
             self.best_epoch, self.best_value = self.epoch, value
 
     def keep(self, weights: Mapping[str, Tensor], logits: np.ndarray) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from histotune.core.config import TrialConfig
 from histotune.data.batches import in_order, shuffled, steps
@@ -28,7 +30,7 @@ from histotune.models.losses.cross_entropy import CrossEntropy
 from histotune.models.network import build_model
 from histotune.models.predictor import load_model, load_preparations, save_preparations
 from histotune.storage.records import Predictions, TrialRecord, read_record
-from histotune.training.checkpoint import Epoch
+from histotune.training.checkpoint import Epoch, TrainingProgress
 from histotune.training.loop import StopTrial, epochs, run_trial, train_epoch
 from histotune.training.optimizer import WeightAverage, build_optimizer, learning_rate
 from histotune.training.session import named_failures, start
@@ -274,6 +276,15 @@ def test_sealed_cases_leave_no_trace(data: TrainingData, tmp_path: Path) -> None
 
 
 # --- how it ends
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.5, 0.9, 1.0]), st.floats(0.01, 2)), min_size=1, max_size=12))
+def test_the_best_epoch_has_the_best_metric_and_of_equals_the_lowest_nll(curve: list[tuple[float, float]]) -> None:
+    progress = TrainingProgress("", 0.0)
+    for value, nll in curve:
+        progress.add({"nll": nll}, value)
+    best = max(range(len(curve)), key=lambda at: (curve[at][0], -curve[at][1], -at))
+    assert (progress.best_epoch, progress.best_value) == (1 + best, curve[best][0])
 
 
 def test_patience_ends_a_training_that_does_not_improve(data: TrainingData, tmp_path: Path) -> None:

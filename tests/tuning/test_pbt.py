@@ -422,7 +422,7 @@ def test_the_best_epoch_of_a_descendant_is_its_own() -> None:
     progress.curve = [{"epoch": 1}, {"epoch": 2}]
     progress.best_epoch, progress.best_value = 2, 0.9
     for value in (0.5, 0.7, 0.6):
-        progress.add({}, value)
+        progress.add({"nll": 0.5}, value)
     assert (progress.best_epoch, progress.best_value) == (4, 0.7)
 
 
