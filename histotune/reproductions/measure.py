@@ -17,10 +17,11 @@ from histotune.core.config import unparse
 from histotune.core.progress import Message
 from histotune.core.provenance import short_digest
 from histotune.data.cohort import Cohort, select
+from histotune.ensembles.crossfit import temperature_of
 from histotune.errors import DataError
 from histotune.evaluation.external import correspondence
 from histotune.ingest.datasets import DATASETS
-from histotune.metrics.calibration import apply_temperatures, fit_temperature
+from histotune.metrics.calibration import apply_temperatures
 from histotune.models.predictor import load_model
 from histotune.reproductions.papers import Reproduction
 from histotune.reproductions.rows import (
@@ -166,7 +167,7 @@ class Meter:
             for record in records:
                 predictor, validation = load_model(record.folder), record.predictions()
                 logits = np.concatenate([predictor.logits(select(cohort.columns, chunk)) for chunk in chunks])
-                temperature = fit_temperature(validation.logits, validation.labels)
+                temperature = temperature_of(validation.logits, validation.labels, validation.patients)
                 scores.setdefault(label, {})[predictor.config.seed] = apply_temperatures(logits[None], [temperature])[0]
         return joined(self.reproduction, scores)
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histotune.data.splits import TrainingData
+from histotune.ensembles.crossfit import temperature_of
 from histotune.ensembles.strategies import ENSEMBLES, Ensemble
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import holm, paired_bootstrap_of_seeds
-from histotune.metrics.calibration import apply_temperatures, fit_temperature
+from histotune.metrics.calibration import apply_temperatures
 from histotune.metrics.intervals import Difference
 from histotune.metrics.scores import in_words
 from histotune.reproductions.papers import ComparisonTable, Published
@@ -201,6 +202,7 @@ def crossfit(
     logits: np.ndarray,
     present: np.ndarray,
     labels: np.ndarray,
+    patients: np.ndarray,
     folds: np.ndarray,
     asked: Sequence[np.ndarray] = (),
 ) -> list[np.ndarray]:
@@ -209,7 +211,7 @@ def crossfit(
     Args:
         logits: [M, n, C], out of folds: a member's logits of a case come from a network that never saw its patient.
         present: bool [M, n], whose modality is there.
-        labels, folds: [n].
+        labels, patients, folds: [n].
         asked: masks like `present` under which the folds are scored; none is `present` alone. A member that is there
             and withheld counts for nothing, not even where no other member is left.
 
@@ -220,7 +222,8 @@ def crossfit(
     result = [np.full(logits.shape[1:], np.nan) for _ in masks]
     for fold in np.unique(folds):
         scored, others = folds == fold, np.flatnonzero((folds != fold) & present.any(axis=0))
-        ensemble, temperatures, _ = fit(strategy, logits[:, others], present[:, others], labels[others])
+        known = (logits[:, others], present[:, others], labels[others], patients[others])
+        ensemble, temperatures, _ = fit(strategy, *known)
         tempered = apply_temperatures(logits[:, scored], temperatures)
         for probabilities, mask in zip(result, masks, strict=True):
             withheld = (present & ~mask)[:, scored, None]
@@ -229,12 +232,15 @@ def crossfit(
 
 
 def fit(
-    strategy: Strategy, logits: np.ndarray, present: np.ndarray, labels: np.ndarray
+    strategy: Strategy, logits: np.ndarray, present: np.ndarray, labels: np.ndarray, patients: np.ndarray
 ) -> tuple[Ensemble, list[float], float]:
-    """Fit each member's temperature, on the cases of which it has an input, and the strategy; with the seconds."""
+    """Fit each member's temperature, on the cases of which it has an input, and the strategy; with the seconds.
+
+    The temperature is 1 where it does not help patients that it was not fitted on; see `temperature_of`.
+    """
     began = time.perf_counter()
     members = zip(logits, present, strict=True)
-    temperatures = [fit_temperature(one[there], labels[there]) for one, there in members]
+    temperatures = [temperature_of(one[there], labels[there], patients[there]) for one, there in members]
     ensemble = ENSEMBLES.build(strategy.name, **strategy.params)
     ensemble.fit(apply_temperatures(logits, temperatures), labels, present)
     return ensemble, temperatures, time.perf_counter() - began

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from histotune.ensembles.crossfit import temperature_of
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import bootstrap_of_seeds, paired_bootstrap_of_seeds
-from histotune.metrics.calibration import apply_temperatures, choose_threshold, fit_temperature
+from histotune.metrics.calibration import apply_temperatures, choose_threshold
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.reproductions.papers import ComparisonTable, Reproduction
 from histotune.storage.records import TrialRecord
@@ -145,7 +146,7 @@ def thresholds(reproduction: Reproduction, trained: TrainingsByContender, positi
     for label, records in trained.items():
         for record in records:
             saved = record.predictions()
-            temperature = fit_temperature(saved.logits, saved.labels)
+            temperature = temperature_of(saved.logits, saved.labels, saved.patients)
             logits = apply_temperatures(saved.logits[None], [temperature])[0]
             validation.setdefault(label, {})[record.config()["seed"]] = logits
             labels = saved.labels  # of one validation part

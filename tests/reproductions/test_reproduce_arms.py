@@ -12,10 +12,11 @@ from PIL import Image
 from histotune.core.registry import load_plugins
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort, read_labels
+from histotune.ensembles.crossfit import temperature_of
 from histotune.errors import ConfigError, DataError
 from histotune.metrics import scores as metrics
 from histotune.metrics.bootstrap import bootstrap_of_seeds
-from histotune.metrics.calibration import apply_temperatures, choose_threshold, fit_temperature
+from histotune.metrics.calibration import apply_temperatures, choose_threshold
 from histotune.models.predictor import load_model
 from histotune.reproductions.measure import check_elsewhere
 from histotune.reproductions.papers import Scale, Setting
@@ -185,7 +186,7 @@ def test_each_training_decides_at_the_threshold_of_its_validation_part(plain: Re
     for label, records in arm.trained.items():
         for place, record in enumerate(records):
             saved = record.predictions()
-            temperature = fit_temperature(saved.logits, saved.labels)
+            temperature = temperature_of(saved.logits, saved.labels, saved.patients)
             p = metrics.softmax(apply_temperatures(saved.logits[None], [temperature])[0])
             threshold = choose_threshold(p, saved.labels)
             rows = np.flatnonzero(arm.store.split["part"] == "test")
@@ -207,7 +208,7 @@ def cohort_of(result: Reproduced) -> Cohort:
 def scored(record: TrialRecord, cohort: Cohort, rows: np.ndarray) -> np.ndarray:
     """Score cases with one training, at the temperature of its validation part."""
     saved = record.predictions()
-    temperature = fit_temperature(saved.logits, saved.labels)
+    temperature = temperature_of(saved.logits, saved.labels, saved.patients)
     logits = load_model(record.folder).logits(np.asarray(cohort.arrays["image"][rows]))
     return metrics.softmax(apply_temperatures(logits[None], [temperature])[0])
 

@@ -26,9 +26,9 @@ from histotune.cli.app import app
 from histotune.core.config import TrialConfig
 from histotune.core.runtime import Places
 from histotune.data.splits import TrainingData
+from histotune.ensembles.crossfit import temperature_of
 from histotune.errors import ConfigError, DataError
 from histotune.metrics.bootstrap import bootstrap_of_seeds, paired_bootstrap_of_seeds
-from histotune.metrics.calibration import fit_temperature
 from histotune.metrics.scores import auroc, softmax
 from histotune.reproductions import out_of_fold_measure
 from histotune.reproductions.out_of_fold_measure import crossfit, fit
@@ -214,7 +214,8 @@ def test_loose_joins_by_hand_what_it_says(home: Path, loose: Reproduced) -> None
         scores = np.zeros((3, len(folds), CLASSES))
         for m, fold in itertools.product(range(3), np.unique(folds)):
             others = (folds != fold) & members[m].has_input
-            temperature = fit_temperature(members[m].logits[others], members[m].labels[others])
+            known = members[m]
+            temperature = temperature_of(known.logits[others], known.labels[others], known.patients[others])
             scores[m, folds == fold] = softmax(members[m].logits[folds == fold].astype(np.float64) / temperature)
         rows = of(members[0], ids)
         labels = members[0].labels[rows]
@@ -252,7 +253,13 @@ def members() -> dict[str, np.ndarray]:
     logits = rng.normal(size=(2, 150, CLASSES)) + np.array([1.5, 0.7])[:, None, None] * np.eye(CLASSES)[labels]
     present = rng.random((2, 150)) > 0.2
     present[0, ~present.any(axis=0)] = True
-    return {"logits": logits, "present": present, "labels": labels, "folds": np.arange(150) % 5 + 1}
+    return {
+        "logits": logits,
+        "present": present,
+        "labels": labels,
+        "patients": np.arange(150),
+        "folds": np.arange(150) % 5 + 1,
+    }
 
 
 @pytest.mark.parametrize("way", STRATEGIES)
@@ -276,14 +283,13 @@ def test_a_member_that_knows_its_own_training_folds_alone_gets_no_credit(
     labels, folds, present = members["labels"], members["folds"], np.ones((2, 150), bool)
     guesses, knows = rng.normal(size=(150, CLASSES)), 6.0 * np.eye(CLASSES)[members["labels"]]
     honest = np.stack([members["logits"][0], guesses])
-    (result,) = crossfit(STRATEGIES[way], honest, present, labels, folds)
+    (result,) = crossfit(STRATEGIES[way], honest, present, labels, members["patients"], folds)
     alone = auroc(softmax(honest[0]), labels, 1)
     assert auroc(result, labels, 1) > alone - 0.03
     others = folds != 1
     seen = np.where(others[:, None], knows, guesses)  # what the network of fold 1 would say of its own training part
-    leaky, temperatures, _ = fit(
-        STRATEGIES[way], np.stack([honest[0], seen])[:, others], present[:, others], labels[others]
-    )
+    known = (np.stack([honest[0], seen])[:, others], present[:, others], labels[others], members["patients"][others])
+    leaky, temperatures, _ = fit(STRATEGIES[way], *known)
     tempered = honest[:, ~others] / np.array(temperatures)[:, None, None]
     fooled = auroc(leaky.predict(tempered), labels[~others], 1)
     assert fooled < auroc(result[~others], labels[~others], 1) - 0.03, "and this is what a leak would cost"

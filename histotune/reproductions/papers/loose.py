@@ -108,14 +108,16 @@ class Joined:
         for seed in self.scored.seeds:
             logits, present = self.scored.stacked(names, seed)
             rows = np.flatnonzero(present.any(axis=0))
-            seconds.append(fit(STRATEGIES[OURS], logits[:, rows], present[:, rows], self.scored.labels[rows])[2])
+            known = (logits[:, rows], present[:, rows], self.scored.labels[rows], self.scored.patients[rows])
+            seconds.append(fit(STRATEGIES[OURS], *known)[2])
         return float(np.median(seconds))
 
     def _cross(
         self, strategy: Strategy, names: Sequence[str], seed: int, asked: Sequence[np.ndarray] = ()
     ) -> list[np.ndarray]:
         logits, present = self.scored.stacked(names, seed)
-        return crossfit(strategy, logits, present, self.scored.labels, self.scored.folds[seed], asked)
+        scored = self.scored
+        return crossfit(strategy, logits, present, scored.labels, scored.patients, scored.folds[seed], asked)
 
 
 def row(names: Sequence[str], way: str) -> str:
