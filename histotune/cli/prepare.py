@@ -88,6 +88,18 @@ def prepare(
             rich_help_panel=_SLIDES,
         ),
     ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Mean of red, green and blue that the weights were trained with, in [0, 1]: R,G,B.",
+            show_default="the architecture's",
+            rich_help_panel=_SLIDES,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviation, as --mean.", show_default="the architecture's", rich_help_panel=_SLIDES),
+    ] = None,
     edges: Annotated[
         str | None,
         typer.Option(help="Edges of the patch graph: knn or delaunay.", show_default="knn", rich_help_panel=_SLIDES),
@@ -117,6 +129,8 @@ def prepare(
         "seed": seed,
         "backbone": backbone,
         "weights": weights,
+        "mean": _channels("--mean", mean),
+        "std": _channels("--std", std),
         "edges": edges,
         "k": k,
         "limit": limit,
@@ -132,6 +146,14 @@ def prepare(
     how: dict[str, Any] = {"resize": resize, "strict": strict}
     options = given.dataset_options(option, include_receptor_status=include_receptor_status)
     _cohort(dataset, options, data, image_size, cache, how, quiet=quiet, json_wanted=json_wanted)
+
+
+def _channels(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Read R,G,B."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected three numbers R,G,B, such as 0.485,0.456,0.406") from error
 
 
 def _refuse_other(dataset: str, folder: Path, data: str | None) -> None:

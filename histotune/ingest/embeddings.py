@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from histotune.core import files, runtime
 from histotune.core.files import open_array
+from histotune.core.parameters import MEAN, STD
 from histotune.core.progress import Progress, silent
 from histotune.core.provenance import short_digest
 from histotune.errors import ConfigError
@@ -52,7 +53,14 @@ class Encoder:
     run: Callable[[np.ndarray], np.ndarray]
 
 
-def load_encoder(backbone: str = BACKBONE, weights: str = PACKAGE, side: int = 224) -> Encoder:
+def load_encoder(
+    backbone: str = BACKBONE,
+    weights: str = PACKAGE,
+    side: int = 224,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Encoder:
     """Build a frozen encoder, on the first GPU where there is one.
 
     Args:
@@ -60,17 +68,27 @@ def load_encoder(backbone: str = BACKBONE, weights: str = PACKAGE, side: int = 2
             vector before the classifier is taken: then `weights` and `side` are its own.
         weights: a file (safetensors or a state dict), or `package` for ImageNet weights of an installed package.
         side: of the images, pixels.
+        mean, std: of red, green and blue, of pixels in [0, 1], by which images are standardised: those that the
+            weights were trained with. None takes the architecture's own, which many a file's are not.
 
     Raises:
-        ConfigError: neither of these; no weights; a size that the network cannot take.
+        ConfigError: neither of these; no weights; a size that the network cannot take; an impossible mean or std.
     """
+    given = {name: values for name, values in {"mean": mean, "std": std}.items() if values is not None}
+    for name, allowed in {"mean": MEAN, "std": STD}.items():
+        if name in given:
+            allowed.check(name, given[name])
+    if Path(backbone).is_dir() and given:
+        raise ConfigError(
+            f"{backbone!r} has {' and '.join(given)} of its own, with which it was trained: leave them out"
+        )
     if Path(backbone).is_dir():
         return _trained(Path(backbone))
     if not backbone.startswith("timm/"):
         raise ConfigError(
             f"{backbone!r} embeds nothing: name timm/NAME with weights, or the folder of a trial or of its export"
         )
-    return _frozen(backbone, weights, side)
+    return _frozen(backbone, weights, side, given)
 
 
 def embed(
@@ -135,14 +153,15 @@ def _header(path: Path) -> int:
         return file.tell()
 
 
-def _frozen(name: str, weights: str, side: int) -> Encoder:
+def _frozen(name: str, weights: str, side: int, given: Mapping[str, Sequence[float]]) -> Encoder:
     from histotune.models.backbones.timm_image import input_statistics
 
     if not weights:
         raise ConfigError(f"{name!r} needs weights to embed images: a file, or {PACKAGE!r} where a package has them")
     device = runtime.device()
     backbone = build_backbone(name, "image", BackboneInput((3, side, side)), weights=weights)
-    mean, std = input_statistics(name, package=weights == PACKAGE)
+    known = dict(zip(("mean", "std"), input_statistics(name, package=weights == PACKAGE), strict=True)) | given
+    mean, std = (tuple(map(float, known[key])) for key in ("mean", "std"))
     backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     shift, scale = (torch.tensor(values, device=device) * 255 for values in (mean, std))
 

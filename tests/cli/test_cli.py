@@ -240,6 +240,8 @@ def test_whole_slides_become_a_trained_model(call: Call, frozen: dict[str, str])
     shown = json.loads(call("prepare", "slides", "in", *options, "--json").stdout)
     assert {row["patches"] for row in shown["slides"]} == {12}
     assert [problem["kind"] for problem in shown["problems"]] == ["not_a_slide"]
+    refused(call("prepare", "slides", "in", "--mean", "0.5"), "mean must be 3 numbers")
+    refused(call("prepare", "slides", "in", "--std", "0.2,0.2,o"), "--std 0.2,0.2,o: expected three numbers R,G,B")
     message = call("prepare", "slides", "in", *options).stdout
     assert "slides: 12, patches: 144" in message
     assert "Left out text.svs: not_a_slide" in message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,19 @@ def test_other_images_weights_or_sizes_are_embedded_anew(encoder: Encoder, weigh
     assert load_encoder("timm/resnet10t", str(copied), SIDE).digest == encoder.digest
 
 
+def test_images_are_standardised_as_the_weights_were_trained(frozen: dict[str, str], encoder: Encoder) -> None:
+    """(x - mean) / std per channel: what one encoder is shown at another mean and std is seen alike."""
+    images = np.random.default_rng(0).integers(50, 120, (3, SIDE, SIDE, 3), dtype=np.uint8)
+    half = load_encoder(**frozen, side=SIDE, mean=[0.2] * 3, std=[0.1] * 3)
+    whole = load_encoder(**frozen, side=SIDE, mean=[0.4] * 3, std=[0.2] * 3)
+    assert np.allclose(half.run(images), whole.run(2 * images), atol=1e-4)
+    assert not np.allclose(half.run(images), encoder.run(images), atol=1e-2)
+    assert len({half.digest, whole.digest, encoder.digest}) == 3
+    assert load_encoder(**frozen, side=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).digest == (
+        encoder.digest
+    ), "the architecture's own"
+
+
 def test_a_trained_trial_embeds_as_its_classifier_sees(trained_study: StudyFolder) -> None:
     folder = trained_study.trials()[0].folder
     trained = load_encoder(str(folder))
@@ -120,11 +134,15 @@ def test_a_trained_trial_embeds_as_its_classifier_sees(trained_study: StudyFolde
         ({"backbone": "timm/resnet10t", "weights": ""}, "needs weights"),
         ({"backbone": "timm/resnet10t", "weights": "package"}, "no package carries weights"),
         ({"backbone": "timm/resnet10t", "weights": "missing.pt"}, "does not exist"),
+        ({"mean": [123.7, 116.3, 103.5]}, r"mean\[0\] must lie in \[0, 1\], got 123.7"),
+        ({"std": [0.2, 0.0, 0.2]}, r"std\[1\] must lie in \(0, 1\], got 0.0"),
+        ({"std": [0.2]}, "std must be 3 numbers"),
+        ({"backbone": str(Path(__file__).parent), "mean": [0.5] * 3}, "mean of its own"),
     ],
 )
-def test_what_cannot_embed_is_refused(how: dict[str, str], said: str) -> None:
+def test_what_cannot_embed_is_refused(how: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_encoder(**how)  # type: ignore[arg-type]
+        load_encoder(**how)
 
 
 def test_package_weights_read_what_they_were_trained_on(tmp_path: Path) -> None:

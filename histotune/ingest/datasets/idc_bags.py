@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ class IdcBags(Dataset):
 
     Args:
         least: patches that a patient needs.
-        backbone, weights: the frozen network, as in `embed.load_encoder`; `package` is ImageNet's from a package.
+        backbone, weights, mean, std: the frozen network, as in `embeddings.load_encoder`.
         side: to which a patch of 50 px is scaled for it, pixels.
         edges, k, limit: of the graph, as in `modalities.graph.neighbours`; patches lie 50 px apart.
     """
@@ -38,6 +38,8 @@ class IdcBags(Dataset):
     least: int = 20
     backbone: str = "timm/tf_efficientnet_lite0"
     weights: str = "package"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     side: int = 64
     edges: str = "knn"
     k: int = 8
@@ -61,6 +63,11 @@ class IdcBags(Dataset):
             allowed.check(name, getattr(self, name))
         if self.least < 1:
             raise ValueError(f"least must be at least 1, got {self.least}")
+
+    def options(self) -> dict[str, Any]:
+        """Return what changes the cohort, `mean` and `std` only where given: earlier versions did not know them."""
+        known = super().options()
+        return {name: value for name, value in known.items() if name not in ("mean", "std") or value is not None}
 
     def scan(self, root: Path | None) -> Listing:
         """List the patients with enough patches; the published train, validation and test patients get their `part`."""
@@ -91,7 +98,7 @@ class IdcBags(Dataset):
         """Embed the patches of every patient, row by row: `patches` is the bag, `graph` the same with neighbours."""
         from histotune.ingest.embeddings import embed, load_encoder  # torch: not before there is something to embed
 
-        encoder = load_encoder(self.backbone, self.weights, self.side)
+        encoder = load_encoder(self.backbone, self.weights, self.side, mean=self.mean, std=self.std)
         patches = self._readable(listing, root)
         records = patches.to_dict("records")
 

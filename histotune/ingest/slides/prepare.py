@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ class SlideSettings:
         min_tissue: share of tissue that a patch needs.
         top: patches with most tissue that are kept of a slide, from all over it; 0 is all.
         seed: of the draw among equally full patches.
-        backbone, weights: as in `embed.load_encoder`.
+        backbone, weights, mean, std: as in `embeddings.load_encoder`.
         edges, k, limit: as in `modalities.graph.neighbours`; `limit` in pixels of the slide.
     """
 
@@ -91,6 +92,8 @@ class SlideSettings:
     seed: int = 0
     backbone: str = BACKBONE
     weights: str = PACKAGE
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     edges: str = "knn"
     k: int = 8
     limit: float = 0.0
@@ -151,7 +154,9 @@ def _prepare(
 ) -> pd.DataFrame:
     if strict and (bad := refused(passed_over)):
         raise DataError(f"{_words(bad[0])}. Without --strict it is left out and listed")
-    encoder = load_encoder(settings.backbone, settings.weights, settings.patch_size)
+    encoder = load_encoder(
+        settings.backbone, settings.weights, settings.patch_size, mean=settings.mean, std=settings.std
+    )
     rows, problems = list[dict[str, Any]](), list[Problem]()
     for done, path in enumerate(paths):
         report("slides", done, len(paths))
@@ -190,7 +195,8 @@ def _one(path: Path, out: Path, settings: SlideSettings, encoder: Encoder) -> di
     ready = out / "slides" / path.stem
     record = ready / "slide.json"
     stat = path.stat()
-    decisive = [FORMAT, path.name, stat.st_size, stat.st_mtime_ns, asdict(settings), encoder.digest]
+    how = {name: value for name, value in asdict(settings).items() if name not in ("mean", "std")}  # the encoder's
+    decisive = [FORMAT, path.name, stat.st_size, stat.st_mtime_ns, how, encoder.digest]
     key = short_digest(json.dumps(decisive), 16)
     if record.is_file():
         saved = files.read_json(record, cure="delete it, and the slide is prepared anew")
