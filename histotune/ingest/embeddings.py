@@ -160,8 +160,8 @@ def _frozen(name: str, weights: str, side: int, given: Mapping[str, Sequence[flo
         raise ConfigError(f"{name!r} needs weights to embed images: a file, or {PACKAGE!r} where a package has them")
     device = runtime.device()
     backbone = build_backbone(name, "image", BackboneInput((3, side, side)), weights=weights)
-    known = dict(zip(("mean", "std"), input_statistics(name, package=weights == PACKAGE), strict=True)) | given
-    mean, std = (tuple(map(float, known[key])) for key in ("mean", "std"))
+    own = dict(zip(("mean", "std"), input_statistics(name, package=weights == PACKAGE), strict=True))
+    mean, std = (tuple(map(float, given.get(key, own[key]))) for key in ("mean", "std"))
     backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     shift, scale = (torch.tensor(values, device=device) * 255 for values in (mean, std))
 

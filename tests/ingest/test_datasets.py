@@ -631,7 +631,7 @@ def test_idc_bags_hold_each_patients_patches_by_place(tmp_path: Path, frozen: di
     bags = cohort.arrays["patches"]
     assert bags.counts.tolist() == [3] * 4
     assert bags.coordinates[:3].tolist() == [[1, 1], [51, 1], [101, 1]]
-    encoder = load_encoder(**frozen, side=32)
+    encoder = load_encoder(frozen["backbone"], frozen["weights"], 32)
     row = list(cohort.table["patient"]).index("8867")
     pixels = np.asarray(Image.open(folder / "8867" / "0" / "8867_idx5_x51_y1_class0.png"))
     assert np.allclose(bags.features[3 * row + 1], encoder.run(fit(pixels, 32)[None])[0], atol=1e-4)

@@ -34,7 +34,7 @@ def weights(frozen: dict[str, str]) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(frozen: dict[str, str]) -> Encoder:
-    return load_encoder(**frozen, side=SIDE)
+    return load_encoder(frozen["backbone"], frozen["weights"], SIDE)
 
 
 def test_vectors_are_the_networks_own(encoder: Encoder, weights: Path, tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_other_images_weights_or_sizes_are_embedded_anew(encoder: Encoder, weigh
 def test_images_are_standardised_as_the_weights_were_trained(frozen: dict[str, str], encoder: Encoder) -> None:
     """(x - mean) / std per channel: what one encoder is shown at another mean and std is seen alike."""
     images = np.random.default_rng(0).integers(50, 120, (3, SIDE, SIDE, 3), dtype=np.uint8)
-    half = load_encoder(**frozen, side=SIDE, mean=[0.2] * 3, std=[0.1] * 3)
-    whole = load_encoder(**frozen, side=SIDE, mean=[0.4] * 3, std=[0.2] * 3)
+    half = load_encoder(frozen["backbone"], frozen["weights"], SIDE, mean=[0.2] * 3, std=[0.1] * 3)
+    whole = load_encoder(frozen["backbone"], frozen["weights"], SIDE, mean=[0.4] * 3, std=[0.2] * 3)
     assert np.allclose(half.run(images), whole.run(2 * images), atol=1e-4)
     assert not np.allclose(half.run(images), encoder.run(images), atol=1e-2)
     assert len({half.digest, whole.digest, encoder.digest}) == 3
-    assert load_encoder(**frozen, side=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)).digest == (
-        encoder.digest
-    ), "the architecture's own"
+    assert load_encoder(
+        frozen["backbone"], frozen["weights"], SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    ).digest == (encoder.digest), "the architecture's own"
 
 
 def test_a_trained_trial_embeds_as_its_classifier_sees(trained_study: StudyFolder) -> None:
