@@ -16,7 +16,7 @@ from histotune.reporting.figure_page import write_page
 from histotune.reporting.reproduction_charts import draw_bars, draw_heat
 from histotune.reproductions.out_of_fold_measure import Comparison, OutOfFoldPredictions
 from histotune.reproductions.papers import Setting
-from histotune.reproductions.report import ReproductionReport, TableSection, command
+from histotune.reproductions.report import ReproductionReport, TableSection, command, without_a_row
 from histotune.reproductions.scoring import Scoring, TrainedArms
 from histotune.reproductions.train import Lines
 from histotune.storage.records import TrialRecord, read_record
@@ -135,14 +135,19 @@ class OutOfFold(Scoring):
             metric=first.metric,
             reference=comparison.arms[0].reference,
             times={},
-            notes=asked.setting.notes,
+            notes=asked.setting.remarks(),
             facts={
                 **facts,
                 "scale": asdict(asked.scale),
                 "studies": [store.folder.name for store in scored.stores.values()],
                 "study": {key: getattr(first, key) for key in recorded},
             },
-            sections=[*comparison.sections, *_printed(asked.setting.other_metrics), _times(scored)],
+            sections=[
+                *comparison.sections,
+                *without_a_row(asked.setting),
+                *_printed(asked.setting.other_metrics),
+                _times(scored),
+            ],
             how=HOW,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from histotune.core.config import unparse
 from histotune.metrics.bootstrap import holm
 from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.scores import direction, in_words
-from histotune.reproductions.papers import ComparisonTable, Published
+from histotune.reproductions.papers import ComparisonTable, Published, Setting, unshown
 from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
 from histotune.storage.study_folder import StudyFolder
 from histotune.training.efficiency import Efficiency
@@ -79,6 +79,8 @@ class ReproductionReport:
         metric: of that choice.
         reference: the contender with which all are compared.
         times: {arm: {contender: seconds of an epoch}}.
+        printed_times: {contender: (seconds of an epoch as printed, where)}.
+        first_trial: where the published values of the first trials are printed.
         notes: what a reader must know of this setting.
         facts: how it was called and on what, for programs.
         sections: what stands after the tables.
@@ -96,6 +98,8 @@ class ReproductionReport:
     facts: Mapping[str, Any]
     sections: Sequence[TableSection] = ()
     how: Sequence[str] = ()
+    printed_times: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    first_trial: str = ""
 
     @property
     def name(self) -> str:
@@ -153,7 +157,8 @@ def markdown(report: ReproductionReport, arms: Sequence[Arm]) -> str:
     for arm in arms:
         for table, rows in arm.tables:
             filled = _table(table, rows, arm.measured, arm.reference)
-            parts.append((arm.title(table), [table.note, filled, verdict(table, rows, arm.reference)]))
+            said = [unpublished(table, rows), verdict(table, rows, arm.reference)]
+            parts.append((arm.title(table), [table.note, filled, *said]))
     parts += [(section.title, [section.note, TextTable(section.head, section.rows)]) for section in report.sections]
     costs = next((arm.measured.efficiencies for arm in arms if arm.measured.efficiencies), {})
     parts += [("What the networks cost to use", [_COSTS, _efficiencies(costs)])] if costs else []
@@ -161,7 +166,9 @@ def markdown(report: ReproductionReport, arms: Sequence[Arm]) -> str:
         ("Chosen on the validation part", report.chosen, _chosen),
         ("Time", report.times, _times),
     ):
-        parts += [(heading, [block for arm in by for block in _under(arm, filled_in(report, arm))])] if by else []
+        blocks = [block for arm in by for block in _under(arm, filled_in(report, arm))]
+        origin = [f"Published values of the first trial: {report.first_trial}."] * bool(report.first_trial)
+        parts += [(heading, [*origin * (by is report.chosen), *blocks])] if by else []
     parts.append(("How to read it", ["\n".join(f"- {note}" for note in (*report.how, *report.notes))]))
     environment = Environment(
         loader=PackageLoader("histotune.reproductions"), autoescape=False, trim_blocks=True, lstrip_blocks=True
@@ -186,8 +193,27 @@ def _table(
         compared = [line.compared(table.tested, reference)[name] for line in rows]
         columns |= {name: compared} if any(compared) else {}
     sources = [line.source(table.metrics) for line in rows]
-    columns |= {"published in": sources} if any(sources) else {}
+    columns |= {"published in": [source or "nowhere" for source in sources]} if any(sources) else {}
     return TextTable(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def unpublished(table: ComparisonTable, rows: Sequence[ResultLine]) -> str:
+    """Return why nothing is published of some rows and metrics of a table; "" where nothing is known of any row."""
+    known = [line.published for line in rows if line.published is not None]
+    why = next((f": {one.missing}" for one in known if one.missing), "")
+    sources = [line.source(table.metrics) for line in rows]
+    metrics = [in_words(one) for one in table.metrics if not any(line.printed(one) for line in rows)]
+    if known and not any(sources):
+        return f"No number of this table is published{why}."
+    missing = ["of rows that say nowhere"] * (not all(sources)) + [f"in {', '.join(metrics)}"] * bool(metrics)
+    return f"Nothing is published {' and '.join(missing)}{why}." if known and missing else ""
+
+
+def without_a_row(setting: Setting) -> list[TableSection]:
+    """Return a table of what the paper prints on a setting and no row or column here stands beside."""
+    rows = [[numbers, at, why] for at, numbers, why in unshown(setting.printed_tables)]
+    head = ["published", "published in", "why it stands beside nothing"]
+    return [TableSection("Published, without a row here", "As printed.", head, rows)] if rows else []
 
 
 def _efficiencies(costs: Mapping[str, Efficiency]) -> TextTable:
@@ -218,6 +244,9 @@ def _times(report: ReproductionReport, arm: str) -> TextTable:
     base = report.times[arm][report.reference]
     rows = [[label, f"{seconds:.2f}", f"{seconds / base:.2f}"] for label, seconds in report.times[arm].items()]
     head = ["", "seconds per epoch, median; as busy as the machine was", f"times {report.reference}"]
+    if known := report.printed_times:
+        head += ["seconds per epoch, published (mean ± SD)", "published in"]
+        rows = [[*row, *known.get(row[0], ("", "nowhere"))] for row in rows]
     return TextTable(head, rows)
 
 
@@ -310,7 +339,7 @@ class ResultLine:
     def summary(self, metric: str, reference: str) -> dict[str, str]:
         """Write what matters most, by column."""
         own = {"": self.label, in_words(metric): self.cell(metric), "published": self.printed(metric)}
-        return own | self.compared(metric, reference)
+        return own | {"published in": self.source([metric])} | self.compared(metric, reference)
 
 
 FilledTables = Sequence[tuple[ComparisonTable, Sequence[ResultLine]]]

@@ -14,9 +14,9 @@ from histotune.ingest.datasets import locate
 from histotune.metrics.scores import in_words
 from histotune.reproductions.measure import Meter, check_elsewhere
 from histotune.reproductions.out_of_fold_measure import Comparison
-from histotune.reproductions.papers import ComparisonTable
+from histotune.reproductions.papers import ComparisonTable, seconds
 from histotune.reproductions.pictures import draw, draw_imbalances
-from histotune.reproductions.report import Arm, ReproductionReport, ResultLine, command, lines
+from histotune.reproductions.report import Arm, ReproductionReport, ResultLine, command, lines, without_a_row
 from histotune.reproductions.rows import MeasuredContender, TrainingsByContender
 from histotune.reproductions.scoring import Scoring, TrainedArms
 from histotune.reproductions.train import LineUp, choose, describe, train
@@ -128,13 +128,16 @@ class SealedTest(Scoring):
             metric=asked.line_up.metric,
             reference=asked.reproduction.reference,
             times=times,
-            notes=asked.setting.notes,
+            notes=asked.setting.remarks(),
             facts={
                 **facts,
                 "scale": asdict(asked.scale),
                 "studies": {name: _plain(arm.store.settings) for name, arm in named.items()},
             },
+            sections=without_a_row(asked.setting),
             how=HOW,
+            printed_times=seconds(asked.setting.printed_tables),
+            first_trial=asked.setting.first_trial,
         )
 
     def _head(self, arms: Sequence[Arm]) -> list[str]:

@@ -142,7 +142,9 @@ def test_cfal_trains_its_presets_first(name: str) -> None:
 def test_every_published_number_says_where_it_is_printed(name: str, on: str) -> None:
     setting = SEARCHED[name].setting(on)
     for published in (row for arm in ("", *setting.published_of) for row in setting.printed(arm).values()):
-        assert "Table " in published.source or "table number not available here" in published.source
+        assert ", row " in published.source
+        assert any(table.name in published.source for table in setting.printed_tables)
+        assert "not available" not in published.source
         assert all(0 < value < 1 for value in published.values.values())
 
 

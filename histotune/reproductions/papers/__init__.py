@@ -4,18 +4,24 @@ from histotune.reproductions.papers._base import (
     REPRODUCTIONS,
     ComparisonTable,
     Contender,
-    Published,
     Reproduction,
     Scale,
     Setting,
+    published_tables,
 )
+from histotune.reproductions.papers._published import Published, PublishedTable, count, seconds, unshown
 
 __all__ = [
     "REPRODUCTIONS",
     "ComparisonTable",
     "Contender",
     "Published",
+    "PublishedTable",
     "Reproduction",
     "Scale",
     "Setting",
+    "count",
+    "published_tables",
+    "seconds",
+    "unshown",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from histotune.core.config import Spec, TrialConfig, parse
 from histotune.core.registry import Registry
 from histotune.data.imbalance import NATURAL, check_imbalance
 from histotune.errors import ConfigError, suggest
-from histotune.metrics.scores import check_metric
+from histotune.reproductions.papers._published import Published, PublishedTable, published, read_tables
 from histotune.space import Space
 
 T = TypeVar("T")
@@ -27,26 +27,6 @@ def named(name: str, known: Mapping[str, T], otherwise: str) -> T:
     if name not in known:
         raise ConfigError(f"{otherwise} {name!r}. {suggest(name, known)}")
     return known[name]
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a paper prints of one row.
-
-    Args:
-        values: {metric: number}; a number stands under a metric only where the paper means that very metric.
-        source: where it is printed, with the table's number or the word that it is not available.
-    """
-
-    values: Mapping[str, float]
-    source: str
-
-    def __post_init__(self) -> None:
-        """Refuse a number without a source, or of an unknown metric."""
-        if not self.source:
-            raise ConfigError(f"published values {dict(self.values)} have no source: name the table")
-        for name in self.values:
-            check_metric(name)
 
 
 @dataclass(frozen=True)
@@ -135,6 +115,9 @@ class Setting:
         marked: {row: why it is not compared with the others}.
         pairs: {what is changed: [row with it, row without]}, compared over the same patients.
         other_metrics: {method: what the paper prints of it in other metrics}, in words.
+        unpublished: why nothing is printed of other rows and metrics.
+        first_trial: where the published values of the contenders' first trials are printed.
+        printed_tables: the paper's tables, figures and passages that are about this setting.
     """
 
     space: str
@@ -157,6 +140,9 @@ class Setting:
     marked: Mapping[str, str] = field(default_factory=dict)
     pairs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     other_metrics: Mapping[str, str] = field(default_factory=dict)
+    unpublished: str = ""
+    first_trial: str = ""
+    printed_tables: Sequence[PublishedTable] = ()
 
     def __post_init__(self) -> None:
         """Refuse an unknown imbalance, and rows that name a row that does not exist."""
@@ -195,6 +181,10 @@ class Setting:
             if name not in self.imbalances:
                 raise ConfigError(f"no such imbalance here: {name!r}. {suggest(name, self.imbalances)}")
         return tuple(scale.imbalances or self.imbalances)
+
+    def remarks(self) -> list[str]:
+        """Return what a reader of the tables must know: the notes, and why numbers are missing."""
+        return [*self.notes, *[f"Where no number is published: {self.unpublished}."] * bool(self.unpublished)]
 
     def printed(self, arm: str) -> Mapping[str, Published]:
         """Return {row: what the paper prints} of an arm."""
@@ -275,13 +265,32 @@ REPRODUCTIONS: Registry[Reproduction] = Registry("reproduction", "histotune.repr
 def read_settings(path: Path) -> dict[str, Setting]:
     """Read the settings of a reproduction, published values among them, from a YAML file.
 
-    What begins with `_` is there to be merged into others.
+    What begins with `_` is there to be merged into others, but `_paper`, the published tables cell by cell: what they
+    print stands beside the rows of the settings that each of them names.
 
     Raises:
         ConfigError: a key that is no field, a metric that is none, a number without its source, or a row
             that does not exist.
     """
     written = files.read_yaml(path)
-    return {
+    tables = read_tables(written.get("_paper", {}), path.name)
+    settings = {
         on: parse(Setting, values, f"{path.name}: {on}") for on, values in written.items() if not on.startswith("_")
     }
+    for on in (on for table in tables for on in table.settings):
+        named(on, settings, f"{path.name}: published numbers of an unknown setting")
+    return {
+        on: _with_tables(setting, [one for one in tables if on in one.settings]) for on, setting in settings.items()
+    }
+
+
+def published_tables(path: Path) -> list[PublishedTable]:
+    """Return the published tables, figures and passages that the YAML file of a reproduction has."""
+    return read_tables(files.read_yaml(path).get("_paper", {}), path.name)
+
+
+def _with_tables(setting: Setting, tables: Sequence[PublishedTable]) -> Setting:
+    arms = {arm: [one for one in tables if one.arm == arm] for arm in dict.fromkeys(one.arm for one in tables)}
+    of = {arm: {**published(own, setting.unpublished)} for arm, own in arms.items()}
+    everywhere = {**setting.published, **of.pop("", {})}
+    return replace(setting, printed_tables=tables, published=everywhere, published_of={**setting.published_of, **of})

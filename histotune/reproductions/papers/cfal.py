@@ -19,7 +19,17 @@ _LOSSES = {
 _LINE_UP = ("CCE", "SphereFace", "CFAL", "ArcFace", "CosFace", "Focal")
 _MEMBERS = ("CFAL", "ArcFace", "CosFace", "Focal")
 _ENSEMBLES = {f"Ensemble {strategy}": strategy for strategy in ("average", "max", "vote")}
-_OTHERS = ("Cruz-Roa 2014", "Janowczyk 2016", "Kather 2019, VGG-19")
+_OTHERS = (
+    "Cruz-Roa 2014",
+    "Janowczyk 2016",
+    "VGG16, Liu 2022",
+    "AlexNet-BC, Liu 2022",
+    "Kather 2019, VGG-19",
+    "DenseNet, Ghosh 2021",
+    "Xception, Ghosh 2021",
+    "Bespoke CNN, Ghosh 2021",
+    "Ensemble of four, Ghosh 2021",
+)
 _OF_DECISIONS = (
     "macro_f1",
     "accuracy",
