@@ -7,6 +7,7 @@ Nothing made here is committed. A hand-written page gets a made table where it h
 from __future__ import annotations
 
 import ast
+import csv
 import dataclasses
 import importlib.util
 import re
@@ -74,7 +75,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put the made tables where a hand-written page asks for them."""
-    tables = {"packages": package_tree, "layers": layers, "keys of a trial": trial_keys, "keys of a study": study_keys}
+    tables = {
+        "packages": package_tree,
+        "layers": layers,
+        "keys of a trial": trial_keys,
+        "keys of a study": study_keys,
+        "published numbers": published_numbers,
+    }
 
     def made(match: re.Match[str]) -> str:
         return tables[match[1]]()
@@ -131,6 +138,35 @@ def study_keys() -> str:
     meanings = _arguments(Space.__doc__ or "", "Attributes")
     rows = [f"| `{key}` | {_text(meanings.get(key, ''))} |" for key in OWN_KEYS]
     return "\n".join(["| key | meaning |", "|---|---|", *rows])
+
+
+def published_numbers() -> str:
+    """Return how many published numbers stand beside a row that is measured, in which report, and why others do not."""
+    from histotune.metrics.scores import METRICS
+    from histotune.reproductions import papers
+
+    rows, sums = [], [0, 0, 0]
+    for name in papers.REPRODUCTIONS.names():
+        for table in papers.published_tables(Path(papers.__file__).parent / f"{name}.yaml"):
+            reports = [path for on in table.settings for path in (ROOT / "reports").glob(f"{name}-{on}-*.csv")]
+            lines = [line for path in reports for line in csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
+            measured = {(line["row"], line["metric"]) for line in lines if line["mean"] and line["published"]}
+            beside, apart = papers.count([table])
+            reported = sum(
+                bool(reports) if cell.metric not in METRICS else (cell.row, cell.metric) in measured
+                for cell in table.cells()
+                if not cell.why
+            )
+            numbers = [beside + sum(apart.values()), beside, reported]
+            sums = [total + number for total, number in zip(sums, numbers, strict=True)]
+            why = "; ".join(f"{number}: {_text(reason)}" for reason, number in apart.items())
+            rows.append(f"| {table.paper} {table.name}: {table.about} | {' | '.join(map(str, numbers))} | {why} |")
+    total = (
+        f"{sums[0]} numbers are transcribed. {sums[1]} stand beside a row that a reproduction measures, {sums[2]} of "
+        f"them in a report of this manual; {sums[0] - sums[1]} stand beside none."
+    )
+    head = "| published in | numbers | beside a measured row | in a report | beside none, and why |"
+    return "\n".join([total, "", head, "|---|---|---|---|---|", *rows])
 
 
 def _keys(kind: type, where: str) -> Iterator[tuple[str, str, str, str, str]]:
