@@ -339,7 +339,8 @@ class ResultLine:
     def summary(self, metric: str, reference: str) -> dict[str, str]:
         """Write what matters most, by column."""
         own = {"": self.label, in_words(metric): self.cell(metric), "published": self.printed(metric)}
-        return own | {"published in": self.source([metric])} | self.compared(metric, reference)
+        where = self.source([metric]).partition(";")[0]  # the report has all of it
+        return own | self.compared(metric, reference) | {"published in": where}
 
 
 FilledTables = Sequence[tuple[ComparisonTable, Sequence[ResultLine]]]

@@ -152,6 +152,13 @@ def test_a_report_says_why_a_number_is_missing() -> None:
     assert all(all(row) for row in section.rows)
 
 
+def test_the_summary_names_the_table_and_row_of_its_number() -> None:
+    line = ResultLine("CCE", 1, {}, REPRODUCTIONS.build("cfal").setting("idc").published["CCE"], None, None)
+    written = line.summary("macro_f1", "CCE")
+    assert (written["published"], written["published in"]) == ("0.760", "CFAL Table IV, row Cross-entropy Loss [22]")
+    assert line.summary("auroc", "CCE")["published in"] == ""
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_setting_with_published_numbers_says_why_there_are_no_others(name: str) -> None:
     for on, setting in REPRODUCTIONS.build(name).settings.items():
