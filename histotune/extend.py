@@ -27,17 +27,8 @@ if TYPE_CHECKING:
     )
     from histotune.ensembles.strategies import ENSEMBLES, Ensemble, member_mean, normalised
     from histotune.errors import ConfigError, DataError, StudyError
-    from histotune.ingest.datasets import (
-        DATASETS,
-        BadFile,
-        Dataset,
-        Info,
-        Listing,
-        Picture,
-        Problem,
-        listing_table,
-        read_image,
-    )
+    from histotune.ingest.datasets import DATASETS, BadFile, Dataset, Info, Listing, Picture, Problem, listing_table
+    from histotune.ingest.images import read_image
     from histotune.models.backbones import (
         BACKBONES,
         Backbone,
@@ -64,7 +55,8 @@ _HOMES = {
     "models.redundancies": "REDUNDANCIES Redundancy",
     "data.modalities": "MODALITIES Bag Batch CaseSource Column Modality Preprocessing refuse_options",
     "data.audits": "AUDITS LEAK NOTE OK WARNING Finding Subject",
-    "ingest.datasets": "DATASETS BadFile Dataset Info Listing Picture Problem listing_table read_image",
+    "ingest.datasets": "DATASETS BadFile Dataset Info Listing Picture Problem listing_table",
+    "ingest.images": "read_image",
     "ensembles.strategies": "ENSEMBLES Ensemble member_mean normalised",
     "reporting.figures": "FIGURES Figure FigureSource",
     "reporting.sections": "SECTIONS Content Findings Section SectionRequest",

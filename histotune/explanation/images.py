@@ -18,8 +18,8 @@ from histotune.explanation import patches, saliency
 from histotune.explanation.saliency import Key
 from histotune.explanation.slide_map import Grid, SlideMap, grid_of, picture, spread_out
 from histotune.exports.model import Export
-from histotune.ingest.datasets import fit, read_image
 from histotune.ingest.decode import content_digest
+from histotune.ingest.images import fit, read_image
 from histotune.ingest.new_cases import ImageFiles
 from histotune.metrics.scores import decide
 

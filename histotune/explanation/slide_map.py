@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histotune.errors import DataError
-from histotune.ingest.datasets import fit
+from histotune.ingest.images import fit
 
 _MOST_CELLS = 1_000_000
 _MOSAIC, _SMALLEST, _LARGEST = 720, 3, 32  # px: longer side of the picture of the slide, and side of a patch in it

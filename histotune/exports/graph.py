@@ -14,7 +14,8 @@ from torch.export import Dim, ExportedProgram, export
 from histotune.data.batches import images_as_cases
 from histotune.errors import ConfigError, HistotuneError
 from histotune.exports.model import Export
-from histotune.ingest.datasets import DATASETS, fit
+from histotune.ingest.datasets import DATASETS
+from histotune.ingest.images import fit
 from histotune.models.predictor import batch_logits
 
 TOLERANCE = 1e-4  # of a probability

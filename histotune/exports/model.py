@@ -19,7 +19,8 @@ from histotune.data.modalities import MODALITIES, Column
 from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import DataError, HistotuneError
 from histotune.exports.scorer import LoadedMember, Scorer
-from histotune.ingest.datasets import BadFile, Problem, fit, read_image
+from histotune.ingest.datasets import BadFile, Problem
+from histotune.ingest.images import fit, read_image
 from histotune.ingest.new_cases import CaseFiles, ImageFiles, image_paths, of_frame, stacked_images, words
 from histotune.ingest.tables import three
 from histotune.ingest.walk import HARMLESS, summary

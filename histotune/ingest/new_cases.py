@@ -24,8 +24,8 @@ from histotune.data.modalities.graph import GraphModality, stacked
 from histotune.data.modalities.table import TablePreprocessing
 from histotune.errors import DataError, suggest
 from histotune.ingest.cells import CATEGORIES, NUMBERS
-from histotune.ingest.datasets import BadFile, Problem, fit, read_image
-from histotune.ingest.images import SUFFIXES
+from histotune.ingest.datasets import BadFile, Problem
+from histotune.ingest.images import SUFFIXES, fit, read_image
 from histotune.ingest.tables import CASE_ID, PARQUET, KnownRows, known_columns, read_frame, read_known, slashed
 from histotune.ingest.walk import summary, walk
 

@@ -33,10 +33,10 @@ from histotune.data.cohort import COHORT, FORMAT, MODALITY, PRESENT, PROPERTIES,
 from histotune.data.modalities import MODALITIES, Column
 from histotune.data.modalities.image import FILE
 from histotune.errors import ConfigError, DataError
-from histotune.ingest.datasets import RESIZES, Dataset, Listing, Problem
+from histotune.ingest.datasets import Dataset, Listing, Problem
 from histotune.ingest.datasets._base import FileFormat
 from histotune.ingest.decode import SMALLEST_SIDE, DecodeJob, decode
-from histotune.ingest.images import ImagesFile
+from histotune.ingest.images import RESIZES, ImagesFile
 from histotune.ingest.spellings import is_missing, refuse_spellings
 from histotune.ingest.walk import HARMLESS
 

@@ -30,7 +30,7 @@ from histotune.explanation.slide_map import grid_of, spread_out
 from histotune.exports.export import export_trial
 from histotune.exports.model import Export, load
 from histotune.exports.scorer import LoadedMember
-from histotune.ingest.datasets import read_image
+from histotune.ingest.images import read_image
 from histotune.models.network import build_model
 from histotune.models.predictor import Predictor
 from histotune.reporting import explanation_page

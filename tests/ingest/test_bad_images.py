@@ -17,7 +17,8 @@ from PIL import Image
 
 from histotune.data.cohort import Cohort, read_paths
 from histotune.errors import DataError
-from histotune.ingest.datasets import DATASETS, BadFile, fit, read_image
+from histotune.ingest.datasets import DATASETS, BadFile
+from histotune.ingest.images import fit, read_image
 from histotune.ingest.prepare import prepare
 
 RNG = np.random.default_rng(0)

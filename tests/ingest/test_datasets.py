@@ -24,10 +24,11 @@ from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import GraphModality, connect
 from histotune.data.splits import split
 from histotune.errors import ConfigError, DataError
-from histotune.ingest.datasets import DATASETS, Dataset, fit, locate
+from histotune.ingest.datasets import DATASETS, Dataset, locate
 from histotune.ingest.datasets.crc import CLASSES
 from histotune.ingest.datasets.idc import official_patients
 from histotune.ingest.embeddings import load_encoder
+from histotune.ingest.images import fit
 from histotune.ingest.prepare import prepare
 from histotune.testing.data import DATASET
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from made_up_tiffs import write_tiff
 from PIL import Image, ImageOps
 
-from histotune.ingest.datasets import BadFile, read_image
+from histotune.ingest.datasets import BadFile
+from histotune.ingest.images import read_image
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 GREY = COLOUR[:, :, 0]

@@ -2,19 +2,15 @@
 
 from histotune.ingest.datasets._base import DATASETS, BadFile, Dataset, Info, Listing, Picture, Problem, listing_table
 from histotune.ingest.datasets._locate import locate
-from histotune.ingest.images import RESIZES, fit, read_image
 
 __all__ = [
     "DATASETS",
-    "RESIZES",
     "BadFile",
     "Dataset",
     "Info",
     "Listing",
     "Picture",
     "Problem",
-    "fit",
     "listing_table",
     "locate",
-    "read_image",
 ]

@@ -30,8 +30,9 @@ from histotune.core.provenance import short_digest
 from histotune.data.modalities.bag import join
 from histotune.data.modalities.graph import RANGES, GraphModality, connect
 from histotune.errors import ConfigError, DataError, suggest
-from histotune.ingest.datasets import BadFile, Problem, fit
+from histotune.ingest.datasets import BadFile, Problem
 from histotune.ingest.embeddings import BACKBONE, PACKAGE, Encoder, embed, load_encoder
+from histotune.ingest.images import fit
 from histotune.ingest.slides.reader import OVERVIEW, SUFFIXES, Slide
 from histotune.ingest.slides.tissue import (
     BLURRED,

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from histotune.errors import ConfigError
-from histotune.ingest.datasets import BadFile, read_image
+from histotune.ingest.datasets import BadFile
 from histotune.ingest.images import SUFFIXES as PICTURES
+from histotune.ingest.images import read_image
 
 SUFFIXES = PICTURES | {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi"}
 OVERVIEW = 2048  # longer side of an overview, pixels
