@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from histotune.core.progress import Message, Progress
+from histotune.core.progress import Message, Progress, silent
 from histotune.core.runtime import Places
 from histotune.ensembles.merge import EnsembleResult, merge
+from histotune.ensembles.seeds import over_seeds
 from histotune.errors import ConfigError, suggest
 from histotune.evaluation.confirm import confirm
 from histotune.evaluation.confirmation import Confirmation
@@ -24,7 +26,17 @@ from histotune.reporting import figures
 from histotune.reporting.page import write_report
 from histotune.space import Share
 from histotune.storage.records import TrialRecord
-from histotune.storage.selection import SelectedTrial, again, by_modality, joined
+from histotune.storage.selection import (
+    SelectedTrial,
+    Selection,
+    again,
+    best_trials,
+    by_modality,
+    by_number,
+    by_value,
+    complete_trial,
+    joined,
+)
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies.create import study_cohort
 from histotune.studies.leaderboard import Verdict, gain, leaderboard, option_shares, verdict
@@ -84,9 +96,12 @@ class Study:
     def ensemble(
         self,
         *,
-        top: int = 5,
+        top: int | None = None,
         strategy: str = "average",
         params: Mapping[str, Any] | None = None,
+        trials: Sequence[int] = (),
+        best_of: str = "",
+        seeds: int = 0,
         modalities: Sequence[str] = (),
         add_modality: Mapping[str, str | os.PathLike[str]] | None = None,
         drop_modality: Sequence[str] = (),
@@ -95,6 +110,9 @@ class Study:
         onnx: bool = False,
         torch_export: bool = False,
         tracking_uri: str | None = None,
+        data: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
     ) -> EnsembleResult:
         """Combine complete trials on their held-out predictions; write it as a portable folder if asked.
 
@@ -103,8 +121,12 @@ class Study:
         ensemble as `<study>-ensemble`.
 
         Args:
-            top: how many of the best trials, where no modality is named.
+            top: how many of the best trials, 5 if left out; with `best_of` how many values at most.
             params: of the strategy.
+            trials: these trials, by number, instead of the best.
+            best_of: the best trial of each value of this parameter, such as "loss.name" or "model.fusion.branch".
+            seeds: one trial, the best or that of `trials`, with so many seeds, which are trained where they are
+                missing: the control of an ensemble over losses. `data`, `cache` and `progress` are as in `distill`.
             modalities: of each the best trial that reads nothing else.
             add_modality: {modality: name or folder of the study that it comes from}, of the same data and split; with
                 the `modalities`, or with those of the latest ensemble of this strategy.
@@ -114,17 +136,35 @@ class Study:
             onnx, torch_export: the folder holds the whole ensemble as one graph, too; see `export`.
 
         Raises:
-            StudyError: there is no complete trial to combine.
-            ConfigError: the strategy is unknown, a graph is asked for without a folder or without its packages.
+            StudyError: there is no complete trial to combine, or a trial that was named is not complete.
+            ConfigError: the strategy is unknown, members are chosen in two ways, a graph is asked for without a folder
+                or without its packages.
         """
         if onnx:
             check_packages()
         if (onnx or torch_export) and export is None:
             what = "an ONNX graph" if onnx else "a torch.export program"
             raise ConfigError(f"{what} lies in an export folder: name one (export=FOLDER, --export FOLDER)")
-        members = self._members(strategy, modalities, add_modality or {}, drop_modality)
+        coupled = (modalities, add_modality or {}, drop_modality)
+        _refuse_two_ways(modalities=any(coupled), trials=trials, best_of=best_of, seeds=seeds, top=top is not None)
+        chosen: Selection | None = None
+        if any(coupled):
+            chosen = Selection(self._members(strategy, *coupled))
+        elif seeds:
+            places = Places.of(self.store.folder.parent, cache)
+            cohort = functools.partial(study_cohort, self.store, places, data=data)
+            chosen = over_seeds(self.store, self._one(trials), seeds, cohort, progress=progress or silent)
+        elif best_of:
+            chosen = by_value(self.store, best_of, top)
+        elif trials:
+            chosen = by_number(self.store, trials)
         merged = merge(
-            self.store, top=top, strategy=strategy, params=params, members=members, operating_point=operating_point
+            self.store,
+            top=5 if top is None else top,
+            strategy=strategy,
+            params=params,
+            chosen=chosen,
+            operating_point=operating_point,
         )
         if export is not None:
             export_ensemble(self.store, merged, Path(export), onnx=onnx, torch_export=torch_export)
@@ -167,16 +207,20 @@ class Study:
             progress=progress,
         )
 
+    def _one(self, trials: Sequence[int]) -> TrialRecord:
+        """Return the one trial that is named, or the best."""
+        if len(trials) > 1:
+            raise ConfigError(f"seeds are of one trial, got trials {', '.join(map(str, trials))}: name one of them")
+        return complete_trial(self.store, trials[0]) if trials else best_trials(self.store, 1)[0]
+
     def _members(
         self,
         strategy: str,
         modalities: Sequence[str],
         add: Mapping[str, str | os.PathLike[str]],
         drop: Sequence[str],
-    ) -> list[SelectedTrial] | None:
-        """Return the trials that were asked for by modality, or None where none was."""
-        if not (modalities or add or drop):
-            return None
+    ) -> list[SelectedTrial]:
+        """Return the trials that were asked for by modality."""
         others = {name: StudyFolder.find(study, self.store.folder.parent) for name, study in add.items()}
         if not modalities:
             earlier = again(self.store, strategy, drop)
@@ -296,6 +340,16 @@ class Study:
         """
         return export_trial(
             self.store, number, Path(folder), onnx=onnx, torch_export=torch_export, operating_point=operating_point
+        )
+
+
+def _refuse_two_ways(**ways: object) -> None:
+    """Refuse members of an ensemble that are chosen in two ways; a trial goes with seeds, `best_of` with `top`."""
+    given = {name for name, value in ways.items() if value}
+    if len(given) > 1 and given not in ({"trials", "seeds"}, {"best_of", "top"}):
+        raise ConfigError(
+            f"{' and '.join(name for name in ways if name in given)} choose the members in different ways: give one. "
+            "Only seeds with one of the trials, and top with best_of, go together"
         )
 
 

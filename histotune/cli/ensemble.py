@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,8 @@ ENSEMBLE_EXAMPLES = (
     "ensemble idc --top 5 --strategy vote --export exports/idc-vote --onnx",
     "ensemble idc --top 50 --strategy greedy --at-sensitivity 0.95 --export exports/idc",
     "ensemble idc_folds --top 5 --distill --export exports/idc-student",
+    "ensemble idc --best-of loss.name",
+    "ensemble idc --trials 7 --seeds 5",
     "ensemble brca_loose --strategy weighted_logits --modalities image,cnv,clinical",
     "ensemble brca_loose --strategy weighted_logits --drop-modality cnv",
 )
@@ -64,9 +67,20 @@ def operating_point(sensitivity: float | None, specificity: float | None, youden
 
 def ensemble(
     study: given.StudyArgument,
-    top: Annotated[int, typer.Option(help="Number of best trials to combine.", min=1)] = 5,
+    top: Annotated[int | None, typer.Option(help="Number of best trials to combine.", min=1, show_default="5")] = None,
     strategy: Annotated[str, typer.Option(help="How to combine them; see `histotune list ensembles`.")] = "average",
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: parameter of the strategy.")] = None,
+    trials: Annotated[str, typer.Option(help="Combine these trials instead of the best, such as 3,7,12.")] = "",
+    best_of: Annotated[
+        str, typer.Option(help="Combine the best trial of each value of a parameter, such as loss.name.")
+    ] = "",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Combine one trial, the best or that of --trials, with so many seeds; trains those that are missing.",
+            show_default=False,
+        ),
+    ] = 0,
     modalities: Annotated[str, typer.Option(help="A,B: combine the best single-modality trial of each of these.")] = "",
     add_modality: Annotated[
         list[str] | None,
@@ -113,10 +127,14 @@ def ensemble(
     opened = open_study(study, runs=runs)
     if distill:
         check_distillable(opened.store, student, onnx=onnx, graphs=onnx or torch_export, exported=export is not None)
-    merged = opened.ensemble(
+    combine = functools.partial(
+        opened.ensemble,
         top=top,
         strategy=strategy,
         params=read_values(set_ or [], option="--set"),
+        trials=_numbers(trials),
+        best_of=best_of,
+        seeds=seeds,
         modalities=[name.strip() for name in modalities.split(",") if name.strip()],
         add_modality={k: str(v) for k, v in read_values(add_modality or [], option="--add-modality").items()},
         drop_modality=drop_modality or [],
@@ -125,7 +143,11 @@ def ensemble(
         onnx=onnx and not distill,
         torch_export=torch_export and not distill,
         tracking_uri=tracking_uri,
+        data=data,
+        cache=cache,
     )
+    with cli_progress.display(quiet=json_wanted) as display:
+        merged = combine(progress=display.progress)
     if not (distill and json_wanted):
         show_ensemble(merged, None if distill else export, json_wanted=json_wanted)
     if distill:
@@ -142,6 +164,16 @@ def ensemble(
                 progress=display.progress,
             )
         show_student(taught, export, json_wanted=json_wanted)
+
+
+def _numbers(text: str) -> list[int]:
+    """Read numbers of trials, such as "3,7,12"."""
+    from histotune.errors import ConfigError
+
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if bad := [part for part in parts if not part.isdecimal()]:
+        raise ConfigError(f"--trials {text}: {bad[0]!r} is no number of a trial; give them as 3,7,12")
+    return [int(part) for part in parts]
 
 
 def export(
@@ -181,6 +213,8 @@ def show_ensemble(result: EnsembleResult, export: Path | None, *, json_wanted: b
         numbers = sum(_count(value) for value in result.state.values())
         were = "number was" if numbers == 1 else "numbers were"
         typer.echo(f"{numbers} {were} fitted in {result.fit_seconds:.3f} s; no network was trained.")
+    if result.selection:
+        typer.echo(f"Members: {result.selection}.")
     if result.candidates:
         typer.echo(f"{len(result.members)} of {len(result.candidates)} trials were selected.")
     for other, gain in result.gains.items():
@@ -256,11 +290,12 @@ def tuned(calibration: Mapping[str, Any], point: Mapping[str, Any] | None) -> No
 
 
 def _members(result: EnsembleResult) -> str:
-    modalities = result.modalities or [""] * len(result.members)
+    modalities, studies = (given or ("",) * len(result.members) for given in (result.modalities, result.studies))
+    chosen = [modality or Path(study).name for modality, study in zip(modalities, studies, strict=True)]
     weights = [f"{weight:.2f}" for weight in result.weights] or [""] * len(result.members)
     if len(set(result.weights)) < 2:
         weights = [""] * len(result.members)
-    text = zip(result.members, modalities, weights, strict=True)
+    text = zip(result.members, chosen, weights, strict=True)
     return ", ".join(
         str(number) + (f" ({', '.join(filter(None, about))})" if any(about) else "") for number, *about in text
     )

@@ -29,7 +29,7 @@ from histotune.metrics.intervals import ConfidenceInterval, Difference
 from histotune.metrics.operating_points import OperatingPoint, ThresholdResult
 from histotune.storage import layout
 from histotune.storage.records import write_record
-from histotune.storage.selection import SelectedTrial, best_trials
+from histotune.storage.selection import SelectedTrial, Selection, best_trials
 from histotune.storage.study_folder import COMPLETE, StudyFolder, StudySettings
 from histotune.training.pooling import by_fold, scored
 
@@ -53,7 +53,8 @@ class EnsembleResult:
         metrics: of the ensemble, at the class of highest probability.
         intervals: {"ensemble" | "best_member" | "uniform_mean": {metric: interval over patients}}.
         gains: {"best_member" | "uniform_mean": ensemble minus it in the study's metric, paired by patient}.
-        studies: folder of each member's study where it is another one, else "".
+        studies: folder of each member's study where it is another one, else ""; relative where it lies in this one.
+        selection: how the members were chosen, in words; "" where they are the best trials.
         modalities: the modality that each member was chosen for, "" where it was chosen by its metric alone.
         calibration: `temperature`, and of `ece`, `brier` and `nll` what it is `before` and `after` it, cross-fitted;
             the same of every one of the `members`, by its own temperature.
@@ -75,6 +76,7 @@ class EnsembleResult:
     gains: Mapping[str, Difference]
     digest: str
     studies: tuple[str, ...] = ()
+    selection: str = ""
     modalities: tuple[str, ...] = ()
     temperature: float = 1.0
     operating_point: ThresholdResult | None = None
@@ -97,7 +99,7 @@ def merge(
     strategy: str = "average",
     params: Mapping[str, Any] | None = None,
     name: str | None = None,
-    members: Sequence[SelectedTrial] | None = None,
+    chosen: Selection | None = None,
     operating_point: str | OperatingPoint | None = None,
     replicates: int = REPLICATES,
 ) -> EnsembleResult:
@@ -112,7 +114,7 @@ def merge(
         top: how many of the best; fewer are taken where there are fewer.
         params: parameters of the strategy; a `metric` that it has is the study's if left out.
         name: folder name; None makes `<strategy>-top<members>`, or names the modalities.
-        members: which trials instead of the best, best first; see `members.by_modality`.
+        chosen: which trials instead of the best; see `storage.selection`.
         operating_point: how the threshold is chosen, such as "sensitivity=0.95"; None takes the study's metric.
         replicates: bootstrap draws of patients.
 
@@ -124,11 +126,11 @@ def merge(
         layout.checked_name(name, "an ensemble")
     settings = store.settings
     params, point = _params(strategy, params or {}, settings), point_of(operating_point, settings)
-    chosen = members or [SelectedTrial(record, store) for record in best_trials(store, top)]
-    lineup = line_up(chosen)
+    chosen = chosen or Selection([SelectedTrial(record, store) for record in best_trials(store, top)])
+    lineup = line_up(chosen.members)
     combined = combine(lineup, strategy, params, point, positive=settings.positive)
-    described = _described(combined, lineup, point, settings, replicates)
-    name = name or _name(strategy, lineup.members)
+    described = {"selection": chosen.words, **_described(combined, lineup, point, settings, replicates)}
+    name = name or (f"{strategy}-{chosen.name}" if chosen.name else _name(strategy, lineup.members))
     merged = _result(store.ensembles / name, combined, described)
     _write(merged, combined, lineup, store)
     return merged
@@ -189,13 +191,20 @@ def _result(folder: Path, combined: Combination, described: Mapping[str, Any]) -
         state=ensemble.state(),
         threshold=combined.tuned.threshold,
         digest=_digest(combined),
-        studies=tuple("" if member.store.folder == own else str(member.store.folder) for member in members),
+        studies=tuple(_from(own, member.store) for member in members),
         modalities=tuple(member.modality for member in members),
         fit_seconds=combined.seconds,
         temperature=combined.tuned.temperature,
         weights=tuple(ensemble.shares(len(members))),
         **described,
     )
+
+
+def _from(own: Path, store: StudyFolder) -> str:
+    """Return how an ensemble names the study of a member; see `StudyFolder.of_member`."""
+    if store.folder == own:
+        return ""
+    return str(store.folder.relative_to(own) if store.folder.is_relative_to(own) else store.folder)
 
 
 def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
@@ -266,7 +275,8 @@ def _write(merged: EnsembleResult, combined: Combination, lineup: MemberPredicti
     if settings.folds:  # as its members are
         measured = scored(list(by_fold(saved, store.split)), saved, settings.positive)
     described = asdict(merged) | {"folder": merged.name, "name": merged.name}
-    described["best_member"] = lineup.members[0].record.number
+    best = lineup.members[0]
+    described |= {"best_member": best.record.number, "best_member_study": _from(store.folder, best.store)}
     described.pop("fit_seconds")  # the same ensemble is described in the same words
     files.write_json(merged.folder / layout.ENSEMBLE, described)
     write_record(

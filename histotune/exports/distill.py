@@ -205,9 +205,8 @@ def _compared(
     settings, saved = store.settings, record.predictions()
     studies = merged.studies or ("",) * len(merged.members)
     members = [_member(store, *one) for one in zip(merged.members, studies, strict=True)]
-    number = int(read_ensemble(merged.folder)["best_member"])
-    chosen = next((member for member in members if member.number == number), None) or complete_trial(store, number)
-    best = chosen.predictions()
+    written = read_ensemble(merged.folder)
+    best = _member(store, int(written["best_member"]), written.get("best_member_study", "")).predictions()
     there = best.has_input
     calibrated = temperature_of(best.logits[there], best.labels[there], best.patients[there])
     sides = {"student": (saved, temperature), "ensemble": (teacher, 1.0), "best_member": (best, calibrated)}
@@ -232,7 +231,7 @@ def _compared(
 
 def _member(store: StudyFolder, number: int, study: str) -> TrialRecord:
     """Return a member, which is of another study where one is named."""
-    return complete_trial(StudyFolder(Path(study)) if study else store, number)
+    return complete_trial(store.of_member(study), number)
 
 
 def _told(distilled: Distilled) -> dict[str, Any]:

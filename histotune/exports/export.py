@@ -106,8 +106,8 @@ def export_ensemble(
 
 def _records(store: StudyFolder, merged: EnsembleResult) -> list[TrialRecord]:
     studies = merged.studies or ("",) * len(merged.members)
-    places = [StudyFolder(Path(study)) if study else store for study in studies]
-    return [complete_trial(place, number) for place, number in zip(places, merged.members, strict=True)]
+    pairs = zip(merged.members, studies, strict=True)
+    return [complete_trial(store.of_member(study), number) for number, study in pairs]
 
 
 def write_export(

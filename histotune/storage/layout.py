@@ -14,6 +14,7 @@ runs/<study>/
     controls/<name>/       baselines, as trial folders; test-<digest>.npz has their predictions of the test set
     ensembles/<name>/      merged predictions, as a trial folder, and ensemble.json
     distilled/<name>/      one network trained on an ensemble's out-of-fold probabilities
+    seeds/seed-<k>/        trials of an ensemble over seeds, by the number of the trial whose configuration they have
     confirm/               the trainings of `histotune confirm`, and confirm.json
     outer/<k>/             the study of an outer fold; nested.json beside it has the estimate
     evaluation.json        every evaluation of an export
@@ -44,6 +45,7 @@ COMMANDS, JOURNAL, TRIAL_INDEX, WARM_START, LOCK = (
     "lock",
 )
 TRIALS, SINGLES, CONTROLS, ENSEMBLES, DISTILLED = "trials", "singles", "controls", "ensembles", "distilled"
+SEEDS = "seeds"
 EVALUATION, AUDIT = "evaluation.json", "audit.json"
 CONFIRM, CONFIRMATION = "confirm", "confirm.json"
 OUTER, NESTED = "outer", "nested.json"

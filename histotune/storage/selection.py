@@ -1,19 +1,21 @@
-"""Which trials an ensemble is made of: the best of a study, or the best that reads each modality alone."""
+"""Which trials an ensemble is made of: the best, those named, or the best of each value of a parameter or modality."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from histotune.core.provenance import short_digest
 from histotune.errors import ConfigError, StudyError, suggest
 from histotune.metrics import scores as metrics
 from histotune.storage import layout
 from histotune.storage.records import TrialRecord, read_ensemble
 from histotune.storage.study_folder import COMPLETE, StudyFolder
+
+_LISTED = 6  # trials whose numbers stand in an ensemble's name; of more it has a digest
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,20 @@ class SelectedTrial:
     record: TrialRecord
     store: StudyFolder
     modality: str = ""
+
+
+class Selection(NamedTuple):
+    """Members of an ensemble that are not just the best trials, and how they were chosen.
+
+    Attributes:
+        members: best first.
+        name: what the ensemble's name says of it; "" leaves that to `merge`.
+        words: for a person; "" where they were chosen by modality, which stands beside each member.
+    """
+
+    members: Sequence[SelectedTrial]
+    name: str = ""
+    words: str = ""
 
 
 def best_trials(store: StudyFolder, top: int) -> list[TrialRecord]:
@@ -47,6 +63,90 @@ def best_trials(store: StudyFolder, top: int) -> list[TrialRecord]:
         )
     distinct = {trial.digest or str(trial.number): trial for trial in reversed(ranked)}  # the best of equals stays
     return [trial for trial in ranked if distinct[trial.digest or str(trial.number)] is trial][:top]
+
+
+def by_number(store: StudyFolder, numbers: Sequence[int]) -> Selection:
+    """Return complete trials by their numbers, best first by the study's metric.
+
+    Raises:
+        ConfigError: none is named, a number stands twice, or two trials have one configuration.
+        StudyError: there is no such trial, it is not complete, or its metric is unknown.
+    """
+    if twice := sorted({number for number in numbers if list(numbers).count(number) > 1}):
+        raise ConfigError(f"trial {twice[0]} stands twice: name each trial once")
+    if not numbers:
+        raise ConfigError("no trial is named: name at least one, such as --trials 3,7,12")
+    named = {number: complete_trial(store, number) for number in numbers}
+    ranked = [trial for trial in ranked_trials(store) if trial.number in named]
+    if unknown := sorted(named.keys() - {trial.number for trial in ranked}):
+        raise StudyError(
+            f"trial {unknown[0]} has no {store.settings.metric}, by which members are ranked: leave it out"
+        )
+    same: dict[str, int] = {}
+    for trial in ranked:
+        if trial.digest and (other := same.setdefault(trial.digest, trial.number)) != trial.number:
+            raise ConfigError(
+                f"trials {other} and {trial.number} are one configuration with one seed, the same network twice: "
+                "leave one of them out"
+            )
+    listed = "-".join(map(str, sorted(named)))
+    name = listed if len(named) <= _LISTED else short_digest(listed)
+    return Selection([SelectedTrial(trial, store) for trial in ranked], f"trials-{name}", "trials named one by one")
+
+
+def by_value(store: StudyFolder, parameter: str, top: int | None = None) -> Selection:
+    """Return the best complete trial of each value of a parameter, best first by the study's metric.
+
+    Args:
+        parameter: its path in a trial's config.yaml, such as `loss.name` or `model.fusion.branch`; of a part with a
+            name, such as `loss`, the name. Trials without it count for no value.
+        top: of so many values at most, the best.
+
+    Raises:
+        ConfigError: `top` is below 1, or no complete trial has this parameter; the nearest names are offered.
+        StudyError: no trial is complete.
+    """
+    if top is not None and top < 1:
+        raise ConfigError(f"an ensemble needs at least one member, got {top=}")
+    ranked = [trial for trial in best_trials(store, len(store.trials()) or 1) if trial.config()]
+    found: dict[str, SelectedTrial] = {}
+    for trial in ranked:
+        if (value := _value(trial.config(), parameter)) is not None:
+            found.setdefault(value, SelectedTrial(trial, store))
+    if not found:
+        known = sorted({path for trial in ranked for path in _paths(trial.config())})
+        raise ConfigError(
+            f"no complete trial of study {store.folder.name!r} has a parameter {parameter!r}. "
+            f"{suggest(parameter, known)}"
+        )
+    chosen = dict(list(found.items())[:top])
+    each = ", ".join(f"{value} (trial {member.record.number})" for value, member in chosen.items())
+    name = f"best-of-{parameter.replace('.', '-')}" + ("" if top is None else f"-top{top}")
+    return Selection(list(chosen.values()), name, f"the best trial of each {parameter}: {each}")
+
+
+def _value(config: Mapping[str, Any], path: str) -> str | None:
+    """Return what a configuration has at a path, as a word; None where it has nothing there.
+
+    >>> _value({"loss": {"name": "focal", "gamma": 2.0}}, "loss")
+    'focal'
+    """
+    value: Any = config
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    if isinstance(value, Mapping):
+        value = value.get("name")
+    return None if value is None or isinstance(value, Mapping) else str(value)
+
+
+def _paths(config: Mapping[str, Any], before: str = "") -> list[str]:
+    """Return the paths of all parameters."""
+    result = list[str]()
+    for name, value in config.items():
+        result += _paths(value, f"{before}{name}.") if isinstance(value, Mapping) else [f"{before}{name}"]
+    return result
 
 
 def modality_of(config: Mapping[str, Any]) -> str:
@@ -94,6 +194,11 @@ def joined(store: StudyFolder, members: Sequence[SelectedTrial]) -> list[Selecte
         ConfigError: a modality stands twice, or there is none.
     """
     _check_names([member.modality for member in members])
+    return best_first(store, members)
+
+
+def best_first(store: StudyFolder, members: Sequence[SelectedTrial]) -> list[SelectedTrial]:
+    """Return members by the study's metric; of equals the first stays first."""
     metric = store.settings.metric
     sign = metrics.direction(metric)
     return sorted(members, key=lambda member: -sign * member.record.metrics[metric])
@@ -119,7 +224,7 @@ def again(store: StudyFolder, strategy: str, drop: Sequence[str]) -> list[Select
             raise ConfigError(f"{text['name']} has no modality {modality!r}. {suggest(modality, text['modalities'])}")
     members = []
     for number, study, modality in zip(text["members"], text["studies"], text["modalities"], strict=True):
-        other = StudyFolder(Path(study)) if study else store
+        other = store.of_member(study)
         if modality not in drop:
             members.append(SelectedTrial(complete_trial(other, number), other, modality))
     return members

@@ -116,6 +116,10 @@ class StudyFolder:
         result.require()
         return result
 
+    def of_member(self, study: str) -> StudyFolder:
+        """Return the study of a member of an ensemble: "" is this one, else a folder, from this one where relative."""
+        return StudyFolder(self.folder / study) if study else self
+
     @property
     def journal(self) -> Path:
         """Optuna's journal."""

@@ -29,7 +29,7 @@ from histotune.exports.model import load
 from histotune.ingest.new_cases import CaseFiles, Reads
 from histotune.metrics import scores as metrics
 from histotune.metrics.calibration import apply_temperatures
-from histotune.storage.selection import by_modality
+from histotune.storage.selection import Selection, by_modality
 from histotune.storage.study_folder import StudyFolder
 
 ALL = ("image", "omics", "clinical")
@@ -56,7 +56,7 @@ def exported(study: Begun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def coupled(study: Begun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Members that read one modality each, loosely coupled, as an export."""
     store, _ = study
-    merged = merge(store, strategy="weighted_logits", members=by_modality(store, ALL), replicates=20)
+    merged = merge(store, strategy="weighted_logits", chosen=Selection(by_modality(store, ALL)), replicates=20)
     return export_ensemble(store, merged, tmp_path_factory.mktemp("exports") / "loose")
 
 

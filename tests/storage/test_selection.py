@@ -1,4 +1,4 @@
-"""Guards ensembles by modality: trials that read one modality alone, coupled loosely, added and dropped."""
+"""Guards who is in an ensemble: trials by modality, added and dropped; by number, by value, and over seeds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from histotune.ensembles.strategies import ENSEMBLES
 from histotune.errors import ConfigError, StudyError
 from histotune.exports.model import load
 from histotune.metrics.calibration import apply_temperatures
+from histotune.metrics.scores import softmax
 from histotune.space import Space, load_space
 from histotune.storage.layout import WEIGHTS
+from histotune.storage.records import Predictions, read_config, read_record
 from histotune.storage.selection import again, by_modality, modality_of
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies.create import StudyRequest, begin
@@ -30,6 +32,7 @@ from histotune.tuning.retention import ModelRetention
 
 KINDS = dict.fromkeys(("clinical", "image", "omics"), "table")
 ALONE = ("image", "omics", "clinical", "image", "omics")
+KIND_OF = dict(enumerate(ALONE))
 LOOSE = ["--strategy", "weighted_logits"]
 
 
@@ -205,3 +208,86 @@ def test_the_best_of_every_modality_keeps_its_weights(runs: Path) -> None:
     ModelRetention(store, 1)
     kept = {trial.number for trial in store.trials() if (trial.folder / WEIGHTS).exists()}
     assert kept == champions | {first}
+
+
+# --- trials by number, by value, over seeds
+
+
+def test_named_trials_combine_as_the_same_trials_do_that_are_the_best(runs: Path) -> None:
+    study = open_study("loose", runs=runs)
+    best_three = study.ensemble(top=3)
+    named = study.ensemble(trials=sorted(best_three.members))
+    assert named.members == best_three.members, "best first, in whatever order they are named"
+    assert (named.digest, named.metrics) == (best_three.digest, best_three.metrics)
+    assert named.name == f"average-trials-{'-'.join(map(str, sorted(named.members)))}"
+    assert "Members: trials named one by one." in command(runs, "--trials", "1, 0,4")
+    many = study.ensemble(trials=range(6)).name
+    assert many == "average-trials-0-1-2-3-4-5"
+
+
+def test_the_best_trial_of_each_value_takes_part(runs: Path) -> None:
+    study = open_study("loose", runs=runs)
+    merged = study.ensemble(best_of="model.fusion.branch")
+    assert set(merged.members) == {best(study.store, name) for name in ("clinical", "image", "omics")}
+    two = study.ensemble(best_of="model.fusion.branch", top=2)
+    assert two.members == merged.members[:2]
+    assert two.name == "average-best-of-model-fusion-branch-top2"
+    fusions = study.ensemble(best_of="model.fusion")  # a part with a name: the best of none, and of concat
+    assert set(fusions.members) == {merged.members[0], 5}
+    message = command(runs, "--best-of", "model.fusion.branch")
+    assert f"the best trial of each model.fusion.branch: {KIND_OF[merged.members[0]]} (trial" in message
+
+
+def test_one_trial_with_several_seeds(runs: Path) -> None:
+    study = open_study("loose", runs=runs)
+    merged = study.ensemble(trials=[3], seeds=3)
+    assert merged.members == (3, 3, 3)
+    assert set(merged.studies) == {"", "seeds/seed-4", "seeds/seed-5"}
+    folders = [study.store.of_member(name).trial_folder(3) for name in merged.studies]
+    configs = [read_config(folder) for folder in folders]
+    assert {one.pop("seed") for one in configs} == {3, 4, 5}
+    assert configs[0] == configs[1] == configs[2]
+    saved = [read_record(folder).predictions() for folder in folders]  # type: ignore[union-attr]
+    assert len({one.logits.tobytes() for one in saved}) == 3
+    tempered = np.stack([one.logits / t for one, t in zip(saved, merged.temperatures, strict=True)])
+    mean = softmax(tempered).mean(axis=0)
+    rows = saved[0].has_input
+    there = np.log(mean[rows]) / merged.temperature
+    written = Predictions.load(merged.folder / "predictions.npz")
+    assert np.allclose(softmax(written.logits[rows]), softmax(there), atol=1e-6)
+    before = {path: path.stat().st_mtime_ns for path in (runs / "loose" / "seeds").rglob("model.safetensors")}
+    assert "3, 3 (seed-" in command(runs, "--trials", "3", "--seeds", "3"), "and trains nothing"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(before) == 2
+
+
+def test_an_ensemble_over_seeds_is_exported_and_drawn_and_moves_with_its_study(runs: Path, tmp_path: Path) -> None:
+    study = open_study("loose", runs=runs)
+    study.ensemble(trials=[3], seeds=2, export=tmp_path / "export")
+    model = load(tmp_path / "export")
+    assert len(model.members) == 2
+    assert {member.predictor.config.seed for member in model.members} == {3, 4}
+    (runs / "loose").rename(runs / "moved")
+    figure = open_study("moved", runs=runs).figure("ensemble_anatomy")
+    assert "seed-4" in figure.to_json()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trials", "3,x"], "'x' is no number of a trial"),
+        (["--trials", "3,3"], "trial 3 stands twice"),
+        (["--trials", "17"], "has no ended trial 17"),
+        (["--trials", "1,2", "--top", "2"], "trials and top choose the members in different ways"),
+        (["--trials", "1,2", "--best-of", "loss"], "trials and best_of choose"),
+        (["--seeds", "3", "--modalities", "image"], "modalities and seeds choose"),
+        (["--trials", "1,2", "--seeds", "3"], "seeds are of one trial, got trials 1, 2"),
+        (["--trials", "1", "--seeds", "1"], "seeds=1: an ensemble over seeds needs at least 2"),
+        (["--best-of", "los.name"], "has a parameter 'los.name'. Did you mean 'loss.name'"),
+    ],
+)
+def test_members_that_cannot_be_chosen_so_are_refused(runs: Path, words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["ensemble", "loose", *words, "--runs", str(runs)])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not (runs / "loose" / "ensembles").exists()

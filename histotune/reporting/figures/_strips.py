@@ -11,7 +11,6 @@ import numpy as np
 from histotune.errors import StudyError
 from histotune.reporting.figures._base import FigureSource
 from histotune.storage.records import Predictions, read_ensemble, read_record
-from histotune.storage.study_folder import StudyFolder
 from histotune.studies.leaderboard import TRIAL, LeaderboardLine, components
 
 EQUAL = ("average",)  # strategies in which every member has the same weight
@@ -33,12 +32,13 @@ def members_of(source: FigureSource, text: Mapping[str, Any]) -> tuple[tuple[str
     studies = text.get("studies") or [""] * len(text["members"])
     modalities = text.get("modalities") or [""] * len(text["members"])
     for number, study, modality in zip(text["members"], studies, modalities, strict=True):
-        store = StudyFolder(Path(study)) if study else source.store
+        store = source.store.of_member(study)
         record = read_record(store.trial_folder(number), number)
         if record is None:
             raise StudyError(f"member trial {number} of ensemble {text['name']} is gone from {store.folder}")
         line = LeaderboardLine(TRIAL, str(number), record)
-        names.append(" ".join(part for part in (str(number), components(line)[0], modality) if part))
+        of = modality or (Path(study).name if study else "")
+        names.append(" ".join(part for part in (str(number), components(line)[0], of) if part))
         saved.append(record.predictions())
         if not np.array_equal(saved[-1].ids, saved[0].ids):
             raise StudyError(f"members {names[0]} and {names[-1]} of ensemble {text['name']} score different cases")

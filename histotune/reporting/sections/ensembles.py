@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from markupsafe import Markup
@@ -62,6 +63,8 @@ def _members(result: Mapping[str, Any]) -> Markup:
     """Show the members with the parameters that the strategy fitted to each."""
     members = list(result.get("members", []))
     columns: dict[str, list[Any]] = {"trial": [str(number) for number in members]}
+    if any(studies := [Path(study).name for study in result.get("studies") or []]):
+        columns["study"] = studies
     columns |= {"modality": list(result["modalities"])} if any(result.get("modalities") or []) else {}
     columns["temperature"] = list(result.get("temperatures", []))
     for name, value in (result.get("state") or {}).items():
@@ -69,7 +72,8 @@ def _members(result: Mapping[str, Any]) -> Markup:
             columns[name.replace("_", " ")] = [_weight(one) for one in value]
     whole = {name: values for name, values in columns.items() if len(values) == len(members)}
     rows = zip(*whole.values(), strict=True)
-    return html.table("Members, best first.", list(whole), rows)
+    how = f", {result['selection']}" if result.get("selection") else ""
+    return html.table(f"Members, best first{how}.", list(whole), rows)
 
 
 def _weight(value: Any) -> Any:
