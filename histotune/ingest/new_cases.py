@@ -109,7 +109,7 @@ class CaseFiles:
             elif reads[name].kind == "image":
                 self._given[name] = _Images(place, resize, self.problems)
             else:
-                self._given[name] = _BagFolder(place, reads[name].kind)
+                self._given[name] = _BagFolder(place, reads[name].kind, self.problems)
         self.ids = sorted({case for given in self._given.values() for case in given.ids})
         if not self.ids:
             raise DataError(f"{root} has no case of {', '.join(places)}")
@@ -186,9 +186,15 @@ class _Images:
 
 
 class _BagFolder:
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, problems: list[FileProblem]) -> None:
         self._folder, self._kind = folder / _SLIDES if (folder / _SLIDES).is_dir() else folder, kind
-        self.ids = sorted(path.name for path in self._folder.iterdir() if (path / _DONE).is_file())
+        self.ids = list[str]()
+        for path in sorted(self._folder.iterdir()):
+            if (reason := _no_bag(path)) is None:
+                self.ids.append(path.name)
+            elif reason:
+                problem = {"path": str(path), "kind": "no_bag", "reason": reason}
+                problems.extend([problem] if problem not in problems else [])  # a bag and a graph of one folder
         if not self.ids:
             raise DataError(
                 f"{folder} holds no bags: one folder for each case, as `histotune prepare slides FOLDER` writes them"
@@ -210,6 +216,17 @@ class _BagFolder:
             return GraphModality().load(self._folder / case)
         except (OSError, ValueError) as error:
             raise DataError(f"{self._folder / case} is no bag, or a damaged one: {error}") from error
+
+
+def _no_bag(path: Path) -> str | None:
+    """Return why this is no case that has a bag; None where it is one, "" where nobody would take it for one."""
+    if path.is_symlink() and not path.exists():
+        return "the link leads to a folder that is not there"
+    if not path.is_dir():
+        return ""
+    if not (path / _DONE).is_file():
+        return f"a folder without {_DONE}, which is written last"
+    return "a hidden folder is not read" if path.name.startswith(".") else None
 
 
 def image_paths(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[Problem]]:

@@ -261,8 +261,18 @@ def test_bags_are_read_from_folders_of_slides(tmp_path: Path) -> None:
         (tmp_path / "out" / "slides" / name).mkdir(parents=True)
         GraphModality().save(bag, tmp_path / "out" / "slides" / name)
     reads = {"graph": Reads("graph", shape=(4,)), "patches": Reads("bag", shape=(4,))}
+    slides = tmp_path / "out" / "slides"
+    (slides / "unfinished").mkdir()
+    (slides / "gone").symlink_to(tmp_path / "nowhere")
+    shutil.copytree(slides / "a", slides / ".a")
+    (slides / "note.txt").write_text("no bag, and nobody takes it for one")
     files = CaseFiles(tmp_path / "out", reads, "area")
     assert files.ids == ["a", "b", "c"]
+    said = {Path(problem["path"]).name: problem["reason"] for problem in files.problems}
+    assert len(files.problems) == len(said) == 3, "once, and not for each modality"
+    assert "without features.npy" in said["unfinished"]
+    assert "the link leads to a folder that is not there" in said["gone"]
+    assert "hidden" in said[".a"]
     result = files.take(["c", "nobody", "a"], [32])[32]
     assert result["graph"].present.tolist() == result["patches"].present.tolist() == [True, False, True]
     assert result["graph"].stored.counts.tolist() == [9, 0, 5]
