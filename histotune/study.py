@@ -99,9 +99,9 @@ class Study:
         top: int | None = None,
         strategy: str = "average",
         params: Mapping[str, Any] | None = None,
-        trials: Sequence[int] = (),
-        best_of: str = "",
-        seeds: int = 0,
+        trials: Sequence[int] | None = None,
+        best_of: str | None = None,
+        seeds: int | None = None,
         modalities: Sequence[str] = (),
         add_modality: Mapping[str, str | os.PathLike[str]] | None = None,
         drop_modality: Sequence[str] = (),
@@ -146,17 +146,17 @@ class Study:
             what = "an ONNX graph" if onnx else "a torch.export program"
             raise ConfigError(f"{what} lies in an export folder: name one (export=FOLDER, --export FOLDER)")
         coupled = (modalities, add_modality or {}, drop_modality)
-        _refuse_two_ways(modalities=any(coupled), trials=trials, best_of=best_of, seeds=seeds, top=top is not None)
+        _refuse_two_ways(modalities=any(coupled) or None, trials=trials, best_of=best_of, seeds=seeds, top=top)
         chosen: Selection | None = None
         if any(coupled):
             chosen = Selection(self._members(strategy, *coupled))
-        elif seeds:
+        elif seeds is not None:
             places = Places.of(self.store.folder.parent, cache)
             cohort = functools.partial(study_cohort, self.store, places, data=data)
-            chosen = over_seeds(self.store, self._one(trials), seeds, cohort, progress=progress or silent)
-        elif best_of:
+            chosen = over_seeds(self.store, self._one(trials or ()), seeds, cohort, progress=progress or silent)
+        elif best_of is not None:
             chosen = by_value(self.store, best_of, top)
-        elif trials:
+        elif trials is not None:
             chosen = by_number(self.store, trials)
         merged = merge(
             self.store,
@@ -344,9 +344,12 @@ class Study:
 
 
 def _refuse_two_ways(**ways: object) -> None:
-    """Refuse members of an ensemble that are chosen in two ways; a trial goes with seeds, `best_of` with `top`."""
-    given = {name for name, value in ways.items() if value}
-    if len(given) > 1 and given not in ({"trials", "seeds"}, {"best_of", "top"}):
+    """Refuse members of an ensemble that are chosen in two ways.
+
+    A trial goes with seeds, and `top` with `best_of`; beside modalities it says nothing, and never did.
+    """
+    given = {name for name, value in ways.items() if value is not None}
+    if len(given) > 1 and given not in ({"trials", "seeds"}, {"best_of", "top"}, {"modalities", "top"}):
         raise ConfigError(
             f"{' and '.join(name for name in ways if name in given)} choose the members in different ways: give one. "
             "Only seeds with one of the trials, and top with best_of, go together"

@@ -70,17 +70,18 @@ def ensemble(
     top: Annotated[int | None, typer.Option(help="Number of best trials to combine.", min=1, show_default="5")] = None,
     strategy: Annotated[str, typer.Option(help="How to combine them; see `histotune list ensembles`.")] = "average",
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: parameter of the strategy.")] = None,
-    trials: Annotated[str, typer.Option(help="Combine these trials instead of the best, such as 3,7,12.")] = "",
+    trials: Annotated[
+        str | None, typer.Option(help="Combine these trials instead of the best, such as 3,7,12.")
+    ] = None,
     best_of: Annotated[
-        str, typer.Option(help="Combine the best trial of each value of a parameter, such as loss.name.")
-    ] = "",
+        str | None, typer.Option(help="Combine the best trial of each value of a parameter, such as loss.name.")
+    ] = None,
     seeds: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Combine one trial, the best or that of --trials, with so many seeds; trains those that are missing.",
-            show_default=False,
         ),
-    ] = 0,
+    ] = None,
     modalities: Annotated[str, typer.Option(help="A,B: combine the best single-modality trial of each of these.")] = "",
     add_modality: Annotated[
         list[str] | None,
@@ -132,7 +133,7 @@ def ensemble(
         top=top,
         strategy=strategy,
         params=read_values(set_ or [], option="--set"),
-        trials=_numbers(trials),
+        trials=None if trials is None else _numbers(trials),
         best_of=best_of,
         seeds=seeds,
         modalities=[name.strip() for name in modalities.split(",") if name.strip()],

@@ -91,6 +91,7 @@ def export_ensemble(
         "name": f"{store.settings.name}-{merged.name}",
         "strategy": merged.strategy,
         "params": dict(merged.params),
+        **({"selection": merged.selection} if merged.selection else {}),
         "state": dict(merged.state),
         "temperature": merged.temperature,
         "threshold": merged.threshold,

@@ -242,7 +242,7 @@ def complete_trial(store: StudyFolder, number: int) -> TrialRecord:
         raise StudyError(f"study {store.folder.name!r} has no ended trial {number}. {suggest(str(number), known)}")
     if trials[number].state != COMPLETE:
         raise StudyError(
-            f"trial {number} is {trials[number].state}, and only complete trials are exported: "
+            f"trial {number} is {trials[number].state}, and only a complete trial can be exported or combined: "
             f"`histotune leaderboard {store.folder.name}` lists them"
         )
     return trials[number]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from histotune.core.config import TrialConfig
 from histotune.core.runtime import Places
 from histotune.data.cohort import Cohort
 from histotune.errors import ConfigError, StudyError
+from histotune.metrics.scores import score, softmax
 from histotune.models.fusions.late import LateObjective
 from histotune.models.fusions.mean_embedding import MeanEmbedding
 from histotune.models.predictor import load_model
 from histotune.space import load_space, read_space
 from histotune.storage.study_folder import StudyFolder
 from histotune.studies.create import study_cohort
+from histotune.training.checkpoint import TrainingProgress
+from histotune.training.loop import run_trial
 
 PAST = Path(__file__).parents[1] / "fixtures" / "late_v0_2"
 SPACE, IMAGES = PAST / "late.yaml", PAST.parent / "v0_1_0" / "images"
@@ -77,17 +81,32 @@ def test_the_leaderboard_is_the_same(place: Path) -> None:
         assert {key: row[key] for key in known} == pytest.approx(known)
 
 
-def test_a_search_goes_on_as_it_would_have(place: Path) -> None:
-    """By the same space file; the same proposals, trained as the earlier version trained them."""
+def first_of_equals(progress: TrainingProgress, row: Mapping[str, float], value: float) -> None:
+    """Choose the best epoch as that version did: of equal metrics the first."""
+    progress.curve.append({"epoch": progress.epoch + 1, **row})
+    if not progress.best_epoch or value > progress.best_value:
+        progress.best_epoch, progress.best_value = progress.epoch, value
+
+
+def test_a_search_goes_on_as_it_would_have(place: Path, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same space file; the same proposals, trained as the earlier version trained them.
+
+    Today of epochs with equal metrics the one with the lowest NLL is kept. By the earlier rule the logits are the same.
+    """
     study = histotune.search(SPACE, study="late", runs=place / "runs", trials=8, max_concurrent=1, gpus_per_trial=0)
     records = {record.number: record for record in study.trials()}
     assert len(records) == 8
     for number, known in zip((5, 6, 7), EXPECTED["later"], strict=True):
         assert records[number].digest == known["digest"]
-        now, then = (
-            torch.tensor(logits).softmax(1) for logits in (records[number].predictions().logits, known["logits"])
-        )
-        assert torch.allclose(now, then, atol=1e-3)
+        saved = records[number].predictions()
+        then = softmax(np.array(known["logits"]))
+        metric = study.settings.metric
+        assert records[number].metrics[metric] == pytest.approx(score(metric, then, saved.labels)), "a tie at most"
+        with monkeypatch.context() as earlier:
+            earlier.setattr(TrainingProgress, "add", first_of_equals)
+            config = TrialConfig.from_dict(records[number].config())
+            again = run_trial(config, study.store.training_data(cohort), place / str(number), metric=metric)
+        assert softmax(again.predictions().logits) == pytest.approx(then, abs=1e-3)
 
 
 def test_a_new_study_of_the_same_file_is_late(place: Path) -> None:

@@ -266,16 +266,31 @@ def test_an_ensemble_over_seeds_is_exported_and_drawn_and_moves_with_its_study(r
     study.ensemble(trials=[3], seeds=2, export=tmp_path / "export")
     model = load(tmp_path / "export")
     assert len(model.members) == 2
+    assert model.info["selection"] == "trial 3 with 2 seeds"
+    assert "- members chosen: trial 3 with 2 seeds\n" in (tmp_path / "export" / "README.md").read_text()
     assert {member.predictor.config.seed for member in model.members} == {3, 4}
     (runs / "loose").rename(runs / "moved")
     figure = open_study("moved", runs=runs).figure("ensemble_anatomy")
     assert "seed-4" in figure.to_json()
 
 
+def test_a_stopped_trial_cannot_be_named(runs: Path) -> None:
+    store = StudyFolder(runs / "loose")
+    record = json.loads((store.trial_folder(1) / "metrics.json").read_text())
+    (store.trial_folder(1) / "metrics.json").write_text(json.dumps(record | {"state": "stopped"}))
+    with pytest.raises(StudyError, match="trial 1 is stopped, and only a complete trial can be exported or combined"):
+        open_study("loose", runs=runs).ensemble(trials=[0, 1])
+
+
+def test_top_says_nothing_beside_modalities(runs: Path) -> None:
+    assert "(image)" in command(runs, *LOOSE, "--modalities", "image,omics", "--top", "1")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--trials", "3,x"], "'x' is no number of a trial"),
+        (["--trials", ","], "no trial is named"),
         (["--trials", "3,3"], "trial 3 stands twice"),
         (["--trials", "17"], "has no ended trial 17"),
         (["--trials", "1,2", "--top", "2"], "trials and top choose the members in different ways"),
