@@ -237,6 +237,30 @@ def test_the_example_of_the_manual_is_a_description(tmp_path: Path) -> None:
     assert (join.target.column, join.target.patient, join.tables["genes"].id) == ("subtype", "patient", "case")
 
 
+@pytest.mark.parametrize("written", ["all.csv", "./all.csv"])
+def test_the_label_in_the_same_file_is_no_input(tmp_path: Path, written: str) -> None:
+    """One CSV with everything: the label, and what names patient, site and part, are left out of its modality."""
+    rows = [f"P{at:02};{at % 7},5;{at};{'ab'[at % 2]};{'XY'[at % 2]};train" for at in range(20)]
+    (tmp_path / "all.csv").write_text("\n".join(["case;age;marker[1];grade[A];hospital;part", *rows]))
+    (tmp_path / "cohort.yaml").write_text(
+        "id: case\ntarget: {file: all.csv, column: 'grade[A]', patient: case, site: hospital, part: part}\n"
+        f"modalities: {{clinical: {{file: {written}}}}}\n"
+    )
+    cohort = prepare(DATASETS.build("table"), tmp_path / "cohort.yaml", image_size=16, cache=tmp_path / "cache")
+    assert [column.name for column in cohort.arrays["clinical"].columns] == ["age", "marker[1]"]
+    assert "clinical: left out grade[A]: it is the label" in cohort.facts["report"]
+
+
+def test_a_table_in_place_of_its_description_is_refused_in_few_words(own_tables: Path) -> None:
+    with pytest.raises(ConfigError, match=r"labels\.csv is a table, and a YAML file is needed .* column: LABEL_COLUMN"):
+        DATASETS.build("table").scan(own_tables.parent / "labels.csv")
+    long = own_tables.parent / "long.yaml"
+    long.write_text("word " * 5000)
+    with pytest.raises(ConfigError, match="must be a mapping of id, target, modalities, got") as caught:
+        DATASETS.build("table").scan(long)
+    assert len(str(caught.value)) < 400
+
+
 def test_a_changed_table_is_another_cohort(own_tables: Path, tmp_path: Path) -> None:
     first = prepare(DATASETS.build("table"), own_tables, image_size=16, cache=tmp_path / "cache")
     genes = pd.read_csv(own_tables.parent / "genes.csv", dtype={"case": str})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,12 @@ import yaml
 
 from histotune.errors import ConfigError, suggest
 from histotune.ingest.datasets._join import Join, Target
-from histotune.ingest.tables import TableFile
+from histotune.ingest.tables import PARQUET, TableFile
 
 OWN = ("id", "target", "modalities")
 TARGET = ("file", "id", "column", "classes", "positive", "patient", "site", "part")
 MODALITY = ("file", "id", "include", "exclude", "numbers", "categories")
+_TABLES = (".csv", ".csv.gz", ".tsv", ".txt", ".xlsx", ".xls", *PARQUET)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -25,6 +29,12 @@ def describe(file: Path) -> Join:
     Raises:
         ConfigError: it is no YAML, a key is unknown or missing, or a value is of the wrong form.
     """
+    if file.name.lower().endswith(_TABLES):
+        raise ConfigError(
+            f"{file} is a table, and a YAML file is needed that says what stands in it. Write one beside it and name "
+            f"that, such as cohort.yaml: {{id: CASE_COLUMN, target: {{file: {file.name}, column: LABEL_COLUMN, "
+            f"patient: PATIENT_COLUMN}}, modalities: {{clinical: {{file: {file.name}}}}}}}"
+        )
     try:
         message = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -40,7 +50,18 @@ def describe(file: Path) -> Join:
     classes = _words(file, "target.classes", target.get("classes", ()))
     path = words.pop("file")
     expected = f"{file} names it, relative to its own folder"
-    return Join(Target(path, **{"id": column, **words}, classes=classes), tables, expected)
+    result = Target(path, **{"id": column, **words}, classes=classes)
+    return Join(result, {name: _without(result, table) for name, table in tables.items()}, expected)
+
+
+def _without(target: Target, table: TableFile) -> TableFile:
+    """Leave the columns of the target out of a modality that reads the same file: they are the answer, or name it."""
+    if Path(table.path) != Path(target.path):
+        return table
+    columns = {target.column: "it is the label"}
+    columns |= dict.fromkeys((target.patient, target.site, target.part), "it belongs to the target")
+    own = {glob.escape(column): why for column, why in columns.items() if column and column != table.id}
+    return replace(table, exclude={**own, **table.exclude})
 
 
 def _table(file: Path, name: str, value: Any, column: str) -> TableFile:
@@ -57,7 +78,7 @@ def _table(file: Path, name: str, value: Any, column: str) -> TableFile:
 def _mapping(file: Path, where: str, value: Any, known: Sequence[str], needed: Sequence[str]) -> Mapping[str, Any]:
     message = f"{file}: {where}" if where else str(file)
     if not isinstance(value, dict):
-        raise ConfigError(f"{message} must be a mapping of {', '.join(known)}, got {value!r}")
+        raise ConfigError(f"{message} must be a mapping of {', '.join(known)}, got {textwrap.shorten(repr(value), 80)}")
     for key in value:
         if key not in known:
             raise ConfigError(f"{message} has no key {key!r}. {suggest(str(key), known)}")

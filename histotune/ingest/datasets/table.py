@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from histotune.data.modalities import Column
 from histotune.errors import DataError
@@ -37,7 +37,9 @@ class TableFiles(Dataset):
         file, join = self._described(root)
         listing = join.listing(file.parent)
         stat = file.stat()
-        own = (file.name, stat.st_size, stat.st_mtime_ns)
+        own: tuple[Any, ...] = (file.name, stat.st_size, stat.st_mtime_ns)
+        if any(Path(table.path) == Path(join.target.path) for table in join.tables.values()):
+            own += ("without the target",)  # a cohort of an earlier version had the label among its columns
         return Listing(
             listing.table, listing.classes, listing.positive, listing.facts, listing.problems, [own, *listing.sources]
         )
