@@ -15,7 +15,7 @@ from histotune.core.format import megabytes
 from histotune.errors import StudyError
 from histotune.metrics.scores import direction
 from histotune.storage import layout
-from histotune.storage.records import networks
+from histotune.storage.records import networks, read_ensemble
 from histotune.storage.selection import modality_of
 from histotune.storage.study_folder import COMPLETE, STOPPED, StudyFolder
 from histotune.tuning.retention import members
@@ -56,7 +56,8 @@ def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
       to go on from,
     - weights of trials that the scheduler stopped: they are not exported,
     - weights of complete trials beyond the `keep` best that are in no saved ensemble, nor the best that reads one
-      modality alone.
+      modality alone,
+    - weights of trials with further seeds that are in no saved ensemble.
     """
     metric = store.settings.metric
     sign, records, kept = direction(metric), store.trials(), members(store)
@@ -78,6 +79,23 @@ def waste(store: StudyFolder, keep: int = 10) -> list[Waste]:
             why = "weights of a stopped trial" if record.state == STOPPED else f"weights beyond the {keep} best"
             weights = (place / layout.WEIGHTS for place in places)
             result += [_waste(path, why) for path in weights if path.exists()]
+    return result + _over_seeds(store)
+
+
+def _over_seeds(store: StudyFolder) -> list[Waste]:
+    """List the weights of trials with further seeds that no saved ensemble consists of."""
+    saved = map(read_ensemble, store.built_ensembles())  # those of earlier versions have no `studies`
+    used = {
+        (study, number)
+        for text in saved
+        for study, number in zip(text.get("studies", []), text["members"], strict=False)
+    }
+    result = []
+    for folder in sorted((store.folder / layout.SEEDS).glob(f"*/{layout.TRIALS}/*")):
+        study = f"{layout.SEEDS}/{folder.parent.parent.name}"
+        if (study, int(folder.name)) not in used:
+            weights = (place / layout.WEIGHTS for place in networks(folder))
+            result += [_waste(path, "weights of a seed that is in no ensemble") for path in weights if path.exists()]
     return result
 
 

@@ -259,6 +259,9 @@ def test_one_trial_with_several_seeds(runs: Path) -> None:
     assert "3, 3 (seed-" in command(runs, "--trials", "3", "--seeds", "3"), "and trains nothing"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(before) == 2
+    assert not {one.path for one in waste(study.store, keep=9)} & before.keys(), "the ensemble needs them"
+    shutil.rmtree(merged.folder)
+    assert {one.path for one in waste(study.store, keep=9)} >= before.keys()
 
 
 def test_an_ensemble_over_seeds_is_exported_and_drawn_and_moves_with_its_study(runs: Path, tmp_path: Path) -> None:
