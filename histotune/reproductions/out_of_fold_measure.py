@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -240,10 +241,21 @@ def fit(
     """
     began = time.perf_counter()
     members = zip(logits, present, strict=True)
-    temperatures = [temperature_of(one[there], labels[there], patients[there]) for one, there in members]
+    temperatures = [_temperature(one[there], labels[there], patients[there]) for one, there in members]
     ensemble = ENSEMBLES.build(strategy.name, **strategy.params)
     ensemble.fit(apply_temperatures(logits, temperatures), labels, present)
     return ensemble, temperatures, time.perf_counter() - began
+
+
+def _temperature(logits: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> float:
+    """Return `temperature_of`: every way to join and every combination of members asks for the same ones."""
+    return _fitted(logits.tobytes(), logits.dtype.str, tuple(labels.tolist()), tuple(patients.tolist()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _fitted(logits: bytes, kind: str, labels: tuple[int, ...], patients: tuple[str, ...]) -> float:
+    rows = np.frombuffer(logits, np.dtype(kind)).reshape(len(labels), -1)
+    return temperature_of(rows, np.array(labels), np.array(patients))
 
 
 class Pair(NamedTuple):
