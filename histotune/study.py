@@ -153,7 +153,7 @@ class Study:
         elif seeds is not None:
             places = Places.of(self.store.folder.parent, cache)
             cohort = functools.partial(study_cohort, self.store, places, data=data)
-            chosen = over_seeds(self.store, self._one(trials or ()), seeds, cohort, progress=progress or silent)
+            chosen = over_seeds(self.store, self._one(trials), seeds, cohort, progress=progress or silent)
         elif best_of is not None:
             chosen = by_value(self.store, best_of, top)
         elif trials is not None:
@@ -207,11 +207,14 @@ class Study:
             progress=progress,
         )
 
-    def _one(self, trials: Sequence[int]) -> TrialRecord:
+    def _one(self, trials: Sequence[int] | None) -> TrialRecord:
         """Return the one trial that is named, or the best."""
-        if len(trials) > 1:
-            raise ConfigError(f"seeds are of one trial, got trials {', '.join(map(str, trials))}: name one of them")
-        return complete_trial(self.store, trials[0]) if trials else best_trials(self.store, 1)[0]
+        if trials is None:
+            return best_trials(self.store, 1)[0]
+        if len(trials) != 1:
+            named = f"trials {', '.join(map(str, trials))}" if trials else "no trial"
+            raise ConfigError(f"seeds are of one trial, got {named}: name one, or leave --trials out for the best")
+        return complete_trial(self.store, trials[0])
 
     def _members(
         self,
