@@ -181,7 +181,7 @@ def combine(
 def _result(folder: Path, combined: Combination, described: Mapping[str, Any]) -> EnsembleResult:
     """Join what was fitted with what was measured of it."""
     ensemble, members = combined.ensemble, combined.kept.members
-    own = folder.parent.parent  # of the study
+    own = StudyFolder(folder.parent.parent)
     return EnsembleResult(
         folder=folder,
         strategy=combined.strategy,
@@ -191,20 +191,13 @@ def _result(folder: Path, combined: Combination, described: Mapping[str, Any]) -
         state=ensemble.state(),
         threshold=combined.tuned.threshold,
         digest=_digest(combined),
-        studies=tuple(_from(own, member.store) for member in members),
+        studies=tuple(own.name_of(member.store) for member in members),
         modalities=tuple(member.modality for member in members),
         fit_seconds=combined.seconds,
         temperature=combined.tuned.temperature,
         weights=tuple(ensemble.shares(len(members))),
         **described,
     )
-
-
-def _from(own: Path, store: StudyFolder) -> str:
-    """Return how an ensemble names the study of a member; see `StudyFolder.of_member`."""
-    if store.folder == own:
-        return ""
-    return str(store.folder.relative_to(own) if store.folder.is_relative_to(own) else store.folder)
 
 
 def _params(strategy: str, given: Mapping[str, Any], settings: StudySettings) -> dict[str, Any]:
@@ -276,7 +269,7 @@ def _write(merged: EnsembleResult, combined: Combination, lineup: MemberPredicti
         measured = scored(list(by_fold(saved, store.split)), saved, settings.positive)
     described = asdict(merged) | {"folder": merged.name, "name": merged.name}
     best = lineup.members[0]
-    described |= {"best_member": best.record.number, "best_member_study": _from(store.folder, best.store)}
+    described |= {"best_member": best.record.number, "best_member_study": store.name_of(best.store)}
     described.pop("fit_seconds")  # the same ensemble is described in the same words
     files.write_json(merged.folder / layout.ENSEMBLE, described)
     write_record(

@@ -120,6 +120,12 @@ class StudyFolder:
         """Return the study of a member of an ensemble: "" is this one, else a folder, from this one where relative."""
         return StudyFolder(self.folder / study) if study else self
 
+    def name_of(self, study: StudyFolder) -> str:
+        """Return how an ensemble of this study names the study of a member, as `of_member` reads it."""
+        if study.folder == self.folder:
+            return ""
+        return str(study.folder.relative_to(self.folder) if study.folder.is_relative_to(self.folder) else study.folder)
+
     @property
     def journal(self) -> Path:
         """Optuna's journal."""
