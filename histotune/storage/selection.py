@@ -142,10 +142,12 @@ def _value(config: Mapping[str, Any], path: str) -> str | None:
 
 
 def _paths(config: Mapping[str, Any], before: str = "") -> list[str]:
-    """Return the paths of all parameters."""
+    """Return the paths of all parameters, and of the parts that have a name."""
     result = list[str]()
     for name, value in config.items():
-        result += _paths(value, f"{before}{name}.") if isinstance(value, Mapping) else [f"{before}{name}"]
+        part = isinstance(value, Mapping)
+        result += [f"{before}{name}"] if not part or "name" in value else []
+        result += _paths(value, f"{before}{name}.") if part else []
     return result
 
 

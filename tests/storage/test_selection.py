@@ -302,6 +302,7 @@ def test_top_says_nothing_beside_modalities(runs: Path) -> None:
         (["--trials", "1,2", "--seeds", "3"], "seeds are of one trial, got trials 1, 2"),
         (["--trials", ",", "--seeds", "3"], "seeds are of one trial, got no trial"),
         (["--trials", "1", "--seeds", "1"], "seeds=1: an ensemble over seeds needs at least 2"),
+        (["--best-of", "los"], "has a parameter 'los'. Did you mean 'loss'"),
         (["--best-of", "los.name"], "has a parameter 'los.name'. Did you mean 'loss.name'"),
     ],
 )
